@@ -1,0 +1,46 @@
+"""Outcomes: how one attempt at an endpoint, and one request, ended."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from datum_router.model.endpoint import EndpointKey
+from datum_router.model.service import ServiceKey
+from datum_router.reasons import Reason
+
+
+class OutcomeClass(enum.IntEnum):
+    """What outlier detection counts. GATEWAY_ERROR is a locally seen failure or 502, 503, 504 (also a 5xx)."""
+
+    SUCCESS = 0
+    SERVER_ERROR = 1
+    GATEWAY_ERROR = 2
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """How one attempt ended.
+
+    Attributes:
+        status: Response status, 0 if no response head came.
+        reason: `routed` for a completed exchange, else why it failed.
+        is_sent: True if any request byte may have reached the upstream.
+        is_unprocessed: True if the upstream provably did not act on it (connect failure, REFUSED_STREAM, GOAWAY).
+    """
+
+    service: ServiceKey
+    endpoint: EndpointKey
+    status: int = 0
+    reason: Reason = Reason.ROUTED
+    is_sent: bool = False
+    is_unprocessed: bool = False
+
+    @property
+    def outcome_class(self) -> OutcomeClass:
+        """Return what passive health counts this as."""
+        if self.status in (502, 503, 504) or (self.status == 0 and self.reason is not Reason.DOWNSTREAM_RESET):
+            return OutcomeClass.GATEWAY_ERROR
+        if self.status >= 500:
+            return OutcomeClass.SERVER_ERROR
+        return OutcomeClass.SUCCESS

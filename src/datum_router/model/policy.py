@@ -1,0 +1,78 @@
+"""Policies of services and rules: health, outlier ejection, retries, timeouts, limits. Durations are seconds."""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+
+class ProbeType(enum.StrEnum):
+    """How an endpoint is probed."""
+
+    HTTP = "HTTP"
+    TCP = "TCP"
+    GRPC = "GRPC"
+
+
+class ActiveHealthPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """How often and how a service's endpoints are probed, and what counts as up and down."""
+
+    type: ProbeType = ProbeType.HTTP
+    http_path: str = "/healthz"
+    method: str = "GET"
+    host: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+    expected_statuses: tuple[tuple[int, int], ...] = ((200, 299),)
+    grpc_service: str = ""
+    port: int | None = None
+    interval_s: float = 10.0
+    timeout_s: float = 5.0
+    unhealthy_threshold: int = 3
+    healthy_threshold: int = 2
+
+
+class OutlierPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """Passive ejection by outcomes (Envoy outlier detection). 0 switches a detector off.
+
+    Attributes:
+        max_ejection_percent: Never more than this share of a service's endpoints is out, but one always may be.
+    """
+
+    consecutive_5xx: int = 5
+    consecutive_gateway_errors: int = 5
+    interval_s: float = 10.0
+    base_ejection_time_s: float = 30.0
+    max_ejection_time_s: float = 300.0
+    max_ejection_percent: int = 50
+
+
+class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """When a further attempt is made at another endpoint.
+
+    Attributes:
+        max_retries: Attempts beyond the first one.
+        retry_on_status: Statuses that are tried again (idempotent methods only).
+        initial_backoff_s, max_backoff_s: Full-jitter exponential backoff between attempts that reached an upstream.
+    """
+
+    max_retries: int = 1
+    retry_on_status: tuple[int, ...] = ()
+    initial_backoff_s: float = 0.1
+    max_backoff_s: float = 10.0
+
+
+class TimeoutPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """`request_s`: the whole request with retries, to the last byte of the answer; 0 = none. `connect_s`: one dial."""
+
+    request_s: float = 30.0
+    connect_s: float | None = None
+
+
+class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits on one service's connections, per worker (Envoy circuit-breaker thresholds)."""
+
+    max_connections: int = 1024
+    max_pending_requests: int = 1024
+    max_parallel_requests: int = 1024
+    max_parallel_retries: int = 3

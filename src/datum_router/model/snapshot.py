@@ -1,0 +1,62 @@
+"""Snapshots: immutable compiled configuration as data, and the one mutable reference to the one in force.
+
+A `SnapshotData` is plain Structs: it crosses process borders, is kept on disk and compared. Indexes, balancers
+and filters are built from it by `compiler.link` in the process that serves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+import msgspec
+
+from datum_router.model.listener import Listener
+from datum_router.model.route import Rule
+from datum_router.model.service import Service, ServiceKey
+
+T = TypeVar("T")
+
+
+class SnapshotData(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything a data plane needs, as data.
+
+    Attributes:
+        version: Rises by one with each compilation of one supervisor.
+        digest: Hash of the content; equal digests mean equal behaviour, across processes and restarts.
+        rules: In precedence order, most specific first.
+    """
+
+    version: int = 0
+    digest: str = ""
+    services: Mapping[ServiceKey, Service] = {}
+    rules: tuple[Rule, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+
+
+class SnapshotDelta(msgspec.Struct, frozen=True, kw_only=True):
+    """The difference between two `SnapshotData`; `order` lists all rule ids if the order or set of rules changed."""
+
+    base: int
+    version: int
+    digest: str
+    services: Mapping[ServiceKey, Service] = {}
+    removed_services: tuple[ServiceKey, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    order: tuple[str, ...] | None = None
+    listeners: tuple[Listener, ...] | None = None
+
+
+class Holder(Generic[T]):
+    """The single mutable reference: a request reads `current` once and keeps what it got until its end."""
+
+    __slots__ = ("current",)
+
+    def __init__(self, current: T) -> None:
+        self.current = current
+
+    def swap(self, new: T) -> T:
+        """Publish `new` and return what was in force before."""
+        old = self.current
+        self.current = new
+        return old

@@ -1,0 +1,77 @@
+"""The hooks: all are called at start-up or compile time, none per request. See docs/reference/hooks.md."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pluggy
+
+from datum_router.manifests.kinds import ResourceKind
+from datum_router.plugins.specs import (
+    BalancerSpec,
+    DataPlaneSpec,
+    FilterSpec,
+    HealthCheckSpec,
+    PluginInfo,
+    PredicateSpec,
+    ResolverSpec,
+    SourceSpec,
+)
+
+PROJECT = "datum_router"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def datum_router_plugin_info() -> PluginInfo:
+    """Say who the plugin is. The one required hook; a wrong `api` refuses the plugin with both numbers shown."""
+    raise NotImplementedError
+
+
+@hookspec
+def datum_router_resource_kinds() -> Sequence[ResourceKind]:
+    """Add kinds of manifests, for example VPCAttachment, that sources deliver and resolvers read."""
+    raise NotImplementedError
+
+
+@hookspec
+def datum_router_sources() -> Sequence[SourceSpec]:
+    """Add places that manifests come from."""
+    raise NotImplementedError
+
+
+@hookspec
+def datum_router_endpoint_resolvers() -> Sequence[ResolverSpec]:
+    """Add ways to find a service's endpoints from manifests."""
+    raise NotImplementedError
+
+
+@hookspec
+def datum_router_balancers() -> Sequence[BalancerSpec]:
+    """Add endpoint choosers, named by `spec.loadBalancing`."""
+    raise NotImplementedError
+
+
+@hookspec
+def datum_router_filters() -> Sequence[FilterSpec]:
+    """Add head transformers."""
+    raise NotImplementedError
+
+
+@hookspec
+def datum_router_predicates() -> Sequence[PredicateSpec]:
+    """Add request tests."""
+    raise NotImplementedError
+
+
+@hookspec
+def datum_router_health_checks() -> Sequence[HealthCheckSpec]:
+    """Add probers for active health checks."""
+    raise NotImplementedError
+
+
+@hookspec
+def datum_router_data_planes() -> Sequence[DataPlaneSpec]:
+    """Add data planes."""
+    raise NotImplementedError

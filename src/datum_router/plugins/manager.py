@@ -1,0 +1,211 @@
+"""Load plugins into one frozen `PluginSet`: API check, name clashes, block list, tracing.
+
+Core names win: a plugin that takes a name of the core, or of another plugin, is refused; nothing is last-one-wins.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+import pluggy
+
+from datum_router.compiler.diagnostics import did_you_mean
+from datum_router.errors import PluginContractError, PluginLoadError
+from datum_router.manifests.kinds import KindTable, ResourceKind
+from datum_router.model.policy import ProbeType
+from datum_router.plugins import hookspecs
+from datum_router.plugins.specs import (
+    API_VERSION,
+    BalancerSpec,
+    DataPlaneSpec,
+    FilterSpec,
+    HealthCheckSpec,
+    PluginInfo,
+    PredicateSpec,
+    ResolverSpec,
+    SourceSpec,
+)
+
+T = TypeVar("T")
+
+BUILTIN = "builtin"
+HOOK_NAMES = tuple(sorted(name for name in vars(hookspecs) if name.startswith("datum_router_")))
+
+
+class LoadedPlugin(msgspec.Struct, frozen=True, kw_only=True):
+    """One plugin as it was loaded: for `datum-router plugins`."""
+
+    entry_point: str
+    distribution: str
+    info: PluginInfo
+    hooks: tuple[str, ...]
+
+
+class PluginSet(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that plugins offer, by name."""
+
+    plugins: tuple[LoadedPlugin, ...]
+    kinds: KindTable
+    sources: Mapping[str, SourceSpec]
+    resolvers: tuple[ResolverSpec, ...]
+    balancers: Mapping[str, BalancerSpec]
+    filters: Mapping[str, FilterSpec]
+    predicates: Mapping[str, PredicateSpec]
+    health_checks: Mapping[ProbeType, HealthCheckSpec]
+    data_planes: Mapping[str, DataPlaneSpec]
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A plugin module that may be loaded, and where it was found."""
+
+    entry_point: str
+    distribution: str
+    load: Callable[[], object]
+
+
+def installed() -> list[Candidate]:
+    """Return the entry points of group `datum_router`, built-in first, then by name."""
+    found = [
+        Candidate(entry_point=point.name, distribution=point.dist.name if point.dist else "", load=point.load)
+        for point in importlib.metadata.entry_points(group=hookspecs.PROJECT)
+    ]
+    return sorted(found, key=lambda candidate: (candidate.entry_point != BUILTIN, candidate.entry_point))
+
+
+def load_plugins(
+    candidates: Iterable[Candidate] | None = None,
+    *,
+    disabled: frozenset[str] = frozenset(),
+    trace: Callable[[str], None] | None = None,
+) -> PluginSet:
+    """Load every candidate (default: all installed) that is not disabled.
+
+    Args:
+        disabled: Entry-point names to leave out (`DATUM_ROUTER_DISABLE_PLUGINS`); the built-in one cannot be.
+        trace: Called with one line per hook call (`DATUM_ROUTER_TRACE_PLUGINS`).
+
+    Raises:
+        PluginLoadError: Import failure, missing or wrong `datum_router_plugin_info`, unknown hook, or a name
+            that is taken; the message names the plugin and what would be right.
+        PluginContractError: A hook returned something else than it promises.
+    """
+    loaded: list[LoadedPlugin] = []
+    results: dict[str, list[tuple[str, object]]] = {name: [] for name in HOOK_NAMES}
+    for candidate in installed() if candidates is None else candidates:
+        name = candidate.entry_point
+        if name in disabled and name != BUILTIN:
+            continue
+        module = _import(candidate)
+        hooks = _hooks_of(module, name)
+        manager = pluggy.PluginManager(hookspecs.PROJECT)
+        manager.add_hookspecs(hookspecs)
+        manager.register(module, name)
+        info: PluginInfo | None = None
+        for hook in hooks:
+            if trace is not None:
+                trace(f"plugin {name}: calling {hook}()")
+            try:
+                answers = getattr(manager.hook, hook)()
+            except Exception as error:
+                raise PluginLoadError(f"plugin {name}: {hook}() raised {type(error).__name__}: {error}") from error
+            if info is None:
+                info = _checked_info(answers[-1] if answers else None, name)
+            else:
+                results[hook].extend((name, answer) for answer in answers)
+        assert info is not None  # _hooks_of puts the identity hook first and refuses a module without it
+        loaded.append(LoadedPlugin(entry_point=name, distribution=candidate.distribution, info=info, hooks=hooks))
+    return _collect(loaded, results)
+
+
+def _import(candidate: Candidate) -> object:
+    try:
+        return candidate.load()
+    except Exception as error:
+        raise PluginLoadError(
+            f"plugin {candidate.entry_point}: cannot be imported from distribution "
+            f"{candidate.distribution or 'unknown'}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _hooks_of(module: object, name: str) -> tuple[str, ...]:
+    found = tuple(
+        sorted(
+            attribute
+            for attribute, value in vars(module).items()
+            if attribute.startswith("datum_router_") and isinstance(value, types.FunctionType)
+        )
+    )
+    for hook in found:
+        if hook not in HOOK_NAMES:
+            hint = did_you_mean(hook, HOOK_NAMES)
+            raise PluginLoadError(f"plugin {name}: unknown hook {hook}" + (f" ({hint})" if hint else ""))
+        if not hasattr(vars(module)[hook], f"{hookspecs.PROJECT}_impl"):
+            raise PluginLoadError(f"plugin {name}: {hook} is not marked with @hookimpl")
+    if "datum_router_plugin_info" not in found:
+        raise PluginLoadError(f"plugin {name}: datum_router_plugin_info() is missing; every plugin must say who it is")
+    # The identity hook first: a plugin of another API version is refused before anything else of it runs.
+    return ("datum_router_plugin_info", *(hook for hook in found if hook != "datum_router_plugin_info"))
+
+
+def _checked_info(info: object, name: str) -> PluginInfo:
+    if not isinstance(info, PluginInfo):
+        raise PluginContractError(
+            f"plugin {name}: datum_router_plugin_info() returned {type(info).__name__}, expected PluginInfo"
+        )
+    if info.api != API_VERSION:
+        raise PluginLoadError(f"plugin {name}: written for plugin API {info.api}, this is API {API_VERSION}")
+    return info
+
+
+def _typed(results: Sequence[tuple[str, object]], hook: str, spec: type[T]) -> list[tuple[str, T]]:
+    found: list[tuple[str, T]] = []
+    for plugin, answer in results:
+        if not isinstance(answer, list | tuple):
+            raise PluginContractError(
+                f"plugin {plugin}: {hook}() returned {type(answer).__name__}, expected a sequence of {spec.__name__}"
+            )
+        for item in answer:
+            if not isinstance(item, spec):
+                raise PluginContractError(
+                    f"plugin {plugin}: {hook}() gave a {type(item).__name__}, expected {spec.__name__}"
+                )
+            found.append((plugin, item))
+    return found
+
+
+def _by_name(found: Sequence[tuple[str, T]], what: str, name_of: Callable[[T], str]) -> dict[str, T]:
+    owners: dict[str, str] = {}
+    table: dict[str, T] = {}
+    for plugin, spec in found:
+        name = name_of(spec)
+        if name in table:
+            raise PluginLoadError(f"plugin {plugin}: {what} {name!r} is already taken by plugin {owners[name]}")
+        owners[name] = plugin
+        table[name] = spec
+    return table
+
+
+def _collect(loaded: Sequence[LoadedPlugin], results: Mapping[str, Sequence[tuple[str, object]]]) -> PluginSet:
+    def typed(hook: str, spec: type[T]) -> list[tuple[str, T]]:
+        return _typed(results[hook], hook, spec)
+
+    kinds = typed("datum_router_resource_kinds", ResourceKind)
+    _by_name(kinds, "kind", lambda kind: f"{kind.group}/{kind.version}/{kind.kind}")
+    resolvers = typed("datum_router_endpoint_resolvers", ResolverSpec)
+    _by_name(resolvers, "resolver", lambda spec: spec.name)
+    probes = _by_name(typed("datum_router_health_checks", HealthCheckSpec), "health check", lambda spec: spec.type)
+    return PluginSet(
+        plugins=tuple(loaded),
+        kinds=KindTable([kind for _, kind in kinds]),
+        sources=_by_name(typed("datum_router_sources", SourceSpec), "source", lambda spec: spec.name),
+        resolvers=tuple(sorted((spec for _, spec in resolvers), key=lambda spec: (spec.priority, spec.name))),
+        balancers=_by_name(typed("datum_router_balancers", BalancerSpec), "balancer", lambda spec: spec.name),
+        filters=_by_name(typed("datum_router_filters", FilterSpec), "filter", lambda spec: spec.name),
+        predicates=_by_name(typed("datum_router_predicates", PredicateSpec), "predicate", lambda spec: spec.name),
+        health_checks={ProbeType(name): spec for name, spec in probes.items()},
+        data_planes=_by_name(typed("datum_router_data_planes", DataPlaneSpec), "data plane", lambda spec: spec.name),
+    )

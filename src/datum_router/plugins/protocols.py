@@ -1,0 +1,190 @@
+"""Protocols that plugins implement and the runtime drives; the core defines them so that imports go one way."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import msgspec
+
+from datum_router.compiler.diagnostics import Diagnostic, Origin
+from datum_router.manifests.meta import ObjectKey
+from datum_router.manifests.vpcservice import VPCService
+from datum_router.model.endpoint import Endpoint, EndpointKey
+from datum_router.model.listener import Listener
+from datum_router.model.outcome import Outcome
+from datum_router.model.policy import ActiveHealthPolicy
+from datum_router.model.service import ServiceKey, UpstreamTls
+from datum_router.observe.events import RequestEnded
+from datum_router.reasons import Reason
+
+# --- sources ---------------------------------------------------------------------------------------------------
+
+
+class Upsert(msgspec.Struct, frozen=True, kw_only=True):
+    """An object exists with this raw content."""
+
+    source: str
+    raw: Mapping[str, object]
+    origin: Origin
+
+
+class Delete(msgspec.Struct, frozen=True, kw_only=True):
+    """An object is gone from `file` (empty for an API); ignored if another file owns the object by now."""
+
+    source: str
+    key: ObjectKey
+    file: str = ""
+
+
+class Problems(msgspec.Struct, frozen=True, kw_only=True):
+    """What cannot be read in one scope (a file); replaces earlier problems of that scope, empty clears them."""
+
+    source: str
+    scope: str
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+
+class Synced(msgspec.Struct, frozen=True, kw_only=True):
+    """The source has said all it knew at its start."""
+
+    source: str
+
+
+SourceEvent = Upsert | Delete | Problems | Synced
+Emit = Callable[[Sequence[SourceEvent]], None]
+"""Takes one batch; all events of a batch come into force together."""
+
+
+class Source(Protocol):
+    """Where manifests come from."""
+
+    async def run(self, emit: Emit) -> None:
+        """Emit everything once, then `Synced`, then changes, until cancelled.
+
+        Raises:
+            SourceError: Retried by the runtime with backoff; what was emitted stays in force.
+        """
+        ...
+
+
+# --- endpoint resolvers --------------------------------------------------------------------------------------------
+
+
+class ManifestView(Protocol):
+    """A read-only view of typed manifests, as `registry.store.StoreView` gives it."""
+
+    def get(self, kind: str, namespace: str, name: str) -> msgspec.Struct | None:
+        """Return the manifest in force, or None."""
+        ...
+
+    def list(self, kind: str) -> Sequence[msgspec.Struct]:
+        """Return all manifests of a kind, sorted by namespace and name."""
+        ...
+
+
+class ResolveProblem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why (a part of) a service has no endpoints.
+
+    Attributes:
+        path: JSON path within the VPCService, for example `spec.vpcAttachmentRef.name`.
+        is_reference: True if the named object is not there (yet).
+    """
+
+    path: str
+    reason: Reason
+    message: str
+    hint: str = ""
+    is_reference: bool = True
+
+
+class Resolution(msgspec.Struct, frozen=True, kw_only=True):
+    """What a resolver found. `depends_on` names objects whose change makes a new resolution necessary."""
+
+    endpoints: tuple[Endpoint, ...] = ()
+    problems: tuple[ResolveProblem, ...] = ()
+    depends_on: frozenset[ObjectKey] = frozenset()
+
+
+class EndpointResolver(Protocol):
+    """Find the endpoints of a service from manifests: pure, no I/O."""
+
+    def resolve(self, service: VPCService, view: ManifestView) -> Resolution | None:
+        """Return what was found, or None if this service is none of this resolver's business."""
+        ...
+
+
+# --- data planes -------------------------------------------------------------------------------------------------
+
+
+class DataPlaneObserver(Protocol):
+    """Where a data plane reports. Calls are synchronous, cheap and never raise."""
+
+    def attempt_ended(self, outcome: Outcome) -> None:
+        """Take the end of one attempt at an endpoint."""
+        ...
+
+    def request_ended(self, event: RequestEnded) -> None:
+        """Take the end of one request."""
+        ...
+
+    def rejected(self, protocol: str, reason: Reason) -> None:
+        """Count one refused connection, message or field; `protocol` is `h1`, `h2`, `tls` or `tcp`."""
+        ...
+
+
+class HealthChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One endpoint's usability, as the single writer decided; `since` is CLOCK_MONOTONIC seconds."""
+
+    service: ServiceKey
+    endpoint: EndpointKey
+    is_usable: bool
+    since: float
+    reason: str = ""
+
+
+class DataPlane(Protocol):
+    """What carries requests. All methods but `run` are synchronous and are called from the same thread."""
+
+    async def run(self) -> None:
+        """Serve until drained or cancelled; returns after a drain."""
+        ...
+
+    def add_listener(self, listener: Listener, sock: socket.socket) -> None:
+        """Start accepting on a bound, listening, non-blocking socket; the data plane owns it from now on."""
+        ...
+
+    def update_listener(self, listener: Listener) -> None:
+        """Change certificates or limits of a listener of that name for new connections."""
+        ...
+
+    def remove_listener(self, name: str) -> None:
+        """Stop accepting on it; open connections finish their requests."""
+        ...
+
+    def begin_drain(self, *, lameduck_s: float, grace_s: float) -> None:
+        """Finish gracefully: `Connection: close` and GOAWAY, accept for `lameduck_s` more, cut after `grace_s`."""
+        ...
+
+    def stats(self) -> Mapping[str, int]:
+        """Return gauges: `connections`, `requests_in_flight`, `upstream_connections`, `tasks`."""
+        ...
+
+
+# --- health probes -------------------------------------------------------------------------------------------------
+
+
+class ProbeResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """How one probe ended; `detail` says in a few words what was seen."""
+
+    is_ok: bool
+    detail: str = ""
+
+
+class Prober(Protocol):
+    """Ask one endpoint once."""
+
+    async def probe(self, endpoint: Endpoint, policy: ActiveHealthPolicy, tls: UpstreamTls | None) -> ProbeResult:
+        """Return the result within `policy.timeout_s`; never raises but for cancellation."""
+        ...

@@ -1,0 +1,90 @@
+"""Specs: what hooks return. A spec names a capability and creates objects; creating has no side effects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from datum_router.model.policy import ProbeType
+from datum_router.model.request import RequestHead, ResponseHead
+from datum_router.model.route import BalancingPolicy, PluginFilter
+from datum_router.plugins.protocols import DataPlane, DataPlaneObserver, EndpointResolver, Prober, Source
+
+if TYPE_CHECKING:
+    from datum_router.balancing.base import Balancer
+    from datum_router.compiler.link import Snapshot
+    from datum_router.filters.base import Filter
+    from datum_router.model.snapshot import Holder
+
+API_VERSION = 1
+
+
+class PluginInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Who a plugin is.
+
+    Attributes:
+        api: The hook API it was written for; must equal `API_VERSION`.
+        posture: What traffic it may meet.
+    """
+
+    name: str
+    version: str
+    api: int
+    stability: Literal["alpha", "beta", "stable"]
+    posture: Literal["untrusted-downstream", "trusted-peers-only", "no-traffic"]
+
+
+class SourceSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A source by name. `create` takes settings as text values, for files: `{"path": "DIR"}`."""
+
+    name: str
+    create: Callable[[Mapping[str, str]], Source]
+
+
+class ResolverSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """An endpoint resolver. All are asked; their endpoints are joined in order of `priority`, lower first."""
+
+    name: str
+    create: Callable[[], EndpointResolver]
+    priority: int = 100
+
+
+class BalancerSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A balancer by the name that `spec.loadBalancing` uses. `config`: None, it takes the route's BalancingPolicy."""
+
+    name: str
+    config: None = None
+    create: Callable[[BalancingPolicy], Balancer]
+
+
+class FilterSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A filter by the name that a rule's PluginFilter uses."""
+
+    name: str
+    create: Callable[[PluginFilter], Filter]
+
+
+class PredicateSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """An extra request test by name: `create(argument)` gives a pure function of the head."""
+
+    name: str
+    create: Callable[[str], Callable[[RequestHead], bool]]
+
+
+class HealthCheckSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A prober for one probe type."""
+
+    type: ProbeType
+    create: Callable[[], Prober]
+
+
+class DataPlaneSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A data plane by name. `create(holder, observer, settings)`; settings are text values, unknown ones refused."""
+
+    name: str
+    create: Callable[[Holder[Snapshot], DataPlaneObserver, Mapping[str, str]], DataPlane]
+
+
+ResponseTransform = Callable[[ResponseHead], ResponseHead]
