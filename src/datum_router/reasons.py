@@ -93,6 +93,8 @@ class Reason(enum.StrEnum):
     FLOW_CONTROL = "flow_control"
     STREAM_STATE = "stream_state"
     FLOOD = "flood"
+    TOO_MANY_STREAMS = "too_many_streams"
+    PEER_CLOSED = "peer_closed"
     DOWNSTREAM_RESET = "downstream_reset"
     HEAD_TIMEOUT = "head_timeout"
     BODY_TIMEOUT = "body_timeout"

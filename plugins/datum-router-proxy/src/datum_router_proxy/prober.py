@@ -1,0 +1,269 @@
+"""Active probes: HTTP, TCP and gRPC health checks on trio, for the supervisor process.
+
+The client is httpcore, not our own engine: a fault of the data plane's parser must not hide in its probes. Every probe
+uses a fresh connection, follows no redirect, reads at most `BODY_BYTES`, and ends within the policy's timeout, connect
+and handshake included. A probe never raises but for cancellation; `detail` says in a few words what was seen, never
+anything the endpoint wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import httpcore
+import trio
+
+from datum_router.model.endpoint import Endpoint
+from datum_router.model.policy import ActiveHealthPolicy, ProbeType
+from datum_router.model.service import UpstreamTls
+from datum_router.plugins.protocols import Prober, ProbeResult
+from datum_router_proxy.upstream.connect import client_context
+
+BODY_BYTES = 65_536
+"""Most of a response's body that a probe reads."""
+
+_USER_AGENT = (b"user-agent", b"datum-router-probe")
+_GRPC_PATH = "/grpc.health.v1.Health/Check"
+_SERVING_NAMES = {0: "unknown", 1: "serving", 2: "not serving", 3: "service unknown"}
+_SERVING = 1
+
+
+class HttpProber:
+    """Send one request and compare the status with the policy's expected ranges; https if `tls` is given."""
+
+    __slots__ = ()
+
+    async def probe(self, endpoint: Endpoint, policy: ActiveHealthPolicy, tls: UpstreamTls | None) -> ProbeResult:
+        """Return the result within `policy.timeout_s`; never raises but for cancellation."""
+        return await _within(policy.timeout_s, self._ask, endpoint, policy, tls)
+
+    async def _ask(self, endpoint: Endpoint, policy: ActiveHealthPolicy, tls: UpstreamTls | None) -> ProbeResult:
+        headers = [
+            (b"host", (policy.host or _authority(endpoint, policy)).encode("ascii")),
+            _USER_AGENT,
+            (b"accept", b"*/*"),
+            (b"connection", b"close"),
+        ]
+        headers += [(name.encode("ascii"), value.encode("latin-1")) for name, value in policy.headers]
+        status, _, _ = await _exchange(
+            endpoint, policy, tls, method=policy.method, path=policy.http_path, headers=headers, is_http2=False
+        )
+        is_ok = any(low <= status <= high for low, high in policy.expected_statuses)
+        return ProbeResult(is_ok=is_ok, detail=f"status {status}")
+
+
+class TcpProber:
+    """Open a connection and close it; `tls` is ignored."""
+
+    __slots__ = ()
+
+    async def probe(self, endpoint: Endpoint, policy: ActiveHealthPolicy, tls: UpstreamTls | None) -> ProbeResult:
+        """Return the result within `policy.timeout_s`; never raises but for cancellation."""
+        return await _within(policy.timeout_s, self._ask, endpoint, policy, tls)
+
+    async def _ask(self, endpoint: Endpoint, policy: ActiveHealthPolicy, _tls: UpstreamTls | None) -> ProbeResult:
+        family = trio.socket.AF_INET6 if ":" in endpoint.address else trio.socket.AF_INET
+        with trio.socket.socket(family, trio.socket.SOCK_STREAM) as sock:
+            await sock.connect((endpoint.address, policy.port or endpoint.port))
+        return ProbeResult(is_ok=True, detail="connected")
+
+
+class GrpcProber:
+    """Call `grpc.health.v1.Health/Check` (gRPC health checking protocol); only SERVING is healthy.
+
+    Plain endpoints get HTTP/2 by prior knowledge, others by ALPN.
+    """
+
+    __slots__ = ()
+
+    async def probe(self, endpoint: Endpoint, policy: ActiveHealthPolicy, tls: UpstreamTls | None) -> ProbeResult:
+        """Return the result within `policy.timeout_s`; never raises but for cancellation."""
+        return await _within(policy.timeout_s, self._ask, endpoint, policy, tls)
+
+    async def _ask(self, endpoint: Endpoint, policy: ActiveHealthPolicy, tls: UpstreamTls | None) -> ProbeResult:
+        headers = [
+            (b"host", (policy.host or _authority(endpoint, policy)).encode("ascii")),
+            _USER_AGENT,
+            (b"content-type", b"application/grpc"),
+            (b"te", b"trailers"),
+        ]
+        headers += [(name.encode("ascii"), value.encode("latin-1")) for name, value in policy.headers]
+        body = encode_health_request(policy.grpc_service)
+        status, fields, answer = await _exchange(
+            endpoint, policy, tls, method="POST", path=_GRPC_PATH, headers=headers, is_http2=True, body=body
+        )
+        if status != 200:
+            return ProbeResult(is_ok=False, detail=f"status {status}")
+        code = fields.get(b"grpc-status", b"0")
+        if code != b"0":
+            number = code.decode("ascii") if code.isdigit() and len(code) <= 3 else "?"
+            return ProbeResult(is_ok=False, detail=f"grpc-status {number}")
+        serving = decode_health_response(answer)
+        if serving is None:
+            return ProbeResult(is_ok=False, detail="no health message in the answer")
+        return ProbeResult(is_ok=serving == _SERVING, detail=_SERVING_NAMES.get(serving, f"health {serving}"))
+
+
+PROBERS: Mapping[ProbeType, type[HttpProber] | type[TcpProber] | type[GrpcProber]] = {
+    ProbeType.HTTP: HttpProber,
+    ProbeType.TCP: TcpProber,
+    ProbeType.GRPC: GrpcProber,
+}
+
+
+def make_prober(kind: ProbeType) -> Prober:
+    """Return a prober of this type; probers hold no state and may be shared."""
+    return PROBERS[kind]()
+
+
+def encode_health_request(service: str) -> bytes:
+    """Return a gRPC message holding HealthCheckRequest: field 1, string `service`, left out when empty."""
+    name = service.encode("utf-8")
+    message = b"\x0a" + _varint(len(name)) + name if name else b""
+    return b"\x00" + len(message).to_bytes(4, "big") + message
+
+
+def decode_health_response(data: bytes) -> int | None:
+    """Return field 1, enum `status`, of the HealthCheckResponse in a gRPC message (0 if absent, as proto3 has it).
+
+    None if there is no complete, uncompressed message or it cannot be read; unknown fields are skipped.
+    """
+    if len(data) < 5 or data[0] != 0:
+        return None
+    size = int.from_bytes(data[1:5], "big")
+    message = data[5 : 5 + size]
+    if len(message) < size:
+        return None
+    status = at = 0
+    while at < size:
+        tag, at = _read_varint(message, at)
+        if at < 0:
+            return None
+        field, wire_type = tag >> 3, tag & 7
+        if wire_type == 0:
+            value, at = _read_varint(message, at)
+            if at < 0:
+                return None
+            if field == 1:
+                status = value
+        elif wire_type == 2:
+            length, at = _read_varint(message, at)
+            if at < 0 or at + length > size:
+                return None
+            at += length
+        elif wire_type in (1, 5):
+            at += 8 if wire_type == 1 else 4
+            if at > size:
+                return None
+        else:
+            return None
+    return status
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def _read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """Return value and next position; position -1 if it is cut short or longer than 64 bits."""
+    value = 0
+    for index in range(10):
+        if at + index >= len(data):
+            break
+        byte = data[at + index]
+        value |= (byte & 0x7F) << (7 * index)
+        if byte < 0x80:
+            return value, at + index + 1
+    return 0, -1
+
+
+def _authority(endpoint: Endpoint, policy: ActiveHealthPolicy) -> str:
+    host = f"[{endpoint.address}]" if ":" in endpoint.address else endpoint.address
+    return f"{host}:{policy.port or endpoint.port}"
+
+
+async def _within(
+    timeout_s: float,
+    ask: Callable[[Endpoint, ActiveHealthPolicy, UpstreamTls | None], Awaitable[ProbeResult]],
+    endpoint: Endpoint,
+    policy: ActiveHealthPolicy,
+    tls: UpstreamTls | None,
+) -> ProbeResult:
+    """Run one probe under its total timeout and turn every failure into a result."""
+    try:
+        with trio.move_on_after(timeout_s):
+            return await ask(endpoint, policy, tls)
+    except Exception as exc:  # noqa: BLE001  # a probe's failure is its result, whatever it is
+        return ProbeResult(is_ok=False, detail=_describe(exc))
+    return ProbeResult(is_ok=False, detail=f"no answer within {timeout_s:g} s")
+
+
+def _describe(exc: BaseException) -> str:
+    """Name a failure in a few words: the error itself rather than what a library wrapped around it."""
+    seen: BaseException | None = exc
+    while seen is not None:
+        if isinstance(seen, ssl.SSLCertVerificationError):
+            return f"certificate not trusted: {seen.verify_message}"
+        if isinstance(seen, ssl.SSLError):
+            return f"tls: {(seen.reason or 'error').lower().replace('_', ' ')}"
+        if isinstance(seen, OSError) and seen.errno:
+            return os.strerror(seen.errno).lower()
+        seen = seen.__cause__ or seen.__context__
+    if isinstance(exc, httpcore.ProtocolError):
+        return "not valid HTTP"
+    if isinstance(exc, httpcore.NetworkError):
+        return "connection lost"
+    return type(exc).__name__
+
+
+async def _exchange(
+    endpoint: Endpoint,
+    policy: ActiveHealthPolicy,
+    tls: UpstreamTls | None,
+    *,
+    method: str,
+    path: str,
+    headers: Sequence[tuple[bytes, bytes]],
+    is_http2: bool,
+    body: bytes = b"",
+) -> tuple[int, dict[bytes, bytes], bytes]:
+    """Return status, header fields (names in lower case) and at most `BODY_BYTES` of the body."""
+    scheme, port = ("https" if tls else "http"), (policy.port or endpoint.port)
+    # httpcore sets the ALPN list on the context it is given: this one is shared with nobody who wants another.
+    context = client_context(tls, ("http/1.1", "h2") if is_http2 else ("http/1.1",)) if tls else None
+    extensions = {"sni_hostname": tls.server_name} if tls and tls.server_name else {}
+    request = httpcore.Request(
+        method=method,
+        url=httpcore.URL(scheme=scheme, host=endpoint.address, port=port, target=path),
+        headers=headers,
+        content=body or None,
+        extensions=extensions,
+    )
+    connection = httpcore.AsyncHTTPConnection(
+        origin=request.url.origin,
+        ssl_context=context,
+        http1=not is_http2,
+        http2=is_http2,
+        network_backend=httpcore.TrioBackend(),
+    )
+    try:
+        response = await connection.handle_async_request(request)
+        content = bytearray()
+        try:
+            async for chunk in response.aiter_stream():
+                content += chunk
+                if len(content) >= BODY_BYTES:
+                    break
+        finally:
+            await response.aclose()
+        fields = {name.lower(): value for name, value in response.headers}
+        return response.status, fields, bytes(content[:BODY_BYTES])
+    finally:
+        await connection.aclose()

@@ -1,0 +1,318 @@
+"""The accept loop of one listening socket, and who is let in.
+
+Theory of operation
+===================
+The listening socket is registered edge-triggered; its task accepts until the queue is empty, at most `accept_batch`
+connections a step, and lets others run in between. A connection over a limit is accepted and reset at once: left in
+the queue it would hold up the ones behind it. What is let in goes through the TLS handshake in a task of its own, if
+the listener has bindings, and is then handed to `on_connection`.
+
+Out of descriptors (EMFILE, ENFILE) or of kernel memory, the loop gives up its reserve descriptor for a moment to accept
+and reset one connection, so that its client does not hang, then sleeps 50 to 100 ms: it neither spins nor dies, and
+goes on when descriptors come back (threats E7).
+
+`AcceptCounts` is shared by all listeners of a process; entries leave it when the channel gives its descriptor back.
+Behind trusted proxies (`listener.trusted_hops`) one address stands for many clients and isn't limited by itself.
+
+`stop_accepting` accepts what the kernel has queued before it closes: closing resets what waits there (threats P4).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import select
+import socket
+import ssl
+from collections.abc import Callable
+
+import msgspec
+import trio
+
+from datum_router.model.listener import Listener
+from datum_router.reasons import Reason
+from datum_router_proxy.channel import Channel, ChannelError, PlainChannel
+from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task, park
+from datum_router_proxy.server.tls import ServerTls
+from datum_router_proxy.tls_channel import TlsChannel
+
+log = logging.getLogger(__name__)
+
+OnConnection = Callable[[Channel, Listener], None]
+Rejected = Callable[[str, Reason], None]
+
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_MAPPED = "::ffff:"
+
+
+class AcceptLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits on connections (threats E6, E7, E9).
+
+    Attributes:
+        max_per_listener, max_total, max_per_address: Open connections; `max_total` counts all listeners of the process.
+        max_handshakes_per_address: TLS handshakes under way.
+        handshake_timeout_s: From accept to the end of the handshake.
+        accept_batch: Connections accepted before others run.
+        backoff_min_s, backoff_max_s: Sleep when descriptors have run out, evenly distributed.
+    """
+
+    max_per_listener: int = 10_000
+    max_total: int = 50_000
+    max_per_address: int = 200
+    max_handshakes_per_address: int = 100
+    handshake_timeout_s: float = 5.0
+    accept_batch: int = 64
+    backoff_min_s: float = 0.05
+    backoff_max_s: float = 0.1
+
+
+class AcceptCounts:
+    """Open connections of a process; share one among its listeners."""
+
+    __slots__ = ("handshakes", "per_address", "total")
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.per_address: dict[str, int] = {}
+        self.handshakes: dict[str, int] = {}
+
+
+def _decrement(counts: dict[str, int], key: str) -> None:
+    left = counts[key] - 1
+    if left:
+        counts[key] = left
+    else:
+        del counts[key]
+
+
+class ListenerTask:
+    """Accepts on a bound, listening, non-blocking socket, which it owns from now on.
+
+    Args:
+        on_connection: Takes a channel that is ready for HTTP and owns it; called from a task of the loop.
+        rejected: Counts by protocol (`tcp`, `tls`) and reason.
+
+    Attributes:
+        connections: Open connections that came through here, handshakes included.
+        is_accepting: False once stopped.
+    """
+
+    __slots__ = (
+        "_counts", "_is_stopping", "_limits", "_loop", "_on_connection", "_rejected", "_reserve_fd", "_sock", "_task",
+        "_tls", "connections", "is_accepting", "listener",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        loop: Loop,
+        listener: Listener,
+        sock: socket.socket,
+        on_connection: OnConnection,
+        *,
+        rejected: Rejected,
+        limits: AcceptLimits = AcceptLimits(),
+        counts: AcceptCounts | None = None,
+    ) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._on_connection = on_connection
+        self._rejected = rejected
+        self._limits = limits
+        self._counts = counts if counts is not None else AcceptCounts()
+        self._tls: ServerTls | None = None
+        self._is_stopping = False
+        self.listener = listener
+        self.connections = 0
+        self.is_accepting = True
+        self._apply_tls(listener)
+        self._reserve_fd = _open_reserve()
+        sock.setblocking(False)
+        with contextlib.suppress(OSError):  # accepted sockets inherit it; Unix sockets have no such option
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        loop.register(sock.fileno(), self, select.EPOLLIN | select.EPOLLET)
+        self._task = loop.spawn(self._accept_forever(), name=f"listener {listener.name}")
+
+    @property
+    def tls(self) -> ServerTls | None:
+        """The certificates in force and what is wrong with the last ones given; None if the listener is plain."""
+        return self._tls
+
+    def update(self, listener: Listener) -> None:
+        """Use these certificates and settings for new connections; unusable bindings keep their older certificate."""
+        self.listener = listener
+        self._apply_tls(listener)
+
+    def stop_accepting(self) -> None:
+        """Accept what is queued already, then close the socket. Idempotent; open connections are not touched."""
+        self._is_stopping = True
+        self._task.wake()
+
+    def handle(self, events: int) -> None:
+        """Note epoll events (called by the loop)."""
+        self._task.wake()
+
+    def abort(self) -> None:
+        """Close the socket at once; what the kernel has queued is reset. Idempotent."""
+        if self.is_accepting:
+            self.is_accepting = False
+            # The supervisor holds the same socket: closing ours alone would not take it out of the epoll.
+            self._loop.unregister(self._sock.fileno())
+            self._sock.close()
+            self._close_reserve()
+
+    def _apply_tls(self, listener: Listener) -> None:
+        if not listener.tls:
+            self._tls = None
+            return
+        if self._tls is None:
+            self._tls = ServerTls(listener)
+        else:
+            self._tls.update(listener)
+        for problem in self._tls.problems:
+            self._rejected("tls", Reason.INVALID_CERTIFICATE_REF)
+            log.error("certificate not usable", extra={"problem": problem.message, "keeps_older": problem.is_stale})
+
+    # --- accepting -------------------------------------------------------------------------------------------------
+
+    async def _accept_forever(self) -> None:
+        try:
+            while not await self._accept_batch():
+                pass
+        finally:
+            self.abort()
+
+    async def _accept_batch(self) -> bool:
+        """Accept until the queue is empty or others should run, then park; True when the socket is to be closed."""
+        for _ in range(self._limits.accept_batch):
+            try:
+                sock, address = self._sock.accept()
+            except BlockingIOError:
+                if self._is_stopping:
+                    return True
+                await park()
+                return False
+            except OSError as exc:
+                if exc.errno in _EXHAUSTED:
+                    await self._back_off(exc)
+                    return False
+                if exc.errno in (errno.EBADF, errno.EINVAL, errno.ENOTSOCK):
+                    # Not a listening socket any more: nothing will ever arrive.
+                    log.error("listener broken", extra={"listener": self.listener.name, "error": exc.strerror})
+                    return True
+                # ECONNABORTED and pending network errors of that one connection (accept(2), "Error handling").
+                continue
+            self._admit(sock, _peer(address))
+        current_task().wake()
+        await park()
+        return False
+
+    async def _back_off(self, exc: OSError) -> None:
+        self._rejected("tcp", Reason.TOO_MANY_CONNECTIONS)
+        log.warning("out of descriptors", extra={"listener": self.listener.name, "error": exc.strerror})
+        self._shed_one()
+        limits = self._limits
+        pause = self._loop.rng.uniform(limits.backoff_min_s, limits.backoff_max_s)
+        await self._loop.in_trio(functools.partial(trio.sleep, pause))
+
+    def _shed_one(self) -> None:
+        """Reset one queued connection with the descriptor held in reserve."""
+        if self._reserve_fd < 0:
+            self._reserve_fd = _open_reserve()
+            return
+        self._close_reserve()
+        with contextlib.suppress(OSError):
+            sock, _ = self._sock.accept()
+            _reset(sock)
+        self._reserve_fd = _open_reserve()
+
+    def _close_reserve(self) -> None:
+        if self._reserve_fd >= 0:
+            os.close(self._reserve_fd)
+            self._reserve_fd = -1
+
+    def _admit(self, sock: socket.socket, peer: tuple[str, int]) -> None:
+        limits = self._limits
+        counts = self._counts
+        address = peer[0]
+        is_limited = not self.listener.trusted_hops
+        if (
+            self.connections >= limits.max_per_listener
+            or counts.total >= limits.max_total
+            or (is_limited and counts.per_address.get(address, 0) >= limits.max_per_address)
+        ):
+            self._rejected("tcp", Reason.TOO_MANY_CONNECTIONS)
+            _reset(sock)
+            return
+        tls = self._tls
+        if tls is not None and is_limited and counts.handshakes.get(address, 0) >= limits.max_handshakes_per_address:
+            self._rejected("tls", Reason.TOO_MANY_CONNECTIONS)
+            _reset(sock)
+            return
+        sock.setblocking(False)
+        channel = PlainChannel(self._loop, sock, peer=peer)
+        self.connections += 1
+        counts.total += 1
+        counts.per_address[address] = counts.per_address.get(address, 0) + 1
+        channel.on_close = lambda: self._closed(address)
+        if tls is None:
+            self._hand_over(channel)
+        else:
+            counts.handshakes[address] = counts.handshakes.get(address, 0) + 1
+            self._loop.spawn(self._handshake(channel, tls), name=f"handshake {self.listener.name}")
+
+    def _closed(self, address: str) -> None:
+        self.connections -= 1
+        self._counts.total -= 1
+        _decrement(self._counts.per_address, address)
+
+    def _hand_over(self, channel: Channel) -> None:
+        try:
+            self._on_connection(channel, self.listener)
+        except Exception:  # one connection's trouble must not end the accept loop
+            log.exception("connection could not be started", extra={"listener": self.listener.name})
+            channel.abort()
+
+    async def _handshake(self, raw: PlainChannel, tls: ServerTls) -> None:
+        task = raw.task = current_task()
+        task.deadline_reason = Reason.TLS_HANDSHAKE
+        task.deadline = self._loop.now + self._limits.handshake_timeout_s
+        is_ready = False
+        try:
+            channel = TlsChannel(raw, tls.context, server_side=True)
+            await channel.handshake()
+            is_ready = True
+        except (ssl.SSLError, ChannelError, DeadlineExpired, TaskCancelled):
+            self._rejected("tls", Reason.TLS_HANDSHAKE)
+        finally:
+            _decrement(self._counts.handshakes, raw.peer[0])
+            raw.task = None
+            if not is_ready:
+                raw.close()
+        if is_ready:
+            self._hand_over(channel)
+
+
+def _peer(address: object) -> tuple[str, int]:
+    """Return address and port of what accept gave; IPv4 in IPv6 clothes (RFC 4291 section 2.5.5.2) as IPv4."""
+    if not isinstance(address, tuple):
+        return ("", 0)
+    host, port = str(address[0]), int(address[1])
+    if host.startswith(_MAPPED) and "." in host:
+        host = host[len(_MAPPED) :]
+    return (host, port)
+
+
+def _reset(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    sock.close()
+
+
+def _open_reserve() -> int:
+    try:
+        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1

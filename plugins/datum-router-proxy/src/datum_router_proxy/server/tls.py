@@ -1,0 +1,228 @@
+"""Server certificates: SSL contexts of a listener, chosen by server name, replaced as a whole.
+
+Theory of operation
+===================
+Each TLS binding has its own context. In front of them stands one without a certificate: every handshake begins there,
+and its SNI callback moves the connection to the context of the exact name, else of the wildcard one label up, else to
+the default, which is the first binding (RFC 6066 section 3, Gateway API listener matching). Without any of them the
+handshake ends with `unrecognized_name`.
+
+An update builds a new table and puts it in place with one assignment: handshakes under way keep theirs. Bindings whose
+PEM text has not changed keep their context. A binding that cannot be used (bad PEM, key of another certificate) keeps
+the context which served the same names before, if there is one, and is reported; the other bindings are not affected.
+
+Key text is never logged, and never reaches a disk: OpenSSL reads it from an anonymous memory file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import ssl
+import tempfile
+from collections.abc import Iterator, Mapping
+
+import msgspec
+
+from datum_router.model.listener import Listener, TlsBinding
+from datum_router_proxy.tls_channel import NamedSSLObject
+
+TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""TLS 1.2 suites: forward secrecy and AEAD only (RFC 9325 section 4.2; RFC 9113 appendix A forbids the others)."""
+
+_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
+
+
+class BindingProblem(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a binding cannot be used.
+
+    Attributes:
+        index: Position in `listener.tls`.
+        message: Never holds PEM text.
+        is_stale: An older certificate for the same names stays in force.
+    """
+
+    index: int
+    message: str
+    is_stale: bool
+
+
+class _Table:
+    """The contexts of one listener version; immutable once built."""
+
+    __slots__ = ("by_binding", "default", "exact", "front", "wildcard")
+
+    def __init__(self, front: ssl.SSLContext) -> None:
+        self.front = front
+        self.by_binding: dict[TlsBinding, ssl.SSLContext] = {}
+        self.default: ssl.SSLContext | None = None
+        self.exact: dict[str, ssl.SSLContext] = {}
+        self.wildcard: dict[str, ssl.SSLContext] = {}
+
+    def choose(self, name: str | None) -> ssl.SSLContext | None:
+        if name is None:
+            return self.default
+        found = self.exact.get(name)
+        if found is None:
+            _, _, parent = name.partition(".")
+            found = self.wildcard.get(parent)
+        return found or self.default
+
+
+class ServerTls:
+    """The TLS side of one listener.
+
+    Attributes:
+        problems: What the last update could not use.
+    """
+
+    __slots__ = ("_settings", "_table", "problems")
+
+    def __init__(self, listener: Listener) -> None:
+        self._table: _Table | None = None
+        self._settings: tuple[str, tuple[str, ...]] = ("", ())
+        self.problems: tuple[BindingProblem, ...] = ()
+        self.update(listener)
+
+    @property
+    def is_usable(self) -> bool:
+        """True if at least one certificate can be served."""
+        return self._table is not None and bool(self._table.by_binding)
+
+    @property
+    def context(self) -> ssl.SSLContext:
+        """The context to begin a handshake with; choose it anew for each connection."""
+        table = self._table
+        if table is None:
+            raise AssertionError("context: asked before the first update")
+        return table.front
+
+    def update(self, listener: Listener) -> tuple[BindingProblem, ...]:
+        """Take over the listener's bindings for new handshakes; return the ones that cannot be used.
+
+        Loading a key takes about a millisecond; call it between requests, not per request.
+        """
+        old = self._table
+        settings = (listener.min_tls_version, listener.alpn)
+        known: Mapping[TlsBinding, ssl.SSLContext] = old.by_binding if old is not None else {}
+        reusable = known if settings == self._settings else {}
+        table = _Table(_base_context(listener))
+        problems: list[BindingProblem] = []
+        for index, binding in enumerate(listener.tls):
+            effective = binding
+            context = reusable.get(binding)
+            if context is None:
+                try:
+                    context = _binding_context(listener, binding)
+                except (ssl.SSLError, ValueError, OSError) as exc:
+                    before = next((one for one in known if one.hostnames == binding.hostnames), None)
+                    problems.append(
+                        BindingProblem(
+                            index=index,
+                            message=f"listener {listener.name}: tls[{index}]: {_explain(exc)}",
+                            is_stale=before is not None,
+                        )
+                    )
+                    if before is None:
+                        continue
+                    effective, context = before, known[before]
+            table.by_binding[effective] = context
+            if index == 0:
+                table.default = context
+            for hostname in binding.hostnames:
+                name = canonical_name(hostname)
+                if name.startswith("*."):
+                    table.wildcard.setdefault(name[2:], context)
+                else:
+                    table.exact.setdefault(name, context)
+        _install_chooser(table)
+        self._table = table
+        self._settings = settings
+        self.problems = tuple(problems)
+        return self.problems
+
+
+def canonical_name(name: str) -> str:
+    """Return a host name in lower case and without the trailing dot."""
+    return name.lower().rstrip(".")
+
+
+def _install_chooser(table: _Table) -> None:
+    def choose(connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, _front: ssl.SSLContext) -> int | None:
+        # An exception here would be printed by the interpreter; nothing below can raise on any name.
+        wanted = canonical_name(name) if name else None
+        if isinstance(connection, NamedSSLObject):
+            connection.requested_name = wanted
+        context = table.choose(wanted)
+        if context is None:
+            return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        connection.context = context
+        return None
+
+    table.front.sni_callback = choose
+
+
+def _base_context(listener: Listener) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = _VERSIONS.get(listener.min_tls_version, ssl.TLSVersion.TLSv1_2)
+    context.set_ciphers(TLS12_CIPHERS)
+    harden(context)
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.sslobject_class = NamedSSLObject
+    if listener.alpn:
+        context.set_alpn_protocols(list(listener.alpn))
+    return context
+
+
+def harden(context: ssl.SSLContext) -> None:
+    """Set what every context of the data plane has, either role.
+
+    No compression (CRIME), no renegotiation (RFC 9113 section 9.2.1), and an end without close_notify is an error:
+    CPython asks OpenSSL to take it for a clean end, which would hide truncation.
+    """
+    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 1 << 7)
+
+
+def _binding_context(listener: Listener, binding: TlsBinding) -> ssl.SSLContext:
+    if not binding.cert_pem.strip() or not binding.key_pem.strip():
+        raise ValueError("certificate or key is empty, expected PEM text")
+    context = _base_context(listener)
+    with pem_file(binding.cert_pem) as cert, pem_file(binding.key_pem) as key:
+        context.load_cert_chain(cert, key, password=_refuse_password)
+    return context
+
+
+def _refuse_password() -> str:
+    # Without this OpenSSL would ask on the terminal.
+    raise ValueError("private key is encrypted, expected one without a passphrase")
+
+
+def _explain(exc: Exception) -> str:
+    if isinstance(exc, ssl.SSLError):
+        if exc.reason == "KEY_VALUES_MISMATCH":
+            return "certificate and private key do not belong together"
+        return f"certificate or key cannot be read ({exc.reason or 'no PEM block found'})"
+    if isinstance(exc, ValueError):
+        return str(exc)
+    return f"certificate or key cannot be loaded ({exc.strerror if isinstance(exc, OSError) else type(exc).__name__})"
+
+
+@contextlib.contextmanager
+def pem_file(text: str) -> Iterator[str]:
+    """Give the text as a path that OpenSSL can open: an anonymous memory file, or a private file removed at once."""
+    data = text.encode("utf-8")
+    try:
+        fd = os.memfd_create("pem", os.MFD_CLOEXEC)
+    except OSError:  # a kernel or a seccomp profile without it
+        with tempfile.TemporaryDirectory(prefix="datum-router-") as folder:  # made with mode 0700
+            path = os.path.join(folder, "pem")
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+            yield path
+        return
+    with os.fdopen(fd, "wb", closefd=True) as file:
+        file.write(data)
+        file.flush()
+        yield f"/proc/self/fd/{file.fileno()}"

@@ -1,0 +1,306 @@
+"""Both header codecs: RFC 7541 appendix C, public stories, bounds (D4, D5), and agreement with the `hpack` package."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import hpack
+import pytest
+from datum_router_proxy.wire.hpack_codec import (
+    HeaderBlockError,
+    HeaderCodec,
+    HeaderListTooLarge,
+    LineCache,
+    NeverIndexedField,
+    encode_integer,
+    make_codec,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+CODECS = pytest.mark.parametrize("name", ["hpack", "table"])
+
+# RFC 7541 appendix C.2 to C.6: (table limit, [(block, fields)...]); one decoder per sequence.
+GET = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", b"www.example.com")]
+SECOND = [*GET, (b"cache-control", b"no-cache")]
+THIRD = [
+    (b":method", b"GET"),
+    (b":scheme", b"https"),
+    (b":path", b"/index.html"),
+    (b":authority", b"www.example.com"),
+    (b"custom-key", b"custom-value"),
+]
+DATE = b"Mon, 21 Oct 2013 20:13:21 GMT"
+FIRST_ANSWER = [
+    (b":status", b"302"),
+    (b"cache-control", b"private"),
+    (b"date", DATE),
+    (b"location", b"https://www.example.com"),
+]
+SECOND_ANSWER = [(b":status", b"307"), *FIRST_ANSWER[1:]]
+THIRD_ANSWER = [
+    (b":status", b"200"),
+    (b"cache-control", b"private"),
+    (b"date", b"Mon, 21 Oct 2013 20:13:22 GMT"),
+    (b"location", b"https://www.example.com"),
+    (b"content-encoding", b"gzip"),
+    (b"set-cookie", b"foo=ASDJKHQKBZXOQWEOPIUAXQWEOIU; max-age=3600; version=1"),
+]
+APPENDIX_C = {
+    "C.2.1 literal with indexing": (
+        4_096,
+        [("400a637573746f6d2d6b65790d637573746f6d2d686561646572", [(b"custom-key", b"custom-header")])],
+    ),
+    "C.2.2 literal without indexing": (4_096, [("040c2f73616d706c652f70617468", [(b":path", b"/sample/path")])]),
+    "C.2.3 never indexed": (4_096, [("100870617373776f726406736563726574", [(b"password", b"secret")])]),
+    "C.2.4 indexed": (4_096, [("82", [(b":method", b"GET")])]),
+    "C.3 requests without Huffman": (
+        4_096,
+        [
+            ("828684410f7777772e6578616d706c652e636f6d", GET),
+            ("828684be58086e6f2d6361636865", SECOND),
+            ("828785bf400a637573746f6d2d6b65790c637573746f6d2d76616c7565", THIRD),
+        ],
+    ),
+    "C.4 requests with Huffman": (
+        4_096,
+        [
+            ("828684418cf1e3c2e5f23a6ba0ab90f4ff", GET),
+            ("828684be5886a8eb10649cbf", SECOND),
+            ("828785bf408825a849e95ba97d7f8925a849e95bb8e8b4bf", THIRD),
+        ],
+    ),
+    "C.5 responses without Huffman": (
+        256,
+        [
+            (
+                "4803333032580770726976617465611d4d6f6e2c203231204f637420323031332032303a31333a323120474d54"
+                "6e1768747470733a2f2f7777772e6578616d706c652e636f6d",
+                FIRST_ANSWER,
+            ),
+            ("4803333037c1c0bf", SECOND_ANSWER),
+            (
+                "88c1611d4d6f6e2c203231204f637420323031332032303a31333a323220474d54c05a04677a69707738666f6f3d"
+                "4153444a4b48514b425a584f5157454f50495541585157454f49553b206d61782d6167653d333630303b2076657273"
+                "696f6e3d31",
+                THIRD_ANSWER,
+            ),
+        ],
+    ),
+    "C.6 responses with Huffman": (
+        256,
+        [
+            (
+                "488264025885aec3771a4b6196d07abe941054d444a8200595040b8166e082a62d1bff6e919d29ad171863c78f0b97c8"
+                "e9ae82ae43d3",
+                FIRST_ANSWER,
+            ),
+            ("4883640effc1c0bf", SECOND_ANSWER),
+            (
+                "88c16196d07abe941054d444a8200595040b8166e084a62d1bffc05a839bd9ab77ad94e7821dd7f2e6c7b335dfdfcd5b"
+                "3960d5af27087f3672c1ab270fb5291f9587316065c003ed4ee5b1063d5007",
+                THIRD_ANSWER,
+            ),
+        ],
+    ),
+}
+
+
+@CODECS
+@pytest.mark.parametrize("case", APPENDIX_C)
+def test_rfc7541_appendix_c(name: str, case: str) -> None:
+    table, blocks = APPENDIX_C[case]
+    codec = make_codec(name)
+    prefix = b"" if table == 4_096 else encode_integer(table, 5, 0x20)
+    for wire, expected in blocks:
+        assert codec.decode(prefix + bytes.fromhex(wire)) == expected
+        prefix = b""
+
+
+@CODECS
+def test_never_indexed_fields_are_marked_and_leave_never_indexed(name: str) -> None:
+    codec = make_codec(name)
+    (field,) = codec.decode(bytes.fromhex("100870617373776f726406736563726574"))
+    assert isinstance(field, NeverIndexedField)
+    assert codec.encode([field]) == bytes.fromhex("100870617373776f726406736563726574")
+    assert codec.encode([(b"password", b"secret")])[0] == 0x00
+
+
+BROKEN = {
+    "index 0": "80",
+    "index past both tables": "be",
+    "name index past both tables": "7e0161",
+    "integer of six octets": "ff808080808001",
+    "cut integer": "ff80",
+    "cut name": "400a6375",
+    "cut value": "4001610562",
+    "no value": "400161",
+    "string length overrun": "40017fffffffff07",
+    "size update above the limit": "3fe21f",
+    "size update after a field": "8220",
+    "nine size updates": "20" * 9,
+    "Huffman padding of zeros": "4001618118",
+    "Huffman padding of a byte": "400161821fff",
+    "Huffman EOS": "40016184ffffffff",
+}
+
+
+@CODECS
+@pytest.mark.parametrize("case", BROKEN)
+def test_d5_broken_blocks_are_compression_errors(name: str, case: str) -> None:
+    with pytest.raises(HeaderBlockError) as caught:
+        make_codec(name).decode(bytes.fromhex(BROKEN[case]))
+    assert caught.value.error_code == 9
+
+
+@CODECS
+def test_d4_list_over_the_limit_keeps_the_table_in_step(name: str) -> None:
+    codec = make_codec(name, list_bytes=1_024)
+    with pytest.raises(HeaderListTooLarge) as caught:
+        codec.decode(b"\x40\x01a\x01b" + b"\x82" * 30)
+    assert caught.value.status_hint == 431
+    assert codec.decode(b"\xbe") == [(b"a", b"b")]
+
+
+@CODECS
+def test_d4_list_far_past_the_limit_is_a_compression_error(name: str) -> None:
+    with pytest.raises(HeaderBlockError):
+        make_codec(name, list_bytes=1_024).decode(b"\x82" * 101)
+    with pytest.raises(HeaderBlockError):
+        make_codec(name, max_fields=10).decode(b"\x82" * 41)
+    with pytest.raises(HeaderListTooLarge):
+        make_codec(name, max_fields=10).decode(b"\x82" * 40)
+
+
+@CODECS
+def test_eight_size_updates_are_accepted(name: str) -> None:
+    assert make_codec(name).decode(b"\x20" * 8 + b"\x82") == [(b":method", b"GET")]
+
+
+@CODECS
+def test_encoder_has_to_follow_a_smaller_setting(name: str) -> None:
+    codec = make_codec(name)
+    codec.set_decoder_table_limit(100)
+    with pytest.raises(HeaderBlockError):
+        codec.decode(b"\x82")
+    codec = make_codec(name)
+    codec.set_decoder_table_limit(100)
+    assert codec.decode(encode_integer(100, 5, 0x20) + b"\x82") == [(b":method", b"GET")]
+
+
+def test_peer_that_shrinks_its_table_hears_of_it_once() -> None:
+    codec = make_codec()
+    codec.set_encoder_table_size(8_192)
+    assert codec.encode([(b":method", b"GET")]) == b"\x82"
+    codec.set_encoder_table_size(100)
+    assert codec.encode([(b":method", b"GET")]) == b"\x20\x82"
+    codec.set_encoder_table_size(50)
+    assert codec.encode([(b":method", b"GET")]) == b"\x82", "an empty table needs no second word"
+
+
+@pytest.mark.parametrize("field", [b"authorization", b"cookie", b"set-cookie", b"proxy-authorization"])
+def test_secrets_are_never_indexed_and_never_cached(field: bytes) -> None:
+    cache = LineCache()
+    codec = make_codec(cache=cache)
+    assert codec.encode([(field, b"secret")])[0] & 0xF0 == 0x10
+    assert cache.lines == {}
+
+
+def test_line_cache_is_bounded() -> None:
+    cache = LineCache(entries=4, line_bytes=10)
+    codec = make_codec(cache=cache)
+    for index in range(11):
+        codec.encode([(b"x-a", b"%d" % index), (b"x-long", b"12345")])
+    assert len(cache.lines) <= 4
+    assert all(len(n) + len(v) <= 10 for n, v in cache.lines)
+
+
+def test_unknown_codec_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown, expected 'hpack' or 'table'"):
+        make_codec("zlib")
+
+
+# --- stories  ---------------
+
+SHARED = Path(os.environ.get("DATUM_ROUTER_SHARED", Path(__file__).parents[4] / "shared"))
+STORIES = sorted((SHARED / "corpora" / "hpack").glob("*/story_*.json"))
+
+
+@CODECS
+def test_public_stories_decode_and_encode_back(name: str) -> None:
+    if not STORIES:
+        pytest.skip("the public header compression stories are not there (DATUM_ROUTER_SHARED)")
+    blocks = 0
+    for story in STORIES:
+        codec = make_codec(name, max_fields=500)
+        reader = hpack.Decoder()
+        for case in json.loads(story.read_text())["cases"]:
+            size = case.get("header_table_size")
+            if size is not None:
+                codec.set_decoder_table_limit(max(size, 4_096))
+            expected = [(n.encode(), v.encode()) for line in case["headers"] for n, v in line.items()]
+            assert codec.decode(bytes.fromhex(case["wire"])) == expected, f"{story} {case['seqno']}"
+            assert [tuple(line) for line in reader.decode(codec.encode(expected), raw=True)] == expected
+            blocks += 1
+    assert blocks > 100
+
+
+# --- differential  ---------------
+
+FIELD = st.tuples(
+    st.sampled_from([b":path", b"accept", b"cookie", b"x-a", b"x-bb"]) | st.binary(max_size=12),
+    st.sampled_from([b"", b"/", b"gzip, deflate"]) | st.binary(max_size=60),
+)
+
+
+@CODECS
+@settings(max_examples=100, deadline=None)
+@given(lists=st.lists(st.lists(FIELD, max_size=8), max_size=6), huffman=st.booleans())
+def test_what_the_package_encodes_is_decoded(name: str, lists: list, huffman: bool) -> None:
+    encoder, codec = hpack.Encoder(), make_codec(name)
+    for fields in lists:
+        assert codec.decode(encoder.encode(fields, huffman=huffman)) == fields
+
+
+@settings(max_examples=100, deadline=None)
+@given(lists=st.lists(st.lists(FIELD, max_size=8), max_size=6))
+def test_what_we_encode_the_package_decodes(lists: list) -> None:
+    decoder, codec = hpack.Decoder(), make_codec()
+    for fields in lists:
+        assert [tuple(line) for line in decoder.decode(codec.encode(fields), raw=True)] == fields
+
+
+def verdict(codec: HeaderCodec, block: bytes) -> object:
+    try:
+        return codec.decode(block)
+    except (HeaderBlockError, HeaderListTooLarge) as error:
+        return type(error)
+
+
+INSTRUCTION = st.one_of(
+    st.integers(0x80, 0xFF).map(lambda b: bytes((b,))),
+    st.integers(0x20, 0x3F).map(lambda b: bytes((b,))),
+    st.builds(
+        lambda first, name, value, huffman: (
+            bytes((first,)) + encode_integer(len(name), 7, huffman) + name + encode_integer(len(value), 7, 0) + value
+        ),
+        st.sampled_from([0x00, 0x10, 0x40]),
+        st.binary(max_size=10),
+        st.binary(max_size=200),
+        st.sampled_from([0, 0x80]),
+    ),
+    st.binary(max_size=8),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(blocks=st.lists(st.lists(INSTRUCTION, max_size=12).map(b"".join), min_size=1, max_size=5))
+def test_both_codecs_agree_on_any_blocks(blocks: list[bytes]) -> None:
+    reference, ours = make_codec("hpack", max_fields=8), make_codec("table", max_fields=8)
+    for block in blocks:
+        expected = verdict(reference, block)
+        assert verdict(ours, block) == expected
+        if expected is HeaderBlockError:
+            return
