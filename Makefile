@@ -2,7 +2,7 @@
 PY ?= python3.11
 BIN := .venv/bin
 DISTS := pyproject.toml $(wildcard plugins/*/pyproject.toml entrypoints/*/pyproject.toml)
-CODE := src plugins entrypoints tests benchmarks
+CODE := src plugins entrypoints tests benchmarks demo docs
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-check test lint types unit core-only docs schema clean
 
@@ -15,3 +15,40 @@ help: ## Show this list
 	  $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -r requirements-dev.txt || \
 	  $(BIN)/python -m pip install -q -c constraints.txt -r requirements-dev.txt
 	touch $@
+
+test: lint types unit core-only ## Everything: ruff, mypy --strict, all tests, and the core alone with only msgspec and pluggy
+
+lint: .venv/.ready ## ruff check and format check
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check -q $(CODE)
+
+types: .venv/.ready ## mypy --strict on core, plugins, entrypoints and the typing snippets
+	$(BIN)/mypy --strict src $(wildcard plugins/*/src entrypoints/*/src) tests/typing
+
+unit: .venv/.ready ## All tests, on both cores
+	$(BIN)/pytest -n 2 --dist loadfile -q tests plugins entrypoints
+
+CORE_TESTS := tests/unit tests/property
+.venv-core/.ready: pyproject.toml constraints.txt .venv/.ready
+	test -x .venv-core/bin/python || $(PY) -m venv .venv-core
+	$(BIN)/uv pip install -q --python .venv-core/bin/python -c constraints.txt . pytest hypothesis || \
+	  .venv-core/bin/python -m pip install -q -c constraints.txt . pytest hypothesis
+	touch $@
+
+core-only: .venv-core/.ready ## Unit and property tests of the core in an environment that has nothing else
+	.venv-core/bin/python -c "import importlib.metadata as m; print('core environment:', *sorted(d.name for d in m.distributions()))"
+	$(BIN)/uv pip install -q --python .venv-core/bin/python --no-deps --reinstall-package datum-router . || \
+	  .venv-core/bin/python -m pip install -q --no-deps --force-reinstall .
+	.venv-core/bin/python -m pytest -q -p no:cacheprovider $(CORE_TESTS)
+
+demo: .venv/.ready ## Three backends and a gateway on port 8080, with curl lines to try
+	$(BIN)/python demo/demo.py
+
+demo-check: .venv/.ready ## The demo unattended on free ports: every example request, failover, a live route edit
+	$(BIN)/python demo/demo.py --check
+
+docs: .venv/.ready ## Regenerate CRDs and reference pages from the typed definitions
+	$(BIN)/python docs/generate.py
+
+clean: ## Remove environments and caches
+	rm -rf .venv .venv-core .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build .run

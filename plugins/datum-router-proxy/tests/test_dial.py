@@ -15,7 +15,6 @@ import pytest
 import trustme
 from datum_router_proxy.channel import Channel, wait_readable
 from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
-from datum_router_proxy.upstream import connect
 from datum_router_proxy.upstream.connect import client_context, dial
 
 from datum_router.clock import ManualClock
@@ -184,7 +183,7 @@ def test_no_descriptor_left_is_a_failed_connect(loop: Loop, monkeypatch: pytest.
     def refuse(*_args: object) -> socket.socket:
         raise OSError(24, os.strerror(24))
 
-    monkeypatch.setattr(connect.socket, "socket", refuse)
+    monkeypatch.setattr(socket, "socket", refuse)
     dialled = Dialled(loop, "127.0.0.1", 80)
     pump(loop, lambda: dialled.task.done)
     assert "too many open files" in str(dialled.upstream_error())

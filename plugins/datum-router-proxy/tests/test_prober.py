@@ -13,7 +13,7 @@ import pytest
 import trio
 import trustme
 from datum_router_proxy.prober import (
-    BODY_BYTES,
+    READ_BYTES,
     GrpcProber,
     HttpProber,
     TcpProber,
@@ -40,12 +40,13 @@ Handler = Callable[[trio.abc.Stream], Awaitable[None]]
 async def serving(handler: Handler, *, certificate: str = "", address: str = "127.0.0.1") -> AsyncIterator[Endpoint]:
     """Serve one handler on a loopback port."""
     async with trio.open_nursery() as nursery:
-        listeners: list[trio.abc.Listener[trio.abc.Stream]] = list(await trio.open_tcp_listeners(0, host=address))
-        port = listeners[0].socket.getsockname()[1]  # type: ignore[attr-defined]
+        (listener,) = await trio.open_tcp_listeners(0, host=address)
+        port = listener.socket.getsockname()[1]
+        listeners: list[trio.SocketListener | trio.SSLListener[trio.SocketStream]] = [listener]
         if certificate:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             CA.issue_cert(certificate).configure_cert(context)
-            listeners = [trio.SSLListener(listeners[0], context)]  # type: ignore[arg-type]
+            listeners = [trio.SSLListener(listener, context)]
         nursery.start_soon(trio.serve_listeners, handler, listeners)
         try:
             yield make_endpoint(address, port)
@@ -130,13 +131,16 @@ def test_redirects_are_not_followed() -> None:
     assert len(heads) == 1
 
 
-def test_an_endless_body_is_read_to_the_bound_only() -> None:
+@pytest.mark.parametrize(
+    "head", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n"]
+)
+def test_an_endless_body_is_read_to_the_bound_only(head: bytes) -> None:
     sent = 0
 
     async def endless(stream: trio.abc.Stream) -> None:
         nonlocal sent
         await stream.receive_some(65536)
-        await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\n")
+        await stream.send_all(head)
         try:
             while True:
                 await stream.send_all(bytes(16_384))
@@ -146,7 +150,12 @@ def test_an_endless_body_is_read_to_the_bound_only() -> None:
 
     result = http_probe(endless, ActiveHealthPolicy())
     assert result.is_ok
-    assert BODY_BYTES <= sent + 16_384 < 64 * 1024 * 1024  # the kernel's buffers, not for ever
+    assert READ_BYTES <= sent + 16_384 < 64 * 1024 * 1024  # the kernel's buffers, not for ever
+
+
+def test_a_body_cut_short_by_the_endpoint_is_unhealthy() -> None:
+    answer = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"
+    assert http_probe(answering(answer), ActiveHealthPolicy()) == ProbeResult(is_ok=False, detail="not valid HTTP")
 
 
 def test_what_is_not_http_is_unhealthy() -> None:
@@ -268,7 +277,7 @@ def test_the_policys_port_overrides_the_endpoints() -> None:
 # --- grpc ----------------------------------------------------------------------------------------------------------
 
 
-class Health(grpc.GenericRpcHandler):
+class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no types
     """grpc.health.v1.Health/Check by hand: `status` per service name, bytes in and out."""
 
     def __init__(self) -> None:

@@ -15,14 +15,12 @@ import pytest
 import trustme
 from datum_router_proxy.channel import ChannelError, PlainChannel, drain, wait_readable
 from datum_router_proxy.loop import Loop, current_task, park
-from datum_router_proxy.server import tls as server_tls
 from datum_router_proxy.server.tls import ServerTls, harden, pem_file
 from datum_router_proxy.tls_channel import TLS_FEEDS, TlsChannel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datum_router.model.listener import Listener, TlsBinding
-from datum_router.reasons import Reason
 
 CA = trustme.CA()
 OTHER_CA = trustme.CA()
@@ -470,6 +468,13 @@ def test_writing_under_back_pressure_waits_for_the_peer(loop: Loop) -> None:
 # --- certificate choice ----------------------------------------------------------------------------------------------
 
 
+def names_in(secured: ssl.SSLSocket) -> list[str]:
+    """Return the host names in the peer's certificate."""
+    certificate = secured.getpeercert()
+    assert certificate is not None
+    return [str(entry[1]) for entry in certificate["subjectAltName"]]
+
+
 def served_names(loop: Loop, tls: ServerTls, name: str | None) -> tuple[str, ...]:
     """Return the names in the certificate that a client asking for `name` gets; () if refused."""
     names: list[str] = []
@@ -477,11 +482,8 @@ def served_names(loop: Loop, tls: ServerTls, name: str | None) -> tuple[str, ...
     context.check_hostname = False
 
     def work(secured: ssl.SSLSocket) -> None:
-        certificate = secured.getpeercert()
-        assert certificate is not None
-        for kind, value in certificate["subjectAltName"]:  # type: ignore[misc]
-            assert kind == "DNS"
-            names.append(str(value))
+        names.extend(names_in(secured))
+        nothing(secured)
 
     channel, peer, errors = connect(loop, work, tls=tls, name=name, context=context)
     channel.abort()
@@ -623,7 +625,7 @@ def test_pem_text_is_readable_by_path_and_gone_afterwards(monkeypatch: pytest.Mo
     def refuse(_name: str, _flags: int) -> int:
         raise OSError("not here")
 
-    monkeypatch.setattr(server_tls.os, "memfd_create", refuse)
+    monkeypatch.setattr(os, "memfd_create", refuse)
     with pem_file("text") as path:
         with open(path, encoding="utf-8") as file:
             assert file.read() == "text"
@@ -634,4 +636,3 @@ def test_pem_text_is_readable_by_path_and_gone_afterwards(monkeypatch: pytest.Mo
 
 def test_a_binding_never_shows_its_key() -> None:
     assert "PRIVATE" not in repr(SHOP)
-    assert Reason.INVALID_CERTIFICATE_REF == "InvalidCertificateRef"

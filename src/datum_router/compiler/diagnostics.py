@@ -75,7 +75,7 @@ class Diagnostic(msgspec.Struct, frozen=True, kw_only=True):
         if self.file:
             parts.append(f"{self.file}:{self.line}" if self.line else self.file)
         parts.append(str(self.severity))
-        if self.object:
+        if self.object and self.object != self.file:
             parts.append(self.object)
         if self.path:
             parts.append(self.path)

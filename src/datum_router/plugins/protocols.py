@@ -88,10 +88,12 @@ class ResolveProblem(msgspec.Struct, frozen=True, kw_only=True):
     """Why (a part of) a service has no endpoints.
 
     Attributes:
-        path: JSON path within the VPCService, for example `spec.vpcAttachmentRef.name`.
+        object: The object that is to be mended; None = the VPCService that is being resolved.
+        path: JSON path within that object, for example `spec.vpcAttachmentRef.name`.
         is_reference: True if the named object is not there (yet).
     """
 
+    object: ObjectKey | None = None
     path: str
     reason: Reason
     message: str

@@ -364,7 +364,7 @@ class PlainChannel:
         return self._is_connecting and not self.hangup
 
     def connect_errno(self) -> int:
-        """Return how a pending connect ended (SO_ERROR), 0 = connected; forgets what events said before."""
+        """Return how a pending connect ended (SO_ERROR), 0 = connected. The kernel says it once."""
         code = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if not code:
             self._is_connecting = False

@@ -26,7 +26,7 @@ Invariants
 - Wake-ups may be spurious. Whoever parks re-checks its own condition.
 - Deadlines are plain attributes: setting one costs a store. They are compared at every step, and a sweeper wakes
   overdue tasks each `SWEEP_S`, so a parked task notices at most that much late. Looking at every task instead of
-  keeping an ordered set costs about 0.3 ms for 10,000 tasks, four times a second.
+  keeping an ordered set costs about 0.1 ms for 10,000 tasks, four times a second.
 - What leaves a coroutine is logged and counted; it never ends the loop or another task.
 - When `run` ends, cancelled or stopped, every coroutine is closed (GeneratorExit runs its `finally` blocks), then
   every channel still registered is aborted, then the epoll is closed. A task never started is closed unstarted.

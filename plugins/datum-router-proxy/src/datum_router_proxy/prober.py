@@ -1,7 +1,7 @@
 """Active probes: HTTP, TCP and gRPC health checks on trio, for the supervisor process.
 
 The client is httpcore, not our own engine: a fault of the data plane's parser must not hide in its probes. Every probe
-uses a fresh connection, follows no redirect, reads at most `BODY_BYTES`, and ends within the policy's timeout, connect
+uses a fresh connection, follows no redirect, reads at most `READ_BYTES`, and ends within the policy's timeout, connect
 and handshake included. A probe never raises but for cancellation; `detail` says in a few words what was seen, never
 anything the endpoint wrote.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
 import httpcore
 import trio
@@ -21,8 +21,8 @@ from datum_router.model.service import UpstreamTls
 from datum_router.plugins.protocols import Prober, ProbeResult
 from datum_router_proxy.upstream.connect import client_context
 
-BODY_BYTES = 65_536
-"""Most of a response's body that a probe reads."""
+READ_BYTES = 65_536
+"""Most of a response, head included, that a probe reads."""
 
 _USER_AGENT = (b"user-agent", b"datum-router-probe")
 _GRPC_PATH = "/grpc.health.v1.Health/Check"
@@ -91,6 +91,7 @@ class GrpcProber:
         ]
         headers += [(name.encode("ascii"), value.encode("latin-1")) for name, value in policy.headers]
         body = encode_health_request(policy.grpc_service)
+        headers.append((b"content-length", str(len(body)).encode("ascii")))  # without it httpcore sends no body
         status, fields, answer = await _exchange(
             endpoint, policy, tls, method="POST", path=_GRPC_PATH, headers=headers, is_http2=True, body=body
         )
@@ -215,7 +216,10 @@ def _describe(exc: BaseException) -> str:
             return f"tls: {(seen.reason or 'error').lower().replace('_', ' ')}"
         if isinstance(seen, OSError) and seen.errno:
             return os.strerror(seen.errno).lower()
-        seen = seen.__cause__ or seen.__context__
+        if isinstance(seen, BaseExceptionGroup):  # trio gathers one error for each address it tried: here one
+            seen = seen.exceptions[0]
+        else:
+            seen = seen.__cause__ or seen.__context__
     if isinstance(exc, httpcore.ProtocolError):
         return "not valid HTTP"
     if isinstance(exc, httpcore.NetworkError):
@@ -234,7 +238,7 @@ async def _exchange(
     is_http2: bool,
     body: bytes = b"",
 ) -> tuple[int, dict[bytes, bytes], bytes]:
-    """Return status, header fields (names in lower case) and at most `BODY_BYTES` of the body."""
+    """Return status, header fields (names in lower case) and the body, as far as `READ_BYTES` allow."""
     scheme, port = ("https" if tls else "http"), (policy.port or endpoint.port)
     # httpcore sets the ALPN list on the context it is given: this one is shared with nobody who wants another.
     context = client_context(tls, ("http/1.1", "h2") if is_http2 else ("http/1.1",)) if tls else None
@@ -243,15 +247,16 @@ async def _exchange(
         method=method,
         url=httpcore.URL(scheme=scheme, host=endpoint.address, port=port, target=path),
         headers=headers,
-        content=body or None,
+        content=_Body(body) if body else None,
         extensions=extensions,
     )
+    backend = _BoundedBackend(READ_BYTES)
     connection = httpcore.AsyncHTTPConnection(
         origin=request.url.origin,
         ssl_context=context,
         http1=not is_http2,
         http2=is_http2,
-        network_backend=httpcore.TrioBackend(),
+        network_backend=backend,
     )
     try:
         response = await connection.handle_async_request(request)
@@ -259,11 +264,82 @@ async def _exchange(
         try:
             async for chunk in response.aiter_stream():
                 content += chunk
-                if len(content) >= BODY_BYTES:
-                    break
+        except httpcore.RemoteProtocolError:
+            if not backend.is_spent:
+                raise
         finally:
             await response.aclose()
         fields = {name.lower(): value for name, value in response.headers}
-        return response.status, fields, bytes(content[:BODY_BYTES])
+        return response.status, fields, bytes(content)
     finally:
         await connection.aclose()
+
+
+class _Body:
+    """A request body of one piece. httpcore's own is an async generator, which trio reports if sending fails midway."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        data, self._data = self._data, b""
+        if not data:
+            raise StopAsyncIteration
+        return data
+
+
+class _BoundedBackend(httpcore.TrioBackend):
+    """Connections that seem to end when the peer has sent so much: bodies need no cutting short in mid-iteration."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    @property
+    def is_spent(self) -> bool:
+        """True once the end was ours, not the peer's."""
+        return self.left <= 0
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect as trio does."""
+        stream = await super().connect_tcp(host, port, timeout, local_address, socket_options)
+        return _BoundedStream(stream, self)
+
+
+class _BoundedStream(httpcore.AsyncNetworkStream):
+    def __init__(self, stream: httpcore.AsyncNetworkStream, budget: _BoundedBackend) -> None:
+        self._stream = stream
+        self._budget = budget
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        if self._budget.is_spent:
+            return b""
+        data = await self._stream.read(min(max_bytes, self._budget.left), timeout)
+        self._budget.left -= len(data)
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        await self._stream.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        secured = await self._stream.start_tls(ssl_context, server_hostname, timeout)
+        return _BoundedStream(secured, self._budget)
+
+    def get_extra_info(self, info: str) -> object:
+        return self._stream.get_extra_info(info)

@@ -3,7 +3,9 @@
 Theory of operation
 ===================
 Compared with a non-blocking SSLSocket this reads a whole batch of records with one system call (OpenSSL asks the
-socket twice for each record) and writes likewise, and it leaves all edge-trigger rules in one place, the plain channel.
+socket twice for each record) and writes likewise: measured, 10 to 25 % less time for 64 KiB either way, the same for a
+request of 300 bytes with an answer of 1 KiB, a little more for single full records. And all edge-trigger rules stay in
+one place, the plain channel.
 
 `readable` is True as well while records wait in the buffers between the socket and us. OpenSSL never waits to write
 here, since memory takes everything; back-pressure comes from `buffered` as on a plain channel. It may want to read

@@ -1,0 +1,81 @@
+"""A rule's conditions, filters and policies in words, for `explain`."""
+
+from __future__ import annotations
+
+from datum_router.model.route import (
+    BalancingPolicy,
+    HashOn,
+    HeaderEdit,
+    LocalityMode,
+    LocalityPolicy,
+    Match,
+    PluginFilter,
+    Redirect,
+    Rewrite,
+    Rule,
+)
+from datum_router.routing.path import describe_path
+from datum_router.routing.value import describe_value
+
+
+def describe_conditions(rule: Rule) -> list[str]:
+    """Return the conditions of a rule, one in a text each; `any request` if there are none."""
+    match = rule.match
+    found: list[str] = []
+    if rule.hostnames:
+        found.append("host " + " or ".join(rule.hostnames))
+    if match.path != Match().path or not (match.grpc_service or match.grpc_method):
+        found.append(f"path {describe_path(match.path)}")
+    if match.grpc_service or match.grpc_method:
+        found.append(f"gRPC {match.grpc_service or '*'}/{match.grpc_method or '*'}")
+    if match.methods:
+        found.append("method " + " or ".join(match.methods))
+    found += [f"header {item.name} {describe_value(item)}" for item in match.headers]
+    found += [f"query {item.name} {describe_value(item)}" for item in match.query]
+    if match.source_cidrs:
+        found.append("source " + " or ".join(match.source_cidrs))
+    return found
+
+
+def describe_filters(rule: Rule) -> list[str]:
+    """Return what the rule's filters do, one in a text each."""
+    return [_describe_filter(item) for item in rule.filters]
+
+
+def _describe_filter(item: object) -> str:
+    match item:
+        case HeaderEdit():
+            edits = [f"set {name}: {value}" for name, value in item.set]
+            edits += [f"add {name}: {value}" for name, value in item.add]
+            edits += [f"remove {name}" for name in item.remove]
+            return ("response headers: " if item.is_response else "request headers: ") + ", ".join(edits)
+        case Redirect():
+            parts = [item.scheme and f"scheme {item.scheme}", item.hostname and f"host {item.hostname}"]
+            parts.append(f"port {item.port}" if item.port is not None else "")
+            parts.append(f"path {item.full_path}" if item.full_path is not None else "")
+            parts.append(f"prefix {item.prefix_path}" if item.prefix_path is not None else "")
+            return f"redirect {item.status}: " + ", ".join(part for part in parts if part)
+        case Rewrite():
+            parts = [item.hostname and f"host {item.hostname}"]
+            parts.append(f"path {item.full_path}" if item.full_path is not None else "")
+            parts.append(f"prefix {item.prefix_path}" if item.prefix_path is not None else "")
+            return "rewrite: " + ", ".join(part for part in parts if part)
+        case PluginFilter():
+            return f"filter {item.name}"
+    raise AssertionError(f"unknown filter {type(item).__name__}")  # the union in model.route is closed
+
+
+def describe_balancing(policy: BalancingPolicy, locality: LocalityPolicy) -> str:
+    """Return how an endpoint is chosen."""
+    text = policy.algorithm
+    if policy.algorithm.startswith("consistent-hash"):
+        named = policy.hash_on in (HashOn.HEADER, HashOn.COOKIE, HashOn.QUERY)
+        text += f" on {policy.hash_on}" + (f" {policy.hash_name}" if named else "")
+    if locality.mode is not LocalityMode.NONE:
+        text += f", {locality.mode} by {locality.topology_key}"
+    return text
+
+
+def redirect_status(rule: Rule) -> int | None:
+    """Return the status of the rule's redirect, None if it has none."""
+    return next((item.status for item in rule.filters if isinstance(item, Redirect)), None)

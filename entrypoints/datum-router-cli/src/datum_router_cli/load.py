@@ -1,0 +1,97 @@
+"""Load a directory once: source -> store -> compiler, as a gateway does, without serving."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import trio
+from datum_router.registry.store import Store, StoreView
+from datum_router_runtime.app import compile_options, make_source
+from datum_router_runtime.settings import GatewaySettings, settings_from_environment
+
+from datum_router.compiler.compiler import Compiler
+from datum_router.compiler.diagnostics import Diagnostic, Severity
+from datum_router.model.snapshot import SnapshotData
+from datum_router.plugins.manager import PluginSet, load_plugins
+from datum_router.plugins.protocols import Source, SourceEvent, Synced
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """A directory as a gateway would see it.
+
+    Attributes:
+        diagnostics: In order of file and line.
+        objects: Kind -> number of objects in force, for kinds that have any.
+    """
+
+    view: StoreView
+    data: SnapshotData
+    diagnostics: tuple[Diagnostic, ...]
+    objects: Mapping[str, int]
+    plugins: PluginSet
+    settings: GatewaySettings
+
+
+def load_directory(path: str, *, plugins: PluginSet | None = None) -> Loaded:
+    """Read `path` once through the `files` source and compile it.
+
+    Raises:
+        ConfigError: The source is not installed, or an environment variable cannot be used.
+        SourceError: The directory is not there or cannot be read.
+    """
+    settings = msgspec.structs.replace(
+        GatewaySettings(source="files", source_config={"path": path}), **settings_from_environment(os.environ)
+    )
+    if plugins is None:
+        plugins = load_plugins(disabled=frozenset(settings.disabled_plugins))
+    store = Store(plugins.kinds)
+    for event in trio.run(_read_once, make_source(settings, plugins)):
+        store.apply(event)
+    view = store.view()
+    result = Compiler(plugins, compile_options(settings)).compile(view)
+    return Loaded(
+        view=view,
+        data=result.data,
+        diagnostics=tuple(sorted(result.diagnostics, key=_place)),
+        objects=_count(view, plugins),
+        plugins=plugins,
+        settings=settings,
+    )
+
+
+async def _read_once(source: Source) -> list[SourceEvent]:
+    """Run `source` until it has said `Synced`; return what it said before."""
+    events: list[SourceEvent] = []
+    async with trio.open_nursery(strict_exception_groups=False) as nursery:
+
+        def emit(batch: Sequence[SourceEvent]) -> None:
+            events.extend(event for event in batch if not isinstance(event, Synced))
+            if any(isinstance(event, Synced) for event in batch):
+                nursery.cancel_scope.cancel()
+
+        await source.run(emit)
+    return events
+
+
+def _place(diagnostic: Diagnostic) -> tuple[str, int, str, str]:
+    return diagnostic.file, diagnostic.line, diagnostic.object, diagnostic.path
+
+
+def _count(view: StoreView, plugins: PluginSet) -> dict[str, int]:
+    counted = {kind.kind: len(view.list(kind.kind)) for kind in plugins.kinds}
+    return {kind: count for kind, count in sorted(counted.items()) if count}
+
+
+def as_check(diagnostics: Sequence[Diagnostic], *, is_strict: bool) -> list[Diagnostic]:
+    """Return the diagnostics with missing references as warnings, unless `is_strict`.
+
+    A directory often holds one part of a configuration; what it refers to may come from elsewhere.
+    """
+    return [
+        msgspec.structs.replace(diagnostic, severity=Severity.WARNING)
+        if diagnostic.is_reference and diagnostic.severity is Severity.ERROR and not is_strict
+        else diagnostic
+        for diagnostic in diagnostics
+    ]

@@ -1,0 +1,68 @@
+"""`datum-router run`: serve the manifests of a directory."""
+
+from __future__ import annotations
+
+import os
+
+import click
+import msgspec
+from datum_router_runtime.app import run_gateway
+from datum_router_runtime.settings import MAX_WORKERS, GatewaySettings, parse_address, settings_from_environment
+
+from datum_router_cli.failure import RouterCommand, require
+
+
+@click.command(cls=RouterCommand)
+@click.argument("directory", metavar="DIR")
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Serve all routes on one plain HTTP/1.1 and h2c listener, in place of what VPCIngresses ask for. "
+    "Default: the listeners of the VPCIngresses in DIR, or 127.0.0.1:8080 if it has none.",
+)
+@click.option(
+    "--workers",
+    metavar="N",
+    default=1,
+    show_default=True,
+    type=int,
+    help=f"Worker processes, 1 to {MAX_WORKERS}; about one for each core.",
+)
+@click.option(
+    "--admin",
+    metavar="HOST:PORT",
+    help="Loopback address for /healthz, /readyz, /snapshot, /diagnostics, /plugins and /stats. Default: none.",
+)
+def run(directory: str, listen: str | None, workers: int, admin: str | None) -> None:
+    """Serve the manifests in DIR; changes to them are in force within a second.
+
+    Ends after SIGTERM or SIGINT when requests in flight are done; a second signal ends it at once. Exit status 2: a
+    setting cannot be used. Broken manifests do not keep it from starting: they are logged, and the rest is served.
+
+    \b
+    Examples:
+      datum-router run ./manifests
+      datum-router run ./manifests --listen '[::]:8080' --workers 4 --admin 127.0.0.1:9901
+    """
+    run_gateway(gateway_settings(directory, listen=listen, workers=workers, admin=admin))
+
+
+def gateway_settings(directory: str, *, listen: str | None, workers: int, admin: str | None) -> GatewaySettings:
+    """Return the settings that these arguments and the environment give.
+
+    Raises:
+        ConfigError: An argument is out of range; names the option and what would be right.
+    """
+    require(
+        os.path.exists(directory),
+        f"DIR: found {directory!r}, which does not exist; create the directory and put manifests there as *.yaml files",
+    )
+    require(1 <= workers <= MAX_WORKERS, f"--workers: found {workers}, expected 1 to {MAX_WORKERS}")
+    settings = GatewaySettings(
+        source="files",
+        source_config={"path": directory},
+        listen=parse_address(listen, name="--listen") if listen is not None else None,
+        workers=workers,
+        admin=parse_address(admin, name="--admin") if admin is not None else None,
+    )
+    return msgspec.structs.replace(settings, **settings_from_environment(os.environ))

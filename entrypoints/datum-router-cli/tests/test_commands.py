@@ -1,0 +1,160 @@
+"""What all commands share: help, version, near misses, exit status, and no import of a plugin."""
+
+import ast
+import json
+from pathlib import Path
+
+import click
+import datum_router_cli
+import pytest
+from click.testing import CliRunner, Result
+from datum_router_cli.commands import cli
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(cli, list(arguments), prog_name="datum-router")
+
+
+def test_version() -> None:
+    result = invoke("--version")
+    assert result.exit_code == 0
+    assert result.stdout == "datum-router, version 0.1.0\n"
+
+
+def test_help_lists_commands_environment_and_exit_status() -> None:
+    result = invoke("--help")
+    assert result.exit_code == 0
+    for word in ("check", "explain", "diff", "run", "plugins", "schema", "RUST_LOG", "NO_COLOR", "2 bad input"):
+        assert word in result.stdout
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_command_has_help_with_an_example(name: str) -> None:
+    result = invoke(name, "--help")
+    assert result.exit_code == 0
+    assert "Example" in result.stdout
+    assert f"datum-router {name}" in result.stdout
+
+
+def test_mistyped_command_is_answered_with_the_nearest_one() -> None:
+    result = invoke("chek", "conf")
+    assert result.exit_code == 2
+    assert "no such command 'chek' (did you mean check?)" in result.stderr
+
+
+def test_mistyped_option_is_answered_with_the_nearest_one() -> None:
+    result = invoke("check", "--strct", "conf")
+    assert result.exit_code == 2
+    assert "--strict" in result.stderr
+
+
+def test_bad_log_filter_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATUM_ROUTER_LOG", "router=dbug")
+    result = invoke("plugins")
+    assert result.exit_code == 2
+    assert "DATUM_ROUTER_LOG: unknown level 'dbug'" in result.stderr
+    assert "(did you mean debug?)" in result.stderr
+
+
+def test_plugins_names_what_is_installed() -> None:
+    result = invoke("plugins")
+    assert result.exit_code == 0
+    heading, *rows = result.stdout.splitlines()
+    assert heading.split() == ["PLUGIN", "VERSION", "STABILITY", "POSTURE", "HOOKS"]
+    found = {row.split()[0]: row for row in rows}
+    assert "sources" in found["files"]
+    assert "no-traffic" in found["files"]
+    assert next(iter(found)) == "builtin"
+
+
+def test_plugins_as_json() -> None:
+    document = json.loads(invoke("plugins", "--output", "json").stdout)
+    files = next(plugin for plugin in document["plugins"] if plugin["entry_point"] == "files")
+    assert files == {
+        "name": "datum-router-files",
+        "entry_point": "files",
+        "distribution": "datum-router-files",
+        "version": "0.1.0",
+        "api": 1,
+        "stability": "beta",
+        "posture": "no-traffic",
+        "hooks": ["datum_router_plugin_info", "datum_router_sources"],
+    }
+
+
+def test_disabled_plugin_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DATUM_ROUTER_DISABLE_PLUGINS", "files")
+    assert "\nfiles " not in invoke("plugins").stdout
+    result = invoke("check", str(tmp_path))
+    assert result.exit_code == 2
+    assert "source 'files' is not installed" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workers", "0"], "--workers: found 0, expected 1 to 256"),
+        (["--workers", "two"], "'two' is not a valid integer"),
+        (["--listen", "8080"], "found '8080', expected HOST:PORT such as 127.0.0.1:8080, [::1]:8080 or :8080"),
+        (["--listen", "127.0.0.1:70000"], "--listen: found port 70000, expected 0 to 65535"),
+        (["--listen", "::1:8080"], "--listen: found '::1:8080', expected HOST:PORT"),
+        (["--listen", "example.com:80"], "--listen: found host 'example.com', expected an IP address or localhost"),
+        (["--admin", "0.0.0.0:9901"], "expected a loopback address such as 127.0.0.1:9901"),
+    ],
+)  # fmt: skip
+def test_run_refuses_arguments_that_cannot_work(tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = invoke("run", str(tmp_path), *arguments)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_run_refuses_a_directory_that_is_not_there() -> None:
+    result = invoke("run", "/nonexistent/manifests")
+    assert result.exit_code == 2
+    assert "which does not exist; create the directory" in result.stderr
+
+
+def test_schema_prints_one_kind_or_all() -> None:
+    one = invoke("schema", "VPCRoute")
+    assert one.exit_code == 0
+    assert "kind: CustomResourceDefinition" in one.stdout
+    assert "pathPrefix" in one.stdout
+    everything = invoke("schema")
+    assert everything.stdout.count("kind: CustomResourceDefinition") == 5
+
+
+def test_schema_as_json() -> None:
+    document = json.loads(invoke("schema", "vpcroute", "--output", "json").stdout)
+    assert document["metadata"]["name"] == "vpcroutes.router.datum.net"
+    documents = json.loads(invoke("schema", "--output", "json").stdout)
+    assert (documents["kind"], len(documents["items"])) == ("List", 5)
+
+
+def test_schema_of_an_unknown_kind_names_the_nearest_one() -> None:
+    result = invoke("schema", "VPCRout")
+    assert result.exit_code == 2
+    assert "found kind 'VPCRout'" in result.stderr
+    assert "(did you mean VPCRoute?)" in result.stderr
+
+
+def test_commands_import_no_plugin() -> None:
+    folder = Path(datum_router_cli.__file__).parent
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            for name in names:
+                package = name.partition(".")[0]
+                assert not package.startswith("datum_router_") or package in {
+                    "datum_router_cli",
+                    "datum_router_runtime",
+                }, f"{path.name} imports {name}"
+
+
+def test_main_is_short() -> None:
+    assert len((Path(datum_router_cli.__file__).parent / "__main__.py").read_text().splitlines()) <= 60
+
+
+def test_group_is_a_click_group() -> None:
+    assert isinstance(cli, click.Group)

@@ -1,0 +1,223 @@
+"""Run a gateway: sources, compiler, supervisor, probes, admin and signals, started and stopped in order."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+import trio
+from datum_router.registry.store import Store
+
+from datum_router.compiler.compiler import CompileOptions, Compiler
+from datum_router.compiler.diagnostics import Diagnostic, did_you_mean
+from datum_router.errors import ConfigError
+from datum_router.health.view import HealthBook
+from datum_router.model.endpoint import Locality
+from datum_router.model.listener import Listener, TlsBinding
+from datum_router.plugins.manager import PluginSet, load_plugins
+from datum_router.plugins.protocols import Source
+from datum_router.reasons import Reason
+from datum_router.routing.regex import load_engine
+from datum_router_runtime.admin import Admin, Page
+from datum_router_runtime.feed import Feed
+from datum_router_runtime.probes import ProbeRunner
+from datum_router_runtime.settings import Address, GatewaySettings
+from datum_router_runtime.sockets import ListenerGroup
+from datum_router_runtime.workers import Supervisor, error_summary
+
+log = logging.getLogger(__name__)
+
+DEFAULT_ADDRESS = Address(host="127.0.0.1", port=8080)
+"""Where a gateway without VPCIngress and without a listen setting serves."""
+
+
+def plain_listener(address: Address) -> Listener:
+    """Return the one plain listener (HTTP/1.1 and h2c) that serves all routes."""
+    return Listener(name=f"plain-{address.host}-{address.port}", host=address.host, port=address.port)
+
+
+def compile_options(settings: GatewaySettings) -> CompileOptions:
+    """Return what the compiler must know of the settings."""
+    return CompileOptions(
+        listen=plain_listener(settings.listen) if settings.listen is not None else None,
+        fallback_listener=plain_listener(DEFAULT_ADDRESS),
+        regex=load_engine(),
+    )
+
+
+def make_source(settings: GatewaySettings, plugins: PluginSet) -> Source:
+    """Create the configured source.
+
+    Raises:
+        ConfigError: No installed plugin offers it; names those that are there.
+    """
+    spec = plugins.sources.get(settings.source)
+    if spec is None:
+        hint = did_you_mean(settings.source, plugins.sources)
+        known = ", ".join(sorted(plugins.sources)) or "none"
+        raise ConfigError(
+            f"source {settings.source!r} is not installed (installed: {known})" + (f"; {hint}" if hint else ""),
+            reason=Reason.INVALID_VALUE,
+        )
+    return spec.create(settings.source_config)
+
+
+class Gateway:
+    """One gateway process: the supervisor side."""
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        *,
+        plugins: PluginSet | None = None,
+        on_listening: Callable[[ListenerGroup], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        trace = (lambda line: log.info("plugin trace", extra={"call": line})) if _is_tracing() else None
+        self.plugins = plugins or load_plugins(disabled=frozenset(settings.disabled_plugins), trace=trace)
+        self.store = Store(self.plugins.kinds)
+        self.compiler = Compiler(self.plugins, compile_options(settings))
+        self.book = HealthBook()
+        self.supervisor = Supervisor(settings, book=self.book, on_listening=on_listening)
+        self.feed = Feed(
+            sources={settings.source: make_source(settings, self.plugins)},
+            store=self.store,
+            compiler=self.compiler,
+            publish=self.supervisor.publish,
+            debounce_s=settings.debounce_s,
+            debounce_max_s=settings.debounce_max_s,
+        )
+        self.probes = ProbeRunner(
+            self.plugins,
+            book=self.book,
+            publish=self.supervisor.publish_health,
+            concurrency=settings.probe_concurrency,
+            clock=time.monotonic,
+        )
+        self._started_at = time.monotonic()
+        self._logged: set[Diagnostic] = set()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until SIGTERM or SIGINT has drained everything; a second signal ends at once.
+
+        Raises:
+            ConfigError: The admin address cannot be bound.
+        """
+        async with trio.open_nursery() as nursery:
+            if self.settings.admin is not None:
+                listener = await _admin_listener(self.settings.admin)
+                address = listener.socket.getsockname()
+                log.info("admin listening", extra={"address": f"{address[0]}:{address[1]}"})
+                nursery.start_soon(Admin(self.pages()).serve, listener)
+            nursery.start_soon(self._signals, nursery.cancel_scope)
+            nursery.start_soon(self.feed.run)
+            nursery.start_soon(self._watch_data)
+            nursery.start_soon(self.probes.run)
+            task_status.started()
+            await self.supervisor.run()
+            nursery.cancel_scope.cancel()
+
+    async def _signals(self, scope: trio.CancelScope) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+            async for number in received:
+                if self.supervisor.is_draining:
+                    log.warning("second signal, ending at once", extra={"signal": signal.Signals(number).name})
+                    scope.cancel()
+                    return
+                log.info("signal received", extra={"signal": signal.Signals(number).name})
+                self.supervisor.drain()
+
+    async def _watch_data(self) -> None:
+        await self.supervisor.first_published.wait()
+        while True:
+            changed = self.supervisor.data_changed
+            data = self.supervisor.data
+            assert data is not None  # first_published says so
+            self.probes.set_services(data.services)
+            await changed.wait()
+
+    def pages(self) -> dict[str, Page]:
+        """Return the admin pages by path."""
+        return {
+            "/healthz": lambda: (200, {"status": "alive"}),
+            "/readyz": self._readyz,
+            "/snapshot": self._snapshot,
+            "/diagnostics": lambda: (200, list(self._diagnostics())),
+            "/plugins": lambda: (200, list(self.plugins.plugins)),
+            "/health": lambda: (200, self.book.describe()),
+            "/stats": self._stats,
+        }
+
+    def _readyz(self) -> tuple[int, object]:
+        reasons = self.supervisor.not_ready_reasons()
+        return (503, {"ready": False, "reasons": reasons}) if reasons else (200, {"ready": True})
+
+    def _snapshot(self) -> tuple[int, object]:
+        data = self.supervisor.data
+        if data is None:
+            return 503, {"error": "no configuration yet"}
+        redacted = tuple(
+            msgspec.structs.replace(
+                listener,
+                tls=tuple(
+                    TlsBinding(hostnames=binding.hostnames, cert_pem="<redacted>", key_pem="<redacted>")
+                    for binding in listener.tls
+                ),
+            )
+            for listener in data.listeners
+        )
+        return 200, msgspec.structs.replace(data, listeners=redacted)
+
+    def _diagnostics(self) -> Sequence[Diagnostic]:
+        return (*self.supervisor.diagnostics, *self.supervisor.listener_problems.values())
+
+    def _stats(self) -> tuple[int, object]:
+        data = self.supervisor.data
+        return 200, {
+            "uptime_s": round(time.monotonic() - self._started_at, 3),
+            "version": data.version if data is not None else 0,
+            "digest": data.digest if data is not None else "",
+            "lagging_workers": self.supervisor.lagging_workers(),
+            "workers": self.supervisor.worker_status(),
+            "listeners": {
+                name: f"{group.address[0]}:{group.address[1]}" for name, group in self.supervisor.groups.items()
+            },
+            "diagnostics": error_summary(self._diagnostics()),
+            "counters": self.supervisor.totals(),
+            "gauges": self.supervisor.gauges(),
+            "probes": self.probes.sent,
+        }
+
+
+async def _admin_listener(address: Address) -> trio.SocketListener:
+    try:
+        listeners = await trio.open_tcp_listeners(address.port, host=address.host)
+    except OSError as error:
+        raise ConfigError(
+            f"admin: cannot bind {address}: {error.strerror or error}; stop the other process or choose another port",
+            reason=Reason.INVALID_VALUE,
+        ) from error
+    return listeners[0]
+
+
+def _is_tracing() -> bool:
+    return os.environ.get("DATUM_ROUTER_TRACE_PLUGINS", "") not in ("", "0")
+
+
+def gateway_locality(settings: GatewaySettings) -> Locality:
+    """Return where this gateway is."""
+    return Locality(topology=tuple(sorted(settings.topology.items())))
+
+
+def run_gateway(settings: GatewaySettings, *, on_listening: Callable[[ListenerGroup], None] | None = None) -> None:
+    """Run a gateway in this thread until it has drained.
+
+    Raises:
+        ConfigError: Settings that cannot work: unknown source, admin address in use.
+    """
+    gateway = Gateway(settings, on_listening=on_listening)
+    trio.run(gateway.run, strict_exception_groups=False)

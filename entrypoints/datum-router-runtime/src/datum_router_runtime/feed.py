@@ -1,0 +1,152 @@
+"""The feed: sources -> store -> debounce -> compile -> publish.
+
+The first change after a quiet moment is compiled at once; those that follow within `debounce_s` are gathered, for at
+most `debounce_max_s` while they keep coming. A source that fails is started again with backoff; what it had
+emitted stays in force. Nothing is published before every source has said `Synced` once.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import trio
+from datum_router.registry.store import Store
+
+from datum_router.compiler.compiler import Compiler, CompileResult
+from datum_router.compiler.diagnostics import Diagnostic, Severity
+from datum_router.errors import SourceError, TerminalSourceError
+from datum_router.plugins.protocols import Problems, Source, SourceEvent, Synced
+from datum_router.reasons import Reason
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_S = 0.25
+MAX_BACKOFF_S = 30.0
+
+Publish = Callable[[CompileResult], None]
+
+
+class Feed:
+    """Drive sources into published snapshots.
+
+    Args:
+        publish: Called with each result whose content or diagnostics changed; must not block.
+    """
+
+    __slots__ = (
+        "_changed_at",
+        "_compiler",
+        "_debounce_max_s",
+        "_debounce_s",
+        "_dirty",
+        "_publish",
+        "_ready",
+        "_sources",
+        "_store",
+        "_unsynced",
+        "synced",
+    )
+
+    def __init__(
+        self,
+        *,
+        sources: Mapping[str, Source],
+        store: Store,
+        compiler: Compiler,
+        publish: Publish,
+        debounce_s: float,
+        debounce_max_s: float,
+    ) -> None:
+        self._sources = dict(sources)
+        self._store = store
+        self._compiler = compiler
+        self._publish = publish
+        self._debounce_s = debounce_s
+        self._debounce_max_s = debounce_max_s
+        self._unsynced = set(self._sources)
+        self._dirty = trio.Event()
+        self._ready = trio.Event()
+        self._changed_at = -math.inf
+        self.synced = False
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for name, source in self._sources.items():
+                nursery.start_soon(self._run_source, name, source)
+            nursery.start_soon(self._compile_loop)
+
+    def emit(self, events: Sequence[SourceEvent]) -> None:
+        """Take one batch of a source; all of it comes into force in one compilation."""
+        is_changed = False
+        for event in events:
+            if isinstance(event, Synced):
+                self._unsynced.discard(event.source)
+                if not self._unsynced and not self.synced:
+                    self.synced = True
+                    self._ready.set()
+                    is_changed = True
+                continue
+            change = self._store.apply(event)
+            is_changed = is_changed or bool(change.changed) or change.diagnostics_changed
+        if is_changed:
+            self._changed_at = trio.current_time()
+            self._dirty.set()
+
+    async def _run_source(self, name: str, source: Source) -> None:
+        backoff = FIRST_BACKOFF_S
+        while True:
+            started = trio.current_time()
+            try:
+                await source.run(self.emit)
+            except TerminalSourceError as error:
+                log.error("source ended for good", extra={"source": name, "error": str(error)})
+                self._report_source(name, str(error))
+                return
+            except SourceError as error:
+                log.warning("source failed, will retry", extra={"source": name, "error": str(error)})
+                self._report_source(name, str(error))
+            else:
+                log.warning("source returned, will be started again", extra={"source": name})
+            if trio.current_time() - started > MAX_BACKOFF_S:
+                backoff = FIRST_BACKOFF_S
+            await trio.sleep(backoff)
+            backoff = min(backoff * 2, MAX_BACKOFF_S)
+
+    def _report_source(self, name: str, message: str) -> None:
+        diagnostic = Diagnostic(
+            severity=Severity.ERROR, object=f"source {name}", reason=Reason.SOURCE_FAILED, message=message
+        )
+        self.emit([Problems(source=name, scope="", diagnostics=(diagnostic,))])
+
+    async def _compile_loop(self) -> None:
+        await self._ready.wait()
+        last = -math.inf
+        while True:
+            await self._dirty.wait()
+            now = trio.current_time()
+            if now - last < self._debounce_s:
+                await self._gather(until=now + self._debounce_max_s)
+            self._dirty = trio.Event()
+            started = trio.current_time()
+            result = self._compiler.compile(self._store.view())
+            log.debug(
+                "compiled",
+                extra={
+                    "version": result.data.version,
+                    "rules": len(result.data.rules),
+                    "seconds": round(trio.current_time() - started, 6),
+                },
+            )
+            self._publish(result)
+            last = trio.current_time()
+            await trio.lowlevel.checkpoint()
+
+    async def _gather(self, *, until: float) -> None:
+        while True:
+            wait_s = min(self._changed_at + self._debounce_s, until) - trio.current_time()
+            if wait_s <= 0:
+                return
+            await trio.sleep(wait_s)

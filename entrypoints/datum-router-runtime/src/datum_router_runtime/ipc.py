@@ -1,0 +1,201 @@
+"""What supervisor and workers say to each other: typed messages, length-prefixed msgpack over a Unix socket pair.
+
+Listening sockets travel beside the message that announces them (SCM_RIGHTS): one descriptor per `ListenerSocket`,
+in the same order. The channel is trusted (both ends are ours), bounded by `MAX_MESSAGE_BYTES`.
+"""
+
+from __future__ import annotations
+
+import array
+import collections
+import socket
+from collections.abc import Mapping
+
+import msgspec
+import trio
+
+from datum_router.errors import DatumRouterError
+from datum_router.health.view import OutcomeBatch
+from datum_router.model.snapshot import SnapshotData, SnapshotDelta
+from datum_router.plugins.protocols import HealthChange
+
+MAX_MESSAGE_BYTES = 512 * 1024 * 1024
+READ_BYTES = 256 * 1024
+MAX_FDS = 16
+
+
+class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=True):
+    """Base of all messages; the tag is the class name."""
+
+
+class Configure(_Message, frozen=True, kw_only=True):
+    """First message to a worker: what it is to be."""
+
+    index: int
+    data_plane: str
+    data_plane_config: Mapping[str, str]
+    topology: Mapping[str, str]
+    report_interval_s: float
+    orphan_grace_s: float
+    lameduck_s: float
+    grace_s: float
+    access_log: bool
+    disabled_plugins: tuple[str, ...]
+
+
+class FullSnapshot(_Message, frozen=True, kw_only=True):
+    """The whole configuration; `health` lists every endpoint that is not simply usable since ever."""
+
+    data: SnapshotData
+    health: tuple[HealthChange, ...] = ()
+
+
+class DeltaSnapshot(_Message, frozen=True, kw_only=True):
+    """A change to the configuration that the worker already has."""
+
+    delta: SnapshotDelta
+
+
+class HealthUpdates(_Message, frozen=True, kw_only=True):
+    """Endpoints whose usability changed."""
+
+    changes: tuple[HealthChange, ...]
+
+
+class ListenerSocket(_Message, frozen=True, kw_only=True):
+    """A bound, listening socket for the listener of that name comes with this message."""
+
+    name: str
+
+
+class Drain(_Message, frozen=True, kw_only=True):
+    """Finish gracefully and exit."""
+
+    lameduck_s: float
+    grace_s: float
+
+
+class Hello(_Message, frozen=True, kw_only=True):
+    """The worker is up and has loaded its plugins."""
+
+    pid: int
+
+
+class Programmed(_Message, frozen=True, kw_only=True):
+    """The worker serves this version now; `digest` proves the same content, an empty one asks for all of it."""
+
+    version: int
+    digest: str
+
+
+class Report(_Message, frozen=True, kw_only=True):
+    """Counters since the last report, gauges now, and how attempts ended, in order, run-length encoded."""
+
+    counters: Mapping[str, int] = {}
+    gauges: Mapping[str, int] = {}
+    outcomes: tuple[OutcomeBatch, ...] = ()
+
+
+class Drained(_Message, frozen=True, kw_only=True):
+    """The worker has finished its drain and is about to exit."""
+
+
+Message = (
+    Configure
+    | FullSnapshot
+    | DeltaSnapshot
+    | HealthUpdates
+    | ListenerSocket
+    | Drain
+    | Hello
+    | Programmed
+    | Report
+    | Drained
+)
+
+
+class ControlClosed(DatumRouterError):
+    """Report that the other end of a control channel is gone."""
+
+
+class ControlChannel:
+    """One end of a control channel. `send` may be called by several tasks, `receive` by one."""
+
+    __slots__ = ("_buffer", "_decoder", "_encoder", "_fds", "_lock", "_sock")
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = trio.socket.from_stdlib_socket(sock)
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(Message)
+        self._buffer = bytearray()
+        self._fds: collections.deque[int] = collections.deque()
+        self._lock = trio.Lock()
+
+    def encode(self, message: Message) -> bytes:
+        """Return the bytes of a message, so that one encoding can go to many workers."""
+        body = self._encoder.encode(message)
+        if len(body) > MAX_MESSAGE_BYTES:
+            raise DatumRouterError(f"control message: found {len(body)} bytes, expected at most {MAX_MESSAGE_BYTES}")
+        return len(body).to_bytes(4, "big") + body
+
+    async def send(self, message: Message | bytes, *, fd: int | None = None) -> None:
+        """Send one message (or its encoding) and, if given, a descriptor beside it.
+
+        If cancelled half-way the channel is unusable, since a part of the message may have left.
+
+        Raises:
+            ControlClosed: The other end is gone.
+        """
+        data = message if isinstance(message, bytes) else self.encode(message)
+        async with self._lock:
+            view = memoryview(data)
+            try:
+                if fd is not None:
+                    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [fd]))]
+                    sent = await self._sock.sendmsg([view[:1]], rights)
+                    view = view[sent:]
+                while view:
+                    sent = await self._sock.send(view)
+                    view = view[sent:]
+            except (BrokenPipeError, ConnectionResetError, OSError) as error:
+                raise ControlClosed(f"control channel: {error}") from error
+
+    async def receive(self) -> Message:
+        """Return the next message.
+
+        Raises:
+            ControlClosed: End of file.
+        """
+        buffer = self._buffer
+        while True:
+            if len(buffer) >= 4:
+                size = int.from_bytes(buffer[:4], "big")
+                if len(buffer) >= 4 + size:
+                    body = bytes(memoryview(buffer)[4 : 4 + size])
+                    del buffer[: 4 + size]
+                    return self._decoder.decode(body)
+            try:
+                data, ancillary, _flags, _address = await self._sock.recvmsg(
+                    READ_BYTES, socket.CMSG_SPACE(MAX_FDS * array.array("i").itemsize)
+                )
+            except OSError as error:
+                raise ControlClosed(f"control channel: {error}") from error
+            for level, kind, payload in ancillary:
+                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                    fds = array.array("i")
+                    fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+                    self._fds.extend(fds)
+            if not data:
+                raise ControlClosed("control channel: end of file")
+            buffer += data
+
+    def take_socket(self) -> socket.socket:
+        """Return the socket that came with the `ListenerSocket` message just received."""
+        return socket.socket(fileno=self._fds.popleft())
+
+    def close(self) -> None:
+        """Close this end and every descriptor that nobody took."""
+        self._sock.close()
+        while self._fds:
+            socket.close(self._fds.popleft())

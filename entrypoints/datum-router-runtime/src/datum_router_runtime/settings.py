@@ -1,0 +1,189 @@
+"""Settings of a gateway: typed, validated, documented once.
+
+Every field has a name, a default and a unit; `docs/reference/settings.md` is generated from here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping
+
+import msgspec
+
+from datum_router.errors import ConfigError
+from datum_router.reasons import Reason
+
+_HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
+LOCAL_NAMES = {"": "0.0.0.0", "localhost": "127.0.0.1", "*": "0.0.0.0"}
+MAX_WORKERS = 256
+
+
+class Address(msgspec.Struct, frozen=True, kw_only=True):
+    """An IP literal and a port to bind; port 0 lets the kernel choose."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(text: str, *, name: str) -> Address:
+    """Read `HOST:PORT`: `127.0.0.1:8080`, `[::1]:8080`, `:8080` (every IPv4 address), `localhost:8080`.
+
+    Raises:
+        ConfigError: Anything else; the message names the setting and shows what would be right.
+    """
+    found = _HOST_PORT.fullmatch(text)
+    if found is None:
+        raise ConfigError(
+            f"{name}: found {text!r}, expected HOST:PORT such as 127.0.0.1:8080, [::1]:8080 or :8080",
+            reason=Reason.INVALID_VALUE,
+        )
+    port = int(found["port"])
+    if port > 65535:
+        raise ConfigError(f"{name}: found port {port}, expected 0 to 65535", reason=Reason.INVALID_VALUE)
+    host = found["v6"] or LOCAL_NAMES.get(found["host"] or "", found["host"] or "")
+    try:
+        host = str(ipaddress.ip_address(host))
+    except ValueError as error:
+        raise ConfigError(
+            f"{name}: found host {host!r}, expected an IP address or localhost (names are not looked up for binding)",
+            reason=Reason.INVALID_VALUE,
+        ) from error
+    return Address(host=host, port=port)
+
+
+class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a gateway process is told from outside.
+
+    Attributes:
+        source: Name of the source plugin, and `source_config` its text settings (files: `path`).
+        listen: Plain HTTP/1.1 and h2c listener that serves all routes; None = 127.0.0.1:8080 if no VPCIngress is there.
+        workers: Worker processes, 1 to 256.
+        admin: Loopback address of /healthz, /readyz, /snapshot, /diagnostics, /plugins, /stats; None = off.
+        data_plane: Name of the data plane plugin, and `data_plane_config` its text settings.
+        topology: Where this gateway is, for locality: `topology.datum.net/city-code=IAD`.
+        debounce_s: Changes that follow another within this time are gathered into one compilation.
+        debounce_max_s: Never gathered for longer than this while they keep coming.
+        report_interval_s: How often a worker hands counters and outcomes back; failures go at once.
+        lameduck_s: After SIGTERM: still accepting, answers carry `Connection: close`, h2 gets GOAWAY.
+        grace_s: After that: requests in flight may end, then they are cut.
+        orphan_grace_s: How long workers serve on without a supervisor before they drain.
+        worker_start_timeout_s: A worker that has not said Hello by then is replaced.
+        probe_concurrency: Probes under way at once.
+        max_restarts, restart_window_s: More worker deaths than this in the window make the gateway not ready.
+        access_log: Write one line per request.
+        disabled_plugins: Entry-point names that are not loaded.
+    """
+
+    source: str = "files"
+    source_config: Mapping[str, str] = {}
+    listen: Address | None = None
+    workers: int = 1
+    admin: Address | None = None
+    data_plane: str = "proxy"
+    data_plane_config: Mapping[str, str] = {}
+    topology: Mapping[str, str] = {}
+    debounce_s: float = 0.05
+    debounce_max_s: float = 1.0
+    report_interval_s: float = 0.25
+    lameduck_s: float = 5.0
+    grace_s: float = 30.0
+    orphan_grace_s: float = 30.0
+    worker_start_timeout_s: float = 30.0
+    probe_concurrency: int = 64
+    max_restarts: int = 5
+    restart_window_s: float = 60.0
+    access_log: bool = True
+    disabled_plugins: tuple[str, ...] = ()
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, object]) -> GatewaySettings:
+        """Return settings from keyword values of the right types.
+
+        Raises:
+            ConfigError: An unknown name, a value of the wrong type or out of range.
+        """
+        try:
+            return msgspec.convert(dict(values), cls)
+        except msgspec.ValidationError as error:
+            cause = error.__cause__
+            if isinstance(cause, ConfigError):
+                raise cause from error
+            raise ConfigError(f"settings: {error}", reason=Reason.INVALID_VALUE) from error
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.workers <= MAX_WORKERS:
+            raise ConfigError(
+                f"workers: found {self.workers}, expected 1 to {MAX_WORKERS}", reason=Reason.INVALID_VALUE
+            )
+        if self.admin is not None and not ipaddress.ip_address(self.admin.host).is_loopback:
+            raise ConfigError(
+                f"admin: found {self.admin}, expected a loopback address such as 127.0.0.1:9901 "
+                "(it shows configuration and has no authentication)",
+                reason=Reason.INVALID_VALUE,
+            )
+        for name in (
+            "debounce_s",
+            "debounce_max_s",
+            "report_interval_s",
+            "lameduck_s",
+            "grace_s",
+            "orphan_grace_s",
+            "worker_start_timeout_s",
+        ):
+            value = getattr(self, name)
+            if not 0 <= value <= 3600:
+                raise ConfigError(f"{name}: found {value}, expected 0 to 3600 seconds", reason=Reason.INVALID_VALUE)
+
+
+ENVIRONMENT = {
+    "DATUM_ROUTER_LAMEDUCK_SECS": "lameduck_s",
+    "DATUM_ROUTER_GRACE_SECS": "grace_s",
+    "DATUM_ROUTER_DEBOUNCE_SECS": "debounce_s",
+}
+"""Environment variable -> field, for plain seconds."""
+
+
+def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
+    """Return the settings that the environment gives, as keyword arguments of `GatewaySettings`.
+
+    Besides `ENVIRONMENT`: `DATUM_ROUTER_DISABLE_PLUGINS=a,b` and `DATUM_ROUTER_TOPOLOGY=key=value,key=value`.
+
+    Raises:
+        ConfigError: A value that cannot be read; names the variable.
+    """
+    found: dict[str, object] = {}
+    for variable, field in ENVIRONMENT.items():
+        text = environ.get(variable)
+        if text:
+            try:
+                found[field] = float(text)
+            except ValueError as error:
+                raise ConfigError(
+                    f"{variable}: found {text!r}, expected seconds such as 5 or 0.5", reason=Reason.INVALID_VALUE
+                ) from error
+    workers = environ.get("DATUM_ROUTER_WORKERS", "")
+    if workers:
+        if not workers.isascii() or not workers.isdecimal():
+            raise ConfigError(
+                f"DATUM_ROUTER_WORKERS: found {workers!r}, expected a number from 1 to {MAX_WORKERS}",
+                reason=Reason.INVALID_VALUE,
+            )
+        found["workers"] = int(workers)
+    disabled = environ.get("DATUM_ROUTER_DISABLE_PLUGINS", "")
+    if disabled:
+        found["disabled_plugins"] = tuple(name.strip() for name in disabled.split(",") if name.strip())
+    topology = environ.get("DATUM_ROUTER_TOPOLOGY", "")
+    if topology:
+        pairs = [part.partition("=") for part in topology.split(",")]
+        if not all(key and separator and value for key, separator, value in pairs):
+            raise ConfigError(
+                f"DATUM_ROUTER_TOPOLOGY: found {topology!r}, expected key=value,key=value "
+                "such as topology.datum.net/city-code=IAD",
+                reason=Reason.INVALID_VALUE,
+            )
+        found["topology"] = {key.strip(): value.strip() for key, _, value in pairs}
+    return found

@@ -1,0 +1,452 @@
+"""The supervisor: one process owns sources, compilation and probes, and keeps n workers serving.
+
+States of a worker, as the supervisor sees it: starting (process made, no Hello yet) -> up (has said Hello, has been
+sent the configuration) -> programmed(version) -> gone; gone is followed by starting again unless we drain. Everything
+the supervisor says to a worker goes through that worker's outbox: a worker that does not read cannot block the
+supervisor, and one that falls too far behind gets one full snapshot instead of the deltas it missed.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import msgspec
+import trio
+
+from datum_router.compiler.compiler import CompileResult
+from datum_router.compiler.diagnostics import Diagnostic, Severity
+from datum_router.compiler.diff import make_delta
+from datum_router.errors import ConfigError
+from datum_router.health.view import HealthBook
+from datum_router.model.snapshot import SnapshotData
+from datum_router.plugins.protocols import HealthChange
+from datum_router.reasons import Reason
+from datum_router_runtime.ipc import (
+    Configure,
+    ControlChannel,
+    ControlClosed,
+    DeltaSnapshot,
+    Drain,
+    Drained,
+    FullSnapshot,
+    HealthUpdates,
+    Hello,
+    ListenerSocket,
+    Message,
+    Programmed,
+    Report,
+)
+from datum_router_runtime.settings import GatewaySettings
+from datum_router_runtime.sockets import ListenerGroup, bind_group
+
+log = logging.getLogger(__name__)
+
+OUTBOX_LIMIT = 256
+"""Messages waiting for one worker; beyond that they are replaced by one full snapshot."""
+
+FIRST_RESTART_DELAY_S = 0.05
+MAX_RESTART_DELAY_S = 10.0
+STABLE_AFTER_S = 10.0
+BIND_RETRY_S = 1.0
+DRAIN_SLACK_S = 2.0
+"""How much longer than lameduck + grace a worker may take before it is killed."""
+
+
+class WorkerLink:
+    """What the supervisor knows of one worker process."""
+
+    __slots__ = ("channel", "counters", "gauges", "index", "is_up", "outbox", "pid", "process", "version", "wake")
+
+    def __init__(self, index: int, channel: ControlChannel, process: trio.Process) -> None:
+        self.index = index
+        self.channel = channel
+        self.process = process
+        self.pid = process.pid
+        self.is_up = False
+        self.version = 0
+        self.outbox: collections.deque[tuple[Message | bytes, int | None]] = collections.deque()
+        self.wake = trio.Event()
+        self.counters: dict[str, int] = {}
+        self.gauges: dict[str, int] = {}
+
+    def put(self, message: Message | bytes, *, fd: int | None = None) -> None:
+        """Queue a message; never blocks."""
+        self.outbox.append((message, fd))
+        self.wake.set()
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker, for the admin listener."""
+
+    index: int
+    pid: int
+    is_up: bool
+    version: int
+    gauges: Mapping[str, int]
+
+
+class Supervisor:
+    """Keep workers serving the newest snapshot and health.
+
+    Args:
+        clock: CLOCK_MONOTONIC seconds, the same clock as the workers' (health `since` crosses the border).
+        on_listening: Called when a listener is bound, with its group.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        *,
+        book: HealthBook,
+        clock: Callable[[], float] = time.monotonic,
+        on_listening: Callable[[ListenerGroup], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.book = book
+        self.data: SnapshotData | None = None
+        self.diagnostics: tuple[Diagnostic, ...] = ()
+        self.listener_problems: dict[str, Diagnostic] = {}
+        self.groups: dict[str, ListenerGroup] = {}
+        self.links: dict[int, WorkerLink] = {}
+        self.counters: collections.Counter[str] = collections.Counter()
+        self.restarts: collections.deque[float] = collections.deque()
+        self.first_published = trio.Event()
+        self.data_changed = trio.Event()
+        self._clock = clock
+        self._on_listening = on_listening
+        self._full: bytes | None = None
+        self._drained = trio.Event()
+        self._drain_begun = trio.Event()
+
+    # --- configuration in ------------------------------------------------------------------------------------------
+
+    def publish(self, result: CompileResult) -> None:
+        """Put a compiled snapshot in force on every worker. Never blocks, never raises on configuration."""
+        self.diagnostics = result.diagnostics
+        old, new = self.data, result.data
+        if old is not None and old.digest == new.digest:
+            return
+        now = self._clock()
+        self.data = new
+        self._full = None
+        self._bind_listeners(new)
+        changes = self.book.set_services(new.services, now=now)
+        if old is None:
+            for link in self.links.values():
+                self._send_full(link)
+            self.first_published.set()
+        else:
+            delta = DeltaSnapshot(delta=make_delta(old, new))
+            self._broadcast(delta)
+            if changes:
+                self._broadcast(HealthUpdates(changes=tuple(changes)))
+        self.data_changed.set()
+        self.data_changed = trio.Event()
+        log.info(
+            "snapshot published",
+            extra={"version": new.version, "rules": len(new.rules), "services": len(new.services)},
+        )
+
+    def publish_health(self, changes: Sequence[HealthChange]) -> None:
+        """Tell every worker about endpoints whose usability changed."""
+        if not changes:
+            return
+        for change in changes:
+            log.info(
+                "endpoint health changed",
+                extra={
+                    "service": change.service,
+                    "endpoint": change.endpoint,
+                    "usable": change.is_usable,
+                    "why": change.reason,
+                },
+            )
+        self._broadcast(HealthUpdates(changes=tuple(changes)))
+
+    def _bind_listeners(self, data: SnapshotData) -> None:
+        wanted = {listener.name: listener for listener in data.listeners}
+        for name in [name for name in self.groups if name not in wanted]:
+            self.groups.pop(name).close()
+        for name in [name for name in self.listener_problems if name not in wanted]:
+            del self.listener_problems[name]
+        for name, listener in wanted.items():
+            if name in self.groups:
+                continue
+            try:
+                group = bind_group(listener, self.settings.workers)
+            except ConfigError as error:
+                if name not in self.listener_problems:
+                    log.error("cannot listen, will retry", extra={"listener": name, "error": str(error)})
+                self.listener_problems[name] = Diagnostic(
+                    severity=Severity.ERROR,
+                    object=f"listener {name}",
+                    reason=error.reason,
+                    message=str(error),
+                )
+                continue
+            self.listener_problems.pop(name, None)
+            self.groups[name] = group
+            for link in self.links.values():
+                if link.is_up:
+                    link.put(ListenerSocket(name=name), fd=group.sockets[link.index].fileno())
+            if self._on_listening is not None:
+                self._on_listening(group)
+
+    # --- workers -----------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep all workers running until `drain` has finished, or until cancelled (then workers are ended)."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._retry_binding)
+            async with trio.open_nursery() as workers:
+                for index in range(self.settings.workers):
+                    workers.start_soon(self._keep_worker, index)
+            self._drained.set()
+            nursery.cancel_scope.cancel()
+
+    def drain(self) -> None:
+        """Begin a graceful end: workers finish their requests and exit, `run` returns."""
+        if self.is_draining:
+            return
+        self._drain_begun.set()
+        log.info("draining", extra={"lameduck_s": self.settings.lameduck_s, "grace_s": self.settings.grace_s})
+        # Our copies go first: from now on the workers' are the only ones, so that closing them after their last
+        # accept closes the port (a queue that nobody accepts from would be reset).
+        for group in self.groups.values():
+            group.close()
+        for link in self.links.values():
+            link.outbox = collections.deque(entry for entry in link.outbox if entry[1] is None)
+            link.put(Drain(lameduck_s=self.settings.lameduck_s, grace_s=self.settings.grace_s))
+
+    @property
+    def is_draining(self) -> bool:
+        """Tell whether a graceful end has begun."""
+        return self._drain_begun.is_set()
+
+    @property
+    def is_crash_looping(self) -> bool:
+        """Tell whether workers died more than `max_restarts` times within `restart_window_s`."""
+        self._forget_old_restarts()
+        return len(self.restarts) > self.settings.max_restarts
+
+    def not_ready_reasons(self) -> list[str]:
+        """Return why the gateway is not ready; empty = ready."""
+        if self.is_draining:
+            return ["draining"]
+        if self.data is None:
+            return ["no configuration yet: sources are not synced"]
+        reasons = [diagnostic.message for diagnostic in self.listener_problems.values()]
+        if self.is_crash_looping:
+            reasons.append(f"workers died {len(self.restarts)} times in {self.settings.restart_window_s:g} s")
+        serving = [link for link in self.links.values() if link.is_up and link.version > 0]
+        if not serving:
+            reasons.append("no worker serves a snapshot yet")
+        return reasons
+
+    def lagging_workers(self) -> int:
+        """Return how many workers don't serve the newest snapshot yet."""
+        version = self.data.version if self.data is not None else 0
+        serving = sum(1 for link in self.links.values() if link.is_up and link.version == version)
+        return self.settings.workers - serving
+
+    def worker_status(self) -> list[WorkerStatus]:
+        """Return what is known of each worker."""
+        return [
+            WorkerStatus(
+                index=link.index, pid=link.pid, is_up=link.is_up, version=link.version, gauges=dict(link.gauges)
+            )
+            for _, link in sorted(self.links.items())
+        ]
+
+    async def _retry_binding(self) -> None:
+        while True:
+            await trio.sleep(BIND_RETRY_S)
+            if self.listener_problems and self.data is not None and not self.is_draining:
+                self._bind_listeners(self.data)
+
+    async def _keep_worker(self, index: int) -> None:
+        delay = FIRST_RESTART_DELAY_S
+        while True:
+            started = self._clock()
+            code = await self._run_worker(index)
+            if self.is_draining:
+                return
+            self.restarts.append(self._clock())
+            self._forget_old_restarts()
+            if self._clock() - started > STABLE_AFTER_S:
+                delay = FIRST_RESTART_DELAY_S
+            log.error("worker ended, will be replaced", extra={"worker": index, "exit_code": code, "delay_s": delay})
+            self.counters["worker_restarts"] += 1
+            await trio.sleep(delay)
+            delay = min(delay * 2, MAX_RESTART_DELAY_S)
+            if self._drain_begun.is_set():
+                return
+
+    async def _run_worker(self, index: int) -> int | None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            process = await trio.lowlevel.open_process(
+                [sys.executable, "-m", "datum_router_runtime.worker", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+        link = WorkerLink(index, ControlChannel(ours), process)
+        self.links[index] = link
+        link.put(self._configuration(index))
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._write, link)
+                nursery.start_soon(self._watch_start, link)
+                nursery.start_soon(self._watch_drain, link)
+                await self._read(link)
+                nursery.cancel_scope.cancel()
+            with trio.move_on_after(1.0):
+                await process.wait()
+        finally:
+            self.links.pop(index, None)
+            self.counters.update(link.counters)
+            link.channel.close()
+            if process.returncode is None:
+                with trio.CancelScope(shield=True):
+                    process.send_signal(signal.SIGKILL)
+                    await process.wait()
+        return process.returncode
+
+    async def _watch_start(self, link: WorkerLink) -> None:
+        await trio.sleep(self.settings.worker_start_timeout_s)
+        if not link.is_up:
+            log.error("worker did not come up in time", extra={"worker": link.index, "pid": link.pid})
+            link.process.send_signal(signal.SIGKILL)
+
+    async def _watch_drain(self, link: WorkerLink) -> None:
+        await self._drain_begun.wait()
+        await trio.sleep(self.settings.lameduck_s + self.settings.grace_s + DRAIN_SLACK_S)
+        log.error("worker did not finish its drain in time", extra={"worker": link.index, "pid": link.pid})
+        link.process.send_signal(signal.SIGKILL)
+
+    async def _write(self, link: WorkerLink) -> None:
+        try:
+            while True:
+                while link.outbox:
+                    message, fd = link.outbox.popleft()
+                    await link.channel.send(message, fd=fd)
+                link.wake = trio.Event()
+                await link.wake.wait()
+        except ControlClosed:
+            return
+
+    async def _read(self, link: WorkerLink) -> None:
+        try:
+            while True:
+                message = await link.channel.receive()
+                match message:
+                    case Hello():
+                        link.is_up = True
+                        if self.data is not None:
+                            self._send_listeners(link)
+                            self._send_full(link)
+                        if self.is_draining:
+                            link.put(Drain(lameduck_s=0.0, grace_s=self.settings.grace_s))
+                    case Programmed(version=version, digest=digest):
+                        if self.data is not None and version == self.data.version and digest != self.data.digest:
+                            log.error("worker is out of step, full snapshot follows", extra={"worker": link.index})
+                            self._send_full(link)
+                        else:
+                            link.version = version
+                    case Report():
+                        self._take_report(link, message)
+                    case Drained():
+                        log.debug("worker drained", extra={"worker": link.index})
+                    case _:
+                        log.error("unexpected message", extra={"worker": link.index, "type": type(message).__name__})
+        except ControlClosed:
+            return
+
+    def _take_report(self, link: WorkerLink, report: Report) -> None:
+        for name, count in report.counters.items():
+            link.counters[name] = link.counters.get(name, 0) + count
+        link.gauges = dict(report.gauges)
+        if report.outcomes:
+            self.publish_health(self.book.record_outcomes(report.outcomes, now=self._clock()))
+
+    def totals(self) -> dict[str, int]:
+        """Return all counters since start, over living and dead workers."""
+        total = collections.Counter(self.counters)
+        for link in self.links.values():
+            total.update(link.counters)
+        return dict(total)
+
+    def gauges(self) -> dict[str, int]:
+        """Return the sum of the living workers' gauges."""
+        total: collections.Counter[str] = collections.Counter()
+        for link in self.links.values():
+            total.update(link.gauges)
+        return dict(total)
+
+    # --- out ---------------------------------------------------------------------------------------------------------
+
+    def _configuration(self, index: int) -> Configure:
+        settings = self.settings
+        return Configure(
+            index=index,
+            data_plane=settings.data_plane,
+            data_plane_config=settings.data_plane_config,
+            topology=settings.topology,
+            report_interval_s=settings.report_interval_s,
+            orphan_grace_s=settings.orphan_grace_s,
+            lameduck_s=settings.lameduck_s,
+            grace_s=settings.grace_s,
+            access_log=settings.access_log,
+            disabled_plugins=settings.disabled_plugins,
+        )
+
+    def _send_listeners(self, link: WorkerLink) -> None:
+        for name, group in self.groups.items():
+            if group.sockets:
+                link.put(ListenerSocket(name=name), fd=group.sockets[link.index].fileno())
+
+    def _send_full(self, link: WorkerLink) -> None:
+        assert self.data is not None  # only called once a snapshot is there
+        if self._full is None:
+            message = FullSnapshot(data=self.data, health=tuple(self.book.all_changes()))
+            self._full = link.channel.encode(message)
+        link.put(self._full)
+
+    def _broadcast(self, message: Message) -> None:
+        encoded: bytes | None = None
+        for link in self.links.values():
+            if not link.is_up:
+                continue  # it gets everything when it says Hello
+            if len(link.outbox) >= OUTBOX_LIMIT:
+                keep = [entry for entry in link.outbox if entry[1] is not None]
+                link.outbox.clear()
+                link.outbox.extend(keep)
+                self._full = None
+                self._send_full(link)
+                continue
+            if encoded is None:
+                encoded = link.channel.encode(message)
+            link.put(encoded)
+        if isinstance(message, HealthUpdates):
+            self._full = None  # a full snapshot carries health
+
+    def _forget_old_restarts(self) -> None:
+        horizon = self._clock() - self.settings.restart_window_s
+        while self.restarts and self.restarts[0] < horizon:
+            self.restarts.popleft()
+
+
+def error_summary(diagnostics: Iterable[Diagnostic]) -> dict[str, int]:
+    """Count diagnostics by severity."""
+    counts: collections.Counter[str] = collections.Counter(str(item.severity) for item in diagnostics)
+    return dict(counts)
+
+
+__all__ = ["Reason", "Supervisor", "WorkerLink", "WorkerStatus", "error_summary"]

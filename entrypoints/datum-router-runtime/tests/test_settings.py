@@ -1,0 +1,73 @@
+import pytest
+from datum_router_runtime.settings import Address, GatewaySettings, parse_address, settings_from_environment
+
+from datum_router.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:8080", "127.0.0.1", 8080),
+        ("[::1]:0", "::1", 0),
+        (":8080", "0.0.0.0", 8080),
+        ("localhost:65535", "127.0.0.1", 65535),
+    ],
+)
+def test_addresses_are_read(text: str, host: str, port: int) -> None:
+    assert parse_address(text, name="--listen") == Address(host=host, port=port)
+
+
+@pytest.mark.parametrize(
+    "text", ["8080", "127.0.0.1", "::1:80", "a.test:80", "127.0.0.1:70000", "127.0.0.1:-1", "[::1]"]
+)
+def test_bad_addresses_name_the_setting_and_the_right_form(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"--listen: found .* expected "):
+        parse_address(text, name="--listen")
+
+
+def test_addresses_print_as_they_are_written() -> None:
+    assert str(Address(host="::1", port=80)) == "[::1]:80"
+    assert str(Address(host="127.0.0.1", port=80)) == "127.0.0.1:80"
+
+
+@pytest.mark.parametrize("workers", [0, -1, 257])
+def test_worker_count_is_bounded(workers: int) -> None:
+    with pytest.raises(ConfigError, match="expected 1 to 256"):
+        GatewaySettings(workers=workers)
+
+
+def test_admin_listener_must_be_loopback() -> None:
+    with pytest.raises(ConfigError, match="loopback"):
+        GatewaySettings(admin=Address(host="0.0.0.0", port=9901))
+
+
+@pytest.mark.parametrize("field", ["debounce_s", "lameduck_s", "grace_s", "orphan_grace_s", "report_interval_s"])
+def test_durations_are_bounded(field: str) -> None:
+    with pytest.raises(ConfigError, match=f"{field}: found 3601"):
+        GatewaySettings.from_mapping({field: 3601.0})
+
+
+def test_environment_is_read() -> None:
+    found = settings_from_environment(
+        {
+            "DATUM_ROUTER_LAMEDUCK_SECS": "0.5",
+            "DATUM_ROUTER_WORKERS": "2",
+            "DATUM_ROUTER_DISABLE_PLUGINS": "a, b",
+            "DATUM_ROUTER_TOPOLOGY": "topology.datum.net/city-code=IAD",
+            "UNRELATED": "x",
+        }
+    )
+    settings = GatewaySettings.from_mapping(found)
+    assert settings.lameduck_s == 0.5
+    assert settings.workers == 2
+    assert settings.disabled_plugins == ("a", "b")
+    assert settings.topology == {"topology.datum.net/city-code": "IAD"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [("DATUM_ROUTER_GRACE_SECS", "soon"), ("DATUM_ROUTER_WORKERS", "²"), ("DATUM_ROUTER_TOPOLOGY", "IAD")],
+)
+def test_bad_environment_names_the_variable(variable: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=f"{variable}: found '{text}'"):
+        settings_from_environment({variable: text})

@@ -1,0 +1,1 @@
+"""A Datum Router plugin: prefer the earliest healthy endpoint."""

@@ -1,0 +1,431 @@
+"""A directory of manifests -> source events. `Scanner.scan()` is a function of the directory and of earlier scans.
+
+Theory of operation. Each scan lists the directory and compares signatures; only files whose signature changed are
+read, and only files whose bytes changed are parsed. After reading, the directory is listed again: if anything moved
+meanwhile the moved files are read again, so that one scan sees one state of all files, also across the swap of a
+ConfigMap. What is to be in force is then computed from scratch out of all files and compared with what was emitted;
+the difference is one batch. Nothing depends on which change was seen first.
+
+What protects configuration that works:
+- A file with an error keeps the objects it held; its good documents are used.
+- Content that has an error, or that lacks objects the file held, is believed only when two scans in a row read the
+  same bytes, or after `max_hold_rounds` scans: a file that is being written looks exactly like that. Content that is
+  good and loses nothing is used at once. A file that is gone is believed on the second scan, too: some editors
+  rename the old file away before they write the new one.
+- A directory that cannot be listed changes nothing.
+- A signature can stay equal across two writes within one tick of the file system's clock, so bytes that were new are
+  read once more by the next scan.
+
+An object that stands in two files is taken from the first in order of path, the same in every process and after
+every restart; the other one is reported. Objects of a file that is in doubt as above give way to ones that stand in
+another file, without a report: that is what moving an object, or renaming a file, looks like.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from datum_router.compiler.diagnostics import Diagnostic, Severity, has_errors
+from datum_router.errors import SourceError
+from datum_router.manifests.meta import DEFAULT_NAMESPACE, GROUP, LABEL_PATTERN, SUBDOMAIN_PATTERN, ObjectKey
+from datum_router.plugins.protocols import Delete, Problems, SourceEvent, Upsert
+from datum_router.reasons import Reason
+from datum_router_files.listing import MAX_FILES, MAX_TOTAL_BYTES, Listing, Signature, list_files
+from datum_router_files.yamlscan import Document, FileContent, YamlLimits, read_documents
+
+MAX_REREADS = 5
+RBAC_GROUP = "rbac.authorization.k8s.io"
+_NAMES = {
+    "metadata.name": (
+        re.compile(SUBDOMAIN_PATTERN.removesuffix("$") + r"\Z"),
+        253,
+        "a DNS-1123 name: lower-case letters, digits, - and .",
+    ),
+    "metadata.namespace": (
+        re.compile(LABEL_PATTERN.removesuffix("$") + r"\Z"),
+        63,
+        "a DNS-1123 label: lower-case letters, digits and -",
+    ),
+}
+MAX_HOLD_ROUNDS = 3
+
+
+class ScanLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds on one directory.
+
+    Attributes:
+        max_files, max_total_bytes: Files beyond these, in order of path, are reported and not read.
+        max_rereads: How often one scan reads again what changed under its hands.
+        max_hold_rounds: Scans after which content that looks unfinished is taken as it is.
+    """
+
+    max_files: int = MAX_FILES
+    max_total_bytes: int = MAX_TOTAL_BYTES
+    max_rereads: int = MAX_REREADS
+    max_hold_rounds: int = MAX_HOLD_ROUNDS
+    yaml: YamlLimits = YamlLimits()
+
+
+Identity = tuple[str, ObjectKey]
+"""API group and key. Two groups may have kinds of one name (core and Knative `Service`): they are no duplicates."""
+
+
+class _File:
+    """What is known of one file.
+
+    `documents` are those in it, and those it held before it broke. `is_doubtful` while the file says otherwise or is
+    gone, but has not yet said so twice.
+    """
+
+    __slots__ = (
+        "diagnostics",
+        "digest",
+        "documents",
+        "held_digest",
+        "held_rounds",
+        "is_doubtful",
+        "is_settled",
+        "signature",
+    )
+
+    def __init__(self) -> None:
+        self.signature: Signature | None = None
+        self.digest = b""
+        self.is_settled = False
+        self.held_digest = b""
+        self.held_rounds = 0
+        self.documents: dict[Identity, Document] = {}
+        self.is_doubtful = False
+        self.diagnostics: tuple[Diagnostic, ...] = ()
+
+
+_Contents = dict[str, tuple[Signature, bytes | OSError]]
+
+
+class Scanner:
+    """Turn the state of a directory into events. Not thread-safe; `scan` blocks on the file system."""
+
+    __slots__ = ("_emitted", "_files", "_limits", "_list", "_problems", "_read", "_root", "_source", "_trouble")
+
+    def __init__(
+        self,
+        root: str,
+        *,
+        source: str = "files",
+        limits: ScanLimits | None = None,
+        list_root: Callable[[str, int, int], Listing] | None = None,
+        read: Callable[[str, int], bytes] | None = None,
+    ) -> None:
+        """Prepare to scan `root`, a directory or one file.
+
+        Args:
+            list_root: Replaces the listing of the real file system, in tests.
+            read: Replaces reading (path, at most so many bytes), in tests.
+        """
+        self._root = root
+        self._source = source
+        self._limits = limits or ScanLimits()
+        self._list = list_root or _list_root
+        self._read = read or read_regular_file
+        self._files: dict[str, _File] | None = None
+        self._emitted: dict[Identity, Document] = {}
+        self._problems: dict[str, tuple[Diagnostic, ...]] = {}
+        self._trouble: dict[str, tuple[Diagnostic, ...]] = {}
+
+    def scan(self, *, is_full: bool = False) -> list[SourceEvent]:
+        """Return what changed since the last scan as one batch; the first scan returns everything.
+
+        Args:
+            is_full: Return every object and problem again, besides the deletes of what is gone.
+
+        Raises:
+            SourceError: The directory is not there (or cannot be read) and no scan has succeeded yet.
+        """
+        is_first = self._files is None
+        try:
+            listing, contents = self._read_consistently()
+        except OSError as error:
+            if is_first:
+                raise SourceError(_explain_root(self._root, error), reason=Reason.SOURCE_FAILED) from error
+            self._trouble = {self._root: (self._root_problem(error),)}
+            return self._diff(is_full=is_full)
+        if self._files is None:
+            self._files = {}
+        has_changed = is_first or is_full
+        for path, (signature, data) in contents.items():
+            has_changed |= self._take(self._files.setdefault(path, _File()), path, signature, data, is_first=is_first)
+        has_changed |= self._forget_missing(listing)
+        trouble = self._listing_problems(listing)
+        has_changed |= trouble != self._trouble
+        self._trouble = trouble
+        return self._diff(is_full=is_full) if has_changed else []
+
+    # --- reading -----------------------------------------------------------------------------------------------
+
+    def _read_consistently(self) -> tuple[Listing, _Contents]:
+        limits = self._limits
+        listing = self._list(self._root, limits.max_files, limits.max_total_bytes)
+        contents: _Contents = {}
+        for _ in range(limits.max_rereads):
+            is_idle = True
+            for path, signature in listing.files.items():
+                if self._is_known(path, signature) or (path in contents and contents[path][0] == signature):
+                    continue
+                is_idle = False
+                try:
+                    contents[path] = (signature, self._read(path, limits.yaml.max_file_bytes + 1))
+                except OSError as error:
+                    contents[path] = (signature, error)
+            if is_idle:
+                break
+            again = self._list(self._root, limits.max_files, limits.max_total_bytes)
+            if again == listing:
+                break
+            listing = again
+        return listing, {
+            path: content
+            for path, content in contents.items()
+            if path in listing.files and not isinstance(content[1], FileNotFoundError)
+        }
+
+    def _is_known(self, path: str, signature: Signature) -> bool:
+        file = self._files.get(path) if self._files is not None else None
+        return file is not None and file.is_settled and file.signature == signature
+
+    def _take(self, file: _File, path: str, signature: Signature, data: bytes | OSError, *, is_first: bool) -> bool:
+        """Update `file` from its bytes; return whether anything visible changed."""
+        if isinstance(data, OSError):
+            found = (self._problem(path, f"the file cannot be read: {data.strerror or data}", "check its permissions"),)
+            has_changed = file.diagnostics != found
+            file.diagnostics, file.digest, file.is_settled = found, b"", False
+            return has_changed
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        if digest == file.digest:
+            file.is_settled = file.signature == signature
+            file.signature = signature
+            file.held_digest, file.held_rounds = b"", 0
+            return False
+        content = read_documents(data, file=path, source=self._source, limits=self._limits.yaml)
+        documents, diagnostics = self._by_key(content, path)
+        is_broken = has_errors(diagnostics)
+        looks_unfinished = is_broken or any(key not in documents for key in file.documents)
+        if looks_unfinished and not is_first and digest != file.held_digest:
+            file.held_rounds += 1
+            if file.held_rounds < self._limits.max_hold_rounds:
+                file.is_doubtful = True
+                file.signature, file.digest, file.held_digest, file.is_settled = signature, b"", digest, False
+                return True
+        file.documents = file.documents | documents if is_broken else documents
+        file.diagnostics, file.is_doubtful = diagnostics, False
+        file.signature, file.digest, file.is_settled = signature, digest, False
+        file.held_digest, file.held_rounds = b"", 0
+        return True
+
+    def _forget_missing(self, listing: Listing) -> bool:
+        assert self._files is not None
+        has_changed = False
+        for path in [name for name in self._files if name not in listing.files]:
+            file = self._files[path]
+            if path in listing.left_out or any(_is_within(path, above) for above in listing.unreadable):
+                continue
+            has_changed = True
+            if file.signature is None:  # the second scan in a row without it
+                del self._files[path]
+            else:
+                file.is_doubtful = True
+                file.signature, file.digest, file.is_settled = None, b"", False
+        return has_changed
+
+    def _by_key(self, content: FileContent, path: str) -> tuple[dict[Identity, Document], tuple[Diagnostic, ...]]:
+        documents: dict[Identity, Document] = {}
+        diagnostics = list(content.diagnostics)
+        for document in content.documents:
+            key = self._key(document, path, diagnostics)
+            if key is None:
+                continue
+            if key in documents:
+                diagnostics.append(self._duplicate(key[1], document, documents[key]))
+            else:
+                documents[key] = document
+        return documents, tuple(diagnostics)
+
+    def _key(self, document: Document, path: str, diagnostics: list[Diagnostic]) -> Identity | None:
+        raw = document.raw
+        metadata = raw.get("metadata")
+        fields: Mapping[str, object] = metadata if isinstance(metadata, dict) else {}
+        version, kind, name = raw.get("apiVersion"), raw.get("kind"), fields.get("name")
+        namespace = fields.get("namespace")
+        namespace = DEFAULT_NAMESPACE if namespace in (None, "") else namespace
+        wanted = {"apiVersion": version, "kind": kind, "metadata.name": name, "metadata.namespace": namespace}
+        # A directory may also hold files of other tools (a Kustomization has no name): said, but not an error.
+        is_ours = not isinstance(version, str) or version.startswith(f"{GROUP}/")
+        for where, value in wanted.items():
+            if isinstance(value, str) and value:
+                continue
+            reason, message, hint = Reason.MISSING_FIELD, "the field is missing or empty", "every object needs it"
+            if value is not None and value != "":
+                reason, message = Reason.INVALID_VALUE, f"found {_json_type(value)}, expected text"
+                hint = "put the value in quotes"
+            elif where == "metadata.name" and "generateName" in fields:
+                hint = "generateName needs a cluster; give the object a name"
+            diagnostics.append(self._unnamed(document, where, reason, message, hint, is_ours=is_ours))
+            return None
+        group = str(version).rpartition("/")[0]
+        for where, value in (("metadata.name", str(name)), ("metadata.namespace", str(namespace))):
+            pattern, limit, expected = _NAMES[where]
+            if len(value) <= limit and pattern.fullmatch(value):
+                continue
+            if group != RBAC_GROUP:  # the one group whose names are free text; nothing here reads its objects
+                message = f"found {value[:limit]!r}, expected {expected}"
+                diagnostics.append(
+                    self._unnamed(document, where, Reason.INVALID_VALUE, message, "rename it", is_ours=is_ours)
+                )
+            return None
+        return group, ObjectKey(kind=str(kind), namespace=str(namespace), name=str(name))
+
+    def _unnamed(
+        self, document: Document, where: str, reason: Reason, message: str, hint: str, *, is_ours: bool
+    ) -> Diagnostic:
+        return Diagnostic(
+            severity=Severity.ERROR if is_ours else Severity.WARNING,
+            object=document.origin.file,
+            path=where,
+            reason=reason,
+            message=message,
+            hint=hint,
+            file=document.origin.file,
+            line=document.origin.locate(where),
+        )
+
+    # --- events ------------------------------------------------------------------------------------------------
+
+    def _diff(self, *, is_full: bool) -> list[SourceEvent]:
+        files = self._files or {}
+        wanted: dict[Identity, Document] = {}
+        problems: dict[str, tuple[Diagnostic, ...]] = {}
+        for path in sorted(files):
+            found = list(files[path].diagnostics)
+            certain = {} if files[path].is_doubtful else files[path].documents
+            for key, document in certain.items():
+                if key in wanted:
+                    found.append(self._duplicate(key[1], document, wanted[key]))
+                else:
+                    wanted[key] = document
+            if found:
+                problems[path] = tuple(found)
+        for path in sorted(files):
+            if files[path].is_doubtful:
+                wanted = files[path].documents | wanted
+        for scope, diagnostics in self._trouble.items():
+            problems[scope] = (*diagnostics, *problems.get(scope, ()))
+        events: list[SourceEvent] = []
+        deleted: set[ObjectKey] = set()
+        for identity, document in self._emitted.items():
+            if identity not in wanted:
+                deleted.add(identity[1])
+                events.append(Delete(source=self._source, key=identity[1], file=document.origin.file))
+        for scope in sorted(problems.keys() | self._problems.keys()):
+            now = problems.get(scope, ())
+            if is_full or now != self._problems.get(scope, ()):
+                events.append(Problems(source=self._source, scope=scope, diagnostics=now))
+        for identity, document in wanted.items():
+            before = self._emitted.get(identity)
+            # A delete names no group, so it may have taken a namesake of another group with it: say that one again.
+            if is_full or identity[1] in deleted or (before is not document and before != document):
+                events.append(Upsert(source=self._source, raw=document.raw, origin=document.origin))
+        self._emitted, self._problems = wanted, problems
+        return events
+
+    def _listing_problems(self, listing: Listing) -> dict[str, tuple[Diagnostic, ...]]:
+        trouble: dict[str, tuple[Diagnostic, ...]] = {
+            path: (self._problem(path, f"it cannot be read: {why}; what was read from it before stays in force"),)
+            for path, why in listing.unreadable.items()
+        }
+        if listing.left_out:
+            first = min(listing.left_out)
+            trouble[self._root] = (
+                self._problem(
+                    self._root,
+                    f"{len(listing.left_out)} files from {first} on are not read: the limits are "
+                    f"{self._limits.max_files} files and {self._limits.max_total_bytes} bytes in all",
+                    "join small files, or split the directory",
+                ),
+            )
+        return trouble
+
+    def _root_problem(self, error: OSError) -> Diagnostic:
+        return self._problem(
+            self._root,
+            f"the directory cannot be read: {error.strerror or error}; what was read before stays in force",
+            "put it back, or stop the router",
+        )
+
+    def _problem(self, path: str, message: str, hint: str = "") -> Diagnostic:
+        return Diagnostic(
+            severity=Severity.ERROR,
+            object=path,
+            reason=Reason.SOURCE_FAILED,
+            message=message,
+            hint=hint,
+            file=path,
+        )
+
+    def _duplicate(self, key: ObjectKey, document: Document, used: Document) -> Diagnostic:
+        return Diagnostic(
+            severity=Severity.ERROR,
+            object=str(key),
+            reason=Reason.DUPLICATE_OBJECT,
+            message=f"the object is also defined in {used.origin.file}:{used.origin.line}, which is used",
+            hint="remove one of them",
+            file=document.origin.file,
+            line=document.origin.line,
+        )
+
+
+def read_regular_file(path: str, max_bytes: int) -> bytes:
+    """Return at most `max_bytes` of a file.
+
+    Raises:
+        OSError: It is gone, may not be read, or is no regular file by now.
+    """
+    # O_NONBLOCK: a FIFO put in the file's place since it was listed must not hang the scan.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb", buffering=0) as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(0, "not a regular file")
+        parts: list[bytes] = []
+        left = max_bytes
+        while left > 0 and (part := stream.read(left)):
+            parts.append(part)
+            left -= len(part)
+    return b"".join(parts)
+
+
+def _list_root(root: str, max_files: int, max_total_bytes: int) -> Listing:
+    return list_files(root, max_files=max_files, max_total_bytes=max_total_bytes)
+
+
+def _explain_root(root: str, error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"directory {root}: not found; create it and put the manifests there as *.yaml, *.yml or *.json files"
+    if isinstance(error, PermissionError):
+        return f"directory {root}: permission denied; allow the router's user to list it and to read its files"
+    return f"directory {root}: {error.strerror or error}"
+
+
+def _is_within(path: str, above: str) -> bool:
+    return path == above or path.startswith(above.rstrip(os.sep) + os.sep)
+
+
+def _json_type(value: object) -> str:
+    if isinstance(value, bool):
+        return "a boolean"
+    if isinstance(value, int | float):
+        return f"the number {value}"
+    return "a list" if isinstance(value, list) else "an object"

@@ -1,0 +1,96 @@
+"""The `files` source: scan a directory again and again, and emit what changed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+
+import trio
+
+from datum_router.compiler.diagnostics import did_you_mean
+from datum_router.errors import ConfigError
+from datum_router.plugins.protocols import Emit, SourceEvent, Synced
+from datum_router.reasons import Reason
+from datum_router_files.scan import Scanner
+
+NAME = "files"
+POLL_INTERVAL_S = 0.25
+MIN_POLL_INTERVAL_S = 0.01
+MAX_POLL_INTERVAL_S = 60.0
+# A directory so large that a scan takes long is scanned less often, so that scanning stays below a fifth of a core,
+# but still often enough that a change is in force within a second.
+MAX_BUSY_INTERVAL_S = 0.6
+_IDLE_FACTOR = 4.0
+
+
+class FilesSource:
+    """Deliver the manifests of a directory; see `datum_router_files.scan` for what is seen when."""
+
+    __slots__ = ("_lock", "_poll_interval_s", "_scanner", "_sleep")
+
+    def __init__(
+        self,
+        scanner: Scanner,
+        *,
+        poll_interval_s: float = POLL_INTERVAL_S,
+        sleep: Callable[[float], Awaitable[None]] = trio.sleep,
+    ) -> None:
+        self._scanner = scanner
+        self._poll_interval_s = poll_interval_s
+        self._sleep = sleep
+        self._lock = threading.Lock()
+
+    async def run(self, emit: Emit) -> None:
+        """Emit everything and `Synced` as one batch, then one batch per scan that found changes, until cancelled.
+
+        Scans block in a worker thread. Cancelling does not wait for a scan that hangs on a dead file system; what
+        it would have found is found by the next run, which begins with everything again, deletes included.
+
+        Raises:
+            SourceError: The directory is not there at the start.
+        """
+        events = await trio.to_thread.run_sync(self._scan, True, abandon_on_cancel=True)
+        emit([*events, Synced(source=NAME)])
+        took = 0.0
+        while True:
+            await self._sleep(max(self._poll_interval_s, min(took * _IDLE_FACTOR, MAX_BUSY_INTERVAL_S)))
+            started = trio.current_time()
+            events = await trio.to_thread.run_sync(self._scan, False, abandon_on_cancel=True)
+            took = trio.current_time() - started
+            if events:
+                emit(events)
+
+    def _scan(self, is_full: bool) -> list[SourceEvent]:
+        with self._lock:  # an abandoned scan may still be running when the source is started again
+            return self._scanner.scan(is_full=is_full)
+
+
+def create_source(settings: Mapping[str, str]) -> FilesSource:
+    """Build the source from text settings: `path` (required) and `poll_interval_s`. Touches no file.
+
+    Raises:
+        ConfigError: A setting is missing, unknown or out of range.
+    """
+    known = ("path", "poll_interval_s")
+    for name in settings:
+        if name not in known:
+            hint = did_you_mean(name, known) or f"known settings: {', '.join(known)}"
+            raise ConfigError(f"source {NAME}: unknown setting {name} ({hint})", reason=Reason.UNKNOWN_FIELD)
+    path = settings.get("path", "")
+    if not path or "\0" in path:
+        raise ConfigError(
+            f"source {NAME}: setting path: found {path!r}, expected a directory of YAML files",
+            reason=Reason.MISSING_FIELD,
+        )
+    text = settings.get("poll_interval_s", str(POLL_INTERVAL_S))
+    try:
+        poll_interval_s = float(text)
+    except ValueError:
+        poll_interval_s = -1.0
+    if not MIN_POLL_INTERVAL_S <= poll_interval_s <= MAX_POLL_INTERVAL_S:
+        raise ConfigError(
+            f"source {NAME}: setting poll_interval_s: found {text!r}, expected seconds from "
+            f"{MIN_POLL_INTERVAL_S} to {MAX_POLL_INTERVAL_S}",
+            reason=Reason.INVALID_VALUE,
+        )
+    return FilesSource(Scanner(path, source=NAME), poll_interval_s=poll_interval_s)

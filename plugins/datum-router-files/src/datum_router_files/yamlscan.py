@@ -1,0 +1,539 @@
+"""YAML text -> JSON values with the line of every field. Pure; never raises on any bytes.
+
+Theory of operation. libyaml turns the text into events; values are built here from those events, one document at
+a time, because the usual constructors do three things a router must not do: guess types by YAML 1.1 rules (`NO`
+becomes false, `2024-01-01` a date, `1:30` a number), let a repeated key win silently, and expand aliases without
+a bound. Building from events also keeps the depth of recursion ours, and gives each path its line for free.
+
+Messages show keys, tags and anchors, never values: a value may be a secret.
+
+Scalars follow the YAML 1.2 core schema (section 10.3.2): `true`, `True` and `TRUE` are booleans, and so for false;
+`yes`, `no`, `on`, `off`, `y`, `n` stay text. kubectl reads those as booleans; here a boolean field refuses them with
+a message, and a text field keeps them, so no value can mean one thing here and silently another in a cluster.
+A number with a leading zero (`0777`) stays text for the same reason: YAML 1.1 and 1.2 disagree about it.
+
+A document with an error yields a diagnostic and the others of the file are still read; an error of syntax ends the
+file, and what stood before it is kept. The caller decides what that means for objects already in force.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import NoReturn
+
+import msgspec
+import yaml
+
+from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
+from datum_router.reasons import Reason
+
+MAX_FILE_BYTES = 8 * 1024 * 1024
+MAX_DEPTH = 100
+MAX_NODES = 1_000_000
+MAX_ALIASED_NODES = 100_000
+MAX_PATH_CHARACTERS = 1024
+"""Length of one JSON path whose line is remembered; a longer one has the line of its parent."""
+MAX_ALL_PATH_CHARACTERS = 64 * 1024 * 1024
+"""Length of all remembered paths of one file, which bounds the memory that long keys can take."""
+_SHOWN_CHARACTERS = 80
+
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,18})")
+_LONG_INTEGER = re.compile(r"[-+]?[1-9][0-9]{19,}")
+_RADIX = re.compile(r"0o[0-7]{1,21}|0x[0-9a-fA-F]{1,16}")
+_FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_NOT_JSON_NUMBER = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9]+")
+_NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+_BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
+# What YAML refuses in a stream (YAML 1.2 section 5.1, c-printable), found by us so that the message has a line.
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ufeff\ue000-\ufffd\U00010000-\U0010ffff]")
+# JSON writes characters beyond the first plane as two \u escapes (RFC 8259 section 7), YAML as one \U escape.
+_SURROGATES = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
+_INDEX = re.compile(r"[0-9]{1,9}")
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML without libyaml is slower and gives the same events
+_TAG = "tag:yaml.org,2002:"
+
+_SENTENCES = {
+    "mapping values are not allowed in this context": (
+        "a colon stands where no key can begin",
+        "put quotes around a value that contains ': ', and indent keys of one mapping equally",
+    ),
+    "did not find expected key": (
+        "this line does not fit the indentation of the mapping above it",
+        "indent keys of one mapping equally, and close quotes and brackets",
+    ),
+    "could not find expected ':'": ("a key has no ':' after it", "write `key: value`"),
+    "did not find expected '-' indicator": (
+        "a list is followed by something that is not a `- ` item",
+        "indent the items of one list equally",
+    ),
+    "did not find expected ',' or ']'": ("a list in brackets is not closed", "add the missing ',' or ']'"),
+    "did not find expected ',' or '}'": ("a mapping in braces is not closed", "add the missing ',' or '}'"),
+    "found unexpected end of stream": ("a quoted text is not closed", "add the closing quote"),
+    "found unknown escape character": (
+        "a backslash in double quotes begins an escape that YAML does not know",
+        "write it twice, or use single quotes",
+    ),
+    "exceeded maximum nesting depth": (f"nested deeper than {MAX_DEPTH} levels", "flatten the document"),
+    "found incompatible YAML document": ("the %YAML directive names a version that is not 1.1 or 1.2", "remove it"),
+}
+
+
+class YamlLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds on one file.
+
+    Attributes:
+        max_file_bytes: Size of the text.
+        max_depth: Levels of nesting in one document.
+        max_nodes: Scalars, lists and mappings in the whole file.
+        max_aliased_nodes: Nodes that aliases and merge keys repeat, in the whole file ("billion laughs").
+    """
+
+    max_file_bytes: int = MAX_FILE_BYTES
+    max_depth: int = MAX_DEPTH
+    max_nodes: int = MAX_NODES
+    max_aliased_nodes: int = MAX_ALIASED_NODES
+
+
+class Document(msgspec.Struct, frozen=True, kw_only=True):
+    """One mapping of the file, `List` items counted one by one. `raw` holds JSON types only; do not change it."""
+
+    raw: Mapping[str, object]
+    origin: Origin
+
+
+class FileContent(msgspec.Struct, frozen=True, kw_only=True):
+    """What one file holds.
+
+    Attributes:
+        diagnostics: Empty if every document could be read.
+    """
+
+    documents: tuple[Document, ...] = ()
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+
+class _FileError(Exception):
+    """The rest of the file cannot be read."""
+
+    def __init__(self, line: int, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.line, self.message, self.hint = line, message, hint
+
+
+class _DocumentError(_FileError):
+    """One document cannot be used; the next one may be."""
+
+
+def read_documents(data: bytes, *, file: str, source: str = "files", limits: YamlLimits | None = None) -> FileContent:
+    """Return the documents of one YAML or JSON file, and what is wrong with it.
+
+    Empty documents are skipped and objects of `kind: List` (or `...List` with `items`) are given one by one, with
+    paths and lines of their own. Work is linear in the size of `data`, times a bounded repetition by aliases.
+
+    Args:
+        data: The whole file; UTF-8, with or without byte order mark.
+        file: Its name as a user would type it; `.json` also accepts JSON's paired `\\u` escapes.
+    """
+    limits = limits or YamlLimits()
+    documents: list[Document] = []
+    diagnostics: list[Diagnostic] = []
+
+    def report(error: _FileError) -> None:
+        diagnostics.append(
+            Diagnostic(
+                severity=Severity.ERROR,
+                object=file,
+                reason=Reason.INVALID_SYNTAX,
+                message=error.message,
+                hint=error.hint,
+                file=file,
+                line=error.line,
+            )
+        )
+
+    try:
+        text = _decode(data, limits)
+        if file.endswith(".json"):
+            text = _SURROGATES.sub(_join_surrogates, text)
+        events = yaml.parse(text, Loader=_LOADER)
+        reader = _Reader(_Events(iter(events)), limits)
+        while (start := reader.next_document()) is not None:
+            try:
+                raw = reader.read_document()
+            except _DocumentError as error:
+                report(error)
+                if not reader.skip_document():
+                    break
+                continue
+            if raw is None:
+                continue
+            try:
+                documents += _expand(raw, reader.lines, _first_line(reader.lines, start), file, source)
+            except _DocumentError as error:
+                report(error)
+    except _FileError as error:
+        report(error)
+    except yaml.YAMLError as error:
+        report(_explain(error, data))
+    return FileContent(documents=tuple(documents), diagnostics=tuple(diagnostics))
+
+
+# --- text ----------------------------------------------------------------------------------------------------------
+
+
+def _decode(data: bytes, limits: YamlLimits) -> str:
+    if len(data) > limits.max_file_bytes:
+        raise _FileError(
+            0, f"the file has more than {limits.max_file_bytes} bytes, the limit for one file", "split it into several"
+        )
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise _FileError(1, "the file is UTF-16, expected UTF-8", "save it as UTF-8")
+    try:
+        text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise _FileError(line, f"byte 0x{data[error.start]:02x} is not UTF-8", "save the file as UTF-8") from None
+    bad = _UNPRINTABLE.search(text)
+    if bad is not None:
+        line = text.count("\n", 0, bad.start()) + 1
+        raise _FileError(line, f"character U+{ord(bad.group()):04X} cannot stand in YAML", "remove it")
+    return text
+
+
+def _join_surrogates(found: re.Match[str]) -> str:
+    high, low = int(found[2], 16), int(found[3], 16)
+    return f"{found[1]}\\U{0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00):08x}"
+
+
+def _explain(error: yaml.YAMLError, data: bytes) -> _FileError:
+    problem = str(getattr(error, "problem", "") or getattr(error, "reason", "") or error)
+    mark = getattr(error, "problem_mark", None)
+    line = mark.line + 1 if mark is not None else 0
+    column = mark.column + 1 if mark is not None else 0
+    message, hint = _SENTENCES.get(problem, (problem, ""))
+    lines = data.splitlines()
+    here = lines[line - 1] if 0 < line <= len(lines) else b""
+    if problem == "found a tab character that violates indentation":
+        message, hint = "a tab stands where YAML allows only spaces", "indent with spaces"
+    elif problem == "found character that cannot start any token":
+        character = here[column - 1 : column]
+        if character == b"\t" or (here[:column].strip(b" \t") == b"" and b"\t" in here[:column]):
+            message, hint = "a tab stands where YAML allows only spaces", "indent with spaces"
+        else:
+            shown = character.decode("ascii", "replace") if character else "this character"
+            message, hint = f"`{shown}` cannot begin a value", "put the value in quotes"
+    elif b"{{" in here:
+        hint = "this looks like a template: render it first, and give the router its output"
+    elif problem == "found unexpected end of stream":
+        begin = getattr(error, "context_mark", None)
+        if begin is not None:  # where the quote was opened says more than where the file ends
+            line, column = begin.line + 1, begin.column + 1
+    where = f" (column {column})" if column else ""
+    return _FileError(line, f"{message}{where}", hint)
+
+
+# --- events -> values ------------------------------------------------------------------------------------------------
+
+
+class _Events:
+    """An iterator of libyaml events with one event of look-back for error positions."""
+
+    __slots__ = ("_events", "last")
+
+    def __init__(self, events: Iterator[yaml.Event]) -> None:
+        self._events = events
+        self.last: yaml.Event | None = None
+
+    def take(self) -> yaml.Event:
+        self.last = next(self._events)
+        return self.last
+
+
+class _Anchored(msgspec.Struct, frozen=True):
+    """A value that aliases may repeat: its size and its height count against the limits each time."""
+
+    value: object
+    nodes: int
+    height: int
+
+
+class _Reader:
+    """Build the values of one file; `lines` belongs to the document read last."""
+
+    __slots__ = ("_aliased", "_anchors", "_deepest", "_events", "_limits", "_nodes", "_path_characters", "lines")
+
+    def __init__(self, events: _Events, limits: YamlLimits) -> None:
+        self._events = events
+        self._limits = limits
+        self._nodes = 0
+        self._aliased = 0
+        self._deepest = 0
+        self._path_characters = 0
+        self._anchors: dict[str, _Anchored | None] = {}
+        self.lines: dict[str, int] = {}
+
+    def next_document(self) -> int | None:
+        """Return the line at which the next document starts, None after the last one."""
+        while True:
+            event = self._events.take()
+            if isinstance(event, yaml.DocumentStartEvent):
+                self._anchors = {}
+                self.lines = {}
+                return _line(event)
+            if isinstance(event, yaml.StreamEndEvent):
+                return None
+
+    def read_document(self) -> dict[str, object] | None:
+        """Return the document's mapping, or None if it is empty."""
+        event = self._events.take()
+        value = self._node(event, "", 0)
+        if value is None:
+            return None
+        if not isinstance(value, dict):
+            found = "a list" if isinstance(value, list) else "a single value"
+            raise _DocumentError(
+                _line(event),
+                f"found {found}, expected an object with apiVersion, kind and metadata",
+                "separate objects by a line with ---" if isinstance(value, list) else "",
+            )
+        return value
+
+    def skip_document(self) -> bool:
+        """Go on to the end of the current document; return False if the text ends in an error before it."""
+        try:
+            while not isinstance(self._events.last, yaml.DocumentEndEvent):
+                self._events.take()
+        except yaml.YAMLError:
+            return False  # one error for one document is enough: the second is most often its consequence
+        return True
+
+    def _node(self, event: yaml.Event, path: str, depth: int) -> object:
+        self._nodes += 1
+        if self._nodes > self._limits.max_nodes:
+            raise _FileError(_line(event), f"more than {self._limits.max_nodes} values in one file", "split the file")
+        if isinstance(event, yaml.AliasEvent):
+            return self._alias(event, depth)
+        assert isinstance(event, yaml.NodeEvent)  # the parser's grammar: what is no end is a node
+        anchor: str | None = event.anchor
+        before, deepest = self._nodes + self._aliased, self._deepest
+        if anchor is not None:
+            self._anchors[anchor] = None
+            self._deepest = depth
+        value: object
+        if isinstance(event, yaml.ScalarEvent):
+            value = _scalar(event)
+        else:
+            self._descend(depth + 1, event)
+            if isinstance(event, yaml.MappingStartEvent):
+                value = self._mapping(event, path, depth + 1)
+            else:
+                assert isinstance(event, yaml.SequenceStartEvent)
+                value = self._sequence(event, path, depth + 1)
+        if anchor is not None:
+            nodes = self._nodes + self._aliased - before + 1
+            self._anchors[anchor] = _Anchored(value, nodes, self._deepest - depth)
+            self._deepest = max(deepest, self._deepest)
+        return value
+
+    def _descend(self, depth: int, event: yaml.Event) -> None:
+        if depth > self._limits.max_depth:
+            raise _DocumentError(
+                _line(event), f"nested deeper than {self._limits.max_depth} levels", "flatten the document"
+            )
+        self._deepest = max(self._deepest, depth)
+
+    def _alias(self, event: yaml.AliasEvent, depth: int) -> object:
+        name = event.anchor
+        shown = (name or "")[:_SHOWN_CHARACTERS]
+        if name not in self._anchors:
+            raise _DocumentError(_line(event), f"alias *{shown} names no anchor above it", f"define &{shown} before it")
+        anchored = self._anchors[name]
+        if anchored is None:
+            raise _DocumentError(_line(event), f"alias *{shown} stands inside its own anchor", "write the value out")
+        self._repeat(anchored.nodes, event)
+        self._descend(depth + anchored.height, event)
+        return anchored.value
+
+    def _repeat(self, nodes: int, event: yaml.Event) -> None:
+        self._aliased += nodes
+        if self._aliased > self._limits.max_aliased_nodes:
+            raise _FileError(
+                _line(event),
+                f"aliases repeat more than {self._limits.max_aliased_nodes} values",
+                "write the values out, or split the file",
+            )
+
+    def _mark(self, path: str, step: str, event: yaml.Event) -> str:
+        """Note the line of `path` + `step` and return that path; beyond the limits the parent stands for it."""
+        if len(path) + len(step) > MAX_PATH_CHARACTERS or self._path_characters > MAX_ALL_PATH_CHARACTERS:
+            return path
+        below = path + step
+        self._path_characters += len(below)
+        self.lines[below] = _line(event)
+        return below
+
+    def _sequence(self, start: yaml.CollectionStartEvent, path: str, depth: int) -> list[object]:
+        _plain_tag(start, "seq")
+        items: list[object] = []
+        while not isinstance(event := self._events.take(), yaml.SequenceEndEvent):
+            below = self._mark(path, f"[{len(items)}]", event)
+            items.append(self._node(event, below, depth))
+        return items
+
+    def _mapping(self, start: yaml.CollectionStartEvent, path: str, depth: int) -> dict[str, object]:
+        _plain_tag(start, "map")
+        found: dict[str, object] = {}
+        key_lines: dict[str, int] = {}
+        merged: list[tuple[object, yaml.Event]] = []
+        while not isinstance(event := self._events.take(), yaml.MappingEndEvent):
+            is_merge = isinstance(event, yaml.ScalarEvent) and event.value == "<<" and event.implicit[0]
+            if is_merge:
+                merged.append((self._node(self._events.take(), f"{path}.<<" if path else "<<", depth), event))
+                continue
+            key = self._key(event)
+            line = _line(event)
+            if key in key_lines:
+                raise _DocumentError(
+                    line,
+                    f"key `{key[:_SHOWN_CHARACTERS]}` is given twice, in lines {key_lines[key]} and {line}",
+                    "remove one of them",
+                )
+            key_lines[key] = line
+            below = self._mark(path, f".{key}" if path else key, event)
+            found[key] = self._node(self._events.take(), below, depth)
+        for value, where in merged:
+            self._merge(found, value, path, where)
+        return found
+
+    def _key(self, event: yaml.Event) -> str:
+        self._nodes += 1
+        if isinstance(event, yaml.AliasEvent):
+            key = self._alias(event, 0)
+        elif isinstance(event, yaml.ScalarEvent):
+            key = _scalar(event)
+            if event.anchor is not None:
+                self._anchors[event.anchor] = _Anchored(key, 1, 0)
+        else:
+            raise _DocumentError(
+                _line(event),
+                "a key is a list or a mapping, expected text",
+                "quote a value that begins with a brace; render a template first",
+            )
+        if not isinstance(key, str):
+            shown = "empty (null)" if key is None else f"the number {key}"
+            if isinstance(key, bool):
+                shown = f"the boolean {str(key).lower()}"
+            raise _DocumentError(_line(event), f"a key is {shown}, expected text", "put the key in quotes")
+        return key
+
+    def _merge(self, into: dict[str, object], value: object, path: str, where: yaml.Event) -> None:
+        # https://yaml.org/type/merge.html: keys of the mapping itself win, then earlier mappings over later ones.
+        mappings = value if isinstance(value, list) else [value]
+        for mapping in mappings:
+            if not isinstance(mapping, dict):
+                raise _DocumentError(
+                    _line(where), "`<<` takes a mapping or a list of mappings", 'write "<<" if a plain key is meant'
+                )
+            self._repeat(len(mapping), where)
+            for key, item in mapping.items():
+                if key not in into:
+                    into[key] = item
+                    self.lines.setdefault(f"{path}.{key}" if path else key, _line(where))
+
+
+def _line(event: yaml.Event) -> int:
+    mark = event.start_mark
+    return int(mark.line) + 1 if mark is not None else 0
+
+
+def _first_line(lines: Mapping[str, int], start: int) -> int:
+    return next(iter(lines.values()), start)
+
+
+def _plain_tag(event: yaml.CollectionStartEvent, expected: str) -> None:
+    tag = event.tag
+    if tag is not None and tag not in ("!", _TAG + expected):
+        raise _DocumentError(_line(event), f"tag {_shown_tag(tag)} is not supported here", "remove the tag")
+
+
+def _shown_tag(tag: str) -> str:
+    return ("!!" + tag.removeprefix(_TAG) if tag.startswith(_TAG) else tag)[:_SHOWN_CHARACTERS]
+
+
+def _scalar(event: yaml.ScalarEvent) -> object:
+    text: str = event.value
+    tag: str | None = event.tag
+    if tag is None:
+        return _plain(text, event) if event.implicit[0] else text
+    if tag in ("!", _TAG + "str"):
+        return text
+    value = _plain(text, event)
+    kind = tag.removeprefix(_TAG)
+    fits = {
+        "null": value is None,
+        "bool": isinstance(value, bool),
+        "int": isinstance(value, int) and not isinstance(value, bool),
+        "float": isinstance(value, int | float) and not isinstance(value, bool),
+    }
+    if kind not in fits:
+        _refuse(event, f"tag {_shown_tag(tag)} is not supported", "remove the tag, and quote the value if it is text")
+    if not fits[kind]:
+        _refuse(event, f"tag {_shown_tag(tag)} stands before a value that is not of that type", "remove the tag")
+    return float(value) if kind == "float" and isinstance(value, int) else value
+
+
+def _plain(text: str, event: yaml.ScalarEvent) -> object:
+    if text in _NULLS:
+        return None
+    if text in _BOOLS:
+        return _BOOLS[text]
+    if text[0] not in "+-.0123456789" or _LEADING_ZERO.fullmatch(text):
+        return text
+    if _INTEGER.fullmatch(text):
+        return _fitting(int(text), event)
+    if _RADIX.fullmatch(text):
+        return _fitting(int(text[2:], 8 if text[1] == "o" else 16), event)
+    if _LONG_INTEGER.fullmatch(text) or _NOT_JSON_NUMBER.fullmatch(text):
+        _refuse(event, "a number cannot be written in JSON as a 64-bit number", "quote it if it is text")
+    if _FLOAT.fullmatch(text):
+        value = float(text)
+        if value - value != 0.0:
+            _refuse(event, "a number is too large for a 64-bit float", "quote it if it is text")
+        return value
+    return text
+
+
+def _fitting(value: int, event: yaml.ScalarEvent) -> int:
+    if not -(2**63) <= value < 2**63:
+        _refuse(event, "an integer does not fit 64 bits", "quote it if it is text")
+    return value
+
+
+def _refuse(event: yaml.Event, message: str, hint: str) -> NoReturn:
+    raise _DocumentError(_line(event), message, hint)
+
+
+# --- lists -----------------------------------------------------------------------------------------------------------
+
+
+def _expand(raw: dict[str, object], lines: dict[str, int], line: int, file: str, source: str) -> list[Document]:
+    kind = raw.get("kind")
+    items = raw.get("items")
+    if not (isinstance(kind, str) and kind.endswith("List") and isinstance(items, list)):
+        return [Document(raw=raw, origin=Origin(source=source, file=file, line=line, lines=lines))]
+    below: list[dict[str, int]] = [{} for _ in items]
+    for path, at in lines.items():
+        head, bracket, rest = path.partition("]")
+        number = head.removeprefix("items[")
+        # A key may itself look like a path, so the number is checked before it is believed.
+        if bracket and rest.startswith(".") and _INDEX.fullmatch(number) and int(number) < len(items):
+            below[int(number)][rest[1:]] = at
+    documents: list[Document] = []
+    for index, item in enumerate(items):
+        at = lines.get(f"items[{index}]", line)
+        if not isinstance(item, dict):
+            raise _DocumentError(at, f"items[{index}] of a {kind} is not an object", "give every item a kind")
+        documents += _expand(item, below[index], at, file, source)
+    return documents

@@ -1,0 +1,330 @@
+"""From VPCIngress to listeners and rules: which ports are open, for which hosts, with which certificates.
+
+Listeners are shared by port: several VPCIngresses may use 8443, each with its own hosts and certificate. If two of
+them want different protocols on one port, the older object wins and the other is told so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from datum_router.compiler.diagnostics import Severity, did_you_mean
+from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
+from datum_router.compiler.services import service_key
+from datum_router.manifests.meta import ObjectKey
+from datum_router.manifests.secret import Secret
+from datum_router.manifests.vpcingress import IngressListener, IngressProtocol, PathType, VPCIngress
+from datum_router.manifests.vpcroute import VPCRoute
+from datum_router.model.listener import Listener, TlsBinding
+from datum_router.model.route import BackendRef, Match, PathKind, PathMatch, Rule, RuleId
+from datum_router.plugins.protocols import ManifestView
+from datum_router.reasons import Reason
+
+HTTP_PORT = 8080
+HTTPS_PORT = 8443
+
+
+class Attached(msgspec.Struct, frozen=True, kw_only=True):
+    """One VPCIngress as routes see it."""
+
+    key: ObjectKey
+    hostnames: tuple[str, ...]
+    sections: tuple[tuple[str, int, str], ...]
+    """(section name, port, listener name)"""
+
+
+class IngressScope(msgspec.Struct, frozen=True, kw_only=True):
+    """What all VPCIngresses together offer to routes."""
+
+    ingresses: tuple[Attached, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+    rules: tuple[Rule, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    is_unbound: bool = False
+
+    def unbound(self) -> IngressScope:
+        """Return the scope for one listener that serves everything: no rule is bound to a listener."""
+        return msgspec.structs.replace(
+            self,
+            is_unbound=True,
+            listeners=(),
+            rules=tuple(msgspec.structs.replace(rule, listeners=()) for rule in self.rules),
+        )
+
+    def attach(self, route: VPCRoute, findings: list[Finding]) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
+        """Return (host names, listener names, whether the route is attached anywhere).
+
+        Without `parentRefs` a route is served by every gateway: on each listener, with its own host names. With them
+        it is served on the named ingresses' listeners, for those of its host names that the ingress has too.
+        """
+        own = tuple(name.lower() for name in route.spec.hostnames)
+        refs = route.spec.parent_refs
+        if not refs:
+            return own, (), True
+        key = ObjectKey(kind="VPCRoute", namespace=route.metadata.namespace, name=route.metadata.name)
+        hosts: dict[str, None] = {}
+        listeners: dict[str, None] = {}
+        table = {(item.key.namespace, item.key.name): item for item in self.ingresses}
+        for index, ref in enumerate(refs):
+            namespace = ref.namespace or key.namespace
+            parent = table.get((namespace, ref.name))
+            path = f"spec.parentRefs[{index}]"
+            if parent is None:
+                findings.append(
+                    Finding(
+                        key=key,
+                        path=f"{path}.name",
+                        reason=Reason.VPC_INGRESS_NOT_FOUND,
+                        message=f"vpcingress {namespace}/{ref.name} is not there",
+                        hint=did_you_mean(ref.name, [name for where, name in table if where == namespace]),
+                        severity=Severity.WARNING,
+                        is_reference=True,
+                    )
+                )
+                continue
+            sections = [
+                listener
+                for section, port, listener in parent.sections
+                if (not ref.section_name or section == ref.section_name) and (not ref.port or port == ref.port)
+            ]
+            if not sections:
+                known = ", ".join(f"{section} ({port})" for section, port, _ in parent.sections) or "none"
+                findings.append(
+                    Finding(
+                        key=key,
+                        path=path,
+                        reason=Reason.VPC_INGRESS_NOT_FOUND,
+                        message=f"vpcingress {namespace}/{ref.name} has no such listener (its listeners: {known})",
+                    )
+                )
+                continue
+            shared = intersect(own, parent.hostnames)
+            if not shared and own:
+                findings.append(
+                    Finding(
+                        key=key,
+                        path="spec.hostnames",
+                        reason=Reason.INVALID_VALUE,
+                        message=f"none of {', '.join(own)} is a host of vpcingress {namespace}/{ref.name} "
+                        f"({', '.join(parent.hostnames)})",
+                    )
+                )
+                continue
+            hosts.update(dict.fromkeys(shared))
+            listeners.update(dict.fromkeys(sections))
+        if not listeners:
+            return (), (), False
+        return tuple(hosts), () if self.is_unbound else tuple(listeners), True
+
+
+def intersect(route: Sequence[str], ingress: Sequence[str]) -> tuple[str, ...]:
+    """Return the host names that both sides have; an empty side has all (Gateway API host name intersection)."""
+    if not route:
+        return tuple(ingress)
+    if not ingress:
+        return tuple(route)
+    found: dict[str, None] = {}
+    for one in route:
+        for other in ingress:
+            if one == other or _covers(other, one):
+                found[one] = None
+            elif _covers(one, other):
+                found[other] = None
+    return tuple(found)
+
+
+def _covers(wildcard: str, name: str) -> bool:
+    return wildcard.startswith("*.") and name.endswith(wildcard[1:]) and name != wildcard
+
+
+class IngressCompiler:
+    """Compile all VPCIngresses together, since they share ports."""
+
+    __slots__ = ("_findings", "_host", "_listeners", "_owners", "_rules", "_view")
+
+    def __init__(self, view: ManifestView, *, host: str) -> None:
+        self._view = view
+        self._host = host
+        self._listeners: dict[int, Listener] = {}
+        self._owners: dict[int, ObjectKey] = {}
+        self._rules: list[Rule] = []
+        self._findings: list[Finding] = []
+
+    def compile(self, ingresses: Iterable[VPCIngress]) -> IngressScope:
+        """Return listeners, rules and findings of all ingresses; older objects first."""
+        attached = [
+            self._one(item)
+            for item in sorted(
+                ingresses,
+                key=lambda item: (
+                    item.metadata.creation_timestamp or "9999",
+                    item.metadata.namespace,
+                    item.metadata.name,
+                ),
+            )
+        ]
+        return IngressScope(
+            ingresses=tuple(attached),
+            listeners=tuple(self._listeners[port] for port in sorted(self._listeners)),
+            rules=tuple(self._rules),
+            findings=tuple(self._findings),
+        )
+
+    def _one(self, ingress: VPCIngress) -> Attached:
+        key = ObjectKey(kind="VPCIngress", namespace=ingress.metadata.namespace, name=ingress.metadata.name)
+        spec = ingress.spec
+        hostnames = tuple(dict.fromkeys(name.lower() for name in (spec.host, *spec.hosts)))
+        binding = self._binding(ingress, key, hostnames)
+        wanted = list(spec.listeners)
+        if not wanted:
+            wanted = [IngressListener(name="http", port=HTTP_PORT, protocol=IngressProtocol.HTTP)]
+            if spec.tls is not None:
+                wanted.append(IngressListener(name="https", port=HTTPS_PORT, protocol=IngressProtocol.HTTPS))
+        sections: list[tuple[str, int, str]] = []
+        for index, item in enumerate(wanted):
+            listener = self._listener(ingress, key, index, item, hostnames, binding)
+            if listener is not None:
+                sections.append((item.name, item.port, listener.name))
+        self._compile_rules(ingress, key, hostnames, tuple(name for _, _, name in sections))
+        return Attached(key=key, hostnames=hostnames, sections=tuple(sections))
+
+    def _binding(self, ingress: VPCIngress, key: ObjectKey, hostnames: tuple[str, ...]) -> TlsBinding | None:
+        tls = ingress.spec.tls
+        if tls is None:
+            return None
+        secret = self._view.get("Secret", key.namespace, tls.secret_name)
+        cert = secret.text("tls.crt") if isinstance(secret, Secret) else None
+        private = secret.text("tls.key") if isinstance(secret, Secret) else None
+        if cert and private:
+            return TlsBinding(hostnames=hostnames, cert_pem=cert, key_pem=private)
+        is_there = isinstance(secret, Secret)
+        self._findings.append(
+            Finding(
+                key=key,
+                path="spec.tls.secretName",
+                reason=Reason.INVALID_CERTIFICATE_REF,
+                message=f"secret {key.namespace}/{tls.secret_name} "
+                + ("lacks tls.crt or tls.key" if is_there else "is not there")
+                + "; its HTTPS listener is not opened",
+                hint="" if is_there else "apply a secret of type kubernetes.io/tls with that name",
+                severity=Severity.ERROR if is_there else Severity.WARNING,
+                is_reference=not is_there,
+            )
+        )
+        return None
+
+    def _listener(
+        self,
+        ingress: VPCIngress,
+        key: ObjectKey,
+        index: int,
+        item: IngressListener,
+        hostnames: tuple[str, ...],
+        binding: TlsBinding | None,
+    ) -> Listener | None:
+        spec = ingress.spec
+        is_tls = item.protocol is IngressProtocol.HTTPS
+        path = f"spec.listeners[{index}]"
+        if is_tls and spec.tls is None:
+            self._findings.append(
+                Finding(
+                    key=key,
+                    path=path,
+                    reason=Reason.MISSING_FIELD,
+                    message="an HTTPS listener needs spec.tls.secretName",
+                )
+            )
+            return None
+        if is_tls and binding is None:
+            return None
+        name = f"{'https' if is_tls else 'http'}-{item.port}"
+        before = self._listeners.get(item.port)
+        if before is not None and bool(before.tls) != is_tls:
+            owner = self._owners[item.port]
+            self._findings.append(
+                Finding(
+                    key=key,
+                    path=f"{path}.port",
+                    reason=Reason.CONFLICTED,
+                    message=f"port {item.port} already speaks {'HTTPS' if before.tls else 'HTTP'} for {owner}",
+                    hint="choose another port",
+                )
+            )
+            return None
+        trusted_hops = spec.client_ip.trusted_hops if spec.client_ip is not None else 0
+        limit = spec.max_request_body_bytes or 0
+        if before is None:
+            self._owners[item.port] = key
+            listener = Listener(
+                name=name,
+                host=self._host,
+                port=item.port,
+                tls=(binding,) if is_tls and binding is not None else (),
+                alpn=_alpn(ingress),
+                min_tls_version=spec.tls.min_version.value if spec.tls is not None else "1.2",
+                trusted_hops=trusted_hops,
+                max_request_body_bytes=limit,
+                hostnames=hostnames,
+            )
+        else:
+            if (before.trusted_hops, before.max_request_body_bytes) != (trusted_hops, limit):
+                self._findings.append(
+                    Finding(
+                        key=key,
+                        path="spec",
+                        reason=Reason.CONFLICTED,
+                        message=f"port {item.port} is shared with {self._owners[item.port]}, whose clientIP and "
+                        "maxRequestBodyBytes apply",
+                        severity=Severity.WARNING,
+                    )
+                )
+            names = before.hostnames
+            merged = tuple(dict.fromkeys((*names, *hostnames))) if names and hostnames else ()
+            tls = (*before.tls, binding) if is_tls and binding is not None else before.tls
+            listener = msgspec.structs.replace(before, hostnames=merged, tls=tls)
+        self._listeners[item.port] = listener
+        return listener
+
+    def _compile_rules(
+        self, ingress: VPCIngress, key: ObjectKey, hostnames: tuple[str, ...], listeners: tuple[str, ...]
+    ) -> None:
+        for index, item in enumerate(ingress.spec.rules):
+            ref = item.service
+            result = resolve_service(
+                self._view,
+                referrer=key,
+                path=f"spec.rules[{index}].service.name",
+                name=ref.name,
+                namespace=ref.namespace,
+            )
+            if result.finding is not None:
+                self._findings.append(result.finding)
+            kind = PathKind.EXACT if item.path_type is PathType.EXACT else PathKind.PREFIX
+            value = item.path or "/"
+            if kind is PathKind.PREFIX:
+                value = value.rstrip("/") or "/"
+            self._rules.append(
+                Rule(
+                    id=RuleId(f"ingress:{key.namespace}/{key.name}#{index}"),
+                    route=f"ingress:{key.namespace}/{key.name}",
+                    hostnames=hostnames,
+                    listeners=listeners,
+                    match=Match(path=PathMatch(kind=kind, value=value)),
+                    destinations=(
+                        BackendRef(
+                            service=service_key(ref.namespace or key.namespace, ref.name),
+                            port=port_override(ref.port, result.service),
+                            problem=result.problem,
+                        ),
+                    ),
+                    created_at=created_at(ingress.metadata),
+                    index=index,
+                )
+            )
+
+
+def _alpn(ingress: VPCIngress) -> tuple[str, ...]:
+    tls = ingress.spec.tls
+    return tls.alpn if tls is not None and tls.alpn else ("h2", "http/1.1")

@@ -1,0 +1,280 @@
+"""From VPCRoute to rules: one rule for each match, with its destinations, filters and policies."""
+
+from __future__ import annotations
+
+from datum_router.compiler.diagnostics import did_you_mean
+from datum_router.compiler.ingress import IngressScope
+from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
+from datum_router.compiler.services import service_key
+from datum_router.manifests import vpcroute as wire
+from datum_router.manifests.meta import ObjectKey, parse_duration
+from datum_router.manifests.vpcroute import VPCRoute
+from datum_router.model.policy import RetryPolicy, TimeoutPolicy
+from datum_router.model.route import (
+    BackendRef,
+    BalancingPolicy,
+    FilterConfig,
+    HashOn,
+    HeaderEdit,
+    LocalityMode,
+    LocalityPolicy,
+    Match,
+    PathKind,
+    PathMatch,
+    Redirect,
+    Rewrite,
+    Rule,
+    RuleId,
+    ValueKind,
+    ValueMatch,
+)
+from datum_router.plugins.manager import PluginSet
+from datum_router.plugins.protocols import ManifestView
+from datum_router.reasons import Reason
+from datum_router.routing.regex import RegexEngine, RegexProblem, compile_regex
+
+
+class RouteCompiler:
+    """Compile routes one by one."""
+
+    __slots__ = ("_plugins", "_regex")
+
+    def __init__(self, plugins: PluginSet, *, regex: RegexEngine | None) -> None:
+        self._plugins = plugins
+        self._regex = regex
+
+    def compile(self, route: VPCRoute, view: ManifestView, scope: IngressScope) -> tuple[list[Rule], list[Finding]]:
+        """Return the route's rules and what is wrong with it. A route that cannot be served as a whole gives none."""
+        key = ObjectKey(kind="VPCRoute", namespace=route.metadata.namespace, name=route.metadata.name)
+        findings: list[Finding] = []
+        spec = route.spec
+        hostnames, listeners, is_attached = scope.attach(route, findings)
+        if not is_attached:
+            return [], findings
+        balancing = self._balancing(route, key, findings)
+        if balancing is None:
+            return [], findings
+        destinations = _destinations(route, key, view, findings)
+        filters = tuple(compile_filter(item) for item in spec.filters)
+        matches = list(spec.matches) or [spec.match or wire.RouteMatch()]
+        rules: list[Rule] = []
+        for index, item in enumerate(matches):
+            match = compile_match(item)
+            problem = self._bad_pattern(match)
+            if problem is not None:
+                where = f"spec.matches[{index}]" if spec.matches else "spec.match"
+                findings.append(
+                    Finding(
+                        key=key,
+                        path=where,
+                        reason=problem.reason,
+                        message=f"found {problem.message}"
+                        if problem.reason is Reason.INVALID_VALUE
+                        else problem.message,
+                        hint="pip install 'datum-router[re2]'" if problem.reason is Reason.REGEX_UNAVAILABLE else "",
+                    )
+                )
+                continue
+            rules.append(
+                Rule(
+                    id=RuleId(f"{key.namespace}/{key.name}#{index}"),
+                    route=f"{key.namespace}/{key.name}",
+                    hostnames=hostnames,
+                    listeners=listeners,
+                    match=match,
+                    destinations=destinations,
+                    filters=filters,
+                    balancing=balancing,
+                    locality=_locality(route),
+                    retry=_retry(route),
+                    timeouts=_timeouts(route),
+                    created_at=created_at(route.metadata),
+                    index=index,
+                )
+            )
+        return rules, findings
+
+    def _bad_pattern(self, match: Match) -> RegexProblem | None:
+        patterns = [match.path.value] if match.path.kind is PathKind.REGEX else []
+        patterns += [item.value for item in (*match.headers, *match.query) if item.kind is ValueKind.REGEX]
+        for pattern in patterns:
+            compiled = compile_regex(pattern, self._regex)
+            if isinstance(compiled, RegexProblem):
+                return compiled
+        return None
+
+    def _balancing(self, route: VPCRoute, key: ObjectKey, findings: list[Finding]) -> BalancingPolicy | None:
+        spec = route.spec
+        config = spec.load_balancing_config
+        name = spec.load_balancing
+        if config is not None and config.algorithm is wire.HashAlgorithm.RING and name == "consistent-hash":
+            name = "consistent-hash-ring"
+        if name not in self._plugins.balancers:
+            known = sorted(self._plugins.balancers)
+            findings.append(
+                Finding(
+                    key=key,
+                    path="spec.loadBalancing",
+                    reason=Reason.UNKNOWN_BALANCER,
+                    message=f"found {name!r}, expected one of {', '.join(known)}",
+                    hint=did_you_mean(name, known),
+                )
+            )
+            return None
+        if config is None:
+            return BalancingPolicy(algorithm=name)
+        hash_on = HashOn(config.hash_on.value)
+        hash_name = {
+            HashOn.HEADER: (config.header_name or "").lower(),
+            HashOn.COOKIE: config.cookie.name if config.cookie is not None else "",
+            HashOn.QUERY: config.query_param or "",
+        }.get(hash_on, "")
+        return BalancingPolicy(
+            algorithm=name,
+            hash_on=hash_on,
+            hash_name=hash_name,
+            table_size=config.table_size,
+            slow_start_s=parse_duration(config.slow_start) if config.slow_start else 0.0,
+        )
+
+
+def _destinations(
+    route: VPCRoute, key: ObjectKey, view: ManifestView, findings: list[Finding]
+) -> tuple[BackendRef, ...]:
+    refs: list[BackendRef] = []
+    for index, item in enumerate(route.spec.destinations):
+        ref = item.vpc_service_ref
+        result = resolve_service(
+            view,
+            referrer=key,
+            path=f"spec.destinations[{index}].vpcServiceRef.name",
+            name=ref.name,
+            namespace=ref.namespace,
+        )
+        if result.finding is not None:
+            findings.append(result.finding)
+        refs.append(
+            BackendRef(
+                service=service_key(ref.namespace or key.namespace, ref.name),
+                weight=item.weight,
+                port=port_override(item.port, result.service),
+                priority=item.priority,
+                problem=result.problem,
+            )
+        )
+    return tuple(refs)
+
+
+def compile_match(item: wire.RouteMatch) -> Match:
+    """Return one match set of a manifest as the model's."""
+    path = PathMatch()
+    if item.exact_path is not None:
+        path = PathMatch(kind=PathKind.EXACT, value=item.exact_path)
+    elif item.path_regex is not None:
+        path = PathMatch(kind=PathKind.REGEX, value=item.path_regex)
+    elif item.path_prefix is not None:
+        path = PathMatch(kind=PathKind.PREFIX, value=item.path_prefix.rstrip("/") or "/")
+    elif item.grpc_service and item.grpc_method:
+        path = PathMatch(kind=PathKind.EXACT, value=f"/{item.grpc_service}/{item.grpc_method}")
+    elif item.grpc_service:
+        path = PathMatch(kind=PathKind.PREFIX, value=f"/{item.grpc_service}")
+    headers = [ValueMatch(name=name.lower(), value=value) for name, value in (item.headers or {}).items()]
+    headers += [_value_match(one, lower=True) for one in item.header_matches]
+    query = [ValueMatch(name=name, value=value) for name, value in (item.query_params or {}).items()]
+    query += [_value_match(one, lower=False) for one in item.query_param_matches]
+    return Match(
+        path=path,
+        methods=item.methods,
+        headers=tuple(sorted(headers, key=_value_key)),
+        query=tuple(sorted(query, key=_value_key)),
+        grpc_service=item.grpc_service or "",
+        grpc_method=item.grpc_method or "",
+        source_cidrs=item.source_cidrs,
+    )
+
+
+def _value_key(item: ValueMatch) -> tuple[str, str, str, bool]:
+    return (item.name, item.kind, item.value, item.is_inverted)
+
+
+def _value_match(item: wire.ValueMatch, *, lower: bool) -> ValueMatch:
+    kind = {
+        wire.MatchType.EXACT: ValueKind.EXACT,
+        wire.MatchType.PREFIX: ValueKind.PREFIX,
+        wire.MatchType.REGULAR_EXPRESSION: ValueKind.REGEX,
+        wire.MatchType.PRESENT: ValueKind.PRESENT,
+    }[item.type]
+    name = item.name.lower() if lower else item.name
+    return ValueMatch(name=name, kind=kind, value=item.value or "", is_inverted=item.invert)
+
+
+def _locality(route: VPCRoute) -> LocalityPolicy:
+    locality = route.spec.locality
+    if locality is None:
+        return LocalityPolicy()
+    return LocalityPolicy(mode=LocalityMode(locality.mode.value), topology_key=locality.topology_key)
+
+
+def _retry(route: VPCRoute) -> RetryPolicy:
+    retries = route.spec.retries
+    if retries is None:
+        return RetryPolicy()
+    backoff = retries.backoff
+    return RetryPolicy(
+        max_retries=retries.max_retries,
+        retry_on_status=retries.retry_on_status,
+        initial_backoff_s=0.1 if backoff is None else backoff.initial_ms / 1000,
+        max_backoff_s=10.0 if backoff is None else backoff.max_ms / 1000,
+    )
+
+
+def _timeouts(route: VPCRoute) -> TimeoutPolicy:
+    spec = route.spec
+    request_s = float(spec.timeout_seconds)
+    connect_s: float | None = None
+    if spec.timeouts is not None:
+        if spec.timeouts.request is not None:
+            request_s = parse_duration(spec.timeouts.request)
+        if spec.timeouts.connect is not None:
+            connect_s = parse_duration(spec.timeouts.connect)
+    return TimeoutPolicy(request_s=request_s, connect_s=connect_s)
+
+
+def compile_filter(item: wire.RouteFilter) -> FilterConfig:
+    """Return one served filter of a manifest as the model's; validation has refused all others."""
+    if item.request_header_modifier is not None:
+        return _header_edit(item.request_header_modifier, is_response=False)
+    if item.response_header_modifier is not None:
+        return _header_edit(item.response_header_modifier, is_response=True)
+    if item.request_redirect is not None:
+        redirect = item.request_redirect
+        full, prefix = _path_modifier(redirect.path)
+        return Redirect(
+            scheme=redirect.scheme or "",
+            hostname=redirect.hostname or "",
+            port=redirect.port,
+            full_path=full,
+            prefix_path=prefix,
+            status=redirect.status_code,
+        )
+    if item.url_rewrite is not None:
+        full, prefix = _path_modifier(item.url_rewrite.path)
+        return Rewrite(hostname=item.url_rewrite.hostname or "", full_path=full, prefix_path=prefix)
+    raise AssertionError(f"filter {item.type} passed validation but is not served")
+
+
+def _header_edit(modifier: wire.HeaderModifier, *, is_response: bool) -> HeaderEdit:
+    return HeaderEdit(
+        is_response=is_response,
+        set=tuple((one.name.lower(), one.value) for one in modifier.set),
+        add=tuple((one.name.lower(), one.value) for one in modifier.add),
+        remove=tuple(name.lower() for name in modifier.remove),
+    )
+
+
+def _path_modifier(path: wire.PathModifier | None) -> tuple[str | None, str | None]:
+    if path is None:
+        return None, None
+    if path.type is wire.PathModifierType.REPLACE_FULL_PATH:
+        return path.replace_full_path or "/", None
+    return None, path.replace_prefix_match or "/"

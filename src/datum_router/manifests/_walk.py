@@ -1,0 +1,320 @@
+"""Check raw data against a type and report everything that is wrong, where msgspec reports the first thing only.
+
+Theory of operation. The walk follows the type information of a Struct, not the data, so its depth is the type's. It
+returns the data as `msgspec.convert` will take it: aliases replaced by the names they stand for, and nulls of known
+fields left out, as the API server prunes them. What it reports and what convert refuses must agree; convert has the
+last word.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Mapping, Sequence
+
+import msgspec.inspect as types
+from msgspec import NODEFAULT, UNSET
+
+from datum_router.compiler.diagnostics import Severity, did_you_mean, nearest
+from datum_router.manifests.meta import ObjectMeta
+from datum_router.manifests.problem import Problem, shown
+from datum_router.reasons import Reason
+
+MAX_PROBLEMS = 100
+"""Problems that are reported of one object; there is a note if there are more."""
+MAX_PATH_CHARS = 256
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]*\Z")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
+
+# What an API server adds to metadata, and what only it reads: passed over without a word.
+_KNOWN_METADATA = frozenset({"managedFields", "selfLink", "generateName", "deletionGracePeriodSeconds", "clusterName"})
+
+
+def child(path: str, name: object) -> str:
+    """Return the JSON path of a member, for example `spec.match` or `spec.labels["a/b"]`."""
+    if isinstance(name, str) and _PLAIN_KEY.match(name):
+        text = f"{path}.{name}" if path else name
+    else:
+        text = f"{path}[{shown(name)}]"
+    return text if len(text) <= MAX_PATH_CHARS else f"{text[:MAX_PATH_CHARS]}..."
+
+
+def json_type(value: object) -> str:
+    """Return what a value is in the words of JSON, with the value itself if it is short."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return f"boolean {'true' if value else 'false'}"
+    if isinstance(value, int):
+        # The decimal form of a huge integer is refused by the interpreter.
+        return f"integer {value}" if value.bit_length() <= 128 else "a huge integer"
+    if isinstance(value, float):
+        return f"number {value}"
+    if isinstance(value, str):
+        return f"text {shown(value)}"
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
+        return "a list"
+    return f"a value of type {type(value).__name__}"
+
+
+class Walker:
+    """Collect the problems of one object."""
+
+    __slots__ = ("is_cut", "problems")
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.is_cut = False
+
+    def report(
+        self, path: str, reason: Reason, message: str, hint: str = "", severity: Severity = Severity.ERROR
+    ) -> None:
+        """Add a problem, unless there are too many."""
+        if len(self.problems) >= MAX_PROBLEMS:
+            self.is_cut = True
+            return
+        self.problems.append(Problem(path=path, reason=reason, message=message, hint=hint, severity=severity))
+
+    def walk(
+        self, value: object, kind: types.Type, path: str, *, is_strict: bool = False, extra: Mapping[str, object] = {}
+    ) -> object:
+        """Check `value` and return it cleaned; what is wrong comes back as it was.
+
+        Args:
+            is_strict: Text of what users write: no control characters.
+            extra: What the type says beside its type: `aliases`, `expected`.
+        """
+        if isinstance(kind, types.Metadata):
+            return self.walk(value, kind.type, path, is_strict=is_strict, extra=kind.extra or extra)
+        if isinstance(kind, types.UnionType):
+            return self._union(value, kind, path, is_strict, extra)
+        if isinstance(kind, types.StructType):
+            return self._struct(value, kind, path)
+        if isinstance(kind, types.StrType):
+            return self._text(value, kind, path, is_strict, extra)
+        if isinstance(kind, types.EnumType):
+            return self._enum(value, kind.cls, path, extra)
+        if isinstance(kind, types.BoolType):
+            if not isinstance(value, bool):
+                hint = "remove the quotes" if isinstance(value, str) and value.lower() in ("true", "false") else ""
+                self._wrong_type(value, path, "true or false", hint)
+            return value
+        if isinstance(kind, types.IntType):
+            return self._integer(value, kind, path)
+        if isinstance(kind, types.FloatType):
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                self._wrong_type(value, path, "a number")
+            return value
+        if isinstance(kind, types.VarTupleType | types.ListType):
+            return self._list(value, kind, path, is_strict)
+        if isinstance(kind, types.DictType):
+            return self._mapping(value, kind, path, is_strict)
+        return value  # other types: msgspec.convert decides
+
+    def _wrong_type(self, value: object, path: str, expected: str, hint: str = "") -> None:
+        self.report(path, Reason.INVALID_VALUE, f"found {json_type(value)}, expected {expected}", hint)
+
+    def _union(
+        self, value: object, kind: types.UnionType, path: str, is_strict: bool, extra: Mapping[str, object]
+    ) -> object:
+        members = [member for member in kind.types if not isinstance(member, types.NoneType)]
+        if value is None and len(members) < len(kind.types):
+            return None
+        if len(members) == 1:
+            return self.walk(value, members[0], path, is_strict=is_strict, extra=extra)
+        for member in members:
+            trial = Walker()
+            cleaned = trial.walk(value, member, path, is_strict=is_strict, extra=extra)
+            if not trial.problems:
+                return cleaned
+        words = " or ".join(type(_bare(member)).__name__.removesuffix("Type").lower() for member in members)
+        self._wrong_type(value, path, words)
+        return value
+
+    def _struct(self, value: object, kind: types.StructType, path: str) -> object:
+        if not isinstance(value, Mapping):
+            names = ", ".join(field.encode_name for field in kind.fields[:3])
+            self._wrong_type(value, path, f"an object with fields such as {names}" if names else "an object")
+            return value
+        known = {field.encode_name: field for field in kind.fields}
+        suspected: set[str] = set()
+        is_strict = kind.forbid_unknown_fields
+        if is_strict or kind.cls is ObjectMeta:
+            for name in value:
+                if name not in known:
+                    suspected.add(self._unknown(name, known, value, path, is_metadata=not is_strict))
+        cleaned: dict[str, object] = {}
+        for name, field in known.items():
+            member = value.get(name)
+            if member is None:
+                if field.required and name not in suspected:
+                    self.report(child(path, name), Reason.MISSING_FIELD, "the field is missing", _expected(field.type))
+                elif name in value and not field.required and field.default is NODEFAULT:
+                    cleaned[name] = field.default_factory() if callable(field.default_factory) else UNSET
+                continue
+            cleaned[name] = self.walk(member, field.type, child(path, name), is_strict=is_strict)
+        return cleaned
+
+    def _unknown(
+        self,
+        name: object,
+        known: Mapping[str, types.Field],
+        value: Mapping[object, object],
+        path: str,
+        *,
+        is_metadata: bool,
+    ) -> str:
+        """Report an unknown field; return the field that was probably meant."""
+        meant = nearest(name, known) if isinstance(name, str) and len(name) <= MAX_PATH_CHARS else ""
+        if is_metadata:
+            if meant and isinstance(name, str) and name not in _KNOWN_METADATA and meant not in value:
+                self.report(
+                    child(path, name),
+                    Reason.UNKNOWN_FIELD,
+                    "unknown field",
+                    f"did you mean {meant}?",
+                    severity=Severity.WARNING,
+                )
+            return ""
+        hint = f"did you mean {meant}?" if meant else _listing(known)
+        self.report(child(path, name), Reason.UNKNOWN_FIELD, "unknown field", hint)
+        return meant
+
+    def _text(
+        self, value: object, kind: types.StrType, path: str, is_strict: bool, extra: Mapping[str, object]
+    ) -> object:
+        expected = str(extra.get("expected", "text"))
+        if not isinstance(value, str):
+            scalar = isinstance(value, bool | int | float)
+            self._wrong_type(value, path, expected, "put the value in quotes" if scalar else "")
+            return value
+        aliases = extra.get("aliases")
+        if isinstance(aliases, Mapping) and value in aliases:
+            return aliases[value]
+        if _SURROGATE.search(value):
+            self.report(path, Reason.INVALID_VALUE, f"found {shown(value)}, which is no valid Unicode text")
+        elif is_strict and _CONTROL.search(value):
+            self.report(path, Reason.INVALID_VALUE, f"found a control character in {shown(value)}, expected {expected}")
+        elif kind.min_length is not None and len(value) < kind.min_length:
+            self.report(path, Reason.INVALID_VALUE, f"found {shown(value)}, expected {_or_not_empty(expected, kind)}")
+        elif kind.max_length is not None and len(value) > kind.max_length:
+            self.report(
+                path,
+                Reason.INVALID_VALUE,
+                f"found {len(value)} characters, expected at most {kind.max_length}",
+            )
+        elif kind.pattern is not None and re.search(kind.pattern, value) is None:
+            words = expected if "expected" in extra else f"text that matches {kind.pattern}"
+            self.report(path, Reason.INVALID_VALUE, f"found {shown(value)}, expected {words}")
+        return value
+
+    def _enum(self, value: object, cls: type[enum.Enum], path: str, extra: Mapping[str, object]) -> object:
+        known = [member.value for member in cls]
+        aliases = extra.get("aliases")
+        if isinstance(value, str):
+            if value in known:
+                return value
+            if isinstance(aliases, Mapping) and value in aliases:
+                return aliases[value]
+        hint = ""
+        if isinstance(value, str) and len(value) <= MAX_PATH_CHARS:
+            hint = did_you_mean(value, known)
+        elif isinstance(value, int | float):
+            hint = "put the value in quotes"
+        found = shown(value) if isinstance(value, str) else json_type(value)
+        self.report(path, Reason.INVALID_VALUE, f"found {found}, expected one of {', '.join(known)}", hint)
+        return value
+
+    def _integer(self, value: object, kind: types.IntType, path: str) -> object:
+        if isinstance(value, bool) or not isinstance(value, int):
+            quoted = isinstance(value, str) and value.isascii() and value.isdigit()
+            self._wrong_type(value, path, f"an integer{_range(kind)}", "remove the quotes" if quoted else "")
+        elif (kind.ge is not None and value < kind.ge) or (kind.le is not None and value > kind.le):
+            self._wrong_type(value, path, f"an integer{_range(kind)}")
+        elif not -(2**63) <= value < 2**63:
+            self._wrong_type(value, path, "an integer of at most 64 bits")
+        return value
+
+    def _list(
+        self,
+        value: object,
+        kind: types.VarTupleType | types.ListType,
+        path: str,
+        is_strict: bool,
+    ) -> object:
+        if not isinstance(value, list | tuple):
+            item = _bare(kind.item_type)
+            what = "a list of objects" if isinstance(item, types.StructType) else "a list"
+            hint = "put `- ` in front of each item, or the value in [ ]"
+            if isinstance(item, types.StructType) and isinstance(value, Mapping):
+                names = [field.encode_name for field in item.fields]
+                hint = f"write a list of {{{', '.join(names)}}}"
+            self._wrong_type(value, path, what, hint)
+            return value
+        if kind.max_length is not None and len(value) > kind.max_length:
+            self.report(path, Reason.INVALID_VALUE, f"found {len(value)} items, expected at most {kind.max_length}")
+            return value
+        return [
+            self.walk(item, kind.item_type, f"{path}[{index}]", is_strict=is_strict) for index, item in enumerate(value)
+        ]
+
+    def _mapping(self, value: object, kind: types.DictType, path: str, is_strict: bool) -> object:
+        if not isinstance(value, Mapping):
+            self._wrong_type(value, path, "an object of names and values")
+            return value
+        cleaned: dict[object, object] = {}
+        for name, member in value.items():
+            where = child(path, name)
+            before = len(self.problems)
+            self.walk(name, kind.key_type, where, is_strict=is_strict)
+            if len(self.problems) > before:
+                continue
+            cleaned[name] = self.walk(member, kind.value_type, where, is_strict=is_strict)
+        return cleaned
+
+
+def _bare(kind: types.Type) -> types.Type:
+    while isinstance(kind, types.Metadata):
+        kind = kind.type
+    return kind
+
+
+def _expected(kind: types.Type) -> str:
+    words = kind.extra.get("expected") if isinstance(kind, types.Metadata) and kind.extra else None
+    bare = _bare(kind)
+    if isinstance(words, str):
+        return f"it is {words}"
+    if isinstance(bare, types.EnumType):
+        return f"one of {', '.join(str(member.value) for member in bare.cls)}"
+    if isinstance(bare, types.IntType):
+        return f"an integer{_range(bare)}"
+    return ""
+
+
+def _or_not_empty(expected: str, kind: types.StrType) -> str:
+    if expected == "text":
+        return "text" if kind.min_length == 1 else f"at least {kind.min_length} characters"
+    return expected
+
+
+def _range(kind: types.IntType) -> str:
+    if kind.ge is not None and kind.le is not None:
+        return f" from {kind.ge} to {kind.le}"
+    if kind.ge is not None:
+        return f" of at least {kind.ge}"
+    return f" of at most {kind.le}" if kind.le is not None else ""
+
+
+def _listing(known: Mapping[str, object]) -> str:
+    names = list(known)
+    if not names:
+        return ""
+    text = ", ".join(names[:12])
+    return f"known fields: {text}, ..." if len(names) > 12 else f"known fields: {text}"
+
+
+__all__ = ["MAX_PATH_CHARS", "MAX_PROBLEMS", "Walker", "child", "json_type"]

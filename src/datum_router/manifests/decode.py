@@ -1,0 +1,258 @@
+"""From a raw mapping to a typed manifest, or to diagnostics that name everything that is wrong. Never raises."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
+from datum_router.manifests._walk import MAX_PROBLEMS, Walker, json_type
+from datum_router.manifests.kinds import KindTable, ResourceKind
+from datum_router.manifests.meta import (
+    DEFAULT_NAMESPACE,
+    GROUP,
+    LABEL_PATTERN,
+    SUBDOMAIN_PATTERN,
+    ObjectKey,
+)
+from datum_router.manifests.problem import Problem, shown
+from datum_router.reasons import Reason
+
+MAX_NAME_CHARS = 253
+MAX_NAMESPACE_CHARS = 63
+
+_NAME = re.compile(SUBDOMAIN_PATTERN.removesuffix("$") + r"\Z")
+_NAMESPACE = re.compile(LABEL_PATTERN.removesuffix("$") + r"\Z")
+_CONVERT_PATH = re.compile(r" - at `\$\.?([^`]*)`\Z")
+
+
+class Decoded(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one raw object.
+
+    Attributes:
+        manifest: Typed, valid and in canonical form; None if there are errors or the kind is unknown.
+        key: None if the object cannot be told apart from others.
+        is_unknown_kind: The kind is none of ours and none of a plugin's: to be counted and passed over.
+    """
+
+    manifest: msgspec.Struct | None = None
+    key: ObjectKey | None = None
+    kind: ResourceKind | None = None
+    diagnostics: tuple[Diagnostic, ...] = ()
+    is_unknown_kind: bool = False
+
+
+def decode(raw: Mapping[str, object], origin: Origin, kinds: KindTable) -> Decoded:
+    """Return the typed manifest and everything that is wrong with it, each with JSON path and line.
+
+    Problems of types and names are all reported together; rules between fields are looked at when there are none.
+    """
+    found_raw: object = raw
+    if not isinstance(found_raw, Mapping):  # what a source promises is checked once, here
+        message = f"found {json_type(found_raw)}, expected an object"
+        problem = Problem(path="", reason=Reason.INVALID_SYNTAX, message=message)
+        return Decoded(diagnostics=_located([problem], _anonymous(origin), origin))
+    problems, key = _identify(raw, kinds)
+    api_version, kind_name = raw.get("apiVersion"), raw.get("kind")
+    if not isinstance(api_version, str) or not isinstance(kind_name, str) or key is None:
+        name = _anonymous(origin) if key is None else str(key)
+        if key is None and not problems:  # of an unknown kind without a name
+            return Decoded(is_unknown_kind=True)
+        return Decoded(key=key, diagnostics=_located(problems, name, origin))
+    kind = kinds.get(api_version, kind_name)
+    if kind is None:
+        return _unknown_kind(api_version, key, origin, kinds)
+    walker = Walker()
+    walker.problems += problems
+    body: dict[str, object] = dict(raw)
+    status = body.pop("status", None) if kind.is_status_ours else None
+    cleaned = walker.walk(body, kinds.type_of(kind), "")
+    found = walker.problems
+    if walker.is_cut:
+        found.append(
+            Problem(path="", reason=Reason.INVALID_VALUE, message=f"more than {MAX_PROBLEMS} problems, others left out")
+        )
+    manifest: msgspec.Struct | None = None
+    if not _is_bad(found) and isinstance(cleaned, dict):
+        manifest, more = _convert(cleaned, status, kind, key)
+        found += more
+    if manifest is not None:
+        manifest, more = _check(manifest, kind)
+        found += more
+    return Decoded(manifest=manifest, key=key, kind=kind, diagnostics=_located(found, str(key), origin))
+
+
+def _is_bad(problems: Iterable[Problem]) -> bool:
+    return any(problem.severity is Severity.ERROR for problem in problems)
+
+
+def _identify(raw: Mapping[str, object], kinds: KindTable) -> tuple[list[Problem], ObjectKey | None]:
+    """Return what is wrong with the fields that identify an object, and its key if it has one."""
+    problems: list[Problem] = []
+    for name in ("apiVersion", "kind"):
+        value = raw.get(name)
+        if value is None or value == "":
+            problems.append(Problem(path=name, reason=Reason.MISSING_FIELD, message="the field is missing or empty"))
+        elif not isinstance(value, str):
+            problems.append(_not_text(name, value))
+        elif len(value) > MAX_NAME_CHARS or not value.isprintable():
+            problems.append(Problem(path=name, reason=Reason.INVALID_VALUE, message=f"found {shown(value)}"))
+    if problems:
+        return problems, None
+    kind = kinds.get(str(raw["apiVersion"]), str(raw["kind"]))
+    is_ours = kind is not None or str(raw["apiVersion"]).rpartition("/")[0] == GROUP
+    metadata = raw.get("metadata")
+    if not isinstance(metadata, Mapping):
+        if is_ours:
+            problems.append(
+                Problem(
+                    path="metadata",
+                    reason=Reason.MISSING_FIELD if metadata is None else Reason.INVALID_VALUE,
+                    message="the field is missing"
+                    if metadata is None
+                    else f"found {json_type(metadata)}, expected an object with a name",
+                    hint="every object needs metadata.name",
+                )
+            )
+        return problems, None
+    name: object = metadata.get("name")
+    namespace: object = metadata.get("namespace")
+    if kind is not None and not kind.namespaced:
+        namespace = ""
+    elif namespace is None or namespace == "":
+        namespace = DEFAULT_NAMESPACE
+    if not isinstance(name, str) or name == "":
+        if is_ours:
+            missing = name is None or name == ""
+            problems.append(
+                Problem(
+                    path="metadata.name",
+                    reason=Reason.MISSING_FIELD,
+                    message="the field is missing or empty",
+                    hint="every object needs a name",
+                )
+                if missing
+                else _not_text("metadata.name", name)
+            )
+        return problems, None
+    if not isinstance(namespace, str):
+        if is_ours:
+            problems.append(_not_text("metadata.namespace", namespace))
+        return problems, None
+    if len(name) > MAX_NAME_CHARS or not _NAME.match(name):
+        problems.append(_bad_name("metadata.name", name, "a DNS-1123 name: lower-case letters, digits, - and ."))
+    if namespace and (len(namespace) > MAX_NAMESPACE_CHARS or not _NAMESPACE.match(namespace)):
+        problems.append(
+            _bad_name("metadata.namespace", namespace, "a DNS-1123 label: lower-case letters, digits and -")
+        )
+    if problems:
+        return (problems if is_ours else []), None
+    return [], ObjectKey(kind=str(raw["kind"]), namespace=namespace, name=name)
+
+
+def _not_text(path: str, value: object) -> Problem:
+    return Problem(
+        path=path,
+        reason=Reason.INVALID_VALUE,
+        message=f"found {json_type(value)}, expected text",
+        hint="put the value in quotes" if isinstance(value, bool | int | float) else "",
+    )
+
+
+def _bad_name(path: str, value: str, expected: str) -> Problem:
+    return Problem(path=path, reason=Reason.INVALID_VALUE, message=f"found {shown(value)}, expected {expected}")
+
+
+def _unknown_kind(api_version: str, key: ObjectKey, origin: Origin, kinds: KindTable) -> Decoded:
+    hint = kinds.near_miss(api_version, key.kind)
+    is_ours = api_version.rpartition("/")[0] == GROUP
+    if not hint and not is_ours:
+        return Decoded(key=key, is_unknown_kind=True)
+    problem = Problem(
+        path="apiVersion" if kinds.named(key.kind) is not None else "kind",
+        reason=Reason.UNKNOWN_KIND,
+        message=f"there is no kind {key.kind} in {shown(api_version)}" + ("" if is_ours else "; it is passed over"),
+        hint=hint,
+        severity=Severity.ERROR if is_ours else Severity.WARNING,
+    )
+    # An object of our group is not passed over: this version of it is bad.
+    return Decoded(key=key, diagnostics=_located([problem], str(key), origin), is_unknown_kind=not is_ours)
+
+
+def _convert(
+    cleaned: dict[str, object], status: object, kind: ResourceKind, key: ObjectKey
+) -> tuple[msgspec.Struct | None, list[Problem]]:
+    metadata = cleaned.get("metadata")
+    if isinstance(metadata, dict):
+        metadata["namespace"] = key.namespace
+    problems: list[Problem] = []
+    if status is not None:
+        try:
+            return msgspec.convert({**cleaned, "status": status}, kind.struct, strict=True), problems
+        except (msgspec.ValidationError, RecursionError, UnicodeError, TypeError, ValueError):
+            pass  # either the status, which is written by us and only informs, or what follows finds it
+    try:
+        manifest = msgspec.convert(cleaned, kind.struct, strict=True)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        found = _CONVERT_PATH.search(text)
+        path = found.group(1) if found else ""
+        return None, [Problem(path=path, reason=Reason.INVALID_VALUE, message=_lower(_CONVERT_PATH.sub("", text)))]
+    except (RecursionError, UnicodeError, TypeError, ValueError) as error:
+        return None, [Problem(path="", reason=Reason.INVALID_VALUE, message=f"cannot be decoded: {shown(str(error))}")]
+    if status is not None:
+        problems.append(
+            Problem(
+                path="status",
+                reason=Reason.INVALID_VALUE,
+                message="the status is not of a form that the router writes; it is passed over",
+                severity=Severity.WARNING,
+            )
+        )
+    return manifest, problems
+
+
+def _check(manifest: msgspec.Struct, kind: ResourceKind) -> tuple[msgspec.Struct | None, list[Problem]]:
+    problems: list[Problem] = []
+    try:
+        if kind.validate is not None:
+            problems += kind.validate(manifest)
+        if _is_bad(problems):
+            return None, problems
+        return (manifest if kind.normalize is None else kind.normalize(manifest)), problems
+    except Exception as error:  # noqa: BLE001 - a plugin's validator must not stop other objects from being read
+        problems.append(
+            Problem(
+                path="",
+                reason=Reason.PLUGIN_FAILED,
+                message=f"the validator of {kind.kind} failed: {type(error).__name__}: {shown(str(error))}",
+                hint="report it to the author of the plugin",
+            )
+        )
+        return None, problems
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def _anonymous(origin: Origin) -> str:
+    return origin.file or f"an object of source {origin.source}"
+
+
+def _located(problems: Iterable[Problem], name: str, origin: Origin) -> tuple[Diagnostic, ...]:
+    return tuple(
+        Diagnostic(
+            severity=problem.severity,
+            object=name,
+            path=problem.path,
+            reason=problem.reason,
+            message=problem.message,
+            hint=problem.hint,
+            file=origin.file,
+            line=origin.locate(problem.path),
+        )
+        for problem in problems
+    )

@@ -1,0 +1,189 @@
+"""What all kinds share: metadata, conditions, references, object keys and durations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Final
+
+from msgspec import Meta, Struct
+
+GROUP: Final = "router.datum.net"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+DEFAULT_NAMESPACE: Final = "default"
+
+# --- words that a type can say ---------------------------------------------------------------------------------
+
+LABEL_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+"""DNS label (RFC 1123 section 2.1): namespaces."""
+SUBDOMAIN_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
+"""DNS subdomain (RFC 1123 section 2.1): names of objects."""
+DURATION_PATTERN: Final = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"
+"""Gateway API duration (GEP-2257)."""
+TOKEN_PATTERN: Final = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"
+"""token = 1*tchar (RFC 9110 section 5.6.2)."""
+FIELD_VALUE_PATTERN: Final = r"^[^\x00-\x08\x0a-\x1f\x7f]*$"
+"""No control character but the tab (RFC 9110 section 5.5)."""
+
+Name = Annotated[
+    str,
+    Meta(
+        pattern=SUBDOMAIN_PATTERN,
+        min_length=1,
+        max_length=253,
+        extra={"expected": "a DNS-1123 name: lower-case letters, digits, - and ."},
+    ),
+]
+NamespaceName = Annotated[
+    str,
+    Meta(
+        pattern=LABEL_PATTERN,
+        min_length=1,
+        max_length=63,
+        extra={"expected": "a DNS-1123 label: lower-case letters, digits and -"},
+    ),
+]
+Duration = Annotated[
+    str,
+    Meta(pattern=DURATION_PATTERN, extra={"expected": "a duration such as 10s, 1m30s or 250ms"}),
+]
+"""Durations are text on the wire; `parse_duration` gives seconds."""
+Port = Annotated[int, Meta(ge=1, le=65535)]
+Percent = Annotated[int, Meta(ge=0, le=100)]
+HeaderName = Annotated[
+    str,
+    Meta(pattern=TOKEN_PATTERN, min_length=1, max_length=256, extra={"expected": "a header name (RFC 9110 token)"}),
+]
+HeaderText = Annotated[
+    str,
+    Meta(pattern=FIELD_VALUE_PATTERN, max_length=4096, extra={"expected": "text without control characters"}),
+]
+
+_UNIT_SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_DURATION = re.compile(r"(?:[0-9]{1,5}(?:h|ms|m|s)){1,4}")
+_DURATION_PART = re.compile(r"([0-9]{1,5})(h|ms|m|s)")
+
+
+def parse_duration(text: str) -> float:
+    """Return a Gateway API duration (GEP-2257: `10s`, `1m30s`, `250ms`) as seconds.
+
+    Raises:
+        ValueError: `text` is no such duration; decoded manifests never hold one.
+    """
+    if _DURATION.fullmatch(text) is None:
+        raise ValueError(f"found {text!r}, expected a duration such as 10s, 1m30s or 250ms")
+    return sum(int(amount) * _UNIT_SECONDS[unit] for amount, unit in _DURATION_PART.findall(text))
+
+
+# --- identity --------------------------------------------------------------------------------------------------
+
+
+class GroupVersionKind(Struct, frozen=True, kw_only=True, order=True):
+    """What an object is: API group (empty for core/v1), version and kind."""
+
+    group: str
+    version: str
+    kind: str
+
+    @property
+    def api_version(self) -> str:
+        """Return `group/version`, or the version alone for the core group."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+
+class ObjectKey(Struct, frozen=True, kw_only=True, order=True):
+    """Which object: kind, namespace, name, in this order of comparison. Cluster-scoped: namespace is empty."""
+
+    kind: str
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        where = f"{self.namespace}/{self.name}" if self.namespace else self.name
+        return f"{self.kind.lower()} {where}"
+
+
+class OwnerReference(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Who an object belongs to."""
+
+    api_version: str = ""
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+    controller: bool | None = None
+    block_owner_deletion: bool | None = None
+
+
+class ObjectMeta(Struct, frozen=True, kw_only=True, rename="camel"):
+    """The metadata of an object. Fields that only the API server cares about (`managedFields`) are passed over."""
+
+    name: str
+    namespace: str = DEFAULT_NAMESPACE
+    labels: Mapping[str, str] | None = None
+    annotations: Mapping[str, str] | None = None
+    generation: int = 0
+    resource_version: str = ""
+    uid: str = ""
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+    owner_references: tuple[OwnerReference, ...] = ()
+    finalizers: tuple[str, ...] = ()
+
+
+# --- parts of specs and statuses -------------------------------------------------------------------------------
+
+
+class SpecPart(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Base of everything that users write: unknown fields are refused."""
+
+
+class StatusPart(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """Base of everything that we write back: unknown fields are passed over when it is read."""
+
+
+class LocalRef(SpecPart, frozen=True, kw_only=True):
+    """A reference to an object of the same namespace."""
+
+    name: Annotated[Name, Meta(description="Name of the object.")]
+
+
+class ObjectRef(SpecPart, frozen=True, kw_only=True):
+    """A reference to an object."""
+
+    name: Annotated[Name, Meta(description="Name of the object.")]
+    namespace: Annotated[
+        NamespaceName | None, Meta(description="Namespace of the object; the referrer's own if not given.")
+    ] = None
+
+
+class Condition(StatusPart, frozen=True, kw_only=True):
+    """One condition of a status (Kubernetes API conventions)."""
+
+    type: Annotated[str, Meta(description="What the condition is about.", min_length=1, max_length=316)]
+    status: Annotated[str, Meta(description="True, False or Unknown.", pattern="^(True|False|Unknown)$")]
+    reason: Annotated[
+        str,
+        Meta(
+            description="Why, as one CamelCase word.",
+            pattern="^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$",
+            min_length=1,
+            max_length=1024,
+        ),
+    ]
+    message: Annotated[str, Meta(description="Why, for people.", max_length=32768)] = ""
+    last_transition_time: Annotated[
+        str, Meta(description="When the status last changed.", extra={"format": "date-time"})
+    ] = ""
+    observed_generation: Annotated[int, Meta(description="The generation that was looked at.", ge=0)] = 0
+
+
+Conditions = Annotated[
+    tuple[Condition, ...],
+    Meta(description="The object's state, one condition a type.", extra={"list_map_keys": ["type"]}),
+]
+
+
+def key_of(kind: str, metadata: ObjectMeta) -> ObjectKey:
+    """Return the key of an object of `kind` with this metadata."""
+    return ObjectKey(kind=kind, namespace=metadata.namespace, name=metadata.name)

@@ -1,0 +1,134 @@
+"""Parts that several kinds use: selectors, limits, timeouts, retries, rate limits, TLS versions."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Annotated
+
+from msgspec import Meta
+
+from datum_router.manifests.meta import Duration, HeaderName, HeaderText, Percent, SpecPart
+
+
+class TlsVersion(enum.StrEnum):
+    """The lowest TLS version that is spoken."""
+
+    TLS_1_2 = "1.2"
+    TLS_1_3 = "1.3"
+
+
+class SelectorOperator(enum.StrEnum):
+    """How a label is compared."""
+
+    IN = "In"
+    NOT_IN = "NotIn"
+    EXISTS = "Exists"
+    DOES_NOT_EXIST = "DoesNotExist"
+
+
+class LabelSelectorRequirement(SpecPart, frozen=True, kw_only=True):
+    """One condition on a label."""
+
+    key: Annotated[str, Meta(description="Label key.", min_length=1, max_length=317)]
+    operator: Annotated[SelectorOperator, Meta(description="How the label is compared.")]
+    values: Annotated[tuple[str, ...], Meta(description="Values of In and NotIn.")] = ()
+
+
+class LabelSelector(SpecPart, frozen=True, kw_only=True):
+    """Objects by label; all conditions must hold, no condition selects all."""
+
+    match_labels: Annotated[Mapping[str, str] | None, Meta(description="Labels with exact values.")] = None
+    match_expressions: Annotated[
+        tuple[LabelSelectorRequirement, ...], Meta(description="Further conditions on labels.")
+    ] = ()
+
+
+class HttpHeader(SpecPart, frozen=True, kw_only=True):
+    """A header field."""
+
+    name: Annotated[HeaderName, Meta(description="Field name; upper and lower case are the same.")]
+    value: Annotated[HeaderText, Meta(description="Field value.")]
+
+
+class CircuitBreaker(SpecPart, frozen=True, kw_only=True):
+    """Limits on what a service is asked to do at once, and when to stop asking."""
+
+    max_connections: Annotated[int, Meta(description="Open connections.", ge=1)] = 1024
+    max_pending_requests: Annotated[int, Meta(description="Requests waiting for a connection.", ge=0)] = 1024
+    max_parallel_requests: Annotated[int, Meta(description="Requests in flight.", ge=1)] = 1024
+    max_parallel_retries: Annotated[int, Meta(description="Retries in flight.", ge=0)] = 3
+    failure_threshold: Annotated[int, Meta(description="Failures in a row that open the circuit.", ge=1)] = 5
+    success_threshold: Annotated[int, Meta(description="Successes in a row that close it again.", ge=1)] = 2
+    open_duration: Annotated[Duration, Meta(description="How long it stays open before it is tried again.")] = "60s"
+
+
+class Timeouts(SpecPart, frozen=True, kw_only=True):
+    """Time limits (GEP-1742)."""
+
+    request: Annotated[
+        Duration | None, Meta(description="Whole request including retries; 0s switches the limit off.")
+    ] = None
+    backend_request: Annotated[
+        Duration | None, Meta(description="One attempt at a backend; no longer than `request`.")
+    ] = None
+    connect: Annotated[
+        Duration | None, Meta(description="Making a connection; the service's `connectTimeout` if not given.")
+    ] = None
+    stream_idle: Annotated[Duration | None, Meta(description="Silence on a stream before it is ended.")] = None
+
+
+class RetryBackoff(SpecPart, frozen=True, kw_only=True):
+    """How long to wait between attempts: doubling from the first to the longest wait, with jitter."""
+
+    initial_ms: Annotated[int, Meta(description="First wait in milliseconds.", ge=1, le=3_600_000)] = 100
+    max_ms: Annotated[int, Meta(description="Longest wait in milliseconds.", ge=1, le=3_600_000)] = 10_000
+
+
+class RetryOn(enum.StrEnum):
+    """What kind of failure is tried again."""
+
+    CONNECT_FAILURE = "connect-failure"
+    RESET = "reset"
+    REFUSED_STREAM = "refused-stream"
+    RETRIABLE_4XX = "retriable-4xx"
+    GATEWAY_ERROR = "gateway-error"
+
+
+Status = Annotated[int, Meta(ge=100, le=599)]
+
+
+class Retries(SpecPart, frozen=True, kw_only=True):
+    """When and how often a failed attempt is tried again."""
+
+    max_retries: Annotated[int, Meta(description="Attempts after the first one.", ge=0, le=100)] = 3
+    retry_on_status: Annotated[
+        tuple[Status, ...], Meta(description="Response statuses that are tried again.", max_length=64)
+    ] = (502, 503, 504)
+    backoff: Annotated[RetryBackoff | None, Meta(description="Waits between attempts.")] = None
+    per_try_timeout: Annotated[Duration | None, Meta(description="Time limit of one attempt.")] = None
+    retry_on: Annotated[tuple[RetryOn, ...], Meta(description="Failures without a response that are tried again.")] = ()
+    budget_percent: Annotated[Percent | None, Meta(description="Retries as a share of all requests in flight.")] = None
+    retry_non_idempotent: Annotated[
+        bool, Meta(description="Try again even if the backend may have acted on the first attempt.")
+    ] = False
+
+
+class RateUnit(enum.StrEnum):
+    """What a number of requests is counted over."""
+
+    SECOND = "Second"
+    MINUTE = "Minute"
+    HOUR = "Hour"
+
+
+class RateLimit(SpecPart, frozen=True, kw_only=True):
+    """How many requests are let through; others are answered with 429."""
+
+    requests: Annotated[int, Meta(description="Requests per unit.", ge=1)]
+    unit: Annotated[RateUnit, Meta(description="Unit of time.")] = RateUnit.SECOND
+    burst: Annotated[int, Meta(description="Requests at once; `requests` if not given.", ge=1)] | None = None
+    keys: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^(SourceIP|Header:[!#$%&'*+\-.^_`|~0-9A-Za-z]+)$")], ...],
+        Meta(description="What is counted separately: SourceIP, Header:NAME; all together if empty."),
+    ] = ()

@@ -1,0 +1,211 @@
+"""Rules that several kinds share: paths, host names, addresses, networks, header names, regular expressions."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Iterator, Sequence
+
+from datum_router.compiler.diagnostics import Severity
+from datum_router.manifests.meta import TOKEN_PATTERN
+from datum_router.manifests.problem import Problem, shown
+from datum_router.manifests.vpcroute import MAX_REGEX_BYTES
+from datum_router.reasons import Reason
+from datum_router.routing.normalize import BadPath, normalize_rule_path
+
+HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+    }
+)
+"""Fields that are about one connection (RFC 9110 section 7.6.1): they are neither matched nor changed by rules."""
+FRAMING = frozenset({"content-length", "host"})
+"""Fields that say where a message ends or where it goes; changing them as text would let the two disagree."""
+
+_TOKEN = re.compile(TOKEN_PATTERN.removesuffix("$") + r"\Z")
+_HOST = re.compile(r"(?:\*\.)?[a-z0-9](?:[a-z0-9\-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9\-]{0,61}[a-z0-9])?)*\Z")
+
+
+def invalid(path: str, message: str, hint: str = "") -> Problem:
+    """Return a problem with reason InvalidValue."""
+    return Problem(path=path, reason=Reason.INVALID_VALUE, message=message, hint=hint)
+
+
+def missing(path: str, message: str, hint: str = "") -> Problem:
+    """Return a problem with reason MissingField."""
+    return Problem(path=path, reason=Reason.MISSING_FIELD, message=message, hint=hint)
+
+
+def exclusive(path: str, message: str, hint: str = "") -> Problem:
+    """Return a problem with reason MutuallyExclusive."""
+    return Problem(path=path, reason=Reason.MUTUALLY_EXCLUSIVE, message=message, hint=hint)
+
+
+def warning(path: str, message: str, hint: str = "") -> Problem:
+    """Return a warning: the object is used, but not all of it means what its author may think."""
+    return Problem(path=path, reason=Reason.INVALID_VALUE, message=message, hint=hint, severity=Severity.WARNING)
+
+
+def check_path(path: str, text: str) -> Iterator[Problem]:
+    """Check a path that requests are compared with, or that replaces theirs.
+
+    Requests are normalised before they are compared, so a path that is not in normal form would match nothing.
+    """
+    if not text.startswith("/"):
+        hint = f"write /{text}" if text and text[0] not in "*?#" else "a path begins with /"
+        yield invalid(path, f"found {shown(text)}, expected a path that begins with /", hint)
+    elif "?" in text or "#" in text:
+        yield invalid(
+            path, f"found a query or fragment in {shown(text)}", "use queryParams for conditions on the query"
+        )
+    elif "//" in text:
+        yield invalid(path, f"found an empty segment in {shown(text)}", "requests are compared with single slashes")
+    elif any(re.sub("%2[eE]", ".", segment) in (".", "..") for segment in text.split("/")):
+        yield invalid(path, f"found a dot segment in {shown(text)}", "requests are compared without dot segments")
+    else:
+        found = normalize_rule_path(text)
+        if isinstance(found, BadPath):
+            yield invalid(path, f"found {found.detail}: {shown(text)}")
+
+
+def check_host(path: str, text: str, *, is_wildcard_allowed: bool = True) -> Iterator[Problem]:
+    """Check a host name (RFC 1123), with `*.` in front if that is allowed."""
+    expected = "a host name such as shop.example.com" + (" or *.example.com" if is_wildcard_allowed else "")
+    lower = text.lower()
+    if _is_address(lower):
+        yield invalid(path, f"found the address {shown(text)}, expected {expected}", "addresses are no host names")
+    elif not _HOST.match(lower) or (lower.startswith("*.") and not is_wildcard_allowed):
+        yield invalid(path, f"found {shown(text)}, expected {expected}", _host_hint(lower))
+
+
+def _host_hint(text: str) -> str:
+    if "://" in text:
+        return "leave out the scheme"
+    if text == "*":
+        return "leave the field out to mean every host"
+    if ":" in text:
+        return "leave out the port"
+    if text.endswith("."):
+        return "leave out the dot at the end"
+    if "*" in text[1:]:
+        return "only the whole first label may be a wildcard"
+    if not text.isascii():
+        return "write internationalised names as xn--..."
+    return ""
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
+
+
+def check_hosts(path: str, names: Sequence[str]) -> Iterator[Problem]:
+    """Check a list of host names."""
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        yield from check_host(f"{path}[{index}]", name)
+        if name.lower() in seen:
+            yield warning(f"{path}[{index}]", f"found {shown(name)} for the second time")
+        seen.add(name.lower())
+
+
+def check_address(path: str, text: str) -> Iterator[Problem]:
+    """Check an IP literal that is dialled: no prefix length, no zone, no address that is no host's."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        yield invalid(path, f"found {shown(text)}, expected an IPv4 or IPv6 address", _address_hint(text))
+        return
+    if getattr(address, "scope_id", None):
+        yield invalid(
+            path,
+            f"found a zone in {shown(text)}, expected an address without one",
+            f"write {text.split('%', maxsplit=1)[0]}",
+        )
+    elif address.is_unspecified or address.is_multicast:
+        yield invalid(path, f"found {address}, expected the address of one host")
+
+
+def _address_hint(text: str) -> str:
+    bare, slash, _ = text.partition("/")
+    if slash and _is_address(bare):
+        return f"leave out the prefix length: {bare}"
+    if text.startswith("[") and _is_address(text):
+        return f"leave out the brackets: {text[1:-1]}"
+    host, colon, port = text.rpartition(":")
+    if colon and port.isdigit() and _is_address(host):
+        return f"write address: {host.strip('[]')} and port: {port}"
+    if _HOST.match(text.lower()):
+        return "names are not looked up; write the address"
+    return ""
+
+
+def check_network(path: str, text: str) -> Iterator[Problem]:
+    """Check a network in CIDR form; a single address is the network of that address alone."""
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        yield invalid(path, f"found {shown(text)}, expected a network such as 10.0.0.0/8 or fd00::/8")
+        return
+    if "%" in text:
+        yield invalid(path, f"found a zone in {shown(text)}, expected a network without one")
+    elif "/" in text and str(network.network_address) != str(ipaddress.ip_address(text.partition("/")[0])):
+        yield warning(path, f"found {shown(text)} with host bits set; it is used as {network}", f"write {network}")
+
+
+def check_header(path: str, name: str, *, is_change: bool = False) -> Iterator[Problem]:
+    """Check a header name that is matched, or (`is_change`) set, added or removed."""
+    lower = name.lower()
+    if name.startswith(":"):
+        yield invalid(path, f"found the pseudo-header {shown(name)}", "use methods, hostnames or a path condition")
+    elif not _TOKEN.match(name):
+        yield invalid(path, f"found {shown(name)}, expected a header name (RFC 9110 token)")
+    elif lower in HOP_BY_HOP:
+        yield invalid(path, f"found {name}, which is about one connection only and is never passed on")
+    elif lower == "host" and not is_change:
+        yield invalid(path, "found host among the headers", "use spec.hostnames")
+    elif is_change and lower in FRAMING:
+        hint = "use a URLRewrite filter with hostname" if lower == "host" else "the router keeps it right"
+        yield invalid(path, f"found {name}, which may not be changed by a header filter", hint)
+
+
+def check_regex(path: str, pattern: str) -> Iterator[Problem]:
+    """Check what can be said about a regular expression without an engine; the compiler says the rest."""
+    if not pattern:
+        yield invalid(path, "found an empty expression, which would match everything")
+    elif len(pattern.encode("utf-8", "replace")) > MAX_REGEX_BYTES:
+        yield invalid(path, f"found an expression of more than {MAX_REGEX_BYTES} bytes")
+    elif not pattern.isascii():
+        yield invalid(
+            path,
+            f"found a character outside ASCII in {shown(pattern)}",
+            "write it as the percent-encoded or \\x bytes that clients send",
+        )
+
+
+def is_prime(number: int) -> bool:
+    """Tell whether a number is prime."""
+    if number < 4:
+        return number > 1
+    if number % 2 == 0:
+        return False
+    return all(number % divisor for divisor in range(3, int(number**0.5) + 1, 2))
+
+
+def next_prime(number: int) -> int:
+    """Return the lowest prime that is at least `number`."""
+    while not is_prime(number):
+        number += 1
+    return number

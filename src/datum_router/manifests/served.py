@@ -1,0 +1,311 @@
+"""What no engine serves yet, and what serves everything else: no field may be ignored silently.
+
+Every field of every spec stands in exactly one of two tables: `NOT_SERVED` (it is refused when it says something else
+than its default) or `SERVED` (with the place that acts on it). A test compares both with the Structs, so that a new
+field cannot be forgotten. Paths are JSON paths with `[]` for any item; a refused field covers everything below it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+import msgspec
+
+from datum_router.manifests.problem import Problem
+from datum_router.reasons import Reason
+
+
+class NotServed(msgspec.Struct, frozen=True, kw_only=True):
+    """A field, or some values of it, that nothing acts on yet.
+
+    Attributes:
+        path: Where, for example `spec.destinations[].filters`.
+        values: Values that are refused; empty means every value but the default.
+        hint: What to use instead.
+    """
+
+    path: str
+    values: tuple[str, ...] = ()
+    hint: str
+
+
+_REMOVE: Final = "remove it"
+
+NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
+    "VPCService": (
+        NotServed(
+            path="spec.vpcAttachmentSelector",
+            hint="use vpcAttachmentRef, one VPCService for each attachment, or write down endpoints",
+        ),
+        NotServed(path="spec.protocol", values=("TCP",), hint="use HTTP, HTTPS, H2C or GRPC"),
+        NotServed(
+            path="spec.discovery.method",
+            values=("kubernetes", "dns", "endpointslice"),
+            hint="use a ServiceBinding for a Kubernetes Service, or vpcAttachmentRef or endpoints",
+        ),
+        NotServed(path="spec.discovery.dnsName", hint="write the addresses into endpoints"),
+        NotServed(path="spec.endpoints[].locationRef", hint="use spec.topology"),
+        NotServed(path="spec.circuitBreaker", hint="use healthCheck.passive to take failing endpoints out"),
+        NotServed(path="spec.tls.mode", values=("Mutual",), hint="use mode Simple"),
+        NotServed(path="spec.tls.clientCertificateRef", hint="use mode Simple, without a certificate of our own"),
+        NotServed(path="spec.tls.subjectAltNames", hint="use sni, the name that is verified"),
+        NotServed(path="spec.locationRef", hint="use spec.topology"),
+        NotServed(path="spec.tunnel", hint="use vpcAttachmentRef or endpoints"),
+        NotServed(
+            path="spec.exportTo.namespaces", values=("Selector",), hint="use All, or keep route and service in one"
+        ),
+        NotServed(path="spec.exportTo.selector", hint="use namespaces All"),
+    ),
+    "VPCRoute": (
+        NotServed(
+            path="spec.match.grpcMatchType",
+            values=("RegularExpression",),
+            hint="use pathRegex over /service/method, or one match for each method",
+        ),
+        NotServed(
+            path="spec.matches[].grpcMatchType",
+            values=("RegularExpression",),
+            hint="use pathRegex over /service/method, or one match for each method",
+        ),
+        NotServed(path="spec.destinations[].filters", hint="use spec.filters, in a route for each destination"),
+        NotServed(path="spec.loadBalancingConfig.cookie.ttl", hint="set the cookie in the application"),
+        NotServed(path="spec.loadBalancingConfig.cookie.path", hint="set the cookie in the application"),
+        NotServed(path="spec.retries.perTryTimeout", hint="use timeouts.request, the limit of all attempts together"),
+        NotServed(path="spec.retries.retryOn", hint="use retryOnStatus; failed connections are always tried again"),
+        NotServed(path="spec.retries.budgetPercent", hint="use maxRetries"),
+        NotServed(path="spec.retries.retryNonIdempotent", hint=_REMOVE),
+        NotServed(path="spec.timeouts.backendRequest", hint="use timeouts.request"),
+        NotServed(path="spec.timeouts.streamIdle", hint="use timeouts.request"),
+        NotServed(path="spec.cors", hint="answer CORS in the application, or set headers by ResponseHeaderModifier"),
+        NotServed(path="spec.sourceVpcAttachment", hint="use match.sourceCIDRs with the networks of the attachment"),
+        NotServed(
+            path="spec.filters[].type",
+            values=("RequestMirror", "RateLimit"),
+            hint="use RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect or URLRewrite",
+        ),
+        NotServed(path="spec.filters[].requestMirror", hint=_REMOVE),
+        NotServed(path="spec.filters[].rateLimit", hint=_REMOVE),
+        NotServed(path="spec.sessionAffinity", hint="use loadBalancing consistent-hash with hashOn Cookie or Header"),
+        NotServed(path="spec.rateLimit", hint=_REMOVE),
+        NotServed(path="spec.circuitBreaker", hint="use healthCheck.passive of the VPCService"),
+        NotServed(path="spec.locality.mode", values=("Nearest",), hint="use PreferLocal"),
+        NotServed(path="spec.locality.failoverOrder", hint="use priority of destinations or endpoints"),
+        NotServed(
+            path="spec.locality.spilloverPercent", hint="use healthCheck.panicThresholdPercent of the VPCService"
+        ),
+    ),
+    "ServiceBinding": (
+        NotServed(path="spec.portMappings[].protocol", values=("UDP",), hint="use TCP"),
+        NotServed(path="spec.podSelector", hint="use the selector of the Service"),
+    ),
+    "VPCIngress": (
+        NotServed(path="spec.rules[].vpcRouteRef", hint="name this VPCIngress in parentRefs of the VPCRoute"),
+        NotServed(path="spec.rules[].vpcAttachmentName", hint="use vpcAttachmentRef of the VPCService"),
+        NotServed(path="spec.tls.mode", values=("passthrough",), hint="use terminate"),
+        NotServed(path="spec.tls.secretVersion", hint="name the secret that holds this version"),
+        NotServed(path="spec.tls.cipherSuites", hint="use minVersion"),
+        NotServed(path="spec.tls.clientAuth", hint=_REMOVE),
+        NotServed(path="spec.vpcAttachmentName", hint="use vpcAttachmentRef of the VPCService"),
+        NotServed(path="spec.listeners[].protocol", values=("TLS",), hint="use HTTPS"),
+        NotServed(path="spec.httpsRedirect", hint="use a VPCRoute with a RequestRedirect filter, scheme https"),
+        NotServed(path="spec.hsts", hint="use a ResponseHeaderModifier that sets strict-transport-security"),
+        NotServed(path="spec.gatewaySelector", hint="remove it: every gateway opens the listeners"),
+        NotServed(path="spec.allowedRoutes", hint="remove it: every route may name this VPCIngress"),
+        NotServed(path="spec.defaultTimeouts", hint="use timeouts of the VPCRoute"),
+        NotServed(path="spec.rateLimit", hint=_REMOVE),
+        NotServed(path="spec.clientIP.proxyProtocol", hint="use trustedHops with X-Forwarded-For"),
+        NotServed(path="spec.accessLog", hint="remove it: the gateway's own settings apply"),
+    ),
+    "VPCEgress": (NotServed(path="spec", hint="remove it: outbound traffic is not controlled by this version"),),
+}
+# `kind` of a parentRef is open text, so what is refused is everything but one value.
+ONLY_SERVED: Final[Mapping[str, tuple[tuple[str, str, str], ...]]] = {
+    "VPCRoute": (("spec.parentRefs[].kind", "VPCIngress", "name a VPCIngress"),),
+}
+
+_MATCH: Final = {
+    "pathPrefix": "compiler/rules: path condition",
+    "exactPath": "compiler/rules: path condition",
+    "pathRegex": "compiler/rules: path condition, needs the re2 extra",
+    "methods": "routing/method",
+    "headers": "routing/headers",
+    "headerMatches[].name": "routing/headers",
+    "headerMatches[].type": "routing/headers",
+    "headerMatches[].value": "routing/headers",
+    "headerMatches[].invert": "routing/headers",
+    "queryParams": "routing/query",
+    "queryParamMatches[].name": "routing/query",
+    "queryParamMatches[].type": "routing/query",
+    "queryParamMatches[].value": "routing/query",
+    "queryParamMatches[].invert": "routing/query",
+    "grpcService": "routing/grpc",
+    "grpcMethod": "routing/grpc",
+    "grpcMatchType": "compiler/rules: Exact",
+    "sourceCIDRs": "routing/source",
+}
+_HEADER_LISTS: Final = ("set[].name", "set[].value", "add[].name", "add[].value", "remove")
+_PATH_PARTS: Final = ("path.type", "path.replaceFullPath", "path.replacePrefixMatch")
+
+SERVED: Final[Mapping[str, Mapping[str, str]]] = {
+    "VPCService": {
+        "spec.vpcAttachmentRef.name": "plugin galactic: resolver",
+        "spec.vpcAttachmentRef.namespace": "plugin galactic: resolver",
+        "spec.protocol": "compiler/services: what the data plane speaks",
+        "spec.port": "registry/endpoints: default port",
+        "spec.targetPort": "registry/endpoints: port of endpoints",
+        "spec.labels": "for people and selectors; no traffic depends on them",
+        "spec.healthCheck.httpPath": "compiler/services: active_policy",
+        "spec.healthCheck.intervalSeconds": "health/schedule",
+        "spec.healthCheck.timeoutSeconds": "compiler/services: active_policy",
+        "spec.healthCheck.unhealthyThreshold": "health/active",
+        "spec.healthCheck.healthyThreshold": "health/active",
+        "spec.healthCheck.type": "compiler/services: active_policy",
+        "spec.healthCheck.port": "compiler/services: active_policy",
+        "spec.healthCheck.host": "compiler/services: active_policy",
+        "spec.healthCheck.method": "compiler/services: active_policy",
+        "spec.healthCheck.expectedStatuses": "compiler/services: active_policy",
+        "spec.healthCheck.grpcService": "compiler/services: active_policy",
+        "spec.healthCheck.headers[].name": "compiler/services: active_policy",
+        "spec.healthCheck.headers[].value": "compiler/services: active_policy",
+        "spec.healthCheck.passive.consecutive5xx": "health/outlier",
+        "spec.healthCheck.passive.consecutiveGatewayErrors": "health/outlier",
+        "spec.healthCheck.passive.interval": "health/outlier",
+        "spec.healthCheck.passive.baseEjectionTime": "health/outlier",
+        "spec.healthCheck.passive.maxEjectionPercent": "health/outlier",
+        "spec.healthCheck.panicThresholdPercent": "balancing/locality: panic threshold",
+        "spec.discovery.method": "resolvers: manual and attachment are what they do",
+        "spec.endpoints[].address": "registry/endpoints: StaticResolver",
+        "spec.endpoints[].port": "registry/endpoints: StaticResolver",
+        "spec.endpoints[].weight": "registry/endpoints: StaticResolver",
+        "spec.endpoints[].priority": "balancing/locality: priority levels",
+        "spec.connectTimeout": "compiler/services: dialling",
+        "spec.idleTimeout": "compiler/services: connection pool",
+        "spec.tls.mode": "compiler/services: upstream TLS",
+        "spec.tls.sni": "compiler/services: upstream TLS",
+        "spec.tls.caCertificateRefs[].name": "compiler/services: CA bundle",
+        "spec.tls.caCertificateRefs[].kind": "compiler/services: CA bundle",
+        "spec.tls.minVersion": "compiler/services: upstream TLS",
+        "spec.tls.insecureSkipVerify": "compiler/services: upstream TLS",
+        "spec.topology": "balancing/locality",
+        "spec.exportTo.namespaces": "compiler/refs: references from other namespaces",
+    },
+    "VPCRoute": {
+        "spec.name": "for people; no traffic depends on it",
+        **{f"spec.match.{name}": place for name, place in _MATCH.items()},
+        **{f"spec.matches[].{name}": place for name, place in _MATCH.items()},
+        "spec.hostnames": "routing/host",
+        "spec.parentRefs[].kind": "compiler/ingress: VPCIngress",
+        "spec.parentRefs[].name": "compiler/ingress: attach",
+        "spec.parentRefs[].namespace": "compiler/ingress: attach",
+        "spec.parentRefs[].sectionName": "compiler/ingress: attach",
+        "spec.parentRefs[].port": "compiler/ingress: attach",
+        "spec.destinations[].vpcServiceRef.name": "compiler/refs: resolve_service",
+        "spec.destinations[].vpcServiceRef.namespace": "compiler/refs: resolve_service",
+        "spec.destinations[].weight": "balancing/split",
+        "spec.destinations[].port": "compiler/refs: port_override",
+        "spec.destinations[].priority": "balancing/split: lower priorities first",
+        "spec.loadBalancing": "compiler/rules: balancer by name",
+        "spec.loadBalancingConfig.hashOn": "compiler/rules: balancing policy",
+        "spec.loadBalancingConfig.headerName": "compiler/rules: balancing policy",
+        "spec.loadBalancingConfig.cookie.name": "compiler/rules: balancing policy",
+        "spec.loadBalancingConfig.queryParam": "compiler/rules: balancing policy",
+        "spec.loadBalancingConfig.tableSize": "balancing/maglev",
+        "spec.loadBalancingConfig.slowStart": "balancing/locality: slow start",
+        "spec.loadBalancingConfig.algorithm": "compiler/rules: Maglev or ring",
+        "spec.retries.maxRetries": "policy/retry",
+        "spec.retries.retryOnStatus": "policy/retry",
+        "spec.retries.backoff.initialMs": "policy/backoff",
+        "spec.retries.backoff.maxMs": "policy/backoff",
+        "spec.timeoutSeconds": "policy/timeout",
+        "spec.timeouts.request": "policy/timeout",
+        "spec.timeouts.connect": "policy/timeout",
+        "spec.filters[].type": "compiler/rules: compile_filter",
+        **{
+            f"spec.filters[].{kind}.{name}": "filters/headers"
+            for kind in ("requestHeaderModifier", "responseHeaderModifier")
+            for name in _HEADER_LISTS
+        },
+        **{
+            f"spec.filters[].requestRedirect.{name}": "filters/redirect"
+            for name in ("scheme", "hostname", "port", "statusCode", *_PATH_PARTS)
+        },
+        **{f"spec.filters[].urlRewrite.{name}": "filters/rewrite" for name in ("hostname", *_PATH_PARTS)},
+        "spec.locality.mode": "balancing/locality",
+        "spec.locality.topologyKey": "balancing/locality",
+    },
+    "ServiceBinding": {
+        "spec.serviceRef.name": "plugin kubernetes: resolver",
+        "spec.serviceRef.namespace": "plugin kubernetes: resolver (another namespace is refused)",
+        "spec.vpcServiceRef.name": "plugin kubernetes: resolver",
+        "spec.vpcServiceRef.namespace": "plugin kubernetes: resolver",
+        "spec.portMappings[].servicePort": "plugin kubernetes: resolver",
+        "spec.portMappings[].vpcPort": "plugin kubernetes: resolver",
+        "spec.portMappings[].protocol": "plugin kubernetes: resolver",
+        "spec.autoSync": "registry/endpoints: pinned endpoints",
+        "spec.syncIntervalSeconds": "sources follow changes at once, which is never later than any interval",
+        "spec.addressSource": "plugin kubernetes: resolver",
+        "spec.publishNotReadyAddresses": "plugin kubernetes: resolver",
+        "spec.addressFamily": "plugin kubernetes: resolver",
+    },
+    "VPCIngress": {
+        "spec.host": "compiler/ingress",
+        "spec.hosts": "compiler/ingress",
+        "spec.rules[].path": "compiler/ingress: rules",
+        "spec.rules[].pathType": "compiler/ingress: rules",
+        "spec.rules[].service.name": "compiler/ingress: rules",
+        "spec.rules[].service.namespace": "compiler/ingress: rules",
+        "spec.rules[].service.port": "compiler/ingress: rules",
+        "spec.tls.secretName": "compiler/ingress: certificate",
+        "spec.tls.mode": "compiler/ingress: terminate",
+        "spec.tls.minVersion": "compiler/ingress: listener",
+        "spec.tls.alpn": "compiler/ingress: listener",
+        "spec.annotations": "for people; no traffic depends on them",
+        "spec.listeners[].name": "compiler/ingress: sections of parentRefs",
+        "spec.listeners[].port": "compiler/ingress: listener",
+        "spec.listeners[].protocol": "compiler/ingress: listener",
+        "spec.maxRequestBodyBytes": "compiler/ingress: listener",
+        "spec.clientIP.trustedHops": "compiler/ingress: listener",
+    },
+    "VPCEgress": {},
+}
+
+
+def find_not_served(kind: str, manifest: msgspec.Struct) -> Iterator[Problem]:
+    """Yield a problem for every field that says something no engine acts on."""
+    for entry in NOT_SERVED.get(kind, ()):
+        for path, value, default in _values(manifest, entry.path.split("."), "", msgspec.NODEFAULT):
+            if entry.values:
+                if str(value) in entry.values:
+                    yield _problem(path, f"{value} is not served yet", entry.hint)
+            elif value != default:
+                what = f"kind {kind}" if path == "spec" else path.rpartition(".")[2]
+                yield _problem(path, f"{what} is not served yet", entry.hint)
+    for where, served, hint in ONLY_SERVED.get(kind, ()):
+        for path, value, _ in _values(manifest, where.split("."), "", msgspec.NODEFAULT):
+            if value != served:
+                yield _problem(path, f"{value!a} is not served yet, only {served}", hint)
+
+
+def _problem(path: str, message: str, hint: str) -> Problem:
+    return Problem(path=path, reason=Reason.NOT_SERVED, message=message, hint=hint)
+
+
+def _values(part: object, names: list[str], path: str, default: object) -> Iterator[tuple[str, object, object]]:
+    """Yield (JSON path, value, default) of every place that a path with `[]` leads to."""
+    if not names:
+        yield path, part, default
+        return
+    if not isinstance(part, msgspec.Struct):
+        return
+    name = names[0].removesuffix("[]")
+    for field in msgspec.structs.fields(part):
+        if field.encode_name != name:
+            continue
+        value = getattr(part, field.name)
+        where = f"{path}.{name}" if path else name
+        if not names[0].endswith("[]"):
+            yield from _values(value, names[1:], where, field.default)
+        elif isinstance(value, tuple):
+            for index, item in enumerate(value):
+                yield from _values(item, names[1:], f"{where}[{index}]", msgspec.NODEFAULT)

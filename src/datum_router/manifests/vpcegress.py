@@ -1,0 +1,95 @@
+"""VPCEgress: which traffic may leave a VPC, and where to."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from datum_router.manifests.meta import Conditions, LocalRef, Name, ObjectMeta, Port, SpecPart, StatusPart
+from datum_router.manifests.parts import LabelSelector, Retries, Timeouts, TlsVersion
+
+
+class Verdict(enum.StrEnum):
+    """What happens to traffic."""
+
+    ALLOW = "Allow"
+    DENY = "Deny"
+
+
+class EgressMatch(SpecPart, frozen=True, kw_only=True):
+    """Conditions on outbound traffic, all of which must hold; an empty one holds for any."""
+
+    destination_cidrs: Annotated[tuple[str, ...], Meta(description="Networks of the destination.", max_length=256)] = ()
+    destination_ports: Annotated[tuple[Port, ...], Meta(description="Ports of the destination.", max_length=256)] = ()
+    protocols: Annotated[tuple[str, ...], Meta(description="Protocols, such as TCP or HTTP.", max_length=16)] = ()
+    source_labels: Annotated[Mapping[str, str] | None, Meta(description="Labels of the sending pod.")] = None
+    hostnames: Annotated[
+        tuple[str, ...], Meta(description="Host names, `*.` in front is a wildcard.", max_length=256)
+    ] = ()
+
+
+class EgressTls(SpecPart, frozen=True, kw_only=True):
+    """TLS towards the destination."""
+
+    enabled: Annotated[bool, Meta(description="Whether TLS is spoken.")] = False
+    sni: Annotated[str, Meta(description="Server name that is sent and verified.", max_length=253)] | None = None
+    insecure: Annotated[bool, Meta(description="Accept any certificate. For tests only.")] = False
+    ca_secret_name: Annotated[Name | None, Meta(description="Secret with the CAs that are trusted.")] = None
+    client_certificate_secret_name: Annotated[Name | None, Meta(description="Secret with our own certificate.")] = None
+    min_version: Annotated[TlsVersion, Meta(description="Lowest TLS version.")] = TlsVersion.TLS_1_2
+
+
+class EgressDestination(SpecPart, frozen=True, kw_only=True):
+    """An external service."""
+
+    endpoint: Annotated[str, Meta(description="IP address or host name.", min_length=1, max_length=253)]
+    port: Annotated[Port, Meta(description="Port.")]
+    tls: Annotated[EgressTls | None, Meta(description="TLS towards it.")] = None
+
+
+class EgressRateLimit(SpecPart, frozen=True, kw_only=True):
+    """How many requests are let through."""
+
+    requests_per_second: Annotated[int, Meta(description="Requests per second.", ge=1)]
+    burst_size: Annotated[int, Meta(description="Requests at once.", ge=1)] | None = None
+
+
+class VPCEgressSpec(SpecPart, frozen=True, kw_only=True):
+    """Whose traffic, where to, and whether it may pass."""
+
+    source_vpc_attachment: Annotated[Name | None, Meta(description="Attachment whose traffic this is about.")] = None
+    source_selector: Annotated[LabelSelector | None, Meta(description="Attachments by label.")] = None
+    match: Annotated[EgressMatch | None, Meta(description="Conditions on the traffic.")] = None
+    destinations: Annotated[
+        tuple[EgressDestination, ...], Meta(description="External services that are meant.", max_length=64)
+    ] = ()
+    policy: Annotated[Verdict, Meta(description="What happens to the traffic.")] = Verdict.ALLOW
+    priority: Annotated[int, Meta(description="Lower numbers first; Deny wins a tie.", ge=0, le=65535)] = 1000
+    default_action: Annotated[Verdict | None, Meta(description="What happens to all other traffic.")] = None
+    connector_ref: Annotated[LocalRef | None, Meta(description="Connector that the traffic takes.")] = None
+    timeouts: Annotated[Timeouts | None, Meta(description="Time limits.")] = None
+    retries: Annotated[Retries | None, Meta(description="When a failed attempt is tried again.")] = None
+    log: Annotated[bool, Meta(description="Whether the traffic is logged.")] = False
+    rate_limit: Annotated[EgressRateLimit | None, Meta(description="How many requests are let through.")] = None
+
+
+class VPCEgressStatus(StatusPart, frozen=True, kw_only=True):
+    """What the router made of the egress."""
+
+    observed_generation: int = 0
+    active: bool = False
+    connection_count: int = 0
+    conditions: Conditions = ()
+
+
+class VPCEgress(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Which traffic may leave a VPC, and where to."""
+
+    api_version: str
+    kind: str
+    metadata: ObjectMeta
+    spec: VPCEgressSpec
+    status: VPCEgressStatus | None = None

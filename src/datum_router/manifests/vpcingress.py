@@ -1,0 +1,212 @@
+"""VPCIngress: where traffic from outside enters, for which hosts, with which certificate."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from datum_router.manifests.meta import (
+    Conditions,
+    Name,
+    NamespaceName,
+    ObjectMeta,
+    ObjectRef,
+    Port,
+    SpecPart,
+    StatusPart,
+)
+from datum_router.manifests.parts import LabelSelector, RateLimit, Timeouts, TlsVersion
+
+HostnameText = Annotated[str, Meta(min_length=1, max_length=253)]
+
+
+class PathType(enum.StrEnum):
+    """How a rule's path is compared."""
+
+    PREFIX = "Prefix"
+    EXACT = "Exact"
+
+
+class IngressProtocol(enum.StrEnum):
+    """What a listener speaks."""
+
+    HTTP = "HTTP"
+    HTTPS = "HTTPS"
+    TLS = "TLS"
+
+
+class TlsTermination(enum.StrEnum):
+    """What happens to TLS."""
+
+    TERMINATE = "terminate"
+    PASSTHROUGH = "passthrough"
+
+
+class ClientAuthMode(enum.StrEnum):
+    """Whether clients must show a certificate."""
+
+    NONE = "None"
+    REQUEST = "Request"
+    REQUIRE = "Require"
+
+
+class IngressServiceRef(SpecPart, frozen=True, kw_only=True):
+    """The VPCService of a rule."""
+
+    name: Annotated[Name, Meta(description="Name of the VPCService.")]
+    namespace: Annotated[
+        NamespaceName | None, Meta(description="Namespace of the VPCService; the ingress's own if not given.")
+    ] = None
+    port: Annotated[Port | None, Meta(description="Port that is dialled instead of the endpoints' own.")] = None
+
+
+class IngressRule(SpecPart, frozen=True, kw_only=True):
+    """A path and the service behind it."""
+
+    path: Annotated[str, Meta(description="Path, by whole segments for Prefix.", min_length=1, max_length=4096)] = "/"
+    path_type: Annotated[PathType, Meta(description="How the path is compared.")] = PathType.PREFIX
+    service: Annotated[IngressServiceRef, Meta(description="The service behind the path.")]
+    vpc_attachment_name: Annotated[Name | None, Meta(description="Attachment that the gateway uses.")] = None
+    vpc_route_ref: Annotated[ObjectRef | None, Meta(description="VPCRoute in place of a service.")] = None
+
+
+class ClientAuth(SpecPart, frozen=True, kw_only=True):
+    """Certificates of clients."""
+
+    mode: Annotated[ClientAuthMode, Meta(description="Whether clients must show a certificate.")] = ClientAuthMode.NONE
+    ca_secret_name: Annotated[Name | None, Meta(description="Secret with the CAs of clients.")] = None
+    subject_alt_names: Annotated[
+        tuple[str, ...], Meta(description="Names of which the certificate must hold one.", max_length=64)
+    ] = ()
+    crl_secret_name: Annotated[Name | None, Meta(description="Secret with revocation lists.")] = None
+    forward_client_cert: Annotated[bool, Meta(description="Tell the service about the certificate.")] = False
+
+
+class IngressTls(SpecPart, frozen=True, kw_only=True):
+    """TLS towards clients."""
+
+    secret_name: Annotated[Name, Meta(description="Secret with `tls.crt` and `tls.key`.")]
+    secret_version: Annotated[str, Meta(description="Version of the secret.", max_length=253)] | None = None
+    mode: Annotated[TlsTermination, Meta(description="What happens to TLS.")] = TlsTermination.TERMINATE
+    min_version: Annotated[TlsVersion, Meta(description="Lowest TLS version.")] = TlsVersion.TLS_1_2
+    cipher_suites: Annotated[tuple[str, ...], Meta(description="Cipher suites of TLS 1.2.", max_length=64)] = ()
+    client_auth: Annotated[ClientAuth | None, Meta(description="Certificates of clients.")] = None
+    alpn: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^(h2|http/1\.1)$", extra={"expected": "h2 or http/1.1"})], ...],
+        Meta(description="Protocols that are offered, best first.", max_length=2),
+    ] = ("h2", "http/1.1")
+
+
+class IngressListener(SpecPart, frozen=True, kw_only=True):
+    """A port that is opened."""
+
+    name: Annotated[Name, Meta(description="Name that `sectionName` of a route refers to.")]
+    port: Annotated[Port, Meta(description="Port.")]
+    protocol: Annotated[IngressProtocol, Meta(description="What is spoken on it.")] = IngressProtocol.HTTP
+
+
+class Hsts(SpecPart, frozen=True, kw_only=True):
+    """Strict-Transport-Security (RFC 6797)."""
+
+    max_age_seconds: Annotated[int, Meta(description="How long clients remember it.", ge=0)] = 31_536_000
+    include_subdomains: Annotated[bool, Meta(description="Whether it holds for subdomains.")] = False
+    preload: Annotated[bool, Meta(description="Whether browsers may know it beforehand.")] = False
+
+
+class RouteNamespaces(enum.StrEnum):
+    """Which namespaces' routes may be served here."""
+
+    SAME = "Same"
+    ALL = "All"
+    SELECTOR = "Selector"
+
+
+class AllowedRoutes(SpecPart, frozen=True, kw_only=True):
+    """Which routes may be served here."""
+
+    namespaces: Annotated[RouteNamespaces, Meta(description="Namespaces of the routes.")] = RouteNamespaces.ALL
+    selector: Annotated[LabelSelector | None, Meta(description="Labels of the namespaces for Selector.")] = None
+
+
+class ClientIp(SpecPart, frozen=True, kw_only=True):
+    """How the client's address is found out."""
+
+    trusted_hops: Annotated[
+        int, Meta(description="Proxies in front whose X-Forwarded-For entries are believed.", ge=0, le=32)
+    ] = 0
+    proxy_protocol: Annotated[bool, Meta(description="Expect a PROXY protocol header on each connection.")] = False
+
+
+class AccessLog(SpecPart, frozen=True, kw_only=True):
+    """What is logged of requests."""
+
+    enabled: Annotated[bool, Meta(description="Whether requests are logged.")] = True
+
+
+class VPCIngressSpec(SpecPart, frozen=True, kw_only=True):
+    """Ports, hosts, certificate and paths."""
+
+    host: Annotated[HostnameText, Meta(description="Host name, `*.` in front is a wildcard.")]
+    hosts: Annotated[tuple[HostnameText, ...], Meta(description="Further host names.", max_length=64)] = ()
+    rules: Annotated[tuple[IngressRule, ...], Meta(description="Paths and services.", max_length=256)] = ()
+    tls: Annotated[IngressTls | None, Meta(description="TLS towards clients.")] = None
+    vpc_attachment_name: Annotated[Name | None, Meta(description="Attachment that the gateway uses.")] = None
+    annotations: Annotated[Mapping[str, str] | None, Meta(description="Notes; nothing depends on them.")] = None
+    listeners: Annotated[
+        tuple[IngressListener, ...],
+        Meta(description="Ports; HTTP on 8080, and HTTPS on 8443 with `tls`, if empty.", max_length=64),
+    ] = ()
+    https_redirect: Annotated[bool, Meta(description="Redirect HTTP to HTTPS.")] = False
+    hsts: Annotated[Hsts | None, Meta(description="Strict-Transport-Security.")] = None
+    gateway_selector: Annotated[LabelSelector | None, Meta(description="Gateways that open the ports.")] = None
+    allowed_routes: Annotated[AllowedRoutes | None, Meta(description="Which routes may be served here.")] = None
+    default_timeouts: Annotated[Timeouts | None, Meta(description="Time limits of routes without their own.")] = None
+    max_request_body_bytes: (
+        Annotated[int, Meta(description="Longest request body; unlimited if not given.", ge=1)] | None
+    ) = None
+    rate_limit: Annotated[RateLimit | None, Meta(description="How many requests are let through.")] = None
+    client_ip: Annotated[ClientIp | None, Meta(description="How the client's address is found out.")] = msgspec.field(
+        default=None, name="clientIP"
+    )
+    access_log: Annotated[AccessLog | None, Meta(description="What is logged of requests.")] = None
+
+
+class IngressAddress(StatusPart, frozen=True, kw_only=True):
+    """An address that the ingress is reached at."""
+
+    ip: str = ""
+    hostname: str = ""
+
+
+class ListenerStatus(StatusPart, frozen=True, kw_only=True):
+    """The state of one listener."""
+
+    name: str
+    attached_routes: int = 0
+    conditions: Conditions = ()
+
+
+class VPCIngressStatus(StatusPart, frozen=True, kw_only=True):
+    """What the router made of the ingress."""
+
+    observed_generation: int = 0
+    ready: bool = False
+    load_balancer_ip: str = ""
+    active_backends: int = 0
+    ingress_addresses: tuple[IngressAddress, ...] = ()
+    listeners: Annotated[tuple[ListenerStatus, ...], Meta(extra={"list_map_keys": ["name"]})] = ()
+    conditions: Conditions = ()
+
+
+class VPCIngress(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """Where traffic from outside enters, for which hosts, with which certificate."""
+
+    api_version: str
+    kind: str
+    metadata: ObjectMeta
+    spec: VPCIngressSpec
+    status: VPCIngressStatus | None = None

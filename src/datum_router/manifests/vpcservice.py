@@ -1,0 +1,304 @@
+"""VPCService: a service inside a Galactic VPC that is to be reached from elsewhere."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from datum_router.manifests.meta import (
+    Conditions,
+    Duration,
+    LocalRef,
+    Name,
+    ObjectMeta,
+    ObjectRef,
+    Percent,
+    Port,
+    SpecPart,
+    StatusPart,
+)
+from datum_router.manifests.parts import CircuitBreaker, HttpHeader, LabelSelector, TlsVersion
+
+GRPC_ALIAS = {"gRPC": "GRPC"}
+
+
+class Protocol(enum.StrEnum):
+    """What the service's endpoints speak."""
+
+    HTTP = "HTTP"
+    HTTPS = "HTTPS"
+    H2C = "H2C"
+    GRPC = "GRPC"
+    TCP = "TCP"
+
+
+class HealthCheckType(enum.StrEnum):
+    """How an endpoint is probed."""
+
+    HTTP = "HTTP"
+    GRPC = "GRPC"
+    TCP = "TCP"
+
+
+class PassiveHealthCheck(SpecPart, frozen=True, kw_only=True):
+    """Ejection of endpoints by the outcome of requests."""
+
+    consecutive5xx: Annotated[int, Meta(description="5xx answers in a row that eject; 0 = off.", ge=0)] = 5
+    consecutive_gateway_errors: Annotated[
+        int, Meta(description="Failures in a row (no answer, 502, 503, 504) that eject; 0 = off.", ge=0)
+    ] = 5
+    interval: Annotated[Duration, Meta(description="How often ejected endpoints are looked at.")] = "10s"
+    base_ejection_time: Annotated[Duration, Meta(description="First ejection; each further one is longer by this.")] = (
+        "30s"
+    )
+    max_ejection_percent: Annotated[Percent, Meta(description="Never more of the endpoints are out at once.")] = 50
+
+
+class HealthCheck(SpecPart, frozen=True, kw_only=True):
+    """How the health of the endpoints is found out."""
+
+    http_path: (
+        Annotated[str, Meta(description="Path that is asked; /healthz if not given.", min_length=1, max_length=2048)]
+        | None
+    ) = None
+    interval_seconds: Annotated[int, Meta(description="Time between probes of one endpoint.", ge=1, le=86_400)] = 10
+    timeout_seconds: Annotated[int, Meta(description="Time limit of one probe.", ge=1, le=3_600)] = 5
+    unhealthy_threshold: Annotated[int, Meta(description="Failed probes in a row that take it out.", ge=1, le=1000)] = 3
+    healthy_threshold: Annotated[
+        int, Meta(description="Good probes in a row that take it in again.", ge=1, le=1000)
+    ] = 2
+    type: Annotated[
+        HealthCheckType | None,
+        Meta(description="Kind of probe; follows `protocol` if not given.", extra={"aliases": GRPC_ALIAS}),
+    ] = None
+    port: Annotated[Port | None, Meta(description="Port that is probed; the endpoint's own if not given.")] = None
+    host: Annotated[str, Meta(description="Host header of the probe.", min_length=1, max_length=261)] | None = None
+    method: (
+        Annotated[
+            str,
+            Meta(
+                description="Request method; GET if not given.",
+                pattern=r"^[A-Z][A-Z-]*$",
+                max_length=32,
+                extra={"expected": "an upper-case method such as GET"},
+            ),
+        ]
+        | None
+    ) = None
+    expected_statuses: Annotated[
+        tuple[
+            Annotated[
+                str,
+                Meta(
+                    pattern=r"^[1-5][0-9]{2}(-[1-5][0-9]{2})?$",
+                    extra={"expected": "a status or a range such as 200-299"},
+                ),
+            ],
+            ...,
+        ],
+        Meta(description="Statuses that count as healthy, such as `200-299`; 200-299 if empty.", max_length=32),
+    ] = ()
+    grpc_service: (
+        Annotated[
+            str, Meta(description="Service name of the gRPC health check; empty asks for the server.", max_length=255)
+        ]
+        | None
+    ) = None
+    headers: Annotated[tuple[HttpHeader, ...], Meta(description="Headers of the probe.", max_length=32)] = ()
+    passive: Annotated[PassiveHealthCheck | None, Meta(description="Ejection by the outcome of requests.")] = None
+    panic_threshold_percent: Annotated[
+        Percent, Meta(description="With fewer healthy endpoints than this, health is ignored.")
+    ] = 50
+
+
+class DiscoveryMethod(enum.StrEnum):
+    """Where endpoints come from."""
+
+    MANUAL = "manual"
+    KUBERNETES = "kubernetes"
+    ATTACHMENT = "attachment"
+    DNS = "dns"
+    ENDPOINTSLICE = "endpointslice"
+
+
+class Discovery(SpecPart, frozen=True, kw_only=True):
+    """How endpoints are found beside those that are written here."""
+
+    method: Annotated[DiscoveryMethod, Meta(description="Where endpoints come from.")] = DiscoveryMethod.MANUAL
+    dns_name: Annotated[str, Meta(description="Name that is looked up.", min_length=1, max_length=253)] | None = None
+
+
+class EndpointSpec(SpecPart, frozen=True, kw_only=True):
+    """A member of the service, written down."""
+
+    address: Annotated[str, Meta(description="IPv4 or IPv6 address, without prefix length.", min_length=1)]
+    port: Annotated[Port | None, Meta(description="Port; `targetPort` or `port` of the service if not given.")] = None
+    weight: Annotated[int, Meta(description="Share of the traffic; 0 takes none.", ge=0, le=1_000_000)] = 100
+    location_ref: Annotated[LocalRef | None, Meta(description="Location of this endpoint.")] = None
+    priority: Annotated[
+        int, Meta(description="0 is used first, higher ones as far as lower ones lack health.", ge=0, le=128)
+    ] = 0
+
+
+class TlsMode(enum.StrEnum):
+    """Whether TLS is spoken to the endpoints."""
+
+    DISABLE = "Disable"
+    SIMPLE = "Simple"
+    MUTUAL = "Mutual"
+
+
+class CertificateKind(enum.StrEnum):
+    """Where certificates are kept."""
+
+    CONFIG_MAP = "ConfigMap"
+    SECRET = "Secret"
+
+
+class CertificateRef(SpecPart, frozen=True, kw_only=True):
+    """A reference to certificates in the same namespace."""
+
+    name: Annotated[Name, Meta(description="Name of the object.")]
+    kind: Annotated[CertificateKind, Meta(description="Kind of the object.")] = CertificateKind.CONFIG_MAP
+
+
+class UpstreamTlsSpec(SpecPart, frozen=True, kw_only=True):
+    """TLS towards the endpoints."""
+
+    mode: Annotated[
+        TlsMode | None, Meta(description="Simple for protocol HTTPS, Disable for others, if not given.")
+    ] = None
+    sni: (
+        Annotated[
+            str,
+            Meta(description="Server name that is sent and verified.", min_length=1, max_length=253),
+        ]
+        | None
+    ) = None
+    ca_certificate_refs: Annotated[
+        tuple[CertificateRef, ...],
+        Meta(description="CAs that are trusted, under the key `ca.crt`; the system's if empty.", max_length=16),
+    ] = ()
+    client_certificate_ref: Annotated[LocalRef | None, Meta(description="Secret with our own certificate.")] = None
+    subject_alt_names: Annotated[
+        tuple[str, ...], Meta(description="Names of which the certificate must hold one.", max_length=16)
+    ] = ()
+    min_version: Annotated[TlsVersion, Meta(description="Lowest TLS version.")] = TlsVersion.TLS_1_2
+    insecure_skip_verify: Annotated[bool, Meta(description="Accept any certificate. For tests only.")] = False
+
+
+class TunnelTarget(SpecPart, frozen=True, kw_only=True):
+    """What is asked for at the tunnel's far end."""
+
+    host: Annotated[str, Meta(description="Host name or address.", min_length=1, max_length=253)]
+    port: Annotated[Port, Meta(description="Port.")]
+
+
+class Tunnel(SpecPart, frozen=True, kw_only=True):
+    """An iroh tunnel to a service that no VPC reaches."""
+
+    connector_ref: Annotated[LocalRef | None, Meta(description="Connector that leads there.")] = None
+    endpoint_id: (
+        Annotated[str, Meta(description="Id of the far endpoint: 64 hex digits.", pattern=r"^[0-9a-f]{64}$")] | None
+    ) = msgspec.field(default=None, name="endpointID")
+    addresses: Annotated[tuple[str, ...], Meta(description="Known addresses of the far endpoint.", max_length=16)] = ()
+    relay_url: Annotated[str, Meta(description="Relay of the far endpoint.", max_length=2048)] | None = msgspec.field(
+        default=None, name="relayURL"
+    )
+    target: Annotated[TunnelTarget | None, Meta(description="What is asked for at the far end.")] = None
+
+
+class ExportNamespaces(enum.StrEnum):
+    """Which namespaces may refer to the service."""
+
+    SAME = "Same"
+    ALL = "All"
+    SELECTOR = "Selector"
+
+
+class ExportTo(SpecPart, frozen=True, kw_only=True):
+    """Consent to references from other namespaces."""
+
+    namespaces: Annotated[ExportNamespaces, Meta(description="Which namespaces may refer to the service.")] = (
+        ExportNamespaces.SAME
+    )
+    selector: Annotated[LabelSelector | None, Meta(description="Labels of the namespaces for Selector.")] = None
+
+
+class VPCServiceSpec(SpecPart, frozen=True, kw_only=True):
+    """What the service speaks, where its endpoints are and how their health is found out."""
+
+    vpc_attachment_ref: Annotated[
+        ObjectRef | None, Meta(description="VPCAttachment whose addresses are the endpoints.")
+    ] = None
+    vpc_attachment_selector: Annotated[
+        LabelSelector | None, Meta(description="VPCAttachments by label: one service over many attachments.")
+    ] = None
+    protocol: Annotated[
+        Protocol,
+        Meta(description="What the endpoints speak; `gRPC` is the same as GRPC.", extra={"aliases": GRPC_ALIAS}),
+    ] = Protocol.HTTP
+    port: Annotated[Port, Meta(description="Port of the service.")]
+    target_port: Annotated[Port | None, Meta(description="Port of the endpoints; `port` if not given.")] = None
+    labels: Annotated[Mapping[str, str] | None, Meta(description="Labels of the service, for selection.")] = None
+    health_check: Annotated[HealthCheck | None, Meta(description="Health checks; none if not given.")] = None
+    discovery: Annotated[Discovery | None, Meta(description="How endpoints are found.")] = None
+    endpoints: Annotated[tuple[EndpointSpec, ...], Meta(description="Endpoints, written down.", max_length=10_000)] = ()
+    connect_timeout: Annotated[Duration, Meta(description="Time limit for making a connection.")] = "10s"
+    idle_timeout: Annotated[Duration, Meta(description="How long an unused connection is kept.")] = "60s"
+    circuit_breaker: Annotated[CircuitBreaker | None, Meta(description="Limits on concurrent work.")] = None
+    tls: Annotated[UpstreamTlsSpec | None, Meta(description="TLS towards the endpoints.")] = None
+    location_ref: Annotated[LocalRef | None, Meta(description="Location of the service.")] = None
+    topology: Annotated[
+        Mapping[str, str] | None, Meta(description="Where the endpoints are, such as topology.datum.net/city-code.")
+    ] = None
+    tunnel: Annotated[Tunnel | None, Meta(description="iroh tunnel that leads to the service.")] = None
+    export_to: Annotated[ExportTo | None, Meta(description="Consent to references from other namespaces.")] = None
+
+
+class EndpointStatus(StatusPart, frozen=True, kw_only=True):
+    """One endpoint as it was last seen."""
+
+    ip: str = ""
+    port: int = 0
+    ready: bool = False
+    healthy: bool | None = None
+    reason: str = ""
+    location: str = ""
+    source: str = ""
+    last_heartbeat: str | None = None
+
+
+class VpcStatus(StatusPart, frozen=True, kw_only=True):
+    """The VPC of the attachment."""
+
+    name: str = ""
+    namespace: str = ""
+    identifier: str = ""
+
+
+class VPCServiceStatus(StatusPart, frozen=True, kw_only=True):
+    """What the router found."""
+
+    observed_generation: int = 0
+    ready: bool = False
+    endpoint_count: int = 0
+    last_update_time: str | None = None
+    endpoints: tuple[EndpointStatus, ...] = ()
+    vpc: VpcStatus | None = None
+    attachment_identifier: str = ""
+    conditions: Conditions = ()
+
+
+class VPCService(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+    """A service inside a Galactic VPC that is to be reached from elsewhere."""
+
+    api_version: str
+    kind: str
+    metadata: ObjectMeta
+    spec: VPCServiceSpec
+    status: VPCServiceStatus | None = None

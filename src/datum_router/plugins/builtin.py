@@ -1,0 +1,62 @@
+"""The core's own kinds, balancers and resolvers, registered through the same hooks as anybody's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from datum_router.balancing.least_request import LeastRequest
+from datum_router.balancing.maglev import Maglev
+from datum_router.balancing.random_choice import RandomChoice
+from datum_router.balancing.ring_hash import RingHash
+from datum_router.balancing.round_robin import RoundRobin
+from datum_router.balancing.source_ip import SourceIp
+from datum_router.manifests.kinds import OWN_KINDS, ResourceKind
+from datum_router.manifests.secret import ConfigMap, Secret
+from datum_router.plugins.hookspecs import hookimpl
+from datum_router.plugins.specs import BalancerSpec, PluginInfo, ResolverSpec
+from datum_router.registry.endpoints import StaticResolver
+
+
+@hookimpl
+def datum_router_plugin_info() -> PluginInfo:
+    """Say who this is."""
+    return PluginInfo(name="builtin", version="0.1.0", api=1, stability="stable", posture="untrusted-downstream")
+
+
+@hookimpl
+def datum_router_resource_kinds() -> Sequence[ResourceKind]:
+    """Add our five kinds, and the credential kinds they refer to."""
+    return [
+        *OWN_KINDS,
+        ResourceKind(group="", version="v1", kind="Secret", plural="secrets", struct=Secret, content=_secret_content),
+        ResourceKind(
+            group="", version="v1", kind="ConfigMap", plural="configmaps", struct=ConfigMap, content=_config_content
+        ),
+    ]
+
+
+@hookimpl
+def datum_router_endpoint_resolvers() -> Sequence[ResolverSpec]:
+    """Add the resolver of endpoints written in the VPCService."""
+    return [ResolverSpec(name="static", create=StaticResolver, priority=10)]
+
+
+@hookimpl
+def datum_router_balancers() -> Sequence[BalancerSpec]:
+    """Add the balancers by the names that `spec.loadBalancing` uses."""
+    return [
+        BalancerSpec(name="round-robin", create=RoundRobin),
+        BalancerSpec(name="least-connections", create=LeastRequest),
+        BalancerSpec(name="random", create=RandomChoice),
+        BalancerSpec(name="source-ip", create=SourceIp),
+        BalancerSpec(name="consistent-hash", create=Maglev),
+        BalancerSpec(name="consistent-hash-ring", create=RingHash),
+    ]
+
+
+def _secret_content(secret: Secret) -> object:
+    return (secret.type, secret.data, secret.string_data)
+
+
+def _config_content(config: ConfigMap) -> object:
+    return config.data

@@ -1,0 +1,345 @@
+"""The manifest store: what is in force, out of everything that sources say.
+
+Theory of operation. Each source has one claim on each object that it names; a later version of the source replaces an
+earlier one. The object in force is that of the owner: the first source whose claim held a good manifest; it stays the
+owner until it deletes the object. So a second source that names the same object changes nothing but is told so, and
+takes over when the first lets go.
+
+A version that is bad leaves the last good one of its source in force. A version whose content is what it was before
+(the echo of our own status write, a comment in a file) changes nothing. Whatever the order and repetition of events
+that lead to one state of all sources, the view is the same, apart from who came first among several sources.
+
+Views are immutable: the store copies a kind's table before it changes one that a view holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
+from datum_router.manifests.decode import Decoded, decode
+from datum_router.manifests.kinds import KindTable
+from datum_router.manifests.meta import DEFAULT_NAMESPACE, ObjectKey
+from datum_router.plugins.protocols import Delete, Problems, SourceEvent, Synced, Upsert
+from datum_router.reasons import Reason
+
+MAX_ANONYMOUS = 1000
+"""Objects without a usable name whose diagnostics are kept; sources report most of them themselves."""
+
+
+class StoreChange(msgspec.Struct, frozen=True, kw_only=True):
+    """What one event changed: objects in force, and whether `diagnostics()` or places of objects differ."""
+
+    changed: frozenset[ObjectKey] = frozenset()
+    diagnostics_changed: bool = False
+
+
+NO_CHANGE = StoreChange()
+
+
+class _Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """An object in force."""
+
+    manifest: msgspec.Struct
+    origin: Origin
+
+
+class _Bucket:
+    """The objects of one kind. Sorted at the first look after a change; a bucket that is shared is never changed."""
+
+    __slots__ = ("_sorted", "entries", "is_shared")
+
+    def __init__(self, entries: dict[tuple[str, str], _Entry]) -> None:
+        self.entries = entries
+        self.is_shared = False
+        self._sorted: tuple[msgspec.Struct, ...] | None = None
+
+    def manifests(self) -> tuple[msgspec.Struct, ...]:
+        """Return the manifests in order of namespace and name."""
+        if self._sorted is None:
+            self._sorted = tuple(self.entries[name].manifest for name in sorted(self.entries))
+        return self._sorted
+
+
+_EMPTY = _Bucket({})
+
+
+class _Claim:
+    """What one source says of one object. `manifest` and `origin` are the last good version's."""
+
+    __slots__ = ("content", "diagnostics", "file", "latest", "manifest", "origin", "raw")
+
+    def __init__(self) -> None:
+        self.raw: Mapping[str, object] | None = None
+        self.latest: Origin | None = None
+        self.file = ""
+        self.manifest: msgspec.Struct | None = None
+        self.origin: Origin | None = None
+        self.content: object = None
+        self.diagnostics: tuple[Diagnostic, ...] = ()
+
+
+class _Claims:
+    """The claims on one object, in order of arrival, and whose is in force."""
+
+    __slots__ = ("by_source", "owner")
+
+    def __init__(self) -> None:
+        self.by_source: dict[str, _Claim] = {}
+        self.owner: str | None = None
+
+
+class StoreView:
+    """What is in force at one moment; never changes."""
+
+    __slots__ = ("_buckets", "_diagnostics", "_skipped")
+
+    def __init__(
+        self, buckets: Mapping[str, _Bucket], diagnostics: tuple[Diagnostic, ...], skipped: Mapping[str, int]
+    ) -> None:
+        self._buckets = buckets
+        self._diagnostics = diagnostics
+        self._skipped = skipped
+
+    def get(self, kind: str, namespace: str, name: str) -> msgspec.Struct | None:
+        """Return the manifest in force, or None."""
+        entry = self._buckets.get(kind, _EMPTY).entries.get((namespace, name))
+        return None if entry is None else entry.manifest
+
+    def list(self, kind: str) -> Sequence[msgspec.Struct]:
+        """Return all manifests of a kind in order of namespace and name; O(1) but for the first call after a change."""
+        return self._buckets.get(kind, _EMPTY).manifests()
+
+    def origin(self, key: ObjectKey) -> Origin | None:
+        """Return where the version in force of an object came from, or None."""
+        entry = self._buckets.get(key.kind, _EMPTY).entries.get((key.namespace, key.name))
+        return None if entry is None else entry.origin
+
+    def diagnostics(self) -> tuple[Diagnostic, ...]:
+        """Return what is wrong with objects and files, in order of file and line."""
+        return self._diagnostics
+
+    def skipped(self) -> Mapping[str, int]:
+        """Return how many objects of unknown kinds there are, by `apiVersion kind`."""
+        return self._skipped
+
+
+class Store:
+    """Take events of sources, give views. Not thread-safe; pure."""
+
+    __slots__ = ("_buckets", "_claims", "_diagnostics", "_kinds", "_reports", "_skipped")
+
+    def __init__(self, kinds: KindTable) -> None:
+        self._kinds = kinds
+        self._buckets: dict[str, _Bucket] = {}
+        self._claims: dict[ObjectKey, _Claims] = {}
+        self._reports: dict[tuple[str, str, str], tuple[Diagnostic, ...]] = {}
+        self._skipped: dict[tuple[str, ObjectKey], tuple[str, str]] = {}
+        self._diagnostics: tuple[Diagnostic, ...] | None = ()
+
+    def apply(self, event: SourceEvent) -> StoreChange:
+        """Take one event and return what it changed. Never raises on what users wrote."""
+        if isinstance(event, Upsert):
+            return self._upsert(event)
+        if isinstance(event, Delete):
+            return self._delete(event)
+        if isinstance(event, Problems):
+            return self._problems(event)
+        assert isinstance(event, Synced)
+        return NO_CHANGE
+
+    def view(self) -> StoreView:
+        """Return what is in force now. Cheap: tables are shared until they change."""
+        for bucket in self._buckets.values():
+            bucket.is_shared = True
+        if self._diagnostics is None:
+            self._diagnostics = tuple(
+                sorted(
+                    (one for report in self._reports.values() for one in report),
+                    key=lambda one: (one.file, one.line, one.object, one.path, one.reason, one.message),
+                )
+            )
+        skipped: dict[str, int] = {}
+        for api_version, _ in self._skipped.values():
+            skipped[api_version] = skipped.get(api_version, 0) + 1
+        return StoreView(dict(self._buckets), self._diagnostics, skipped)
+
+    # --- events ----------------------------------------------------------------------------------------------------
+
+    def _upsert(self, event: Upsert) -> StoreChange:
+        origin = event.origin
+        if self._is_echo(event):
+            return NO_CHANGE
+        decoded = decode(event.raw, origin, self._kinds)
+        key = decoded.key
+        if key is None:
+            return self._anonymous(event, decoded)
+        if decoded.is_unknown_kind:
+            name = f"{event.raw.get('apiVersion')} {key.kind}"
+            self._skipped[event.source, key] = (name, origin.file)
+            return StoreChange(
+                diagnostics_changed=self._report(("object", event.source, _text(key)), decoded.diagnostics)
+            )
+        claims = self._claims.setdefault(key, _Claims())
+        claim = claims.by_source.setdefault(event.source, _Claim())
+        claim.raw, claim.latest, claim.file = event.raw, origin, origin.file
+        claim.diagnostics = decoded.diagnostics
+        is_changed = False
+        is_moved = False
+        if decoded.manifest is not None and decoded.kind is not None:
+            content = decoded.kind.content_of(decoded.manifest)
+            is_changed = claim.manifest is None or claim.content != content
+            is_moved = claim.origin != origin
+            claim.manifest, claim.origin, claim.content = decoded.manifest, origin, content
+        elif claim.manifest is not None:
+            claim.diagnostics = (*claim.diagnostics, _last_good(key, origin))
+        owner_before = claims.owner
+        owner_changed = self._elect(key, claims)
+        if is_changed or is_moved or owner_changed or decoded.manifest is not None:
+            self._put(key, claims)
+        diagnostics_changed = self._report_object(key, claims)
+        is_owner = claims.owner == event.source
+        return StoreChange(
+            changed=frozenset({key}) if owner_changed or (is_changed and is_owner) else frozenset(),
+            diagnostics_changed=diagnostics_changed or (is_moved and is_owner and owner_before is not None),
+        )
+
+    def _delete(self, event: Delete) -> StoreChange:
+        key = event.key
+        skipped = self._skipped.get((event.source, key))
+        diagnostics_changed = False
+        if skipped is not None and (not event.file or event.file == skipped[1]):
+            del self._skipped[event.source, key]
+            diagnostics_changed = self._report(("skipped", event.source, _text(key)), ())
+        claims = self._claims.get(key)
+        claim = None if claims is None else claims.by_source.get(event.source)
+        if claims is None or claim is None or (event.file and event.file != claim.file):
+            return StoreChange(diagnostics_changed=diagnostics_changed)
+        del claims.by_source[event.source]
+        diagnostics_changed |= self._report(("object", event.source, _text(key)), ())
+        owner_changed = self._elect(key, claims)
+        if owner_changed:
+            self._put(key, claims)
+        diagnostics_changed |= self._report_object(key, claims)
+        if not claims.by_source:
+            del self._claims[key]
+        return StoreChange(
+            changed=frozenset({key}) if owner_changed else frozenset(), diagnostics_changed=diagnostics_changed
+        )
+
+    def _problems(self, event: Problems) -> StoreChange:
+        is_changed = self._report(("scope", event.source, event.scope), event.diagnostics)
+        if event.scope:
+            prefix = f"{event.scope}:"
+            for index in [item for item in self._reports if item[:2] == ("anonymous", event.source)]:
+                if index[2].startswith(prefix):
+                    is_changed |= self._report(index, ())
+        return StoreChange(diagnostics_changed=is_changed)
+
+    def _anonymous(self, event: Upsert, decoded: Decoded) -> StoreChange:
+        if decoded.is_unknown_kind:
+            return NO_CHANGE
+        index = ("anonymous", event.source, f"{event.origin.file}:{event.origin.line}")
+        count = sum(1 for item in self._reports if item[0] == "anonymous")
+        if index not in self._reports and count >= MAX_ANONYMOUS:
+            return NO_CHANGE
+        return StoreChange(diagnostics_changed=self._report(index, decoded.diagnostics))
+
+    def _is_echo(self, event: Upsert) -> bool:
+        """Tell whether this very version is known already, without decoding it."""
+        metadata = event.raw.get("metadata") if isinstance(event.raw, Mapping) else None
+        if not isinstance(metadata, Mapping):
+            return False
+        kind, namespace, name = (
+            event.raw.get("kind"),
+            metadata.get("namespace", DEFAULT_NAMESPACE),
+            metadata.get("name"),
+        )
+        if not isinstance(kind, str) or not isinstance(namespace, str) or not isinstance(name, str):
+            return False
+        claims = self._claims.get(ObjectKey(kind=kind, namespace=namespace, name=name))
+        claim = None if claims is None else claims.by_source.get(event.source)
+        if claim is None or claim.raw is None or claim.latest != event.origin:
+            return False
+        try:
+            return claim.raw == event.raw
+        except RecursionError:  # nested deeper than can be compared; decoding looks only as deep as types go
+            return False
+
+    # --- state -----------------------------------------------------------------------------------------------------
+
+    def _elect(self, key: ObjectKey, claims: _Claims) -> bool:
+        """Choose the owner; return whether another source's version, or none, is in force from now on."""
+        before = claims.owner
+        owner = claims.by_source.get(before) if before is not None else None
+        if owner is not None and owner.manifest is not None:
+            return False
+        claims.owner = next((source for source, claim in claims.by_source.items() if claim.manifest is not None), None)
+        return claims.owner != before
+
+    def _put(self, key: ObjectKey, claims: _Claims) -> None:
+        """Bring the table of a kind in line with the owner's claim."""
+        bucket = self._buckets.get(key.kind)
+        entries = {} if bucket is None else bucket.entries
+        if bucket is None or bucket.is_shared:
+            entries = dict(entries)
+        name = (key.namespace, key.name)
+        owner = None if claims.owner is None else claims.by_source[claims.owner]
+        if owner is None or owner.manifest is None or owner.origin is None:
+            entries.pop(name, None)
+        else:
+            entries[name] = _Entry(manifest=owner.manifest, origin=owner.origin)
+        self._buckets[key.kind] = _Bucket(entries)
+
+    def _report_object(self, key: ObjectKey, claims: _Claims) -> bool:
+        """Bring the diagnostics of all claims on an object up to date; return whether any differ."""
+        is_changed = False
+        owner = None if claims.owner is None else claims.by_source.get(claims.owner)
+        for source, claim in claims.by_source.items():
+            found = claim.diagnostics
+            if owner is not None and claim is not owner and claim.manifest is not None and claim.origin is not None:
+                found = (*found, _duplicate(key, claim.origin, claims.owner or "", owner.origin))
+            is_changed |= self._report(("object", source, _text(key)), found)
+        return is_changed
+
+    def _report(self, index: tuple[str, str, str], found: tuple[Diagnostic, ...]) -> bool:
+        if self._reports.get(index, ()) == found:
+            return False
+        if found:
+            self._reports[index] = found
+        else:
+            del self._reports[index]
+        self._diagnostics = None
+        return True
+
+
+def _text(key: ObjectKey) -> str:
+    return f"{key.kind}/{key.namespace}/{key.name}"
+
+
+def _last_good(key: ObjectKey, origin: Origin) -> Diagnostic:
+    return Diagnostic(
+        severity=Severity.INFO,
+        object=str(key),
+        reason=Reason.INVALID_VALUE,
+        message="this version is not used; the last good version stays in force",
+        file=origin.file,
+        line=origin.line,
+    )
+
+
+def _duplicate(key: ObjectKey, origin: Origin, owner_source: str, owner: Origin | None) -> Diagnostic:
+    where = f"source {owner_source}"
+    if owner is not None and owner.file:
+        where = f"{owner.file}:{owner.line}" if owner.line else owner.file
+    return Diagnostic(
+        severity=Severity.ERROR,
+        object=str(key),
+        reason=Reason.DUPLICATE_OBJECT,
+        message=f"the object is also defined by {where}, which is used",
+        hint="remove one of them",
+        file=origin.file,
+        line=origin.line,
+    )

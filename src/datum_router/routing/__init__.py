@@ -1,0 +1,1 @@
+"""Datum Router core: routing."""

@@ -1,0 +1,85 @@
+import msgspec
+import pytest
+
+from datum_router.compiler.diff import apply_delta, describe_changes, digest_of, make_delta
+from datum_router.errors import ConfigError
+from datum_router.model.endpoint import make_endpoint
+from datum_router.model.listener import Listener, TlsBinding
+from datum_router.model.route import BackendRef, Rule, RuleId
+from datum_router.model.service import Service, ServiceKey
+from datum_router.model.snapshot import SnapshotData
+
+
+def rule(name: str, weight: int = 100) -> Rule:
+    ref = BackendRef(service=ServiceKey("default/a"), weight=weight)
+    return Rule(id=RuleId(name), route=name.split("#")[0], destinations=(ref,))
+
+
+def service(name: str, *addresses: str) -> Service:
+    return Service(key=ServiceKey(name), endpoints=tuple(make_endpoint(address, 80) for address in addresses))
+
+
+def snapshot(version: int, rules: list[Rule], services: list[Service]) -> SnapshotData:
+    data = SnapshotData(version=version, rules=tuple(rules), services={item.key: item for item in services})
+    return msgspec.structs.replace(data, digest=digest_of(data))
+
+
+OLD = snapshot(1, [rule("default/a#0"), rule("default/b#0")], [service("default/a", "10.0.0.1"), service("default/b")])
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        snapshot(2, [rule("default/b#0"), rule("default/a#0")], [service("default/a", "10.0.0.1")]),
+        snapshot(2, [rule("default/a#0", weight=5)], [service("default/a", "10.0.0.1", "10.0.0.2")]),
+        snapshot(2, [], []),
+        snapshot(2, [rule("default/c#0"), *OLD.rules], [*OLD.services.values(), service("default/c", "10.0.0.9")]),
+    ],
+    ids=["reordered", "changed", "emptied", "grown"],
+)
+def test_delta_turns_the_old_snapshot_into_the_new_one(new: SnapshotData) -> None:
+    delta = msgspec.msgpack.decode(msgspec.msgpack.encode(make_delta(OLD, new)), type=type(make_delta(OLD, new)))
+    assert apply_delta(OLD, delta) == new
+    assert digest_of(apply_delta(OLD, delta)) == new.digest
+
+
+def test_delta_names_only_what_changed() -> None:
+    new = snapshot(2, [OLD.rules[0], rule("default/b#0", weight=1)], list(OLD.services.values()))
+    delta = make_delta(OLD, new)
+    assert [item.id for item in delta.rules] == ["default/b#0"]
+    assert delta.order is None
+    assert not delta.services
+    assert delta.listeners is None
+
+
+def test_delta_for_another_version_is_refused() -> None:
+    delta = make_delta(OLD, snapshot(2, [], []))
+    with pytest.raises(ConfigError, match="found base version 1, expected 7"):
+        apply_delta(msgspec.structs.replace(OLD, version=7), delta)
+
+
+def test_digest_ignores_the_version_and_sees_everything_else() -> None:
+    assert digest_of(msgspec.structs.replace(OLD, version=99)) == OLD.digest
+    assert digest_of(msgspec.structs.replace(OLD, listeners=(Listener(name="x"),))) != OLD.digest
+    assert digest_of(snapshot(1, [rule("default/a#0", weight=1), OLD.rules[1]], list(OLD.services.values()))) != OLD.digest
+
+
+def test_changes_are_described_by_field_and_secrets_are_redacted() -> None:
+    def with_key(key: str) -> SnapshotData:
+        binding = TlsBinding(hostnames=("a.test",), cert_pem="certificate", key_pem=key)
+        return msgspec.structs.replace(OLD, listeners=(Listener(name="https-8443", tls=(binding,)),))
+
+    changes = describe_changes(with_key("first-canary"), with_key("second-canary"))
+    assert [(item.kind, item.name, item.action) for item in changes] == [("listener", "https-8443", "changed")]
+    assert changes[0].fields[0].path == "tls[0].key_pem"
+    assert "canary" not in repr(changes)
+
+
+def test_added_and_removed_objects_are_listed() -> None:
+    new = snapshot(2, [rule("default/b#0"), rule("default/n#0")], [service("default/b")])
+    found = {(item.kind, item.name, item.action) for item in describe_changes(OLD, new)}
+    assert found == {
+        ("rule", "default/a#0", "removed"),
+        ("rule", "default/n#0", "added"),
+        ("service", "default/a", "removed"),
+    }

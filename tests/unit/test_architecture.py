@@ -1,0 +1,124 @@
+"""The import rules of the design: entrypoints -> runtime -> core, plugins -> core, wire -> nothing that does I/O."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CORE = REPOSITORY / "src" / "datum_router"
+PLUGINS = sorted(path for path in (REPOSITORY / "plugins").glob("*/src/*") if path.is_dir())
+ENTRYPOINTS = sorted(path for path in (REPOSITORY / "entrypoints").glob("*/src/*") if path.is_dir())
+RUNTIME = "datum_router_runtime"
+
+CORE_MAY_IMPORT = {"msgspec", "pluggy", "datum_router"}
+TEST_KIT_MAY_IMPORT = CORE_MAY_IMPORT | {"pytest", "hypothesis"}
+OPTIONAL_IN = {CORE / "routing" / "regex.py": {"re2"}}
+IMPURE = {"socket", "ssl", "threading", "multiprocessing", "subprocess", "asyncio", "selectors", "signal", "time", "os"}
+# The socket type is named in a protocol's signature; the manager asks importlib for entry points. Neither opens anything.
+IMPURE_ALLOWED = {CORE / "plugins" / "protocols.py": {"socket"}}
+WIRE_FORBIDDEN = {"trio", "socket", "ssl", "time", "asyncio", "threading"}
+
+
+def modules(root: Path) -> list[Path]:
+    return sorted(root.rglob("*.py"))
+
+
+def imports(path: Path) -> set[str]:
+    """Return every absolute module name that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found.add(node.module)
+    return found
+
+
+def tops(path: Path) -> set[str]:
+    return {name.split(".", 1)[0] for name in imports(path)}
+
+
+@pytest.mark.parametrize("path", modules(CORE), ids=lambda path: str(path.relative_to(CORE)))
+def test_core_imports_only_the_standard_library_msgspec_and_pluggy(path: Path) -> None:
+    allowed = TEST_KIT_MAY_IMPORT if (CORE / "testing") in path.parents else CORE_MAY_IMPORT
+    allowed = allowed | OPTIONAL_IN.get(path, set())
+    assert not {name for name in tops(path) if name not in sys.stdlib_module_names} - allowed
+
+
+@pytest.mark.parametrize("path", modules(CORE), ids=lambda path: str(path.relative_to(CORE)))
+def test_core_opens_no_socket_reads_no_clock_starts_no_thread(path: Path) -> None:
+    if (CORE / "testing") in path.parents:
+        pytest.skip("the test kit is no part of the running core")
+    assert not tops(path) & IMPURE - IMPURE_ALLOWED.get(path, set())
+
+
+@pytest.mark.parametrize("path", modules(CORE), ids=lambda path: str(path.relative_to(CORE)))
+def test_core_never_calls_global_randomness_or_wall_clocks(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    calls = {
+        f"{node.func.value.id}.{node.func.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+    }
+    forbidden = {call for call in calls if call.startswith("random.") and call != "random.Random"}
+    forbidden |= calls & {"datetime.now", "datetime.utcnow", "datetime.today", "date.today"}
+    assert not forbidden
+
+
+@pytest.mark.parametrize("package", PLUGINS, ids=lambda path: path.name)
+def test_plugins_import_neither_runtime_nor_entrypoints_nor_each_other(package: Path) -> None:
+    others = {path.name for path in (*PLUGINS, *ENTRYPOINTS)} - {package.name}
+    for path in modules(package):
+        assert not tops(path) & others, path
+
+
+@pytest.mark.parametrize("package", ENTRYPOINTS, ids=lambda path: path.name)
+def test_entrypoints_import_runtime_and_core_but_never_a_plugin(package: Path) -> None:
+    plugins = {path.name for path in PLUGINS}
+    others = {path.name for path in ENTRYPOINTS} - {package.name, RUNTIME}
+    for path in modules(package):
+        assert not tops(path) & (plugins | others), path
+
+
+def test_wire_engines_import_no_io() -> None:
+    wire = REPOSITORY / "plugins" / "datum-router-proxy" / "src" / "datum_router_proxy" / "wire"
+    assert wire.is_dir()
+    for path in modules(wire):
+        assert not tops(path) & WIRE_FORBIDDEN, path
+
+
+def test_a_data_path_module_imports_no_library_that_is_for_probes_only() -> None:
+    proxy = REPOSITORY / "plugins" / "datum-router-proxy" / "src" / "datum_router_proxy"
+    for path in modules(proxy):
+        if path.name not in ("prober.py", "testing.py"):
+            assert not tops(path) & {"h11", "h2", "httpcore"}, path
+
+
+@pytest.mark.parametrize("path", modules(CORE) + [m for p in (*PLUGINS, *ENTRYPOINTS) for m in modules(p)], ids=str)
+def test_modules_keep_to_the_line_limit(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 600
+
+
+def test_requirements_list_every_distribution_once() -> None:
+    lines = (REPOSITORY / "requirements-dev.txt").read_text().splitlines()
+    listed = sorted(line.removeprefix("-e ./") for line in lines if line.startswith("-e ./"))
+    there = sorted(
+        str(path.parent.relative_to(REPOSITORY))
+        for pattern in ("plugins/*/pyproject.toml", "entrypoints/*/pyproject.toml")
+        for path in REPOSITORY.glob(pattern)
+    )
+    assert listed == there
+
+
+def test_constraints_hold_only_pins() -> None:
+    for line in (REPOSITORY / "constraints.txt").read_text().splitlines():
+        name, separator, version = line.partition("==")
+        assert separator, line
+        assert name, line
+        assert version, line
