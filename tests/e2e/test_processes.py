@@ -14,7 +14,9 @@ pytestmark = pytest.mark.e2e
 HEALTH = "  healthCheck: {httpPath: /healthz, intervalSeconds: 1, timeoutSeconds: 1}"
 
 
-def test_probe_load_does_not_grow_with_workers(directory: Any, start_gateway: Any, start_backend: Any, kit: Any) -> None:
+def test_probe_load_does_not_grow_with_workers(
+    directory: Any, start_gateway: Any, start_backend: Any, kit: Any
+) -> None:
     backend = start_backend(kit.answer(b"ok"))
     (directory / "a.yaml").write_text(kit.manifest("a", backend, health=HEALTH))
     gateway = start_gateway("--listen", "127.0.0.1:0", "--workers", "4")

@@ -1,57 +1,61 @@
-"""The key that a consistent hash reads off a request."""
+"""The key that consistent hashing reads from a request."""
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl
-
-from datum_router.balancing.hashing import hash_bytes
+from datum_router.balancing.hashing import hash64
 from datum_router.model.request import RequestHead
 from datum_router.model.route import BalancingPolicy, HashOn
+from datum_router.routing.query import parse_query
 
-SOURCE_IP = "source-ip"
-CONSISTENT = ("consistent-hash", "consistent-hash-ring", SOURCE_IP)
-MAX_QUERY_FIELDS = 100
+HASHING = frozenset({"source-ip", "consistent-hash", "consistent-hash-ring"})
+NOT_HASHING = frozenset({"round-robin", "least-connections", "random"})
 
 
 def uses_hash(policy: BalancingPolicy) -> bool:
-    """Tell whether picks need a key. Balancers of plugins get one too: they may hash."""
-    return policy.algorithm not in ("round-robin", "least-connections", "random")
+    """Tell whether picks need a key. A plugin's balancer is always given one: we cannot know what it reads."""
+    return policy.algorithm not in NOT_HASHING
+
+
+def is_sticky(policy: BalancingPolicy) -> bool:
+    """Tell whether one key is to stay at one endpoint, so that weights must not be changed by slow start."""
+    return policy.algorithm in HASHING
 
 
 def hash_key(policy: BalancingPolicy, head: RequestHead) -> int | None:
-    """Return the 64-bit key of a request, None if the request lacks what is hashed (a random pick follows)."""
-    data = _material(policy, head)
-    return None if data is None else hash_bytes(data)
+    """Return the 64-bit hash of what the policy names, None if the request does not have it.
+
+    None makes a hash balancer pick at random by weight: requests without the header, cookie or parameter are spread
+    instead of all meeting at one endpoint. An empty value counts as not there. `source-ip` reads the client address
+    whatever `hash_on` says.
+    """
+    data = _client(head) if policy.algorithm == "source-ip" else _key_bytes(policy, head)
+    return hash64(data) if data else None
 
 
-def _material(policy: BalancingPolicy, head: RequestHead) -> bytes | None:
-    if policy.algorithm == SOURCE_IP or policy.hash_on is HashOn.SOURCE_IP:
-        return head.client_ip.encode() or None
-    if policy.hash_on is HashOn.PATH:
-        return head.path.encode()
-    if policy.hash_on is HashOn.HEADER:
-        return head.headers.get(policy.hash_name.encode())
-    if policy.hash_on is HashOn.COOKIE:
-        return cookie(head.headers.get(b"cookie"), policy.hash_name.encode())
-    return _query(head.query, policy.hash_name)
+def _key_bytes(policy: BalancingPolicy, head: RequestHead) -> bytes | None:
+    match policy.hash_on:
+        case HashOn.SOURCE_IP:
+            return _client(head)
+        case HashOn.HEADER:
+            return head.headers.get(policy.hash_name.lower().encode("utf-8", "replace"))
+        case HashOn.COOKIE:
+            return _cookie(head, policy.hash_name.encode("utf-8", "replace"))
+        case HashOn.QUERY:
+            params = parse_query(head.query)
+            return None if params is None else params.get(policy.hash_name.encode("utf-8", "replace"))
+        case HashOn.PATH:
+            return head.path.encode("utf-8", "replace")
 
 
-def cookie(header: bytes | None, name: bytes) -> bytes | None:
-    """Return the first cookie of that name (RFC 6265 section 4.2.1), quotes and all."""
-    if header is None:
-        return None
-    for part in header.replace(b",", b";").split(b";"):
-        key, separator, value = part.partition(b"=")
-        if separator and key.strip(b" \t") == name:
-            return value.strip(b" \t")
+def _client(head: RequestHead) -> bytes:
+    return head.client_ip.encode("utf-8", "replace")
+
+
+def _cookie(head: RequestHead, name: bytes) -> bytes | None:
+    """Return the first cookie of that name (RFC 6265 section 4.2.1); HTTP/2 may split the field (RFC 9113 8.2.3)."""
+    for field in head.headers.get_all(b"cookie"):
+        for pair in field.split(b";"):
+            key, mark, value = pair.partition(b"=")
+            if mark and key.strip(b" \t") == name:
+                return value.strip(b" \t")
     return None
-
-
-def _query(query: str | None, name: str) -> bytes | None:
-    if not query:
-        return None
-    try:
-        pairs = parse_qsl(query, keep_blank_values=True, max_num_fields=MAX_QUERY_FIELDS)
-    except ValueError:
-        return None
-    return next((value.encode() for key, value in pairs if key == name), None)

@@ -1,36 +1,50 @@
-"""Least requests in flight, by the power of two choices (Mitzenmacher 2001): draw two, take the less loaded."""
+"""Least requests, power of two choices: of two random endpoints take the one with less load for its weight.
+
+Two random choices keep the longest queue near log log n (Mitzenmacher 2001) without a scan or a heap that every start
+and end of a request would have to touch, and without herds: a scan sends all workers to the same idle endpoint.
+With unequal weights both are drawn in proportion to weight and compared by load / weight, the first one winning ties:
+so an idle service follows its weights, and a loaded one evens out its load in proportion to them.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 
-from datum_router.balancing.base import HealthView, PickContext, remaining
-from datum_router.balancing.random_choice import WeightedSampler, draw_once
+from datum_router.balancing.base import HealthView, PickContext, TableCache, cumulative_weights, remaining
 from datum_router.model.endpoint import Endpoint
 from datum_router.model.route import BalancingPolicy
 
 
 class LeastRequest:
-    """Draw two by weight and take the one with fewer requests in flight for its weight."""
+    """Pick the less loaded of two. Registered as `least-connections`."""
 
-    __slots__ = ("_sampler",)
+    __slots__ = ("_cache",)
 
-    def __init__(self, policy: BalancingPolicy | None = None) -> None:
-        self._sampler = WeightedSampler()
+    def __init__(self, policy: BalancingPolicy = BalancingPolicy()) -> None:
+        self._cache = TableCache(lambda endpoints: (cumulative_weights(endpoints),))
 
     def pick(self, ctx: PickContext, endpoints: Sequence[Endpoint], health: HealthView) -> Endpoint | None:
-        """Return the less loaded of two that are not excluded."""
+        """Return the less loaded of two random endpoints that this request has not tried."""
+        sums: Sequence[int] | None
         if ctx.excluded:
-            candidates = remaining(ctx, endpoints)
-            if not candidates:
-                return None
-            first, second = draw_once(ctx, candidates), draw_once(ctx, candidates)
+            endpoints = remaining(ctx, endpoints)
+            sums = cumulative_weights(endpoints) if endpoints else None
         else:
-            if not endpoints:
-                return None
-            first, second = self._sampler.draw(ctx, endpoints), self._sampler.draw(ctx, endpoints)
+            sums = self._cache.get(endpoints)[0] if endpoints else None
+        size = len(endpoints)
+        if size < 2:
+            return endpoints[0] if size else None
+        random = ctx.rng.random
         active = ctx.active
-        # Compared by (active + 1) / weight without a division, so that an idle heavy endpoint beats an idle light one.
-        load_first = (active.get(first.key, 0) + 1) * second.weight
-        load_second = (active.get(second.key, 0) + 1) * first.weight
-        return first if load_first <= load_second else second
+        if sums is None:
+            first = int(random() * size)
+            second = int(random() * (size - 1))
+            if second >= first:
+                second += 1
+            a, b = endpoints[first], endpoints[second]
+            return a if active.get(a.key, 0) <= active.get(b.key, 0) else b
+        total = sums[-1]
+        a = endpoints[min(bisect_right(sums, random() * total), size - 1)]
+        b = endpoints[min(bisect_right(sums, random() * total), size - 1)]
+        return a if active.get(a.key, 0) * b.weight <= active.get(b.key, 0) * a.weight else b

@@ -1,9 +1,16 @@
-"""From endpoints and their health to levels of candidates: priority, place, panic, slow start.
+"""Who may be picked: from a service's endpoints and their health to levels of candidates, each with its share of picks.
 
-A level is a tuple of endpoints and its share of the load. Load spills from one level to the next in proportion to lost
-health, as in Envoy: a level takes `min(100 %, health * 1.4)` of what the levels before it left over. If fewer than
-`panic_threshold_percent` of all endpoints are usable, health is ignored: sending to sick endpoints beats sending all
-load to the few that are left.
+Levels are ordered by priority, and with PREFER_LOCAL each priority is split into local endpoints before all others.
+A level takes as much as its health allows, the rest spills over to the next (Envoy priority levels): its capacity is
+min(1, usable / members * OVERPROVISIONING), so up to 2 in 7 endpoints may fail before anything spills.
+
+Panic: if all levels together lack the capacity for the whole load and fewer than `panic_threshold_percent` of all
+members are usable, health is ignored and all members share the load: better some failures than the last survivors
+overrun, and no failure of the health check itself can take the whole service down. While the levels still have the capacity
+(the second one whole, the first one dead) there is nothing to panic about.
+
+Members are endpoints that serve and have weight; with REQUIRE_LOCAL only local ones. Nobody else is ever picked, in
+a panic neither.
 """
 
 from __future__ import annotations
@@ -15,117 +22,114 @@ import msgspec
 from datum_router.balancing.base import HealthView
 from datum_router.model.endpoint import Endpoint, Locality
 from datum_router.model.route import LocalityMode, LocalityPolicy
+from datum_router.model.service import Service
 
 OVERPROVISIONING = 1.4
-"""How much more than its share a level may take before load spills (Envoy's overprovisioning factor)."""
+"""How much more than its share a healthy endpoint is trusted to carry (Envoy's default)."""
 
-SLOW_START_MIN = 0.1
-"""Smallest share of its weight that an endpoint has at the beginning of its slow start."""
+MIN_RAMP = 0.1
+"""Share of its weight that an endpoint takes at the begin of slow start."""
 
-SLOW_START_SCALE = 100
-"""Weights are multiplied by this while anything is in slow start, so that tenths of small weights can be said."""
-
-
-class Level(msgspec.Struct, frozen=True):
-    """Candidates and their share of the load, 0 to 1. Shares of all levels sum up to 1."""
-
-    endpoints: tuple[Endpoint, ...]
-    share: float
+RAMP_SCALE = 1000
+"""Weights are multiplied by this during slow start, so that a weight of 1 can be a tenth."""
 
 
-class Candidates(msgspec.Struct, frozen=True, kw_only=True):
-    """All levels with a share.
+class Level(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Candidates that are picked from together.
 
     Attributes:
-        is_panic: Health is being ignored.
-        is_warming: Something is in slow start: weights change with time.
+        upto: Running sum of shares, 1 at the end: a number in [0, 1) falls into the first level whose `upto` is above it.
+    """
+
+    upto: float
+    endpoints: tuple[Endpoint, ...]
+
+
+class Candidates(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Who may be picked.
+
+    Attributes:
+        levels: Empty if nobody may. None is without endpoints.
+        usable: Number of usable members; 0 with levels means a panic without any hope.
+        members: Number of endpoints that could be candidates.
+        is_panicking: True if health is being ignored.
+        is_locality_missing: True if REQUIRE_LOCAL left no member although the service has some.
     """
 
     levels: tuple[Level, ...] = ()
-    is_panic: bool = False
-    is_warming: bool = False
+    usable: int = 0
+    members: int = 0
+    is_panicking: bool = False
+    is_locality_missing: bool = False
 
 
-NOTHING = Candidates()
-
-
-def candidates(
-    endpoints: Sequence[Endpoint],
-    health: HealthView,
-    *,
-    now: float,
-    panic_threshold_percent: int,
-    locality: LocalityPolicy,
-    gateway: Locality,
-    slow_start_s: float,
-) -> Candidates:
-    """Return the levels that load goes to.
-
-    Args:
-        now: Monotonic seconds, read only for slow start.
-    """
-    members = [endpoint for endpoint in endpoints if endpoint.is_serving and endpoint.weight > 0]
-    if locality.mode is LocalityMode.REQUIRE_LOCAL:
-        members = [endpoint for endpoint in members if _is_local(endpoint, locality, gateway)]
-    if not members:
-        return NOTHING
-    usable = {endpoint.key for endpoint in members if health.is_usable(endpoint.key)}
-    is_panic = len(usable) * 100 < panic_threshold_percent * len(members)
-    if is_panic:
-        usable = {endpoint.key for endpoint in members}
-    elif not usable:
-        return NOTHING  # threshold 0: the user wants 503 rather than sick endpoints
-    groups: dict[tuple[int, int], list[Endpoint]] = {}
+def candidates(service: Service, health: HealthView, locality: LocalityPolicy, gateway: Locality) -> Candidates:
+    """Return the candidates of a service as a gateway at `gateway` sees them. O(n)."""
+    members = [endpoint for endpoint in service.endpoints if endpoint.is_serving and endpoint.weight > 0]
+    here = gateway.value(locality.topology_key) if locality.mode is not LocalityMode.NONE else ""
+    groups: dict[tuple[int, bool], tuple[list[Endpoint], list[Endpoint]]] = {}
+    counted = usable_count = 0
     for endpoint in members:
-        far = 0
-        if locality.mode is LocalityMode.PREFER_LOCAL:
-            far = 0 if _is_local(endpoint, locality, gateway) else 1
-        groups.setdefault((endpoint.priority, far), []).append(endpoint)
-    levels: list[Level] = []
-    left = 1.0
-    last_usable: tuple[Endpoint, ...] = ()
-    for _, group in sorted(groups.items()):
-        alive = tuple(endpoint for endpoint in group if endpoint.key in usable)
-        if not alive:
-            continue
-        last_usable = alive
-        share = min(left, len(alive) / len(group) * OVERPROVISIONING)
-        left -= share
-        levels.append(Level(endpoints=alive, share=share))
-        if left <= 1e-9:
-            break
-    if left > 1e-9 and last_usable:
-        # All levels together are too weak for the whole load: they share it in proportion.
-        total = 1.0 - left
-        levels = [Level(endpoints=level.endpoints, share=level.share / total) for level in levels]
-    if slow_start_s <= 0:
-        return Candidates(levels=tuple(levels), is_panic=is_panic)
-    warmed = [_warm(level, health, now, slow_start_s) for level in levels]
+        is_remote = False
+        if locality.mode is not LocalityMode.NONE:
+            place = endpoint.locality.value(locality.topology_key) or service.locality.value(locality.topology_key)
+            is_remote = not here or place != here
+            if is_remote and locality.mode is LocalityMode.REQUIRE_LOCAL:
+                continue
+        everyone, usable = groups.setdefault((endpoint.priority, is_remote), ([], []))
+        counted += 1
+        everyone.append(endpoint)
+        if health.is_usable(endpoint.key):
+            usable.append(endpoint)
+            usable_count += 1
+    if not counted:
+        return Candidates(is_locality_missing=bool(members))
+    ordered = [groups[key] for key in sorted(groups)]
+    capacities = [min(1.0, len(usable) / len(everyone) * OVERPROVISIONING) for everyone, usable in ordered]
+    total = sum(capacities)
+    if total < 1.0 and usable_count * 100 < counted * service.panic_threshold_percent:
+        everybody = tuple(endpoint for everyone, _ in ordered for endpoint in everyone)
+        return Candidates(
+            levels=(Level(upto=1.0, endpoints=everybody),), usable=usable_count, members=counted, is_panicking=True
+        )
     return Candidates(
-        levels=tuple(level for level, _ in warmed),
-        is_panic=is_panic,
-        is_warming=any(is_warming for _, is_warming in warmed),
+        levels=_levels([usable for _, usable in ordered], capacities, min(1.0, total)),
+        usable=usable_count,
+        members=counted,
     )
 
 
-def _is_local(endpoint: Endpoint, policy: LocalityPolicy, gateway: Locality) -> bool:
-    here = gateway.value(policy.topology_key)
-    return bool(here) and endpoint.locality.value(policy.topology_key) == here
+def _levels(groups: Sequence[Sequence[Endpoint]], capacities: Sequence[float], total: float) -> tuple[Level, ...]:
+    """Share the load: each level takes what it can of what is left; what no level can take is shared by capacity.
+
+    A level that nothing spills to stays in the list with an empty share: requests that have tried everybody else go there.
+    """
+    levels: list[Level] = []
+    taken = 0.0
+    for usable, capacity in zip(groups, capacities, strict=True):
+        if usable:
+            taken = min(1.0, taken + capacity / total)
+            if taken > 1.0 - 1e-9:
+                taken = 1.0  # shares sum to 1 but for rounding: leave no gap and no sliver
+            levels.append(Level(upto=taken, endpoints=tuple(usable)))
+    return tuple(levels)
 
 
-def _warm(level: Level, health: HealthView, now: float, slow_start_s: float) -> tuple[Level, bool]:
-    shares = [warm_share(now - health.usable_since(endpoint.key), slow_start_s) for endpoint in level.endpoints]
-    if all(share >= 1.0 for share in shares):
-        return level, False
-    endpoints = tuple(
-        msgspec.structs.replace(endpoint, weight=max(1, round(endpoint.weight * SLOW_START_SCALE * share)))
-        for endpoint, share in zip(level.endpoints, shares, strict=True)
-    )
-    return Level(endpoints=endpoints, share=level.share), True
-
-
-def warm_share(age_s: float, slow_start_s: float) -> float:
-    """Return the share of its weight that an endpoint of this age has: linear from `SLOW_START_MIN` to 1."""
-    if age_s >= slow_start_s:
+def ramp(age_s: float, slow_start_s: float) -> float:
+    """Return the share of its weight that an endpoint takes: MIN_RAMP to 1, growing linearly over `slow_start_s`."""
+    if slow_start_s <= 0 or age_s >= slow_start_s:
         return 1.0
-    return max(SLOW_START_MIN, age_s / slow_start_s)
+    return max(MIN_RAMP, age_s / slow_start_s)
+
+
+def ramped(
+    endpoints: Sequence[Endpoint], health: HealthView, slow_start_s: float, now: float
+) -> tuple[Endpoint, ...] | None:
+    """Return copies with weights of slow start at `now`, None if all have the same share of their weight."""
+    shares = [ramp(now - health.usable_since(endpoint.key), slow_start_s) for endpoint in endpoints]
+    if min(shares) == max(shares):
+        return None
+    return tuple(
+        msgspec.structs.replace(endpoint, weight=max(1, round(endpoint.weight * RAMP_SCALE * share)))
+        for endpoint, share in zip(endpoints, shares, strict=True)
+    )

@@ -1,84 +1,117 @@
-"""Maglev consistent hashing (Eisenbud et al., NSDI 2016, section 3.4): O(1) look-up, near-equal shares."""
+"""Maglev consistent hashing (Eisenbud et al., NSDI 2016, section 3.4): a table of prime size filled in turns.
+
+Each endpoint has a permutation of the slots, (offset + j * skip) mod M, from a hash of its key. Endpoints take turns
+(as often as weight / greatest weight says) and each claims the next free slot of its own permutation. The table depends on
+keys and weights alone, not on the order of endpoints: it is the same on every worker and after a restart. A look-up
+is one index. Filling takes about M ln M steps (tens of milliseconds), so a table is made once for each candidate set.
+
+Shares are even to about 1 %, but removal of one endpoint moves some keys of others too: with 65,537 slots under 1.3 / n
+in all up to about 50 endpoints, and less than 1 % of all keys beyond 1 / n at any number. `consistent-hash-ring` moves less.
+"""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Sequence
+from hashlib import blake2b
 
-from datum_router.balancing.base import HealthView, PickContext
-from datum_router.balancing.hashing import hash_bytes, mix
-from datum_router.balancing.random_choice import draw_once
+from datum_router.balancing.base import HealthView, PickContext, TableCache, remaining
+from datum_router.balancing.hashing import rendezvous
 from datum_router.model.endpoint import Endpoint
 from datum_router.model.route import BalancingPolicy
 
-DEFAULT_TABLE_SIZE = 65537
+MAX_PROBES = 64
+"""Slots looked at to find an untried endpoint before the choice is made by rendezvous hashing among those left."""
+
+
+def is_prime(number: int) -> bool:
+    """Tell whether a number (below 10**12, trial division) is prime."""
+    return number >= 2 and all(number % divisor for divisor in range(2, int(number**0.5) + 1))
+
+
+def next_prime(number: int) -> int:
+    """Return the smallest prime that is not below `number`."""
+    number = max(2, number)
+    while not is_prime(number):
+        number += 1
+    return number
+
+
+def maglev_table(endpoints: Sequence[Endpoint], size: int) -> array[int]:
+    """Return the table: slot -> index into `endpoints`.
+
+    Args:
+        endpoints: 1 to 65,535 endpoints of weight >= 1; more than `size` leaves some without a slot.
+        size: Prime.
+    """
+    order = sorted(range(len(endpoints)), key=lambda index: endpoints[index].key)
+    table = array("H", [0]) * size
+    if len(order) == 1:
+        return table
+    free = bytearray(b"\x01") * size
+    next_slot: list[int] = []
+    skips: list[int] = []
+    for index in order:
+        digest = blake2b(endpoints[index].key.encode(), digest_size=16).digest()
+        next_slot.append(int.from_bytes(digest[:8], "little") % size)
+        skips.append(int.from_bytes(digest[8:], "little") % (size - 1) + 1)
+    weights = [endpoints[index].weight for index in order]
+    top = max(weights)
+    is_equal = min(weights) == top
+    credit = [0] * len(order)
+    ranks = range(len(order))
+    left = size
+    while True:
+        for rank in ranks:
+            if not is_equal:
+                credit[rank] += weights[rank]
+                if credit[rank] < top:
+                    continue
+                credit[rank] -= top
+            slot = next_slot[rank]
+            skip = skips[rank]
+            while not free[slot]:
+                slot += skip
+                if slot >= size:
+                    slot -= size
+            free[slot] = 0
+            table[slot] = order[rank]
+            left -= 1
+            if not left:
+                return table
+            slot += skip
+            next_slot[rank] = slot - size if slot >= size else slot
 
 
 class Maglev:
-    """Send equal keys to equal endpoints; without a key choose at random."""
+    """Look the key up in a Maglev table of `policy.table_size` slots (raised to the next prime).
 
-    __slots__ = ("_endpoints", "_size", "_table")
+    Registered as `consistent-hash`. Without a key it picks at random by weight.
+    """
 
-    def __init__(self, policy: BalancingPolicy | None = None) -> None:
-        self._size = DEFAULT_TABLE_SIZE if policy is None else policy.table_size
-        self._endpoints: Sequence[Endpoint] = ()
-        self._table = array("i")
+    __slots__ = ("_cache", "_size")
+
+    def __init__(self, policy: BalancingPolicy = BalancingPolicy()) -> None:
+        size = next_prime(policy.table_size)
+        self._size = size
+        self._cache = TableCache(lambda endpoints: maglev_table(endpoints, size))
 
     def pick(self, ctx: PickContext, endpoints: Sequence[Endpoint], health: HealthView) -> Endpoint | None:
-        """Return the owner of the key; if it is excluded, the owner of the key's next hash."""
+        """Return the key's endpoint, or for a retry the next one in table order that was not tried."""
         if not endpoints:
             return None
+        table = self._cache.get(endpoints)
         key = ctx.hash_key
-        if endpoints is not self._endpoints:
-            self._endpoints = endpoints
-            self._table = build_table(endpoints, self._size)
-        excluded = ctx.excluded
         if key is None:
-            candidates = [item for item in endpoints if item.key not in excluded] if excluded else endpoints
-            return draw_once(ctx, candidates) if candidates else None
-        found = endpoints[self._table[key % self._size]]
-        if not excluded or found.key not in excluded:
-            return found
-        # A second owner that depends on the key alone: all retries of one key meet at the same endpoint.
-        for _ in range(8 * len(endpoints)):
-            key = mix(key + 0x9E3779B97F4A7C15)
-            found = endpoints[self._table[key % self._size]]
-            if found.key not in excluded:
-                return found
-        return next((item for item in endpoints if item.key not in excluded), None)
-
-
-def build_table(endpoints: Sequence[Endpoint], size: int) -> array[int]:
-    """Return the look-up table: `size` (a prime) indexes into `endpoints`, shares in proportion to weights.
-
-    Endpoints take turns in order of their keys, so that the table does not depend on the order of the list. In each
-    round an endpoint claims the next free entry of its own permutation; a lighter one sits out some rounds.
-    """
-    order = sorted(range(len(endpoints)), key=lambda index: endpoints[index].key)
-    offsets, skips, weights = [], [], []
-    heaviest = max(endpoint.weight for endpoint in endpoints)
-    for index in order:
-        name = endpoints[index].key.encode()
-        offsets.append(hash_bytes(name, salt=b"maglev-offset") % size)
-        skips.append(hash_bytes(name, salt=b"maglev-skip") % (size - 1) + 1)
-        weights.append(endpoints[index].weight / heaviest)
-    table = array("i", [-1]) * size
-    credits = [0.0] * len(order)
-    filled = 0
-    while True:
-        for turn, index in enumerate(order):
-            credits[turn] += weights[turn]
-            if credits[turn] < 1.0:
-                continue
-            credits[turn] -= 1.0
-            position, skip = offsets[turn], skips[turn]
-            while table[position] >= 0:
-                position += skip
-                if position >= size:
-                    position -= size
-            table[position] = index
-            position += skip
-            offsets[turn] = position - size if position >= size else position
-            filled += 1
-            if filled == size:
-                return table
+            key = ctx.rng.getrandbits(64)
+        slot = key % self._size
+        endpoint = endpoints[table[slot]]
+        excluded = ctx.excluded
+        if not excluded or endpoint.key not in excluded:
+            return endpoint
+        for probe in range(slot + 1, slot + MAX_PROBES):
+            endpoint = endpoints[table[probe % self._size]]
+            if endpoint.key not in excluded:
+                return endpoint
+        left = remaining(ctx, endpoints)
+        return rendezvous(key, left) if left else None

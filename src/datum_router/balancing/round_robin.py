@@ -1,69 +1,87 @@
-"""Weighted round-robin: equal weights take turns by index, unequal ones by smooth interleaving (as nginx does)."""
+"""Weighted round-robin: each endpoint in turn, as often as its weight says, evenly spaced.
+
+Equal weights: a plain index, O(1). Unequal weights: earliest deadline first in virtual time, O(log n): endpoint i is due
+at (u_i + k) / w_i for its k-th turn, with a random phase u_i in [0, 1). Deadlines have period 1 (weights reduced by
+their common divisor), so every run of sum(w) picks holds exactly w_i of endpoint i, wherever it begins. The phases
+come from the rng because tables are made anew whenever endpoints or health change: with a fixed phase a service that
+changes often, and every worker at its start, would load its first endpoint most.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from math import gcd
+from heapq import heapify, heapreplace
 
-from datum_router.balancing.base import HealthView, PickContext, remaining
+from datum_router.balancing.base import HealthView, PickContext, TableCache, cumulative_weights, pick_weighted
 from datum_router.model.endpoint import Endpoint
 from datum_router.model.route import BalancingPolicy
 
-MAX_SCHEDULE = 10_000
-"""Longest precomputed turn; beyond it weights are scaled down, each staying at least 1."""
+MAX_SKIPS = 8
+"""Turns that are passed over to find an untried endpoint before the pick is made at random by weight."""
+
+
+class _Turns:
+    """Turns of one candidate set. `heap` is filled at the first pick: (due, index, phase, turn)."""
+
+    __slots__ = ("heap", "is_equal", "weights")
+
+    def __init__(self, endpoints: Sequence[Endpoint]) -> None:
+        self.is_equal = cumulative_weights(endpoints) is None
+        divisor = math.gcd(*(endpoint.weight for endpoint in endpoints)) or 1
+        self.weights = [endpoint.weight // divisor for endpoint in endpoints]
+        self.heap: list[tuple[float, int, float, int]] = []
+
+    def next(self, ctx: PickContext) -> int:
+        """Return the index whose turn it is and put it at the back of its queue."""
+        heap = self.heap
+        weights = self.weights
+        if not heap:
+            for index, weight in enumerate(weights):
+                phase = ctx.rng.random()
+                heap.append((phase / max(weight, 1), index, phase, 0))
+            heapify(heap)
+        _, index, phase, turn = heap[0]
+        # From the whole turn number, not by adding 1/w up: rounding errors must not pile up over years.
+        heapreplace(heap, ((phase + turn + 1) / max(weights[index], 1), index, phase, turn + 1))
+        return index
 
 
 class RoundRobin:
-    """Take turns."""
+    """Take endpoints in turn. The position outlives a change of candidates."""
 
-    __slots__ = ("_endpoints", "_schedule", "_turn")
+    __slots__ = ("_cache", "_position")
 
-    def __init__(self, policy: BalancingPolicy | None = None) -> None:
-        self._endpoints: Sequence[Endpoint] = ()
-        self._schedule: Sequence[Endpoint] = ()
-        self._turn = 0
+    def __init__(self, policy: BalancingPolicy = BalancingPolicy()) -> None:
+        self._cache = TableCache(_Turns)
+        self._position = -1
 
     def pick(self, ctx: PickContext, endpoints: Sequence[Endpoint], health: HealthView) -> Endpoint | None:
-        """Return the next one in turn that is not excluded."""
-        if endpoints is not self._endpoints:
-            self._endpoints = endpoints
-            self._schedule = interleave(endpoints)
-        schedule = self._schedule
-        size = len(schedule)
-        if not size:
+        """Return the next endpoint in turn that this request has not tried."""
+        if not endpoints:
             return None
-        turn = self._turn
-        if turn >= size:
-            turn %= size
-        self._turn = turn + 1
-        found = schedule[turn]
-        if not ctx.excluded or found.key not in ctx.excluded:
-            return found
-        if not remaining(ctx, endpoints):
+        turns = self._cache.get(endpoints)
+        excluded = ctx.excluded
+        if turns.is_equal:
+            size = len(endpoints)
+            position = self._position
+            if position < 0:
+                position = int(ctx.rng.random() * size)
+            position %= size
+            if not excluded:
+                self._position = position + 1
+                return endpoints[position]
+            for step in range(size):
+                endpoint = endpoints[(position + step) % size]
+                if endpoint.key not in excluded:
+                    self._position = position + step + 1
+                    return endpoint
             return None
-        for step in range(1, size):
-            found = schedule[(turn + step) % size]
-            if found.key not in ctx.excluded:
-                self._turn = turn + step + 1
-                return found
-        return None
-
-
-def interleave(endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
-    """Return one whole turn in which each endpoint stands as often as its weight says, spread evenly."""
-    weights = [endpoint.weight for endpoint in endpoints]
-    if len(set(weights)) <= 1:
-        return endpoints
-    divisor = gcd(*weights)
-    weights = [weight // divisor for weight in weights]
-    total = sum(weights)
-    if total > MAX_SCHEDULE:
-        weights = [max(1, round(weight * MAX_SCHEDULE / total)) for weight in weights]
-        total = sum(weights)
-    slots = [
-        ((2 * index + 1) * total / (2 * weight), position)
-        for position, weight in enumerate(weights)
-        for index in range(weight)
-    ]
-    slots.sort()
-    return [endpoints[position] for _, position in slots]
+        endpoint = endpoints[turns.next(ctx)]
+        if not excluded or endpoint.key not in excluded:
+            return endpoint
+        for _ in range(MAX_SKIPS):
+            endpoint = endpoints[turns.next(ctx)]
+            if endpoint.key not in excluded:
+                return endpoint
+        return pick_weighted(ctx, endpoints)

@@ -1,36 +1,52 @@
-"""One rule's balancer for one service: keeps the candidate levels, asks the algorithm.
+"""One rule's view of one service: holds the candidates and asks the balancer for one of them.
 
-Candidates are computed when endpoints or health change (and, while something is in slow start, at most every
-`REFRESH_S`), not per pick. With one level and nothing excluded a pick is one call to the algorithm.
+Candidates are computed when endpoints or health change, not per pick. If nothing changed in a level it stays the same
+tuple, so that the balancer keeps its tables. During slow start the weights are computed anew at most every
+`RAMP_INTERVAL_S`. The balancer itself lives as long as this object: a round-robin does not begin anew when an
+endpoint comes or goes.
 """
 
 from __future__ import annotations
 
 import math
 
-from datum_router.balancing.base import Balancer, HealthView, PickContext
-from datum_router.balancing.locality import NOTHING, Candidates, candidates
-from datum_router.model.endpoint import UNKNOWN_LOCALITY, Endpoint, Locality
+import msgspec
+
+from datum_router.balancing.base import ALL_USABLE, Balancer, HealthView, PickContext
+from datum_router.balancing.hashkey import is_sticky
+from datum_router.balancing.locality import Candidates, Level, candidates, ramped
+from datum_router.model.endpoint import UNKNOWN_LOCALITY, Endpoint, EndpointKey, Locality
 from datum_router.model.route import BalancingPolicy, LocalityPolicy
 from datum_router.model.service import Service
 
-REFRESH_S = 0.25
-"""How often weights of endpoints in slow start are looked at again."""
+RAMP_INTERVAL_S = 0.25
+"""Least time between two computations of slow-start weights."""
+
+_NEVER = math.inf
+_AT_ONCE = -math.inf
 
 
 class ServiceBalancer:
-    """Pick endpoints of one service for one rule. The algorithm's own state survives every change."""
+    """Pick endpoints of one service for one rule. Single-threaded.
+
+    Consistent hashing (the three built-in hash balancers) takes no part in slow start: changing weights would move keys
+    several times over, which costs more than the cold endpoint does.
+    """
 
     __slots__ = (
         "_balancer",
-        "_candidates",
-        "_gateway",
+        "_bounds",
+        "_gateway_locality",
         "_health",
+        "_is_sticky",
+        "_levels",
         "_locality",
-        "_policy",
-        "_refresh_at",
+        "_originals",
+        "_ramp_at",
         "_service",
-        "_single",
+        "_slow_start_s",
+        "_whole",
+        "candidates",
     )
 
     def __init__(
@@ -40,77 +56,119 @@ class ServiceBalancer:
         balancing: BalancingPolicy,
         locality: LocalityPolicy,
         balancer: Balancer,
-        health: HealthView,
         gateway_locality: Locality = UNKNOWN_LOCALITY,
+        health: HealthView = ALL_USABLE,
     ) -> None:
         self._service = service
-        self._policy = balancing
         self._locality = locality
         self._balancer = balancer
+        self._gateway_locality = gateway_locality
         self._health = health
-        self._gateway = gateway_locality
-        self._candidates: Candidates = NOTHING
-        self._single: tuple[Endpoint, ...] | None = None
-        self._refresh_at = -math.inf
+        self._is_sticky = is_sticky(balancing)
+        self._slow_start_s = 0.0 if self._is_sticky else balancing.slow_start_s
+        self._levels: tuple[tuple[Endpoint, ...], ...] = ()
+        self._bounds: tuple[float, ...] = ()
+        self._whole: tuple[Endpoint, ...] | None = None  # the first level if it takes every pick as it stands
+        self._originals: dict[EndpointKey, Endpoint] | None = None
+        self._ramp_at = _NEVER
+        self.candidates = Candidates()
+        self._compute()
 
     @property
     def has_candidates(self) -> bool:
-        """Tell whether a pick with nothing excluded would find an endpoint."""
-        if self._refresh_at == -math.inf:
-            self._refresh(0.0)
-        return bool(self._candidates.levels)
+        """Tell whether a usable endpoint is there; False in a panic in which none is usable (`pick` still gives one)."""
+        return self.candidates.usable > 0
 
     @property
-    def is_panic(self) -> bool:
-        """Tell whether health is being ignored."""
-        return self._candidates.is_panic
+    def is_panicking(self) -> bool:
+        """Tell whether health is being ignored because too few endpoints are usable."""
+        return self.candidates.is_panicking
 
     def update_service(self, service: Service, health: HealthView) -> None:
-        """Take a new version of the service."""
+        """Take a new version of the service, with its health; the balancer keeps its state."""
         self._service = service
-        self.update_health(health)
+        self._health = health
+        self._compute()
 
     def update_health(self, health: HealthView) -> None:
         """Take a new view of the endpoints' health."""
         self._health = health
-        self._refresh_at = -math.inf
+        self._compute()
 
     def pick(self, ctx: PickContext) -> Endpoint | None:
-        """Return an endpoint that is not excluded, None if there is none."""
-        if ctx.now >= self._refresh_at:
-            self._refresh(ctx.now)
-        single = self._single
-        if single is not None:
-            return self._balancer.pick(ctx, single, self._health)
-        levels = self._candidates.levels
+        """Return an endpoint that this request has not tried, None if none may be picked."""
+        if ctx.now >= self._ramp_at:
+            self._ramp(ctx.now)
+        whole = self._whole
+        if whole is not None:
+            picked = self._balancer.pick(ctx, whole, self._health)
+            if picked is not None or len(self._levels) == 1:
+                return picked
+        return self._pick_level(ctx)
+
+    def _pick_level(self, ctx: PickContext) -> Endpoint | None:
+        levels = self._levels
         if not levels:
             return None
-        point = ctx.rng.random()
-        start = len(levels) - 1
-        for index, level in enumerate(levels):
-            point -= level.share
-            if point < 0:
-                start = index
-                break
-        # The drawn level first; then the others in order, for requests that have tried all of it in vain.
-        for index in (start, *(other for other in range(len(levels)) if other != start)):
-            found = self._balancer.pick(ctx, levels[index].endpoints, self._health)
-            if found is not None:
-                return found
-        return None
+        first = 0
+        if self._bounds[0] < 1.0:
+            at = self._position(ctx)
+            while at >= self._bounds[first]:
+                first += 1
+        picked = self._balancer.pick(ctx, levels[first], self._health)
+        if picked is None:
+            # Everybody in that level was tried: any other level is better than giving up, the best one first.
+            for index, endpoints in enumerate(levels):
+                if index != first:
+                    picked = self._balancer.pick(ctx, endpoints, self._health)
+                    if picked is not None:
+                        break
+        if picked is None or self._originals is None:
+            return picked
+        return self._originals[picked.key]
 
-    def _refresh(self, now: float) -> None:
-        found = candidates(
-            self._service.endpoints,
-            self._health,
-            now=now,
-            panic_threshold_percent=self._service.panic_threshold_percent,
-            locality=self._locality,
-            gateway=self._gateway,
-            slow_start_s=self._policy.slow_start_s,
+    def _position(self, ctx: PickContext) -> float:
+        """Return a number in [0, 1): random, or a key's own, so that a key stays at its level."""
+        if self._is_sticky and ctx.hash_key is not None:
+            # The low half: a ring orders by the high bits, so that those would give each level one arc of it only.
+            return (ctx.hash_key & 0xFFFFFFFF) / 4294967296.0
+        return ctx.rng.random()
+
+    def _compute(self) -> None:
+        new = candidates(self._service, self._health, self._locality, self._gateway_locality)
+        before = [level.endpoints for level in self.candidates.levels]
+        levels = tuple(
+            # Equal candidates stay the same object: balancers keep tables by identity.
+            next((known for known in before if known == level.endpoints), level.endpoints)
+            for level in new.levels
         )
-        if found != self._candidates:  # equal candidates keep their identity, and with it the algorithm's tables
-            self._candidates = found
-        self._refresh_at = now + REFRESH_S if found.is_warming else math.inf
-        levels = self._candidates.levels
-        self._single = levels[0].endpoints if len(levels) == 1 else None
+        self.candidates = msgspec.structs.replace(
+            new,
+            levels=tuple(
+                Level(upto=level.upto, endpoints=endpoints)
+                for level, endpoints in zip(new.levels, levels, strict=True)
+            ),
+        )
+        self._bounds = tuple(level.upto for level in new.levels)
+        self._use(levels, None)
+        # Health brings no time with it: the next pick does the first ramp.
+        self._ramp_at = _AT_ONCE if self._slow_start_s > 0 else _NEVER
+
+    def _use(self, levels: tuple[tuple[Endpoint, ...], ...], originals: dict[EndpointKey, Endpoint] | None) -> None:
+        self._levels = levels
+        self._originals = originals
+        self._whole = levels[0] if levels and self._bounds[0] >= 1.0 and originals is None else None
+
+    def _ramp(self, now: float) -> None:
+        levels = tuple(level.endpoints for level in self.candidates.levels)
+        weighted = tuple(ramped(endpoints, self._health, self._slow_start_s, now) for endpoints in levels)
+        originals: dict[EndpointKey, Endpoint] | None = None
+        if any(new is not None for new in weighted):
+            originals = {endpoint.key: endpoint for endpoints in levels for endpoint in endpoints}
+        self._use(tuple(new or old for old, new in zip(levels, weighted, strict=True)), originals)
+        is_ramping = any(
+            now - self._health.usable_since(endpoint.key) < self._slow_start_s
+            for endpoints in levels
+            for endpoint in endpoints
+        )
+        self._ramp_at = now + RAMP_INTERVAL_S if is_ramping else _NEVER

@@ -1,42 +1,63 @@
-"""The state machine of active probes: values in, values out."""
+"""The probe state machine: from probe results to up and down, with hysteresis.
+
+States: UNKNOWN until the first probe ends, which decides at once, so that a fresh endpoint need not wait for a whole
+threshold (Envoy does the same for its initial check). Then HEALTHY and UNHEALTHY, each left only after enough
+contrary results in a row; one agreeing result starts the count anew.
+
+UNKNOWN counts as usable: a gateway that restarts must not answer 503 until its first probes have ended.
+"""
 
 from __future__ import annotations
 
 import enum
-import math
 
 import msgspec
 
 from datum_router.model.policy import ActiveHealthPolicy
+from datum_router.plugins.protocols import ProbeResult
 
 
 class HealthState(enum.StrEnum):
-    """What probes say of an endpoint. UNKNOWN counts as usable, so that a restart of the gateway causes no 503."""
+    """What probes say about an endpoint."""
 
     UNKNOWN = "unknown"
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
 
 
-class EndpointHealth(msgspec.Struct, frozen=True, gc=False):
-    """State, equal results in a row that disagree with it, and when it last changed (monotonic seconds)."""
+class EndpointHealth(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One endpoint's probe state.
+
+    Attributes:
+        streak: Results in a row that contradict `state`.
+        changed_at: Monotonic seconds of the last flip; 0 while UNKNOWN.
+        detail: What the last probe saw.
+    """
 
     state: HealthState = HealthState.UNKNOWN
     streak: int = 0
-    changed_at: float = -math.inf
+    changed_at: float = 0.0
+    detail: str = ""
 
 
-def advance(current: EndpointHealth, *, is_ok: bool, policy: ActiveHealthPolicy, now: float) -> EndpointHealth:
-    """Return an endpoint's health after one probe.
+UNPROBED = EndpointHealth()
 
-    The first probe decides at once, so that a fresh endpoint need not wait for a whole threshold (Envoy does the same).
-    Later flips need `healthy_threshold` or `unhealthy_threshold` equal results in a row.
+
+def advance(
+    current: EndpointHealth, probe: ProbeResult, policy: ActiveHealthPolicy, *, now: float
+) -> EndpointHealth:
+    """Return the endpoint's health after one probe.
+
+    Args:
+        now: Monotonic seconds, the moment the probe ended.
     """
+    seen = HealthState.HEALTHY if probe.is_ok else HealthState.UNHEALTHY
     if current.state is HealthState.UNKNOWN:
-        return EndpointHealth(HealthState.HEALTHY if is_ok else HealthState.UNHEALTHY, 0, now)
-    if is_ok == (current.state is HealthState.HEALTHY):
-        return current if current.streak == 0 else EndpointHealth(current.state, 0, current.changed_at)
+        return EndpointHealth(state=seen, changed_at=now, detail=probe.detail)
+    if seen is current.state:
+        return msgspec.structs.replace(current, streak=0, detail=probe.detail)
+    needed = policy.healthy_threshold if probe.is_ok else policy.unhealthy_threshold
     streak = current.streak + 1
-    if streak < (policy.healthy_threshold if is_ok else policy.unhealthy_threshold):
-        return EndpointHealth(current.state, streak, current.changed_at)
-    return EndpointHealth(HealthState.HEALTHY if is_ok else HealthState.UNHEALTHY, 0, now)
+    if streak < needed:
+        return msgspec.structs.replace(current, streak=streak, detail=probe.detail)
+    return EndpointHealth(state=seen, changed_at=now, detail=probe.detail)

@@ -91,14 +91,14 @@ def _is_bad(problems: Iterable[Problem]) -> bool:
 def _identify(raw: Mapping[str, object], kinds: KindTable) -> tuple[list[Problem], ObjectKey | None]:
     """Return what is wrong with the fields that identify an object, and its key if it has one."""
     problems: list[Problem] = []
-    for name in ("apiVersion", "kind"):
-        value = raw.get(name)
+    for field in ("apiVersion", "kind"):
+        value = raw.get(field)
         if value is None or value == "":
-            problems.append(Problem(path=name, reason=Reason.MISSING_FIELD, message="the field is missing or empty"))
+            problems.append(Problem(path=field, reason=Reason.MISSING_FIELD, message="the field is missing or empty"))
         elif not isinstance(value, str):
-            problems.append(_not_text(name, value))
+            problems.append(_not_text(field, value))
         elif len(value) > MAX_NAME_CHARS or not value.isprintable():
-            problems.append(Problem(path=name, reason=Reason.INVALID_VALUE, message=f"found {shown(value)}"))
+            problems.append(Problem(path=field, reason=Reason.INVALID_VALUE, message=f"found {shown(value)}"))
     if problems:
         return problems, None
     kind = kinds.get(str(raw["apiVersion"]), str(raw["kind"]))

@@ -297,15 +297,18 @@ def _values(part: object, names: list[str], path: str, default: object) -> Itera
         yield path, part, default
         return
     if not isinstance(part, msgspec.Struct):
-        return
+        return  # an optional part that is not there
     name = names[0].removesuffix("[]")
-    for field in msgspec.structs.fields(part):
-        if field.encode_name != name:
-            continue
-        value = getattr(part, field.name)
-        where = f"{path}.{name}" if path else name
-        if not names[0].endswith("[]"):
-            yield from _values(value, names[1:], where, field.default)
-        elif isinstance(value, tuple):
-            for index, item in enumerate(value):
-                yield from _values(item, names[1:], f"{where}[{index}]", msgspec.NODEFAULT)
+    if name not in part.__struct_encode_fields__:
+        return
+    index = part.__struct_encode_fields__.index(name)
+    value = getattr(part, part.__struct_fields__[index])
+    where = f"{path}.{name}" if path else name
+    if not names[0].endswith("[]"):
+        # Defaults stand for the last fields; asking `msgspec.structs.fields` would evaluate all annotations again.
+        from_end = index - len(part.__struct_fields__) + len(part.__struct_defaults__)
+        field_default = part.__struct_defaults__[from_end] if from_end >= 0 else msgspec.NODEFAULT
+        yield from _values(value, names[1:], where, field_default)
+    elif isinstance(value, tuple):
+        for position, item in enumerate(value):
+            yield from _values(item, names[1:], f"{where}[{position}]", msgspec.NODEFAULT)

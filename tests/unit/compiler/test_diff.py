@@ -12,7 +12,7 @@ from datum_router.model.snapshot import SnapshotData
 
 def rule(name: str, weight: int = 100) -> Rule:
     ref = BackendRef(service=ServiceKey("default/a"), weight=weight)
-    return Rule(id=RuleId(name), route=name.split("#")[0], destinations=(ref,))
+    return Rule(id=RuleId(name), route=name.split("#", maxsplit=1)[0], destinations=(ref,))
 
 
 def service(name: str, *addresses: str) -> Service:
@@ -61,7 +61,9 @@ def test_delta_for_another_version_is_refused() -> None:
 def test_digest_ignores_the_version_and_sees_everything_else() -> None:
     assert digest_of(msgspec.structs.replace(OLD, version=99)) == OLD.digest
     assert digest_of(msgspec.structs.replace(OLD, listeners=(Listener(name="x"),))) != OLD.digest
-    assert digest_of(snapshot(1, [rule("default/a#0", weight=1), OLD.rules[1]], list(OLD.services.values()))) != OLD.digest
+    assert (
+        digest_of(snapshot(1, [rule("default/a#0", weight=1), OLD.rules[1]], list(OLD.services.values()))) != OLD.digest
+    )
 
 
 def test_changes_are_described_by_field_and_secrets_are_redacted() -> None:

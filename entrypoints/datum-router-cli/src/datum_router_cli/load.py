@@ -64,12 +64,12 @@ def load_directory(path: str, *, plugins: PluginSet | None = None) -> Loaded:
 async def _read_once(source: Source) -> list[SourceEvent]:
     """Run `source` until it has said `Synced`; return what it said before."""
     events: list[SourceEvent] = []
-    async with trio.open_nursery(strict_exception_groups=False) as nursery:
+    with trio.CancelScope() as scope:
 
         def emit(batch: Sequence[SourceEvent]) -> None:
             events.extend(event for event in batch if not isinstance(event, Synced))
             if any(isinstance(event, Synced) for event in batch):
-                nursery.cancel_scope.cancel()
+                scope.cancel()
 
         await source.run(emit)
     return events

@@ -6,30 +6,32 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import trio
-from datum_router.registry.store import Store
 
 from datum_router.compiler.compiler import CompileOptions, Compiler
-from datum_router.compiler.diagnostics import Diagnostic, did_you_mean
+from datum_router.compiler.diagnostics import Diagnostic, Severity, did_you_mean
 from datum_router.errors import ConfigError
 from datum_router.health.view import HealthBook
-from datum_router.model.endpoint import Locality
 from datum_router.model.listener import Listener, TlsBinding
 from datum_router.plugins.manager import PluginSet, load_plugins
 from datum_router.plugins.protocols import Source
 from datum_router.reasons import Reason
+from datum_router.registry.store import Store
 from datum_router.routing.regex import load_engine
 from datum_router_runtime.admin import Admin, Page
 from datum_router_runtime.feed import Feed
 from datum_router_runtime.probes import ProbeRunner
 from datum_router_runtime.settings import Address, GatewaySettings
-from datum_router_runtime.sockets import ListenerGroup
+from datum_router_runtime.sockets import ListenerGroup, bind_group
 from datum_router_runtime.workers import Supervisor, error_summary
 
 log = logging.getLogger(__name__)
+
+READY_POLL_S = 0.02
+"""How often it is looked at whether the gateway has become ready, once, at its start."""
 
 DEFAULT_ADDRESS = Address(host="127.0.0.1", port=8080)
 """Where a gateway without VPCIngress and without a listen setting serves."""
@@ -66,6 +68,19 @@ def make_source(settings: GatewaySettings, plugins: PluginSet) -> Source:
     return spec.create(settings.source_config)
 
 
+class Announce:
+    """What a gateway tells whoever started it; the command line prints it. Methods do nothing here."""
+
+    def listening(self, group: ListenerGroup) -> None:
+        """Take a listener that is bound."""
+
+    def admin(self, address: Address) -> None:
+        """Take the admin listener's address."""
+
+    def ready(self) -> None:
+        """Learn that the gateway serves: sources synced, compiled, listening."""
+
+
 class Gateway:
     """One gateway process: the supervisor side."""
 
@@ -74,20 +89,21 @@ class Gateway:
         settings: GatewaySettings,
         *,
         plugins: PluginSet | None = None,
-        on_listening: Callable[[ListenerGroup], None] | None = None,
+        announce: Announce | None = None,
     ) -> None:
         self.settings = settings
+        self._announce = announce or Announce()
         trace = (lambda line: log.info("plugin trace", extra={"call": line})) if _is_tracing() else None
         self.plugins = plugins or load_plugins(disabled=frozenset(settings.disabled_plugins), trace=trace)
         self.store = Store(self.plugins.kinds)
         self.compiler = Compiler(self.plugins, compile_options(settings))
         self.book = HealthBook()
-        self.supervisor = Supervisor(settings, book=self.book, on_listening=on_listening)
+        self.supervisor = Supervisor(settings, book=self.book, on_listening=self._announce.listening)
         self.feed = Feed(
             sources={settings.source: make_source(settings, self.plugins)},
             store=self.store,
             compiler=self.compiler,
-            publish=self.supervisor.publish,
+            publish=self._publish,
             debounce_s=settings.debounce_s,
             debounce_max_s=settings.debounce_max_s,
         )
@@ -99,7 +115,7 @@ class Gateway:
             clock=time.monotonic,
         )
         self._started_at = time.monotonic()
-        self._logged: set[Diagnostic] = set()
+        self._logged: frozenset[Diagnostic] = frozenset()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until SIGTERM or SIGINT has drained everything; a second signal ends at once.
@@ -107,12 +123,18 @@ class Gateway:
         Raises:
             ConfigError: The admin address cannot be bound.
         """
+        if self.settings.listen is not None:
+            # An address that the user named must be had at once: failing now beats retrying in the background.
+            self.supervisor.adopt(bind_group(plain_listener(self.settings.listen), self.settings.workers))
+        admin = None if self.settings.admin is None else await _admin_listener(self.settings.admin)
         async with trio.open_nursery() as nursery:
-            if self.settings.admin is not None:
-                listener = await _admin_listener(self.settings.admin)
-                address = listener.socket.getsockname()
-                log.info("admin listening", extra={"address": f"{address[0]}:{address[1]}"})
-                nursery.start_soon(Admin(self.pages()).serve, listener)
+            if admin is not None:
+                host, port = admin.socket.getsockname()[:2]
+                address = Address(host=host, port=port)
+                log.info("admin listening", extra={"address": str(address)})
+                self._announce.admin(address)
+                nursery.start_soon(Admin(self.pages()).serve, admin)
+            nursery.start_soon(self._announce_ready)
             nursery.start_soon(self._signals, nursery.cancel_scope)
             nursery.start_soon(self.feed.run)
             nursery.start_soon(self._watch_data)
@@ -120,6 +142,21 @@ class Gateway:
             task_status.started()
             await self.supervisor.run()
             nursery.cancel_scope.cancel()
+
+    def _publish(self, result: CompileResult) -> None:
+        found = frozenset(result.diagnostics)
+        for diagnostic in sorted(found - self._logged, key=Diagnostic.render):
+            level = logging.ERROR if diagnostic.severity is Severity.ERROR else logging.WARNING
+            log.log(level, "manifest diagnostic", extra={"diagnostic": diagnostic.render()})
+        for diagnostic in self._logged - found:
+            log.info("manifest diagnostic is gone", extra={"diagnostic": diagnostic.render()})
+        self._logged = found
+        self.supervisor.publish(result)
+
+    async def _announce_ready(self) -> None:
+        while self.supervisor.not_ready_reasons():
+            await trio.sleep(READY_POLL_S)
+        self._announce.ready()
 
     async def _signals(self, scope: trio.CancelScope) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
@@ -208,16 +245,11 @@ def _is_tracing() -> bool:
     return os.environ.get("DATUM_ROUTER_TRACE_PLUGINS", "") not in ("", "0")
 
 
-def gateway_locality(settings: GatewaySettings) -> Locality:
-    """Return where this gateway is."""
-    return Locality(topology=tuple(sorted(settings.topology.items())))
-
-
-def run_gateway(settings: GatewaySettings, *, on_listening: Callable[[ListenerGroup], None] | None = None) -> None:
+def run_gateway(settings: GatewaySettings, *, announce: Announce | None = None) -> None:
     """Run a gateway in this thread until it has drained.
 
     Raises:
-        ConfigError: Settings that cannot work: unknown source, admin address in use.
+        ConfigError: Settings that cannot work: unknown source, an address that cannot be bound.
     """
-    gateway = Gateway(settings, on_listening=on_listening)
-    trio.run(gateway.run, strict_exception_groups=False)
+    gateway = Gateway(settings, announce=announce)
+    trio.run(gateway.run)

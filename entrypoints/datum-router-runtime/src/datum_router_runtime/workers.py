@@ -170,6 +170,12 @@ class Supervisor:
             )
         self._broadcast(HealthUpdates(changes=tuple(changes)))
 
+    def adopt(self, group: ListenerGroup) -> None:
+        """Take a listener that was bound before anything was published; it stays until a snapshot lacks its name."""
+        self.groups[group.name] = group
+        if self._on_listening is not None:
+            self._on_listening(group)
+
     def _bind_listeners(self, data: SnapshotData) -> None:
         wanted = {listener.name: listener for listener in data.listeners}
         for name in [name for name in self.groups if name not in wanted]:

@@ -1,0 +1,120 @@
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+from datum_router_galactic.kinds import (
+    VPC,
+    Interface,
+    ReadyStatus,
+    VPCAttachment,
+    VPCAttachmentSpec,
+    VPCReference,
+    VPCSpec,
+)
+from datum_router_galactic.resolver import AttachmentResolver, host_part
+
+from datum_router.manifests.meta import ObjectKey, ObjectMeta, ObjectRef
+from datum_router.manifests.vpcservice import VPCService, VPCServiceSpec
+from datum_router.reasons import Reason
+
+
+class View:
+    """Manifests by (kind, namespace, name)."""
+
+    def __init__(self, *items: VPC | VPCAttachment) -> None:
+        self._items = {(item.kind, item.metadata.namespace, item.metadata.name): item for item in items}
+
+    def get(self, kind: str, namespace: str, name: str) -> msgspec.Struct | None:
+        return self._items.get((kind, namespace, name))
+
+    def list(self, kind: str) -> Sequence[msgspec.Struct]:
+        return [item for key, item in sorted(self._items.items()) if key[0] == kind]
+
+
+def service(attachment: str | None = "prod-vpc", **fields: object) -> VPCService:
+    ref = ObjectRef(name=attachment) if attachment else None
+    spec = msgspec.structs.replace(VPCServiceSpec(port=8080, vpc_attachment_ref=ref), **fields)
+    metadata = ObjectMeta(name="backend-api", namespace="production")
+    return VPCService(api_version="router.datum.net/v1alpha1", kind="VPCService", metadata=metadata, spec=spec)
+
+
+def attachment(*addresses: str, ready: bool = True, namespace: str = "production") -> VPCAttachment:
+    return VPCAttachment(
+        api_version="galactic.datumapis.com/v1alpha",
+        kind="VPCAttachment",
+        metadata=ObjectMeta(name="prod-vpc", namespace=namespace),
+        spec=VPCAttachmentSpec(
+            vpc=VPCReference(name="shop", namespace="production"), interface=Interface(addresses=addresses)
+        ),
+        status=ReadyStatus(ready=ready, identifier="002a"),
+    )
+
+
+def vpc(*, ready: bool = True) -> VPC:
+    return VPC(
+        api_version="galactic.datumapis.com/v1alpha",
+        kind="VPC",
+        metadata=ObjectMeta(name="shop", namespace="production"),
+        spec=VPCSpec(networks=("10.40.0.0/16",)),
+        status=ReadyStatus(ready=ready),
+    )
+
+
+def test_endpoints_are_the_host_parts_of_the_addresses_at_the_target_port() -> None:
+    view = View(attachment("10.40.7.2/24", "fd40:10:0:7::2/64"), vpc())
+    found = AttachmentResolver().resolve(service(target_port=9000), view)
+    assert found is not None
+    assert [item.key for item in found.endpoints] == ["10.40.7.2:9000", "[fd40:10:0:7::2]:9000"]
+    assert all(item.is_serving and item.origin == "attachment" for item in found.endpoints)
+    assert not found.problems
+
+
+def test_a_service_without_attachment_is_none_of_its_business() -> None:
+    assert AttachmentResolver().resolve(service(None), View()) is None
+
+
+def test_a_missing_attachment_is_a_reference_problem_with_the_nearest_name() -> None:
+    found = AttachmentResolver().resolve(service("prod-vcp"), View(attachment("10.0.0.1/8")))
+    assert found is not None
+    assert not found.endpoints
+    (problem,) = found.problems
+    assert problem.reason is Reason.ATTACHMENT_NOT_FOUND
+    assert problem.is_reference
+    assert problem.hint == "did you mean prod-vpc?"
+    assert ObjectKey(kind="VPCAttachment", namespace="production", name="prod-vcp") in found.depends_on
+
+
+def test_the_default_namespace_is_the_services_own() -> None:
+    found = AttachmentResolver().resolve(service(), View(attachment("10.0.0.1/8", namespace="default")))
+    assert found is not None
+    assert found.problems[0].reason is Reason.ATTACHMENT_NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("view", "reason"),
+    [
+        (View(attachment("10.0.0.1/8", ready=False), vpc()), Reason.ATTACHMENT_NOT_READY),
+        (View(attachment("10.0.0.1/8"), vpc(ready=False)), Reason.VPC_NOT_READY),
+    ],
+    ids=["attachment", "vpc"],
+)
+def test_what_is_not_ready_gives_endpoints_that_do_not_serve(view: View, reason: Reason) -> None:
+    found = AttachmentResolver().resolve(service(), view)
+    assert found is not None
+    assert [item.is_serving for item in found.endpoints] == [False]
+    assert [item.reason for item in found.problems] == [reason]
+
+
+def test_a_bad_address_is_reported_and_the_others_are_used() -> None:
+    found = AttachmentResolver().resolve(service(), View(attachment("10.0.0.1/8", "nonsense"), vpc()))
+    assert found is not None
+    assert [item.address for item in found.endpoints] == ["10.0.0.1"]
+    assert "nonsense" in found.problems[0].message
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("10.1.1.1/24", "10.1.1.1"), ("fd40::0:1/64", "fd40::1"), ("10.1.1.1", "10.1.1.1"), ("10.1.1.1/33", None)],
+)
+def test_prefix_lengths_are_stripped(text: str, address: str | None) -> None:
+    assert host_part(text) == address

@@ -1,0 +1,123 @@
+import types
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from datum_router.errors import PluginContractError, PluginLoadError
+from datum_router.plugins import builtin
+from datum_router.plugins.hookspecs import hookimpl
+from datum_router.plugins.manager import Candidate, load_plugins
+from datum_router.plugins.specs import BalancerSpec, PluginInfo
+
+
+def module(**hooks: Callable[..., Any]) -> types.ModuleType:
+    found = types.ModuleType("plugin")
+    for name, function in hooks.items():
+        function.__name__ = name
+        setattr(found, name, hookimpl(function))
+    return found
+
+
+def nothing() -> list[BalancerSpec]:
+    return []
+
+
+def info(api: int = 1) -> PluginInfo:
+    return PluginInfo(name="x", version="1", api=api, stability="alpha", posture="no-traffic")
+
+
+def candidate(found: object, name: str = "x") -> Candidate:
+    return Candidate(entry_point=name, distribution="dist-x", load=lambda: found)
+
+
+CORE = candidate(builtin, "builtin")
+BALANCER = BalancerSpec(name="mine", create=lambda _policy: None)  # type: ignore[arg-type,return-value]
+
+
+def test_built_ins_register_through_the_hooks() -> None:
+    plugins = load_plugins([CORE])
+    assert set(plugins.balancers) == {
+        "round-robin",
+        "least-connections",
+        "random",
+        "source-ip",
+        "consistent-hash",
+        "consistent-hash-ring",
+    }
+    assert {kind.kind for kind in plugins.kinds} >= {"VPCService", "VPCRoute", "Secret"}
+    assert plugins.plugins[0].info.name == "builtin"
+
+
+def test_a_plugins_balancer_is_there_by_name() -> None:
+    plugin = module(datum_router_plugin_info=info, datum_router_balancers=lambda: [BALANCER])
+    assert load_plugins([CORE, candidate(plugin)]).balancers["mine"] is BALANCER
+
+
+def test_a_wrong_api_version_is_refused_before_anything_else_runs() -> None:
+    def explode() -> list[BalancerSpec]:
+        raise AssertionError("must not be called")
+
+    plugin = module(datum_router_plugin_info=lambda: info(api=7), datum_router_balancers=explode)
+    with pytest.raises(PluginLoadError, match="plugin x: written for plugin API 7, this is API 1"):
+        load_plugins([candidate(plugin)])
+
+
+def test_an_unknown_hook_is_refused_with_the_nearest_name() -> None:
+    plugin = module(datum_router_plugin_info=info, datum_router_balancer=nothing)
+    with pytest.raises(
+        PluginLoadError, match=r"unknown hook datum_router_balancer \(did you mean datum_router_balancers"
+    ):
+        load_plugins([candidate(plugin)])
+
+
+def test_a_plugin_must_say_who_it_is() -> None:
+    with pytest.raises(PluginLoadError, match="datum_router_plugin_info"):
+        load_plugins([candidate(module(datum_router_balancers=nothing))])
+
+
+def test_a_taken_name_is_refused_and_both_plugins_are_named() -> None:
+    taken = BalancerSpec(name="round-robin", create=BALANCER.create)
+    plugin = module(datum_router_plugin_info=info, datum_router_balancers=lambda: [taken])
+    with pytest.raises(PluginLoadError, match="plugin x: balancer 'round-robin' is already taken by plugin builtin"):
+        load_plugins([CORE, candidate(plugin)])
+
+
+@pytest.mark.parametrize("answer", [None, "text", [1]])
+def test_a_wrong_return_type_is_refused(answer: object) -> None:
+    plugin = module(datum_router_plugin_info=info, datum_router_balancers=lambda: answer)
+    if answer is None:
+        assert not load_plugins([candidate(plugin)]).balancers  # pluggy reads None as no answer
+        return
+    with pytest.raises(PluginContractError, match="plugin x: datum_router_balancers"):
+        load_plugins([candidate(plugin)])
+
+
+def test_a_plugin_that_cannot_be_imported_is_named_with_its_distribution() -> None:
+    def broken() -> object:
+        raise ImportError("no module named nothing")
+
+    with pytest.raises(PluginLoadError, match="plugin y: cannot be imported from distribution dist-y: ImportError"):
+        load_plugins([Candidate(entry_point="y", distribution="dist-y", load=broken)])
+
+
+def test_a_hook_that_raises_is_named() -> None:
+    def broken() -> list[BalancerSpec]:
+        raise ValueError("boom")
+
+    plugin = module(datum_router_plugin_info=info, datum_router_balancers=broken)
+    with pytest.raises(PluginLoadError, match=r"plugin x: datum_router_balancers\(\) raised ValueError: boom"):
+        load_plugins([candidate(plugin)])
+
+
+def test_disabled_plugins_are_left_out_but_never_the_core() -> None:
+    plugin = module(datum_router_plugin_info=info, datum_router_balancers=lambda: [BALANCER])
+    plugins = load_plugins([CORE, candidate(plugin)], disabled=frozenset({"x", "builtin"}))
+    assert [item.entry_point for item in plugins.plugins] == ["builtin"]
+
+
+def test_tracing_names_every_hook_call() -> None:
+    lines: list[str] = []
+    plugin = module(datum_router_plugin_info=info, datum_router_balancers=lambda: [BALANCER])
+    load_plugins([candidate(plugin)], trace=lines.append)
+    assert lines == ["plugin x: calling datum_router_plugin_info()", "plugin x: calling datum_router_balancers()"]
