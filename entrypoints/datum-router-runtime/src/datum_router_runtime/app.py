@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 import trio
 
-from datum_router.compiler.compiler import CompileOptions, Compiler
+from datum_router.compiler.compiler import CompileOptions, Compiler, CompileResult
 from datum_router.compiler.diagnostics import Diagnostic, Severity, did_you_mean
 from datum_router.errors import ConfigError
 from datum_router.health.view import HealthBook
@@ -154,7 +154,8 @@ class Gateway:
         self.supervisor.publish(result)
 
     async def _announce_ready(self) -> None:
-        while self.supervisor.not_ready_reasons():
+        # Readiness is a condition over several processes' states, each with its own event; a poll at start is simpler.
+        while self.supervisor.not_ready_reasons():  # noqa: ASYNC110
             await trio.sleep(READY_POLL_S)
         self._announce.ready()
 
