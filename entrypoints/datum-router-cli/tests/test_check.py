@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+
 from datum_router_cli.commands import cli
 
 Invoke = Callable[..., Result]
@@ -105,7 +106,7 @@ def test_reference_to_what_is_elsewhere_is_a_warning_and_an_error_when_strict(in
 
 
 def test_broken_yaml_names_line_and_remedy_and_the_rest_is_checked(invoke: Invoke) -> None:
-    write(service=SERVICE, broken="kind: VPCRoute\nspec: [\n")
+    write(service=SERVICE, broken="kind: VPCRoute\nspec: [1\n")
     result = invoke("check", "conf")
     assert result.stdout.splitlines()[0] == (
         "conf/broken.yaml:3: error: a list in brackets is not closed (column 1) [InvalidSyntax]"
@@ -147,4 +148,5 @@ def test_manifest_text_cannot_steer_the_terminal(invoke: Invoke) -> None:
     result = invoke("check", "conf")
     assert result.exit_code == 2
     assert "\x1b" not in result.stdout
-    assert "spec.match.path\\x1b[2JPrefix" in result.stdout
+    assert result.stdout.startswith("conf/route.yaml:7: error: ")
+    assert "spec.match['path\\x1b[2JPrefix']: unknown field" in result.stdout

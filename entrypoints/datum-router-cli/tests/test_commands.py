@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 
 import click
-import datum_router_cli
 import pytest
 from click.testing import CliRunner, Result
+
+import datum_router_cli
 from datum_router_cli.commands import cli
 
 

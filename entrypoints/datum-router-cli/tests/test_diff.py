@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+
 from datum_router_cli.commands import cli
 
 Invoke = Callable[..., Result]
@@ -91,7 +92,7 @@ def test_directory_with_errors_is_compared_and_ends_with_status_2(invoke: Invoke
     Path("new/b.yaml").write_text("kind: [")
     result = invoke("diff", "old", "new")
     assert result.exit_code == 2
-    assert "new/b.yaml:1: error: " in result.stdout
+    assert "new/b.yaml:2: error: " in result.stdout
     assert result.stdout.splitlines()[-1] == "no changes"
 
 

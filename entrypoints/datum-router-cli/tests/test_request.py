@@ -3,11 +3,11 @@
 import contextlib
 
 import pytest
-from datum_router_cli.request import make_request
 from hypothesis import given
 from hypothesis import strategies as st
 
 from datum_router.errors import ConfigError
+from datum_router_cli.request import make_request
 
 
 def test_url_becomes_the_head_that_a_gateway_sees() -> None:

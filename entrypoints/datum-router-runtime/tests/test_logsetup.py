@@ -7,6 +7,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+
+from datum_router.errors import ConfigError
 from datum_router_runtime.logsetup import (
     OFF,
     TRACE,
@@ -17,8 +19,6 @@ from datum_router_runtime.logsetup import (
     parse_filter,
     setup_logging,
 )
-
-from datum_router.errors import ConfigError
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 import pytest
-from datum_router_runtime.settings import Address, GatewaySettings, parse_address, settings_from_environment
 
 from datum_router.errors import ConfigError
+from datum_router_runtime.settings import Address, GatewaySettings, parse_address, settings_from_environment
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 import socket
 
 import pytest
-from datum_router_runtime.sockets import bind_group
 
 from datum_router.errors import ConfigError
 from datum_router.model.listener import Listener
+from datum_router_runtime.sockets import bind_group
 
 
 def test_each_worker_gets_a_socket_of_its_own_on_one_port() -> None:

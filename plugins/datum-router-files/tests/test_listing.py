@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from datum_router_files import listing
 from datum_router_files.listing import is_manifest_name, list_files
 from datum_router_files.scan import read_regular_file

@@ -6,8 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from datum_router_files.listing import list_files
-from datum_router_files.scan import ScanLimits, Scanner, read_regular_file
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +13,8 @@ from datum_router.compiler.diagnostics import Diagnostic
 from datum_router.errors import SourceError
 from datum_router.plugins.protocols import Delete, Problems, SourceEvent, Upsert
 from datum_router.reasons import Reason
+from datum_router_files.listing import list_files
+from datum_router_files.scan import ScanLimits, Scanner, read_regular_file
 
 BROKEN = "apiVersion: v1\nkind: [\n"
 

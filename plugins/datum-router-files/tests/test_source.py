@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import trio
-from datum_router_files import plugin
-from datum_router_files.scan import Scanner
-from datum_router_files.source import FilesSource, create_source
 
 from datum_router.errors import ConfigError, SourceError
 from datum_router.plugins.protocols import SourceEvent, Synced, Upsert
+from datum_router_files import plugin
+from datum_router_files.scan import Scanner
+from datum_router_files.source import FilesSource, create_source
 
 MANIFEST = "apiVersion: v1\nkind: Thing\nmetadata: {name: x}\nspec: {port: %d}\n"
 

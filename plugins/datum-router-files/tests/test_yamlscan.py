@@ -4,12 +4,13 @@ import json
 
 import pytest
 import yaml
-from datum_router_files.yamlscan import FileContent, YamlLimits, read_documents
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from datum_router.compiler.diagnostics import Severity
+from datum_router.manifests._walk import child
 from datum_router.reasons import Reason
+from datum_router_files.yamlscan import FileContent, YamlLimits, read_documents
 
 ROUTE = b"""\
 # a comment
@@ -120,6 +121,7 @@ def test_scalars_follow_the_core_schema(text: str, value: object) -> None:
         ("a: 1\nb: 'x\nc: 2\n", "a.yaml:2: error: a quoted text is not closed (column 4)"),
         ("a: [1,\nb", "error: a list in brackets is not closed"),
         ("a: {b\n", "error: a mapping in braces is not closed"),
+        ("a: [\n", "error: a list or mapping in brackets is not closed, or a value is missing in it"),
         ("- a\nb: c", "a.yaml:2: error: a list is followed by something"),
         ("a:\n  b: 1\n c: 2", "a.yaml:3: error: this line does not fit the indentation"),
         ("a: @x", "`@` cannot begin a value (column 4) [InvalidSyntax] (put the value in quotes)"),
@@ -212,6 +214,16 @@ def test_number_of_values_and_size_are_bounded() -> None:
     assert "more than 10 values in one file" in only_error("a: [" + "1," * 10 + "]", limits=YamlLimits(max_nodes=10))
     assert "more than 9 bytes" in only_error("a: 3456789", limits=YamlLimits(max_file_bytes=9))
     assert read("a: 3456789", limits=YamlLimits(max_file_bytes=10)).diagnostics == ()
+
+
+def test_keys_that_are_no_names_are_quoted_in_paths_as_the_decoder_quotes_them() -> None:
+    (document,) = read("metadata:\n  labels:\n    topology.datum.net/city-code: IAD\n    plain: x\n").documents
+    assert document.origin.lines == {
+        "metadata": 1,
+        "metadata.labels": 2,
+        "metadata.labels" + child("", "topology.datum.net/city-code"): 3,
+        "metadata.labels.plain": 4,
+    }
 
 
 def test_long_keys_cannot_fill_memory_with_paths() -> None:

@@ -6,8 +6,8 @@ min(1, usable / members * OVERPROVISIONING), so up to 2 in 7 endpoints may fail 
 
 Panic: if all levels together lack the capacity for the whole load and fewer than `panic_threshold_percent` of all
 members are usable, health is ignored and all members share the load: better some failures than the last survivors
-overrun, and no failure of the health check itself can take the whole service down. While the levels still have the capacity
-(the second one whole, the first one dead) there is nothing to panic about.
+overrun, and no failure of the health check itself can take the whole service down. While the levels still have the
+capacity (the second one whole, the first one dead) there is nothing to panic about.
 
 Members are endpoints that serve and have weight; with REQUIRE_LOCAL only local ones. Nobody else is ever picked, in
 a panic neither.
@@ -38,7 +38,8 @@ class Level(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Candidates that are picked from together.
 
     Attributes:
-        upto: Running sum of shares, 1 at the end: a number in [0, 1) falls into the first level whose `upto` is above it.
+        upto: Running sum of shares, 1 at the end: a number in [0, 1) falls into the first level whose `upto` is above
+            it.
     """
 
     upto: float
@@ -102,7 +103,8 @@ def candidates(service: Service, health: HealthView, locality: LocalityPolicy, g
 def _levels(groups: Sequence[Sequence[Endpoint]], capacities: Sequence[float], total: float) -> tuple[Level, ...]:
     """Share the load: each level takes what it can of what is left; what no level can take is shared by capacity.
 
-    A level that nothing spills to stays in the list with an empty share: requests that have tried everybody else go there.
+    A level that nothing spills to stays in the list with an empty share: requests that have tried everybody else go
+    there.
     """
     levels: list[Level] = []
     taken = 0.0

@@ -1,12 +1,14 @@
 """Maglev consistent hashing (Eisenbud et al., NSDI 2016, section 3.4): a table of prime size filled in turns.
 
 Each endpoint has a permutation of the slots, (offset + j * skip) mod M, from a hash of its key. Endpoints take turns
-(as often as weight / greatest weight says) and each claims the next free slot of its own permutation. The table depends on
-keys and weights alone, not on the order of endpoints: it is the same on every worker and after a restart. A look-up
-is one index. Filling takes about M ln M steps (tens of milliseconds), so a table is made once for each candidate set.
+(as often as weight / greatest weight says) and each claims the next free slot of its own permutation. The table
+depends on keys and weights alone, not on the order of endpoints: it is the same on every worker and after a restart.
+A look-up is one index. Filling takes about M ln M steps (tens of milliseconds), so a table is made once for each
+candidate set.
 
-Shares are even to about 1 %, but removal of one endpoint moves some keys of others too: with 65,537 slots under 1.3 / n
-in all up to about 50 endpoints, and less than 1 % of all keys beyond 1 / n at any number. `consistent-hash-ring` moves less.
+Shares are even to about 1 %, but removal of one endpoint moves some keys of others too: with 65,537 slots under 1.3 /
+n in all up to about 50 endpoints, and less than 1 % of all keys beyond 1 / n at any number. `consistent-hash-ring`
+moves less.
 """
 
 from __future__ import annotations

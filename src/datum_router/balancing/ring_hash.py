@@ -4,8 +4,8 @@ An endpoint's points come from its key and its weight relative to the greatest o
 move them. Compared with Maglev: keys move least when an endpoint leaves, shares are less even (about 6 % standard
 deviation at 256 points), a look-up is a binary search.
 
-The ring is bounded: a service of many endpoints gets fewer points for each (`points_per_endpoint`). Crossing one of those
-two sizes moves most keys once; within a size class removal of one of n moves about 1/n of them.
+The ring is bounded: a service of many endpoints gets fewer points for each (`points_per_endpoint`). Crossing one of
+those two sizes moves most keys once; within a size class removal of one of n moves about 1/n of them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from datum_router.model.endpoint import Endpoint
 from datum_router.model.route import BalancingPolicy
 
 SIZE_CLASSES = ((512, 256), (2048, 64))
-"""Up to so many endpoints: so many points for the greatest weight. A ring has at most 131,072 points in these classes."""
+"""Up to so many endpoints: so many points for the greatest weight. At most 131,072 points a ring in these classes."""
 
 MIN_POINTS = 16
 """Points per endpoint beyond the last class: 160,000 points at the registry's limit of 10,000 endpoints."""

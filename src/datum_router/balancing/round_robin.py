@@ -1,8 +1,8 @@
 """Weighted round-robin: each endpoint in turn, as often as its weight says, evenly spaced.
 
-Equal weights: a plain index, O(1). Unequal weights: earliest deadline first in virtual time, O(log n): endpoint i is due
-at (u_i + k) / w_i for its k-th turn, with a random phase u_i in [0, 1). Deadlines have period 1 (weights reduced by
-their common divisor), so every run of sum(w) picks holds exactly w_i of endpoint i, wherever it begins. The phases
+Equal weights: a plain index, O(1). Unequal weights: earliest deadline first in virtual time, O(log n): endpoint i is
+due at (u_i + k) / w_i for its k-th turn, with a random phase u_i in [0, 1). Deadlines have period 1 (weights reduced
+by their common divisor), so every run of sum(w) picks holds exactly w_i of endpoint i, wherever it begins. The phases
 come from the rng because tables are made anew whenever endpoints or health change: with a fixed phase a service that
 changes often, and every worker at its start, would load its first endpoint most.
 """

@@ -76,7 +76,7 @@ class ServiceBalancer:
 
     @property
     def has_candidates(self) -> bool:
-        """Tell whether a usable endpoint is there; False in a panic in which none is usable (`pick` still gives one)."""
+        """Tell whether a usable endpoint is there. In a panic it may be False though `pick` gives one."""
         return self.candidates.usable > 0
 
     @property
@@ -145,8 +145,7 @@ class ServiceBalancer:
         self.candidates = msgspec.structs.replace(
             new,
             levels=tuple(
-                Level(upto=level.upto, endpoints=endpoints)
-                for level, endpoints in zip(new.levels, levels, strict=True)
+                Level(upto=level.upto, endpoints=endpoints) for level, endpoints in zip(new.levels, levels, strict=True)
             ),
         )
         self._bounds = tuple(level.upto for level in new.levels)

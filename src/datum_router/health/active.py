@@ -43,9 +43,7 @@ class EndpointHealth(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 UNPROBED = EndpointHealth()
 
 
-def advance(
-    current: EndpointHealth, probe: ProbeResult, policy: ActiveHealthPolicy, *, now: float
-) -> EndpointHealth:
+def advance(current: EndpointHealth, probe: ProbeResult, policy: ActiveHealthPolicy, *, now: float) -> EndpointHealth:
     """Return the endpoint's health after one probe.
 
     Args:

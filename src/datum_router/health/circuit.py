@@ -1,52 +1,93 @@
-"""Permits: how much a service may be asked to do at once, and how many of that may be retries."""
+"""Permits: how much may be under way at one service in one process, so that a slow service fails fast.
+
+Counters only; whoever acquires must release exactly once. Retries are limited by a budget: at most
+`RETRY_BUDGET_PERCENT` of the requests in flight, but `max_parallel_retries` at least, so that a small service can
+retry at all. 0 retries mean none whatever the budget says.
+"""
 
 from __future__ import annotations
 
 from datum_router.model.policy import ConnectionLimits
 from datum_router.reasons import Reason
 
-RETRY_BUDGET = 0.2
-"""Retries under way, as a share of requests under way."""
-
-MIN_RETRIES = 3
-"""Retries that may always be under way, so that a quiet service can retry at all."""
+RETRY_BUDGET_PERCENT = 20
+"""Retries in flight as a share of all requests in flight (Envoy retry budget)."""
 
 
 class ServiceLimits:
-    """Counters of one service in one serving process."""
+    """Permits of one service in one process. Single-threaded.
 
-    __slots__ = ("_limits", "connections", "pending", "requests", "retries")
+    Attributes:
+        requests: In flight, retries included.
+        retries, pending, connections: Under way now.
+        refused: How many permits were refused since the start.
+    """
 
-    def __init__(self, limits: ConnectionLimits | None = None) -> None:
-        self._limits = limits or ConnectionLimits()
+    __slots__ = ("_limits", "connections", "pending", "refused", "requests", "retries")
+
+    def __init__(self, limits: ConnectionLimits = ConnectionLimits()) -> None:
+        self._limits = limits
         self.requests = 0
         self.retries = 0
-        self.connections = 0
         self.pending = 0
+        self.connections = 0
+        self.refused = 0
+
+    @property
+    def limits(self) -> ConnectionLimits:
+        """Return the limits in force."""
+        return self._limits
 
     def update(self, limits: ConnectionLimits) -> None:
-        """Take new limits; what is under way stays under way."""
+        """Take new limits; what is under way stays, also above a lower limit."""
         self._limits = limits
 
+    @property
+    def has_retry_budget(self) -> bool:
+        """Tell whether one more retry may start now."""
+        least = self._limits.max_parallel_retries
+        return least > 0 and self.retries < max(least, self.requests * RETRY_BUDGET_PERCENT // 100)
+
     def acquire_request(self, *, is_retry: bool = False) -> Reason | None:
-        """Take a permit; return why not, None if it was granted."""
-        if self.requests >= self._limits.max_parallel_requests:
+        """Begin a request (one attempt); return why it is refused, None if it may go."""
+        if self.requests >= self._limits.max_parallel_requests or (is_retry and not self.has_retry_budget):
+            self.refused += 1
             return Reason.CIRCUIT_OPEN
-        if is_retry:
-            if self.retries >= self.retry_limit:
-                return Reason.CIRCUIT_OPEN
-            self.retries += 1
         self.requests += 1
+        if is_retry:
+            self.retries += 1
         return None
 
     def release_request(self, *, is_retry: bool = False) -> None:
-        """Give a permit back."""
-        assert self.requests > 0, "a request permit was given back twice"
+        """End a request that was acquired with the same `is_retry`."""
+        assert self.requests > 0, "request released that was not acquired"
         self.requests -= 1
         if is_retry:
+            assert self.retries > 0, "retry released that was not acquired"
             self.retries -= 1
 
-    @property
-    def retry_limit(self) -> int:
-        """Return how many retries may be under way now: the budget, at least the minimum."""
-        return max(MIN_RETRIES, self._limits.max_parallel_retries, int(self.requests * RETRY_BUDGET))
+    def acquire_pending(self) -> Reason | None:
+        """Begin to wait for a connection; return why that is refused, None if it may wait."""
+        if self.pending >= self._limits.max_pending_requests:
+            self.refused += 1
+            return Reason.POOL_OVERFLOW
+        self.pending += 1
+        return None
+
+    def release_pending(self) -> None:
+        """End a wait."""
+        assert self.pending > 0, "pending request released that was not acquired"
+        self.pending -= 1
+
+    def acquire_connection(self) -> Reason | None:
+        """Open a connection; return why that is refused, None if it may be opened."""
+        if self.connections >= self._limits.max_connections:
+            self.refused += 1
+            return Reason.POOL_OVERFLOW
+        self.connections += 1
+        return None
+
+    def release_connection(self) -> None:
+        """Forget a connection that is closed."""
+        assert self.connections > 0, "connection released that was not acquired"
+        self.connections -= 1

@@ -1,12 +1,12 @@
 """Passive ejection: endpoints whose real answers fail are taken out for a while (Envoy outlier detection).
 
-Two detectors count failures in a row: any 5xx, and gateway errors alone (502, 503, 504 and failures seen by us). A success
-clears both; a plain 500 clears only the second. An ejection lasts base * (times ejected so far), up to a maximum; for
-every `interval_s` that the endpoint then stays in, one ejection is forgotten. Outcomes of requests that were
-under way when it was ejected are not counted.
+Two detectors count failures in a row: any 5xx, and gateway errors alone (502, 503, 504 and failures seen by us). A
+success clears both; a plain 500 clears only the second. An ejection lasts base * (times ejected so far), up to a
+maximum; for every `interval_s` that the endpoint then stays in, one ejection is forgotten. Outcomes of requests that
+were under way when it was ejected are not counted.
 
-Never more than `max_ejection_percent` of a service's endpoints are out at once, though one always may be. A detector that
-fires while there is no room keeps its count: the next failure tries again.
+Never more than `max_ejection_percent` of a service's endpoints are out at once, though one always may be. A detector
+that fires while there is no room keeps its count: the next failure tries again.
 
 Outcomes come as run-length batches, in order for each worker; "in a row" across workers means in order of arrival.
 """

@@ -1,9 +1,9 @@
 """When which endpoint is probed next: a heap of due times, jitter from the caller's rng, bounded concurrency.
 
 Theory of operation: the runner asks `take_due`, probes what it got, says `finish`, and sleeps until `next_due` or until
-`set_services` brings something new. A target is either waiting (one valid heap entry) or in flight (none), so no
-endpoint is ever probed twice at once. Entries of removed or changed targets stay in the heap until they come up
-or outnumber the valid ones.
+`set_services` brings something new. A target is either waiting (one valid heap entry) or in flight (none), so it is
+never probed twice at once. Entries of removed or changed targets stay in the heap until they come up or outnumber
+the valid ones. Probes in flight for a removed target count against the concurrency until they end.
 
 The first probe of a target is due at a random moment of its first interval, at most `FIRST_PROBE_SPREAD_S` ahead; later
 ones follow the start of the one before by the interval +- `JITTER`, so that gateways that were started together drift
@@ -44,21 +44,20 @@ class ProbeTarget(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Slot:
-    """A target and the one heap entry that counts for it (`ticket`), or its probe in flight."""
+    """A target and the one heap entry that counts for it: `ticket`, 0 while its probe is in flight."""
 
-    __slots__ = ("is_running", "started_at", "target", "ticket")
+    __slots__ = ("started_at", "target", "ticket")
 
     def __init__(self, target: ProbeTarget) -> None:
         self.target = target
-        self.ticket = -1
-        self.is_running = False
+        self.ticket = 0
         self.started_at = 0.0
 
 
 class ProbeSchedule:
     """Decide when probes are due. Single-threaded, pure."""
 
-    __slots__ = ("_concurrency", "_heap", "_orphans", "_rng", "_running", "_slots", "_tickets")
+    __slots__ = ("_concurrency", "_heap", "_in_flight", "_rng", "_slots", "_tickets")
 
     def __init__(self, rng: random.Random, *, concurrency: int = DEFAULT_CONCURRENCY) -> None:
         if concurrency < 1:
@@ -68,8 +67,8 @@ class ProbeSchedule:
         self._slots: dict[tuple[ServiceKey, EndpointKey], _Slot] = {}
         self._heap: list[tuple[float, int, ServiceKey, EndpointKey]] = []
         self._tickets = 0
-        self._running = 0
-        self._orphans: dict[tuple[ServiceKey, EndpointKey], int] = {}
+        # By identity of the target that was handed out: its slot may be gone or hold another one when it ends.
+        self._in_flight: dict[int, tuple[ProbeTarget, _Slot]] = {}
 
     def __len__(self) -> int:
         """Return the number of targets."""
@@ -78,7 +77,7 @@ class ProbeSchedule:
     @property
     def running(self) -> int:
         """Return the number of probes in flight, those of removed targets included."""
-        return self._running
+        return len(self._in_flight)
 
     def set_services(self, services: Mapping[ServiceKey, Service], *, now: float) -> None:
         """Take what is to be probed. New and changed targets get a first probe, gone ones none any more."""
@@ -91,27 +90,24 @@ class ProbeSchedule:
                     service=service.key, endpoint=endpoint, policy=service.active, tls=service.tls
                 )
         for key in [key for key in self._slots if key not in wanted]:
-            slot = self._slots.pop(key)
-            if slot.is_running:
-                self._orphans[key] = self._orphans.get(key, 0) + 1
+            del self._slots[key]
         for key, target in wanted.items():
-            slot = self._slots.get(key)  # type: ignore[assignment]  # None for a new one
+            slot = self._slots.get(key)
             if slot is None:
                 slot = self._slots[key] = _Slot(target)
-            elif _asks_the_same(slot.target, target):
-                slot.target = target
-                continue
             else:
+                is_same = _asks_the_same(slot.target, target)
+                is_running = not slot.ticket
                 slot.target = target
-            if not slot.is_running:
-                spread = min(target.policy.interval_s, FIRST_PROBE_SPREAD_S)
-                self._push(key, slot, now + self._rng.random() * spread)
+                if is_same or is_running:
+                    continue  # `finish` sets the time of the next one
+            self._push(key, slot, now + self._rng.random() * min(target.policy.interval_s, FIRST_PROBE_SPREAD_S))
         self._compact()
 
     def take_due(self, now: float) -> list[ProbeTarget]:
         """Return the probes to start now, longest overdue first, as many as may still run; they count as in flight."""
         due: list[ProbeTarget] = []
-        while self._heap and self._running < self._concurrency:
+        while self._heap and len(self._in_flight) < self._concurrency:
             due_at, ticket, service, endpoint = self._heap[0]
             slot = self._slots.get((service, endpoint))
             if slot is None or slot.ticket != ticket:
@@ -120,40 +116,36 @@ class ProbeSchedule:
             if due_at > now:
                 break
             heapq.heappop(self._heap)
-            slot.ticket = -1
-            slot.is_running = True
+            slot.ticket = 0
             slot.started_at = now
-            self._running += 1
+            self._in_flight[id(slot.target)] = (slot.target, slot)
             due.append(slot.target)
         return due
 
     def finish(self, target: ProbeTarget, *, now: float) -> bool:
         """Take the end of a probe that `take_due` gave; tell whether its target is still to be probed.
 
-        False: the endpoint is gone or is probed differently by now; the result means nothing.
+        False: the endpoint is gone, or is to be probed in another way by now (at once): the result means nothing.
         """
+        entry = self._in_flight.pop(id(target), None)
+        if entry is None:
+            return False
+        slot = entry[1]
         key = (target.service, target.endpoint.key)
-        left = self._orphans.get(key, 0)
-        slot = self._slots.get(key)
-        if left and (slot is None or not slot.is_running or slot.target is not target):
-            self._running -= 1
-            if left == 1:
-                del self._orphans[key]
-            else:
-                self._orphans[key] = left - 1
+        if self._slots.get(key) is not slot:
             return False
-        if slot is None or not slot.is_running:
-            return False
-        self._running -= 1
-        slot.is_running = False
-        interval = slot.target.policy.interval_s
-        jittered = interval * (1.0 + JITTER * (2.0 * self._rng.random() - 1.0))
-        self._push(key, slot, max(now, slot.started_at + jittered))
-        return _asks_the_same(slot.target, target)
+        is_same = _asks_the_same(slot.target, target)
+        if is_same:
+            interval = slot.target.policy.interval_s
+            jittered = interval * (1.0 + JITTER * (2.0 * self._rng.random() - 1.0))
+            self._push(key, slot, max(now, slot.started_at + jittered))
+        else:
+            self._push(key, slot, now)
+        return is_same
 
     def next_due(self) -> float | None:
         """Return when to call `take_due` again, None if only `finish` or `set_services` can bring something due."""
-        if self._running >= self._concurrency:
+        if len(self._in_flight) >= self._concurrency:
             return None
         while self._heap:
             due_at, ticket, service, endpoint = self._heap[0]

@@ -1,211 +1,362 @@
-"""The one writer of all endpoints' health (`HealthBook`), and what serving processes know of it (`HealthTable`)."""
+"""Health of all endpoints: one writer keeps the book, everybody else holds views.
+
+Theory of operation. The supervisor owns the `HealthBook`. Three things write to it: probe results, outcome batches from
+the workers, and the set of services (endpoints that come and go). Each write returns the *changes*: endpoints whose
+usability flipped. An endpoint is usable unless probes say UNHEALTHY or outlier detection has it ejected; before its
+first probe it is usable (see `active`). Changes travel to the workers, whose `HealthTable` turns them into one
+immutable view per service. Applying a change twice does nothing the second time.
+
+An endpoint that is usable since ever has no entry in a table, so a table is as large as the list of exceptions;
+`HealthReason.REMOVED` (usable since `ALWAYS`) takes an entry out again.
+
+The book knows no clock and no timer: `next_due` says when `expire` has something to do.
+"""
 
 from __future__ import annotations
 
-import math
+import enum
 from collections.abc import Iterable, Mapping, Sequence
 
-from datum_router.health.active import EndpointHealth, HealthState, advance
-from datum_router.health.outlier import OutcomeBatch, OutlierState, eject, may_eject, record, tick
+import msgspec
+
+from datum_router.balancing.base import ALL_USABLE, ALWAYS, HealthView
+from datum_router.health.active import UNPROBED, EndpointHealth, HealthState, advance
+from datum_router.health.outlier import Detector, OutlierDetector
 from datum_router.model.endpoint import EndpointKey
+from datum_router.model.outcome import OutcomeClass
+from datum_router.model.policy import ActiveHealthPolicy
 from datum_router.model.service import Service, ServiceKey
-from datum_router.plugins.protocols import HealthChange
-
-__all__ = ["HealthBook", "HealthTable", "OutcomeBatch", "ServiceHealth"]
+from datum_router.plugins.protocols import HealthChange, ProbeResult
 
 
-class _Entry:
-    """All that is known of one endpoint of one service."""
+class HealthReason(enum.StrEnum):
+    """Why an endpoint is as usable as it is: the closed set of `HealthChange.reason`."""
 
-    __slots__ = ("active", "is_usable", "outlier", "reason", "since")
+    INITIAL = "initial"
+    ADDED = "added"
+    REMOVED = "removed"
+    PROBE_FAILED = "probe_failed"
+    PROBE_PASSED = "probe_passed"
+    EJECTED_5XX = "ejected_consecutive_5xx"
+    EJECTED_GATEWAY_ERRORS = "ejected_consecutive_gateway_errors"
+    RETURNED = "returned"
+    UNCHECKED = "unchecked"
 
-    def __init__(self, now: float) -> None:
-        self.active = EndpointHealth()
-        self.outlier = OutlierState()
+
+class OutcomeBatch(msgspec.Struct, frozen=True, kw_only=True):
+    """How attempts at one endpoint ended since the last report, in order: (class, how often in a row)."""
+
+    service: ServiceKey
+    endpoint: EndpointKey
+    runs: tuple[tuple[OutcomeClass, int], ...]
+
+
+class EndpointStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """One endpoint in `HealthBook.describe`: for people and status pages.
+
+    Attributes:
+        since_s: Monotonic seconds of the last change of `is_usable`; None: as it is since the beginning.
+        detail: What the last probe saw.
+        ejected_until_s: Monotonic seconds; None: not ejected.
+    """
+
+    endpoint: EndpointKey
+    is_usable: bool
+    reason: HealthReason
+    since_s: float | None
+    state: HealthState
+    detail: str = ""
+    ejected_until_s: float | None = None
+    times_ejected: int = 0
+
+
+class _Record:
+    """What the book keeps of one endpoint."""
+
+    __slots__ = ("active", "is_usable", "reason", "since")
+
+    def __init__(self, since: float, reason: HealthReason) -> None:
+        self.active: EndpointHealth = UNPROBED
         self.is_usable = True
-        self.since = now
-        self.reason = "new"
+        self.since = since
+        self.reason = reason
+
+
+class _ServiceBook:
+    """One service's policies and records."""
+
+    __slots__ = ("active", "key", "outlier", "records")
+
+    def __init__(self, key: ServiceKey) -> None:
+        self.key = key
+        self.active: ActiveHealthPolicy | None = None
+        self.outlier: OutlierDetector | None = None
+        self.records: dict[EndpointKey, _Record] = {}
+
+    def settle(self, key: EndpointKey, reason: HealthReason, now: float) -> HealthChange | None:
+        """Derive usability; return the change if it flipped."""
+        record = self.records[key]
+        is_ejected = self.outlier is not None and self.outlier.is_ejected(key)
+        is_usable = record.active.state is not HealthState.UNHEALTHY and not is_ejected
+        if is_usable == record.is_usable:
+            return None
+        record.is_usable = is_usable
+        record.since = now
+        record.reason = reason
+        return self.change(key)
+
+    def change(self, key: EndpointKey) -> HealthChange:
+        record = self.records[key]
+        return HealthChange(
+            service=self.key,
+            endpoint=key,
+            is_usable=record.is_usable,
+            since=record.since,
+            reason=record.reason.value,
+        )
+
+
+_EJECTED = {
+    Detector.CONSECUTIVE_5XX: HealthReason.EJECTED_5XX,
+    Detector.CONSECUTIVE_GATEWAY_ERRORS: HealthReason.EJECTED_GATEWAY_ERRORS,
+}
 
 
 class HealthBook:
-    """The single writer of health. Every method returns the changes that serving processes must learn."""
+    """The single writer of health. Single-threaded; `now` is monotonic seconds and must not go back."""
 
-    __slots__ = ("_entries", "_services")
+    __slots__ = ("_ejecting", "_services")
 
     def __init__(self) -> None:
-        self._services: dict[ServiceKey, Service] = {}
-        self._entries: dict[ServiceKey, dict[EndpointKey, _Entry]] = {}
+        self._services: dict[ServiceKey, _ServiceBook] = {}
+        self._ejecting: set[ServiceKey] = set()
 
     def set_services(self, services: Mapping[ServiceKey, Service], *, now: float) -> list[HealthChange]:
-        """Take the services in force: endpoints that left are forgotten, new ones are usable since now.
+        """Take all services and their endpoints; return the changes.
 
-        Endpoints of the very first call have been usable since ever: no slow start at the gateway's own start.
+        Endpoints of a service that is new to the book are usable since ever; one that joins a known service is
+        usable since `now` (it may slow-start). A service without a policy any more forgets what that policy found.
         """
-        since = now if self._services else -math.inf
         changes: list[HealthChange] = []
-        for key in [key for key in self._entries if key not in services]:
-            del self._entries[key]
+        for key in [key for key in self._services if key not in services]:
+            changes += self._forget(self._services.pop(key), ())
+            self._ejecting.discard(key)
         for key, service in services.items():
-            known = self._entries.setdefault(key, {})
-            wanted = {endpoint.key for endpoint in service.endpoints}
-            for gone in [name for name in known if name not in wanted]:
-                del known[gone]
-            for name in wanted:
-                if name not in known:
-                    known[name] = _Entry(since)
-                    if since != -math.inf:
-                        changes.append(_change(key, name, known[name]))
-            if service.active is None:
-                for name, entry in known.items():
-                    if entry.active.state is not HealthState.UNKNOWN:
-                        entry.active = EndpointHealth()
-                        changes += self._update(key, name, entry, "no longer probed", now)
-        self._services = dict(services)
+            changes += self._set_service(key, service, now)
         return changes
 
     def record_probe(
-        self, service: ServiceKey, endpoint: EndpointKey, *, is_ok: bool, detail: str, now: float
+        self, service: ServiceKey, endpoint: EndpointKey, result: ProbeResult, *, now: float
     ) -> list[HealthChange]:
-        """Take the result of one probe."""
-        entry = self._entries.get(service, {}).get(endpoint)
-        config = self._services.get(service)
-        if entry is None or config is None or config.active is None:
+        """Take the end of one probe; return the change, if any. Results for unknown endpoints are ignored.
+
+        An endpoint that recovers from UNHEALTHY is let back in by outlier detection too: the outage it was ejected
+        for is over.
+        """
+        book = self._services.get(service)
+        record = book.records.get(endpoint) if book is not None else None
+        if book is None or record is None or book.active is None:
             return []
-        entry.active = advance(entry.active, is_ok=is_ok, policy=config.active, now=now)
-        return self._update(service, endpoint, entry, f"probe: {detail}", now)
+        before = record.active.state
+        record.active = advance(record.active, result, book.active, now=now)
+        if record.active.state is before:
+            return []
+        if before is HealthState.UNHEALTHY and book.outlier is not None:
+            book.outlier.release(endpoint, now=now)
+        reason = HealthReason.PROBE_PASSED if result.is_ok else HealthReason.PROBE_FAILED
+        change = book.settle(endpoint, reason, now)
+        return [] if change is None else [change]
 
     def record_outcomes(self, batches: Iterable[OutcomeBatch], *, now: float) -> list[HealthChange]:
-        """Take outcomes of requests; may eject."""
-        changes: list[HealthChange] = []
+        """Take outcomes in order of arrival; return the changes."""
+        changes = self.expire(now)
         for batch in batches:
-            known = self._entries.get(batch.service, {})
-            entry = known.get(batch.endpoint)
-            config = self._services.get(batch.service)
-            if entry is None or config is None or config.outlier is None:
+            book = self._services.get(batch.service)
+            if book is None or book.outlier is None or batch.endpoint not in book.records:
                 continue
-            entry.outlier, detector = record(entry.outlier, batch.runs, config.outlier)
-            if not detector or entry.outlier.is_ejected:
-                continue
-            ejected = sum(1 for other in known.values() if other.outlier.is_ejected)
-            if may_eject(ejected, len(known), config.outlier):
-                entry.outlier = eject(entry.outlier, config.outlier, now=now)
-                changes += self._update(batch.service, batch.endpoint, entry, f"ejected: {detector}", now)
+            detector = book.outlier.record(batch.endpoint, batch.runs, now=now)
+            if detector is not None:
+                self._ejecting.add(batch.service)
+                change = book.settle(batch.endpoint, _EJECTED[detector], now)
+                if change is not None:
+                    changes.append(change)
         return changes
 
-    def tick(self, *, now: float) -> list[HealthChange]:
-        """Let ejected endpoints return whose time is over."""
+    def expire(self, now: float) -> list[HealthChange]:
+        """Let endpoints return whose ejection is over; return the changes."""
         changes: list[HealthChange] = []
-        for key, known in self._entries.items():
-            policy = self._services[key].outlier
-            if policy is None:
-                continue
-            for name, entry in known.items():
-                if entry.outlier.ejections:
-                    entry.outlier = tick(entry.outlier, policy, now=now)
-                    changes += self._update(key, name, entry, "returned after ejection", now)
+        for key in list(self._ejecting):
+            book = self._services[key]
+            if book.outlier is not None:
+                for endpoint in book.outlier.release_due(now):
+                    change = book.settle(endpoint, HealthReason.RETURNED, now)
+                    if change is not None:
+                        changes.append(change)
+            if book.outlier is None or not book.outlier.ejected:
+                self._ejecting.discard(key)
         return changes
+
+    def next_due(self) -> float | None:
+        """Return when to call `expire`, None if nobody is ejected."""
+        due = [self._services[key].outlier for key in self._ejecting]
+        return min(
+            (at for outlier in due if outlier is not None and (at := outlier.next_release()) is not None), default=None
+        )
 
     def all_changes(self) -> list[HealthChange]:
-        """Return what a serving process must know that begins now: all that is not simply usable since ever."""
+        """Return every endpoint that is not simply usable since ever: what a table needs to begin with."""
         return [
-            _change(key, name, entry)
-            for key, known in self._entries.items()
-            for name, entry in known.items()
-            if not entry.is_usable or entry.since != -math.inf
+            book.change(key)
+            for book in self._services.values()
+            for key, record in book.records.items()
+            if not record.is_usable or record.since != ALWAYS
         ]
 
-    def describe(self) -> dict[str, list[dict[str, object]]]:
-        """Return everything for the admin page."""
-        return {
-            "endpoints": [
-                {
-                    "service": key,
-                    "endpoint": name,
-                    "is_usable": entry.is_usable,
-                    "probe": str(entry.active.state),
-                    "is_ejected": entry.outlier.is_ejected,
-                    "reason": entry.reason,
-                }
-                for key, known in sorted(self._entries.items())
-                for name, entry in sorted(known.items())
-            ]
-        }
+    def view(self, service: ServiceKey) -> HealthView:
+        """Return an immutable view of one service as it is now."""
+        book = self._services.get(service)
+        if book is None:
+            return ALL_USABLE
+        return _view({key: (record.is_usable, record.since) for key, record in book.records.items()})
 
-    def _update(
-        self, service: ServiceKey, endpoint: EndpointKey, entry: _Entry, reason: str, now: float
-    ) -> list[HealthChange]:
-        is_usable = entry.active.state is not HealthState.UNHEALTHY and not entry.outlier.is_ejected
-        if is_usable == entry.is_usable:
-            return []
-        entry.is_usable = is_usable
-        entry.since = now
-        entry.reason = reason
-        return [_change(service, endpoint, entry)]
+    def describe(self) -> dict[ServiceKey, list[EndpointStatus]]:
+        """Return all that is known, for status pages."""
+        return {book.key: [_status(book, key) for key in book.records] for book in self._services.values()}
+
+    def _set_service(self, key: ServiceKey, service: Service, now: float) -> list[HealthChange]:
+        book = self._services.get(key)
+        is_new = book is None
+        if book is None:
+            book = self._services[key] = _ServiceBook(key)
+        keys = dict.fromkeys(endpoint.key for endpoint in service.endpoints)
+        changes = self._forget(book, keys)
+        added = [endpoint for endpoint in keys if endpoint not in book.records]
+        for endpoint in added:
+            if is_new:
+                book.records[endpoint] = _Record(ALWAYS, HealthReason.INITIAL)
+            else:
+                book.records[endpoint] = _Record(now, HealthReason.ADDED)
+                changes.append(book.change(endpoint))
+        if service.active != book.active:
+            book.active = service.active
+            for record in book.records.values():
+                if service.active is None:
+                    record.active = UNPROBED
+                else:
+                    record.active = msgspec.structs.replace(record.active, streak=0)
+        if service.outlier is None:
+            book.outlier = None
+        elif book.outlier is None:
+            book.outlier = OutlierDetector(service.outlier)
+        else:
+            book.outlier.set_policy(service.outlier)
+        if book.outlier is not None:
+            book.outlier.set_endpoints(keys)
+        for endpoint in keys:
+            change = book.settle(endpoint, HealthReason.UNCHECKED, now)
+            if change is not None:
+                changes.append(change)
+        return changes
+
+    @staticmethod
+    def _forget(book: _ServiceBook, keep: Iterable[EndpointKey]) -> list[HealthChange]:
+        """Drop records that are not in `keep`; tables must drop their exceptions."""
+        kept = set(keep)
+        changes: list[HealthChange] = []
+        for key in [key for key in book.records if key not in kept]:
+            record = book.records.pop(key)
+            if not record.is_usable or record.since != ALWAYS:
+                changes.append(
+                    HealthChange(
+                        service=book.key,
+                        endpoint=key,
+                        is_usable=True,
+                        since=ALWAYS,
+                        reason=HealthReason.REMOVED.value,
+                    )
+                )
+        return changes
 
 
-def _change(service: ServiceKey, endpoint: EndpointKey, entry: _Entry) -> HealthChange:
-    since = entry.since if entry.since != -math.inf else 0.0
-    return HealthChange(service=service, endpoint=endpoint, is_usable=entry.is_usable, since=since, reason=entry.reason)
+def _status(book: _ServiceBook, key: EndpointKey) -> EndpointStatus:
+    record = book.records[key]
+    outlier = book.outlier.state(key) if book.outlier is not None else None
+    return EndpointStatus(
+        endpoint=key,
+        is_usable=record.is_usable,
+        reason=record.reason,
+        since_s=None if record.since == ALWAYS else record.since,
+        state=record.active.state,
+        detail=record.active.detail,
+        ejected_until_s=outlier.ejected_until if outlier is not None else None,
+        times_ejected=outlier.times_ejected if outlier is not None else 0,
+    )
 
 
-class ServiceHealth:
-    """An immutable view of one service's endpoints; what it does not know is usable since ever."""
+class _ServiceView:
+    """Exceptions of one service: who is not usable, and since when others are."""
 
-    __slots__ = ("_since", "_unusable")
+    __slots__ = ("_down", "_since")
 
-    def __init__(
-        self, unusable: frozenset[EndpointKey] = frozenset(), since: Mapping[EndpointKey, float] | None = None
-    ) -> None:
-        self._unusable = unusable
-        self._since: Mapping[EndpointKey, float] = {} if since is None else since
+    def __init__(self, down: frozenset[EndpointKey], since: Mapping[EndpointKey, float]) -> None:
+        self._down = down
+        self._since = since
 
     def is_usable(self, key: EndpointKey) -> bool:
-        """Tell whether an endpoint may get requests."""
-        return key not in self._unusable
+        return key not in self._down
 
     def usable_since(self, key: EndpointKey) -> float:
-        """Return since when, monotonic seconds."""
-        return self._since.get(key, -math.inf)
+        return self._since.get(key, ALWAYS)
 
 
-ALL_USABLE = ServiceHealth()
+def _view(entries: Mapping[EndpointKey, tuple[bool, float]]) -> HealthView:
+    down = frozenset(key for key, (is_usable, _) in entries.items() if not is_usable)
+    since = {key: since for key, (is_usable, since) in entries.items() if is_usable and since != ALWAYS}
+    return _ServiceView(down, since) if down or since else ALL_USABLE
 
 
 class HealthTable:
-    """What a serving process knows: changes in, one immutable view per service out."""
+    """The workers' side: applies changes, gives views. Single-threaded; views that were given out never change."""
 
-    __slots__ = ("_changes", "_views")
+    __slots__ = ("_entries", "_views")
 
     def __init__(self) -> None:
-        self._changes: dict[ServiceKey, dict[EndpointKey, HealthChange]] = {}
-        self._views: dict[ServiceKey, ServiceHealth] = {}
+        self._entries: dict[ServiceKey, dict[EndpointKey, tuple[bool, float]]] = {}
+        self._views: dict[ServiceKey, HealthView] = {}
 
     def apply(self, changes: Sequence[HealthChange]) -> set[ServiceKey]:
-        """Take changes; return the services whose view is another now."""
+        """Take changes; return the services whose view is another one now. O(changes)."""
         touched: set[ServiceKey] = set()
         for change in changes:
-            self._changes.setdefault(change.service, {})[change.endpoint] = change
+            entries = self._entries.setdefault(change.service, {})
+            new = None if change.is_usable and change.since == ALWAYS else (change.is_usable, change.since)
+            if entries.get(change.endpoint) == new:
+                continue
+            if new is None:
+                del entries[change.endpoint]
+            else:
+                entries[change.endpoint] = new
             touched.add(change.service)
-        for key in touched:
-            known = self._changes[key].values()
-            self._views[key] = ServiceHealth(
-                frozenset(change.endpoint for change in known if not change.is_usable),
-                {change.endpoint: change.since for change in known if change.is_usable},
-            )
+        for change in changes:
+            if not self._entries.get(change.service, True):
+                del self._entries[change.service]
+        for service in touched:
+            self._views.pop(service, None)
         return touched
 
-    def reset(self, changes: Sequence[HealthChange]) -> None:
-        """Forget everything and take `changes` as the whole truth."""
-        self._changes.clear()
+    def reset(self, changes: Sequence[HealthChange]) -> set[ServiceKey]:
+        """Take `changes` as the whole truth; return the services that had or have exceptions."""
+        touched = set(self._entries)
+        self._entries.clear()
         self._views.clear()
-        self.apply(changes)
+        return touched | self.apply(changes)
 
-    def view(self, service: ServiceKey) -> ServiceHealth:
-        """Return the view of one service."""
-        return self._views.get(service, ALL_USABLE)
-
-    def forget(self, services: Iterable[ServiceKey]) -> None:
-        """Drop services that are gone."""
-        for key in services:
-            self._changes.pop(key, None)
-            self._views.pop(key, None)
+    def view(self, service: ServiceKey) -> HealthView:
+        """Return the immutable view of one service, the same object until it changes; unknown ones are all usable."""
+        entries = self._entries.get(service)
+        if not entries:
+            return ALL_USABLE
+        view = self._views.get(service)
+        if view is None:
+            view = self._views[service] = _view(entries)
+        return view

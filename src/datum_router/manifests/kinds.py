@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
 import msgspec.inspect
 
-from datum_router.compiler.diagnostics import did_you_mean, nearest
+from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.errors import PluginLoadError
 from datum_router.manifests import validate
 from datum_router.manifests.meta import GROUP, VERSION, GroupVersionKind
@@ -22,6 +23,9 @@ from datum_router.manifests.vpcroute import VPCRoute
 from datum_router.manifests.vpcservice import VPCService
 
 M = TypeVar("M", bound=msgspec.Struct)
+
+MISSPELT_GROUP_RATIO = 0.8
+"""How alike (0 to 1) a group must be to ours for one of our kinds in it to be taken for a slip of the pen."""
 
 
 class PrinterColumn(msgspec.Struct, frozen=True, kw_only=True):
@@ -144,7 +148,7 @@ class KindTable:
             if version not in versions:
                 return f"use apiVersion {GROUP}/{versions[0]}" if versions else ""
             return did_you_mean(kind, ours) or (f"the kinds of {group} are {', '.join(ours)}" if ours else "")
-        if kind in ours and nearest(group, [GROUP]):
+        if kind in ours and difflib.SequenceMatcher(None, group, GROUP).ratio() >= MISSPELT_GROUP_RATIO:
             return f"did you mean apiVersion {GROUP}/{VERSION}?"
         return ""
 

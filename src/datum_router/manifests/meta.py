@@ -23,8 +23,10 @@ DURATION_PATTERN: Final = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"
 """Gateway API duration (GEP-2257)."""
 TOKEN_PATTERN: Final = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"
 """token = 1*tchar (RFC 9110 section 5.6.2)."""
-FIELD_VALUE_PATTERN: Final = r"^[^\x00-\x08\x0a-\x1f\x7f]*$"
-"""No control character but the tab (RFC 9110 section 5.5)."""
+FIELD_TEXT_PATTERN: Final = r"^[^\x00-\x08\x0a-\x1f\x7f]*$"
+"""A part of a field value: no control character but the tab (RFC 9110 section 5.5)."""
+FIELD_VALUE_PATTERN: Final = r"^([^\x00-\x20\x7f]([^\x00-\x08\x0a-\x1f\x7f]*[^\x00-\x20\x7f])?)?$"
+"""A whole field value: neither begins nor ends with a blank (RFC 9110 section 5.5)."""
 
 Name = Annotated[
     str,
@@ -57,7 +59,15 @@ HeaderName = Annotated[
 ]
 HeaderText = Annotated[
     str,
-    Meta(pattern=FIELD_VALUE_PATTERN, max_length=4096, extra={"expected": "text without control characters"}),
+    Meta(pattern=FIELD_TEXT_PATTERN, max_length=4096, extra={"expected": "text without control characters"}),
+]
+HeaderValue = Annotated[
+    str,
+    Meta(
+        pattern=FIELD_VALUE_PATTERN,
+        max_length=4096,
+        extra={"expected": "a header value: no control characters, no blank at either end"},
+    ),
 ]
 
 _UNIT_SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}

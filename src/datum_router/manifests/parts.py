@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from datum_router.manifests.meta import Duration, HeaderName, HeaderText, Percent, SpecPart
+from datum_router.manifests.meta import Duration, HeaderName, HeaderValue, Percent, SpecPart
 
 
 class TlsVersion(enum.StrEnum):
@@ -48,7 +48,7 @@ class HttpHeader(SpecPart, frozen=True, kw_only=True):
     """A header field."""
 
     name: Annotated[HeaderName, Meta(description="Field name; upper and lower case are the same.")]
-    value: Annotated[HeaderText, Meta(description="Field value.")]
+    value: Annotated[HeaderValue, Meta(description="Field value.")]
 
 
 class CircuitBreaker(SpecPart, frozen=True, kw_only=True):

@@ -14,6 +14,7 @@ from datum_router.manifests.meta import (
     Duration,
     HeaderName,
     HeaderText,
+    HeaderValue,
     Name,
     NamespaceName,
     ObjectMeta,
@@ -81,7 +82,7 @@ class RouteMatch(SpecPart, frozen=True, kw_only=True):
     ) = None
     methods: Annotated[tuple[Method, ...], Meta(description="Request methods; all if empty.", max_length=16)] = ()
     headers: Annotated[
-        Mapping[HeaderName, HeaderText] | None,
+        Mapping[HeaderName, HeaderValue] | None,
         Meta(description="Headers with exact values; upper and lower case of names are the same."),
     ] = None
     header_matches: Annotated[

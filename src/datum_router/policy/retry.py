@@ -1,4 +1,9 @@
-"""Whether a failed attempt is made again elsewhere. Never a second try for what may have been acted on, unless safe."""
+"""Whether a failed attempt is tried again, and when. One decision, no state; the caller waits and picks.
+
+The rule that stands above all others (RFC 9110 section 9.2.2): what the upstream may have acted on is repeated only
+if the method is idempotent. An attempt that provably was not processed (no connection, REFUSED_STREAM, a stream above
+GOAWAY's last id: RFC 9113 section 8.7) may be repeated with any method, as long as the body can be sent once more.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +13,51 @@ import msgspec
 
 from datum_router.model.outcome import Outcome
 from datum_router.model.policy import RetryPolicy
-from datum_router.policy.backoff import backoff_s
+from datum_router.policy.backoff import full_jitter
 from datum_router.reasons import Reason
 
-# RFC 9110 section 9.2.2: repeating these has the effect of one.
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""RFC 9110 section 9.2.2. A method that is not known is not idempotent."""
+
+RETRIABLE = frozenset(
+    {
+        Reason.CONNECT_FAILED,
+        Reason.CONNECT_TIMEOUT,
+        Reason.UPSTREAM_TLS,
+        Reason.UPSTREAM_RESET,
+        Reason.UPSTREAM_REFUSED_STREAM,
+        Reason.RESPONSE_TIMEOUT,
+    }
+)
+"""Failures that another endpoint may not have. Refusals by our own limits are none: retrying feeds an overload."""
 
 
-class RetryDecision(msgspec.Struct, frozen=True, gc=False):
-    """Whether, after how many seconds, and why (one short sentence for logs and explain)."""
+class RetryDecision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The verdict.
+
+    Attributes:
+        delay_s: How long to wait first; 0 without a retry.
+        why: Which rule decided, a word from a closed set, for logs and tests.
+    """
 
     retry: bool
     delay_s: float = 0.0
-    why: str = ""
+    why: str
+
+
+def _no(why: str) -> RetryDecision:
+    return RetryDecision(retry=False, why=why)
+
+
+_RESPONSE_STARTED = _no("response_started")
+_DOWNSTREAM_GONE = _no("downstream_gone")
+_SUCCEEDED = _no("not_a_failure")
+_NOT_RETRIABLE = _no("not_retriable")
+_EXHAUSTED = _no("attempts_exhausted")
+_NOT_IDEMPOTENT = _no("maybe_processed")
+_NO_BODY = _no("body_not_replayable")
+_NO_BUDGET = _no("budget_exhausted")
+_NO_TIME = _no("deadline")
 
 
 def decide(
@@ -32,33 +69,52 @@ def decide(
     is_body_replayable: bool,
     is_response_started: bool,
     remaining_s: float,
+    budget_ok: bool,
     rng: random.Random,
 ) -> RetryDecision:
-    """Decide on one more attempt.
+    """Decide on one ended attempt.
 
     Args:
-        attempt: Which one has just failed, from 1.
-        is_body_replayable: The request body is still there from its first byte (or there is none).
-        is_response_started: A byte of a response has left for the client: then nothing can be taken back.
-        remaining_s: Until the request's deadline.
+        attempt: How many attempts have been made, this one included: 1 after the first.
+        is_body_replayable: The whole body can be sent again: there is none, it is kept, or none of it was taken yet.
+        is_response_started: Any byte of the response has gone to the client (RFC 9110 allows no second one).
+        remaining_s: Time until the request's deadline; infinity without one.
+        budget_ok: `ServiceLimits.has_retry_budget`.
     """
     if is_response_started:
-        return RetryDecision(False, why="the response has begun")
-    if attempt > policy.max_retries:
-        return RetryDecision(False, why=f"{attempt} attempts were made")
-    if not is_body_replayable:
-        return RetryDecision(False, why="the request body is gone")
-    if remaining_s <= 0:
-        return RetryDecision(False, why="the deadline has passed")
+        return _RESPONSE_STARTED
     if outcome.reason is Reason.DOWNSTREAM_RESET:
-        return RetryDecision(False, why="the client has left")
-    if outcome.is_unprocessed or not outcome.is_sent:
-        return RetryDecision(True, why="the upstream never acted on it")
-    if method not in IDEMPOTENT:
-        return RetryDecision(False, why=f"{method} may have been acted on")
-    if outcome.status and outcome.status not in policy.retry_on_status:
-        return RetryDecision(False, why=f"status {outcome.status} is final")
-    delay = backoff_s(rng, attempt=attempt, initial_s=policy.initial_backoff_s, max_s=policy.max_backoff_s)
-    if delay >= remaining_s:
-        return RetryDecision(False, why="no time is left for another attempt")
-    return RetryDecision(True, delay, "the method is idempotent")
+        return _DOWNSTREAM_GONE
+    if outcome.reason is Reason.ROUTED:
+        if outcome.status not in policy.retry_on_status:
+            return _SUCCEEDED if outcome.status < 500 else _NOT_RETRIABLE
+        is_safe = method in IDEMPOTENT  # it answered, so it has acted
+    elif outcome.reason in RETRIABLE:
+        is_safe = outcome.is_unprocessed or not outcome.is_sent or method in IDEMPOTENT
+    else:
+        return _NOT_RETRIABLE
+    if attempt > policy.max_retries:
+        return _EXHAUSTED
+    if not is_safe:
+        return _NOT_IDEMPOTENT
+    if not is_body_replayable:
+        return _NO_BODY
+    if not budget_ok:
+        return _NO_BUDGET
+    delay = 0.0
+    if _has_reached_upstream(outcome):
+        delay = full_jitter(attempt, initial_s=policy.initial_backoff_s, max_s=policy.max_backoff_s, rng=rng)
+    if remaining_s <= delay:
+        return _NO_TIME
+    return RetryDecision(retry=True, delay_s=delay, why="status" if outcome.status else outcome.reason.value)
+
+
+def _has_reached_upstream(outcome: Outcome) -> bool:
+    """Tell whether something at the other end was asked, so that asking again at once would press it.
+
+    A failed dial and a connection that was going away go on at once, at another endpoint or on a fresh connection;
+    REFUSED_STREAM comes from a living peer that has too much to do.
+    """
+    if outcome.reason is Reason.UPSTREAM_REFUSED_STREAM:
+        return True
+    return outcome.is_sent and not outcome.is_unprocessed

@@ -180,7 +180,7 @@ class Store:
             name = f"{event.raw.get('apiVersion')} {key.kind}"
             self._skipped[event.source, key] = (name, origin.file)
             return StoreChange(
-                diagnostics_changed=self._report(("object", event.source, _text(key)), decoded.diagnostics)
+                diagnostics_changed=self._report(("skipped", event.source, _text(key)), decoded.diagnostics)
             )
         claims = self._claims.setdefault(key, _Claims())
         claim = claims.by_source.setdefault(event.source, _Claim())

@@ -251,9 +251,10 @@ def test_all_problems_of_an_object_are_reported_together() -> None:
     [
         (service(port="80"), "spec.port", Reason.INVALID_VALUE, "found text '80', expected an integer from 1 to 65535",
          "remove the quotes"),
-        (service(port=0), "spec.port", Reason.INVALID_VALUE, "found integer 0, expected an integer from 1 to 65535", ""),
-        (service(port=True), "spec.port", Reason.INVALID_VALUE, "found boolean true, expected an integer from 1 to 65535",
-         ""),
+        (service(port=0), "spec.port", Reason.INVALID_VALUE,
+         "found integer 0, expected an integer from 1 to 65535", ""),
+        (service(port=True), "spec.port", Reason.INVALID_VALUE,
+         "found boolean true, expected an integer from 1 to 65535", ""),
         (service(port=10**5000), "spec.port", Reason.INVALID_VALUE,
          "found a huge integer, expected an integer from 1 to 65535", ""),
         (service(protocol="http"), "spec.protocol", Reason.INVALID_VALUE,
@@ -268,7 +269,8 @@ def test_all_problems_of_an_object_are_reported_together() -> None:
          "found an object, expected a list of objects",
          "write a list of {address, port, weight, locationRef, priority}"),
         (route(match={"headers": {"x": 1}}), "spec.match.headers.x", Reason.INVALID_VALUE,
-         "found integer 1, expected text without control characters", "put the value in quotes"),
+         "found integer 1, expected a header value: no control characters, no blank at either end",
+         "put the value in quotes"),
         (route(match={"headers": {"x y": "1"}}), "spec.match.headers['x y']", Reason.INVALID_VALUE,
          "found 'x y', expected a header name (RFC 9110 token)", ""),
         (route(match={"methods": "GET"}), "spec.match.methods", Reason.INVALID_VALUE,
@@ -298,6 +300,12 @@ def test_no_control_character_gets_into_a_header_even_at_the_end(text: str) -> N
     assert found.path == "spec.match.headers.x"
     assert "control character" in found.message
     assert text not in found.message
+
+
+@pytest.mark.parametrize("text", [" a", "a ", "\ta"])
+def test_a_header_value_that_could_never_arrive_or_be_sent_is_refused(text: str) -> None:
+    assert only(run(route(match={"headers": {"x": text}}))).path == "spec.match.headers.x"
+    assert run(route(match={"headerMatches": [{"name": "x", "type": "Prefix", "value": "Bearer "}]})).diagnostics == ()
 
 
 def test_a_lone_surrogate_is_refused_and_its_message_can_be_printed() -> None:

@@ -6,7 +6,6 @@ import importlib.metadata
 import os
 
 import click
-from datum_router_runtime.logsetup import setup_logging
 
 from datum_router_cli.check import check
 from datum_router_cli.diff import diff
@@ -15,6 +14,7 @@ from datum_router_cli.failure import RouterGroup
 from datum_router_cli.plugins import plugins
 from datum_router_cli.run import run
 from datum_router_cli.schema import schema
+from datum_router_runtime.logsetup import setup_logging
 
 EPILOG = """\b
 Environment:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import msgspec
+
 from datum_router.model.endpoint import Endpoint
 from datum_router.model.route import Rule
 from datum_router.model.service import Service, ServiceKey

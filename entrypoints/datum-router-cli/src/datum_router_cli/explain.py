@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import click
-from datum_router.compiler.diagnostics import Diagnostic, Severity
-from datum_router.model.listener import Listener
-from datum_router.model.request import RequestHead
-from datum_router.model.route import BalancingPolicy, HashOn, HeaderEdit, PluginFilter, Redirect, Rewrite, Rule
-from datum_router.registry.store import StoreView
-from datum_router.routing.explain import Explanation, explain_match
-from datum_router.routing.path import describe_path
-from datum_router.routing.regex import load_engine
-from datum_router.routing.value import describe_value
-from rich.console import Console
 
-from datum_router_cli.destination import DestinationReport, describe_destinations, destination_lines
+from datum_router.compiler.diagnostics import Severity
+from datum_router.routing.explain import explain_match
+from datum_router.routing.regex import load_engine
+from datum_router_cli.destination import describe_destinations
 from datum_router_cli.failure import RouterCommand
 from datum_router_cli.listener import choose_listener, serves_host
 from datum_router_cli.load import as_check, load_directory
-from datum_router_cli.output import make_console, output_option, print_diagnostic, print_json, say
+from datum_router_cli.output import make_console, output_option, print_json
 from datum_router_cli.request import DEFAULT_SOURCE_IP, make_request
 
 

@@ -17,8 +17,8 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 def choose_listener(listeners: Sequence[Listener], head: RequestHead, wanted: str | None) -> Listener | None:
     """Return the listener that takes the request: the one `wanted`, or the likeliest for scheme, port and host.
 
-    A port in the URL is often one that something in front of the gateway maps, so it decides only among listeners of the
-    URL's scheme, and is no reason to find none.
+    A port in the URL is often one that something in front of the gateway maps, so it decides only among listeners of
+    the URL's scheme, and is no reason to find none.
 
     Raises:
         ConfigError: No listener is called `wanted`; names those that are there.

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 import trio
-from datum_router.registry.store import Store, StoreView
-from datum_router_runtime.app import compile_options, make_source
-from datum_router_runtime.settings import GatewaySettings, settings_from_environment
 
 from datum_router.compiler.compiler import Compiler
 from datum_router.compiler.diagnostics import Diagnostic, Severity
 from datum_router.model.snapshot import SnapshotData
 from datum_router.plugins.manager import PluginSet, load_plugins
 from datum_router.plugins.protocols import Source, SourceEvent, Synced
+from datum_router.registry.store import Store, StoreView
+from datum_router_runtime.app import compile_options, make_source
+from datum_router_runtime.settings import GatewaySettings, settings_from_environment
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,13 +85,14 @@ def _count(view: StoreView, plugins: PluginSet) -> dict[str, int]:
 
 
 def as_check(diagnostics: Sequence[Diagnostic], *, is_strict: bool) -> list[Diagnostic]:
-    """Return the diagnostics with missing references as warnings, unless `is_strict`.
+    """Return the diagnostics with missing references as warnings, or as errors if `is_strict`.
 
     A directory often holds one part of a configuration; what it refers to may come from elsewhere.
     """
+    severity = Severity.ERROR if is_strict else Severity.WARNING
     return [
-        msgspec.structs.replace(diagnostic, severity=Severity.WARNING)
-        if diagnostic.is_reference and diagnostic.severity is Severity.ERROR and not is_strict
+        msgspec.structs.replace(diagnostic, severity=severity)
+        if diagnostic.is_reference and diagnostic.severity is not Severity.INFO
         else diagnostic
         for diagnostic in diagnostics
     ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 import click
-from datum_router_runtime.settings import settings_from_environment
 
 from datum_router.plugins.manager import PluginSet, load_plugins
 from datum_router_cli.failure import RouterCommand
 from datum_router_cli.output import make_console, output_option, print_json, print_table
+from datum_router_runtime.settings import settings_from_environment
 
 
 def installed_plugins() -> PluginSet:

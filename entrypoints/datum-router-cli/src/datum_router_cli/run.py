@@ -6,10 +6,18 @@ import os
 
 import click
 import msgspec
-from datum_router_runtime.app import run_gateway
-from datum_router_runtime.settings import MAX_WORKERS, GatewaySettings, parse_address, settings_from_environment
 
 from datum_router_cli.failure import RouterCommand, require
+from datum_router_cli.output import printable
+from datum_router_runtime.app import Announce, run_gateway
+from datum_router_runtime.settings import (
+    MAX_WORKERS,
+    Address,
+    GatewaySettings,
+    parse_address,
+    settings_from_environment,
+)
+from datum_router_runtime.sockets import ListenerGroup
 
 
 @click.command(cls=RouterCommand)
@@ -38,13 +46,41 @@ def run(directory: str, listen: str | None, workers: int, admin: str | None) -> 
 
     Ends after SIGTERM or SIGINT when requests in flight are done; a second signal ends it at once. Exit status 2: a
     setting cannot be used. Broken manifests do not keep it from starting: they are logged, and the rest is served.
+    Prints `listening on http://HOST:PORT` for each listener, then `ready`.
 
     \b
     Examples:
       datum-router run ./manifests
       datum-router run ./manifests --listen '[::]:8080' --workers 4 --admin 127.0.0.1:9901
     """
-    run_gateway(gateway_settings(directory, listen=listen, workers=workers, admin=admin))
+    settings = gateway_settings(directory, listen=listen, workers=workers, admin=admin)
+    run_gateway(settings, announce=Printer())
+
+
+class Printer(Announce):
+    """Print on standard output where the gateway listens, and when it is ready; a script can wait for these lines.
+
+    `listening on http://HOST:PORT` comes for each listener as it is bound, also later; `admin on http://HOST:PORT` and
+    `ready` follow once.
+    """
+
+    def __init__(self) -> None:
+        self._admin: Address | None = None
+
+    def listening(self, group: ListenerGroup) -> None:
+        """Print a listener's address."""
+        host, port = group.address
+        click.echo(f"listening on http://{Address(host=host, port=port)} ({printable(group.name)})")
+
+    def admin(self, address: Address) -> None:
+        """Keep the admin address until the gateway is ready."""
+        self._admin = address
+
+    def ready(self) -> None:
+        """Print that the gateway serves."""
+        if self._admin is not None:
+            click.echo(f"admin on http://{self._admin}")
+        click.echo("ready")
 
 
 def gateway_settings(directory: str, *, listen: str | None, workers: int, admin: str | None) -> GatewaySettings:

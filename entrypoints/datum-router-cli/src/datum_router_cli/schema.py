@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import click
+
 from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.schema import crd, crd_yaml
-
 from datum_router_cli.failure import RouterCommand, require
 from datum_router_cli.output import print_json
 

@@ -12,13 +12,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 import trio
-from datum_router.registry.store import Store
 
 from datum_router.compiler.compiler import Compiler, CompileResult
 from datum_router.compiler.diagnostics import Diagnostic, Severity
 from datum_router.errors import SourceError, TerminalSourceError
 from datum_router.plugins.protocols import Problems, Source, SourceEvent, Synced
 from datum_router.reasons import Reason
+from datum_router.registry.store import Store
 
 log = logging.getLogger(__name__)
 

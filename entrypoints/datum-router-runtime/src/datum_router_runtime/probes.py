@@ -69,7 +69,7 @@ class ProbeRunner:
     async def _tick(self) -> None:
         while True:
             await trio.sleep(TICK_S)
-            self._publish(self._book.tick(now=self._clock()))
+            self._publish(self._book.expire(self._clock()))
 
     async def _probe(self, target: ProbeTarget) -> None:
         self.sent += 1
@@ -85,7 +85,7 @@ class ProbeRunner:
             extra={"service": service, "endpoint": endpoint, "ok": result.is_ok, "detail": result.detail},
         )
         if self._schedule.finish(target, now=now):
-            self._publish(self._book.record_probe(service, endpoint, is_ok=result.is_ok, detail=result.detail, now=now))
+            self._publish(self._book.record_probe(service, endpoint, result, now=now))
         self._changed.set()
 
 

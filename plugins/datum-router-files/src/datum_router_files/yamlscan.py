@@ -26,6 +26,7 @@ import msgspec
 import yaml
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
+from datum_router.manifests.problem import shown
 from datum_router.reasons import Reason
 
 MAX_FILE_BYTES = 8 * 1024 * 1024
@@ -50,6 +51,7 @@ _BOOLS = {"true": True, "True": True, "TRUE": True, "false": False, "False": Fal
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ufeff\ue000-\ufffd\U00010000-\U0010ffff]")
 # JSON writes characters beyond the first plane as two \u escapes (RFC 8259 section 7), YAML as one \U escape.
 _SURROGATES = re.compile(r"(?<!\\)((?:\\\\)*)\\u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})")
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]*")
 _INDEX = re.compile(r"[0-9]{1,9}")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML without libyaml is slower and gives the same events
 _TAG = "tag:yaml.org,2002:"
@@ -70,6 +72,10 @@ _SENTENCES = {
     ),
     "did not find expected ',' or ']'": ("a list in brackets is not closed", "add the missing ',' or ']'"),
     "did not find expected ',' or '}'": ("a mapping in braces is not closed", "add the missing ',' or '}'"),
+    "did not find expected node content": (
+        "a list or mapping in brackets is not closed, or a value is missing in it",
+        "add the missing bracket or value",
+    ),
     "found unexpected end of stream": ("a quoted text is not closed", "add the closing quote"),
     "found unknown escape character": (
         "a backslash in double quotes begins an escape that YAML does not know",
@@ -401,7 +407,7 @@ class _Reader:
                     "remove one of them",
                 )
             key_lines[key] = line
-            below = self._mark(path, f".{key}" if path else key, event)
+            below = self._mark(path, _step(path, key), event)
             found[key] = self._node(self._events.take(), below, depth)
         for value, where in merged:
             self._merge(found, value, path, where)
@@ -440,7 +446,14 @@ class _Reader:
             for key, item in mapping.items():
                 if key not in into:
                     into[key] = item
-                    self.lines.setdefault(f"{path}.{key}" if path else key, _line(where))
+                    self.lines.setdefault(path + _step(path, key), _line(where))
+
+
+def _step(path: str, key: str) -> str:
+    """Return what a key adds to a JSON path, spelled as `manifests.decode` spells it in diagnostics."""
+    if _PLAIN_KEY.fullmatch(key):
+        return f".{key}" if path else key
+    return f"[{shown(key)}]"
 
 
 def _line(event: yaml.Event) -> int:
@@ -528,8 +541,8 @@ def _expand(raw: dict[str, object], lines: dict[str, int], line: int, file: str,
         head, bracket, rest = path.partition("]")
         number = head.removeprefix("items[")
         # A key may itself look like a path, so the number is checked before it is believed.
-        if bracket and rest.startswith(".") and _INDEX.fullmatch(number) and int(number) < len(items):
-            below[int(number)][rest[1:]] = at
+        if bracket and rest and _INDEX.fullmatch(number) and int(number) < len(items):
+            below[int(number)][rest.removeprefix(".")] = at
     documents: list[Document] = []
     for index, item in enumerate(items):
         at = lines.get(f"items[{index}]", line)

@@ -1,0 +1,167 @@
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+
+from datum_router.compiler.compiler import Compiler, CompileResult
+from datum_router.compiler.diagnostics import Origin
+from datum_router.errors import SourceError, TerminalSourceError
+from datum_router.plugins import builtin
+from datum_router.plugins.manager import Candidate, PluginSet, load_plugins
+from datum_router.plugins.protocols import Emit, SourceEvent, Synced, Upsert
+from datum_router.reasons import Reason
+from datum_router.registry.store import Store
+from datum_router_runtime.feed import Feed
+
+
+@pytest.fixture(scope="module")
+def plugins() -> PluginSet:
+    return load_plugins([Candidate(entry_point="builtin", distribution="", load=lambda: builtin)])
+
+
+def upsert(name: str, port: int = 80) -> Upsert:
+    raw = {
+        "apiVersion": "router.datum.net/v1alpha1",
+        "kind": "VPCService",
+        "metadata": {"name": name},
+        "spec": {"port": port, "endpoints": [{"address": "10.0.0.1"}]},
+    }
+    return Upsert(source="test", raw=raw, origin=Origin(source="test", file=f"{name}.yaml"))
+
+
+class Scripted:
+    """A source that waits for what the test gives it."""
+
+    def __init__(self, *first: SourceEvent) -> None:
+        self.first = first
+        self.emit: Emit | None = None
+        self.runs = 0
+
+    async def run(self, emit: Emit) -> None:
+        self.runs += 1
+        self.emit = emit
+        emit(self.first)
+        await trio.sleep_forever()
+
+
+def drive(plugins: PluginSet, sources: dict[str, Any], script: Callable[..., Any]) -> list[tuple[float, CompileResult]]:
+    published: list[tuple[float, CompileResult]] = []
+    store = Store(plugins.kinds)
+    feed = Feed(
+        sources=sources,
+        store=store,
+        compiler=Compiler(plugins),
+        publish=lambda result: published.append((trio.current_time(), result)),
+        debounce_s=0.05,
+        debounce_max_s=1.0,
+    )
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(feed.run)
+            await script(feed)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    return published
+
+
+def test_nothing_is_published_before_every_source_is_synced(plugins: PluginSet) -> None:
+    first, second = Scripted(upsert("a"), Synced(source="one")), Scripted(upsert("b"))
+
+    async def script(feed: Feed) -> None:
+        await trio.sleep(5)
+        assert not feed.synced
+        assert second.emit is not None
+        second.emit([Synced(source="two")])
+        await trio.sleep(1)
+
+    published = drive(plugins, {"one": first, "two": second}, script)
+    assert len(published) == 1
+    assert set(published[0][1].data.services) == {"default/a", "default/b"}
+
+
+def test_the_first_change_goes_at_once_and_those_that_follow_are_gathered(plugins: PluginSet) -> None:
+    source = Scripted(Synced(source="one"))
+
+    async def script(feed: Feed) -> None:
+        await trio.sleep(10)
+        begun.append(trio.current_time())
+        for index in range(5):
+            feed.emit([upsert("a", 100 + index)])
+            await trio.sleep(0.01)
+        await trio.sleep(2)
+
+    begun: list[float] = []
+    published = drive(plugins, {"one": source}, script)
+    moments = [moment - begun[0] for moment, _ in published[1:]]
+    assert len(moments) == 2
+    assert moments[0] == pytest.approx(0.0, abs=0.011)
+    assert moments[1] <= 0.2
+
+
+def test_changes_that_never_pause_are_in_force_within_the_longest_gathering(plugins: PluginSet) -> None:
+    source = Scripted(Synced(source="one"))
+
+    async def script(feed: Feed) -> None:
+        await trio.sleep(10)
+        for index in range(400):
+            feed.emit([upsert("a", 100 + index)])
+            await trio.sleep(0.01)
+
+    published = drive(plugins, {"one": source}, script)
+    moments = [moment for moment, _ in published[1:]]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(moments)]
+    assert len(moments) >= 4
+    assert max(gaps) <= 1.06
+
+
+def test_a_failing_source_is_started_again_and_what_it_emitted_stays(plugins: PluginSet) -> None:
+    class Flaky(Scripted):
+        async def run(self, emit: Emit) -> None:
+            self.runs += 1
+            if self.runs == 1:
+                emit([upsert("a"), Synced(source="one")])
+                raise SourceError("the other end went away")
+            await trio.sleep_forever()
+
+    source = Flaky()
+
+    async def script(_feed: Feed) -> None:
+        await trio.sleep(5)
+
+    published = drive(plugins, {"one": source}, script)
+    assert source.runs == 2
+    last = published[-1][1]
+    assert set(last.data.services) == {"default/a"}
+    assert [item.reason for item in last.diagnostics] == [Reason.SOURCE_FAILED]
+
+
+def test_a_terminal_failure_is_not_tried_again(plugins: PluginSet) -> None:
+    class Broken(Scripted):
+        async def run(self, emit: Emit) -> None:
+            self.runs += 1
+            raise TerminalSourceError("the directory is a file")
+
+    source = Broken()
+
+    async def script(_feed: Feed) -> None:
+        await trio.sleep(100)
+
+    drive(plugins, {"one": source}, script)
+    assert source.runs == 1
+
+
+def test_an_echo_is_not_compiled_again(plugins: PluginSet) -> None:
+    events: Sequence[SourceEvent] = [upsert("a"), Synced(source="one")]
+    source = Scripted(*events)
+
+    async def script(feed: Feed) -> None:
+        await trio.sleep(1)
+        feed.emit([upsert("a")])
+        await trio.sleep(1)
+
+    assert len(drive(plugins, {"one": source}, script)) == 1

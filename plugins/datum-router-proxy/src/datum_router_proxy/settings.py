@@ -1,0 +1,103 @@
+"""Settings of the data plane: every limit and timeout that is not a wire engine's, each with its default and unit."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+
+import msgspec
+
+from datum_router.errors import ConfigError
+from datum_router.reasons import Reason
+
+
+class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Bound what peers may make the data plane hold or wait for; the row of the threat list stands beside each.
+
+    Attributes:
+        first_byte_timeout_s: From accept to the first byte of a request (E2).
+        head_timeout_s: From the first byte of a head to its last, absolute; 408 (E1).
+        keep_alive_timeout_s: Silence between requests, and an HTTP/2 connection without streams (E2).
+        body_idle_timeout_s: Silence in a request body that we wait for; 408 (E3).
+        body_min_rate: Bytes per second a request body must have after `body_idle_timeout_s` of waiting (E3).
+        write_timeout_s: A client that takes nothing while we have something for it (E4, D10).
+        tunnel_idle_timeout_s: A WebSocket tunnel without a byte either way (B3).
+        buffer_bytes: Kept per direction of an HTTP/1 exchange before reading stops (E5).
+        stream_window_bytes, connection_window_bytes: HTTP/2 receive windows, both roles (D10).
+        connection_output_bytes: Output queued on an HTTP/2 connection before its streams must wait (D10).
+        max_concurrent_streams: Streams of one downstream HTTP/2 connection (D1).
+        upstream_streams: Streams of one upstream HTTP/2 connection, if the peer allows as many.
+        upstream_idle_per_endpoint: Idle HTTP/1 connections kept for one endpoint.
+        pool_wait_s: How long a request waits for a connection when `limits.max_connections` is reached (U8).
+        retry_body_bytes: Request body kept for another attempt; a longer one is sent once only (U5).
+        drain_body_bytes, drain_body_s: Discarded of an unwanted request body before the connection is closed (A18).
+        max_via_hops: Routers of ours a request may have passed; 508 beyond (U11).
+        max_interim: 1xx responses of an upstream for one request; 502 beyond (A16).
+        max_connections_per_listener, max_connections, max_connections_per_address: See `AcceptLimits` (E6).
+        tls_handshake_timeout_s: From accept to the end of the handshake (E9).
+        moves_per_turn: Pieces of body one request moves before others get the loop (trap in section J).
+    """
+
+    first_byte_timeout_s: float = 10.0
+    head_timeout_s: float = 10.0
+    keep_alive_timeout_s: float = 60.0
+    body_idle_timeout_s: float = 30.0
+    body_min_rate: int = 1024
+    write_timeout_s: float = 30.0
+    tunnel_idle_timeout_s: float = 300.0
+    buffer_bytes: int = 32_768
+    stream_window_bytes: int = 65_536
+    connection_window_bytes: int = 1_048_576
+    connection_output_bytes: int = 262_144
+    max_concurrent_streams: int = 100
+    upstream_streams: int = 100
+    upstream_idle_per_endpoint: int = 64
+    pool_wait_s: float = 3.0
+    retry_body_bytes: int = 65_536
+    drain_body_bytes: int = 65_536
+    drain_body_s: float = 1.0
+    max_via_hops: int = 10
+    max_interim: int = 16
+    max_connections_per_listener: int = 10_000
+    max_connections: int = 50_000
+    max_connections_per_address: int = 200
+    tls_handshake_timeout_s: float = 5.0
+    moves_per_turn: int = 16
+
+    def __post_init__(self) -> None:
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ConfigError(
+                    f"proxy setting {name}: found {value}, expected a number above 0", reason=Reason.INVALID_VALUE
+                )
+        if self.connection_window_bytes < 65_535:
+            raise ConfigError(
+                f"proxy setting connection_window_bytes: found {self.connection_window_bytes}, expected at least 65535",
+                reason=Reason.INVALID_VALUE,
+            )
+
+
+def from_text(values: Mapping[str, str]) -> ProxySettings:
+    """Return settings from text values, defaults for what is not named.
+
+    Raises:
+        ConfigError: A name is unknown (the message says which one is near), or a value is no number in range.
+    """
+    known = {field.name: field.type for field in msgspec.structs.fields(ProxySettings)}
+    numbers: dict[str, float | int] = {}
+    for name, text in values.items():
+        kind = known.get(name)
+        if kind is None:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" (did you mean {near[0]}?)" if near else ""
+            raise ConfigError(f"proxy setting {name}: unknown{hint}", reason=Reason.UNKNOWN_FIELD)
+        try:
+            numbers[name] = msgspec.convert(text, int if kind is int else float, strict=False)
+        except msgspec.ValidationError as exc:
+            wanted = "a whole number" if kind is int else "a number"
+            raise ConfigError(
+                f"proxy setting {name}: found {text!r}, expected {wanted}", reason=Reason.INVALID_VALUE
+            ) from exc
+    return msgspec.convert(numbers, ProxySettings)

@@ -1,0 +1,340 @@
+"""An HTTP/2 connection to an endpoint, shared by requests; each request is one stream."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from datum_router.errors import UpstreamError
+from datum_router.reasons import Reason
+from datum_router_proxy.channel import Channel
+from datum_router_proxy.exchange import END, End, Interim, UpstreamEvent, UpstreamHead, UpstreamRequest
+from datum_router_proxy.h2link import H2Link, Outbound
+from datum_router_proxy.loop import Loop, Task, park
+from datum_router_proxy.wire import websocket
+from datum_router_proxy.wire.http2 import (
+    ConnectionTerminated,
+    DataReceived,
+    ErrorCode,
+    Event,
+    GoAwayReceived,
+    Http2Connection,
+    Http2Limits,
+    InformationalReceived,
+    ResponseReceived,
+    Role,
+    SettingsChanged,
+    StreamEnded,
+    StreamReset,
+    TrailersReceived,
+    WindowOpened,
+)
+
+Field = tuple[bytes, bytes]
+
+
+class H2Connection(H2Link):
+    """One connection; `closed` and `has_slot` are called when it ends and when a stream has ended.
+
+    Args:
+        most_streams: Streams at a time, if the peer allows as many.
+        idle_s: Closed after this many seconds without a stream.
+    """
+
+    __slots__ = (
+        "_closed", "_has_slot", "_idle_s", "_idle_since", "_is_retired", "_most_streams", "_scheme", "_streams",
+        "is_greeted",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        loop: Loop,
+        channel: Channel,
+        *,
+        limits: Http2Limits,
+        most_output: int,
+        most_streams: int,
+        idle_s: float,
+        closed: Callable[[H2Connection], None],
+        has_slot: Callable[[H2Connection], None],
+    ) -> None:
+        super().__init__(loop, channel, Http2Connection(Role.CLIENT, limits), most_output=most_output)
+        self._streams: dict[int, H2Upstream] = {}
+        self._most_streams = most_streams
+        self._idle_s = idle_s
+        self._idle_since = loop.now
+        self._is_retired = False
+        self._scheme = b"https" if channel.is_tls else b"http"
+        self._closed = closed
+        self._has_slot = has_slot
+        self.is_greeted = False
+
+    @property
+    def peer(self) -> tuple[str, int]:
+        """Address and port of the endpoint."""
+        return self._channel.peer
+
+    @property
+    def scheme(self) -> bytes:
+        """What :scheme says."""
+        return self._scheme
+
+    def is_usable(self) -> bool:
+        """Tell whether the connection is up."""
+        return not (self.is_over or self._is_retired or self._channel.hangup)
+
+    def has_room(self) -> bool:
+        """Tell whether another stream can be opened now."""
+        return self.is_usable() and len(self._streams) < self._most_streams and self.engine.can_open
+
+    def is_unused(self) -> bool:
+        """Tell whether no stream is open."""
+        return not self._streams
+
+    def begin(self, task: Task, *, is_reused: bool) -> H2Upstream:
+        """Start an exchange for `task`; `has_room` must be True."""
+        stream_id = self.engine.open_stream()
+        stream = H2Upstream(self, stream_id, task, is_reused=is_reused)
+        self._streams[stream_id] = stream
+        return stream
+
+    async def greeted(self) -> None:
+        """Park until the peer's SETTINGS have come; the caller must be woken by deadline at the latest."""
+        while not (self.is_greeted or self.is_over):
+            await park()
+
+    def retire(self) -> None:
+        """Take no new streams; close once the open ones have ended."""
+        self._is_retired = True
+        self.wake()
+
+    def forget(self, stream: H2Upstream) -> None:
+        """Take a finished stream out."""
+        if self._streams.pop(stream.stream_id, None) is not None:
+            self._idle_since = self._loop.now
+            self._has_slot(self)
+            self.wake()
+
+    # --- H2Link ------------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event) -> None:
+        """Note an event in the stream it is for."""
+        if isinstance(event, ConnectionTerminated):
+            return
+        if isinstance(event, SettingsChanged | WindowOpened):
+            self.is_greeted = True
+            if isinstance(event, WindowOpened) and event.stream_id:
+                stream = self._streams.get(event.stream_id)
+                if stream is not None:
+                    stream.task.wake()
+            else:
+                self.room_again()
+                self._has_slot(self)
+            return
+        if isinstance(event, GoAwayReceived):
+            self.wake()
+            return
+        stream = self._streams.get(getattr(event, "stream_id", 0))
+        if stream is not None:
+            stream.note(event)
+
+    def room_again(self) -> None:
+        """Wake every stream."""
+        for stream in self._streams.values():
+            stream.task.wake()
+
+    def is_finished(self) -> bool:
+        """Close when retired or told to go away, once no stream is left."""
+        return not self._streams and (self._is_retired or self.engine.is_draining)
+
+    def _deadline(self) -> tuple[float, Reason]:
+        return (math.inf if self._streams else self._idle_since + self._idle_s), Reason.IDLE_TIMEOUT
+
+    def lost(self, reason: Reason) -> None:
+        """End every stream."""
+        streams, self._streams = list(self._streams.values()), {}
+        for stream in streams:
+            stream.lose(reason)
+        self._closed(self)
+
+
+class H2Upstream:
+    """One stream; see `exchange.Upstream`. `task` is woken by its events."""
+
+    __slots__ = (
+        "_buffer", "_connection", "_error", "_has_head", "_is_done", "_is_ended", "_is_request_done", "_is_tunnel",
+        "_outbound", "_polled_end", "has_received", "is_reused", "is_sent", "stream_id", "task",
+    )  # fmt: skip
+
+    def __init__(self, connection: H2Connection, stream_id: int, task: Task, *, is_reused: bool) -> None:
+        self._connection = connection
+        self._outbound = Outbound(connection.engine, stream_id)
+        self._buffer: deque[UpstreamEvent] = deque()
+        self._error: UpstreamError | None = None
+        self._has_head = False
+        self._is_done = False
+        self._is_ended = False
+        self._polled_end = False
+        self._is_tunnel = False
+        self.stream_id = stream_id
+        self.task = task
+        self.is_reused = is_reused
+        self.is_sent = False
+        self.has_received = False
+
+    # --- events ------------------------------------------------------------------------------------------------
+
+    def note(self, event: Event) -> None:
+        """Take one event of this stream."""
+        buffer = self._buffer
+        if isinstance(event, DataReceived):
+            buffer.append(event.data)
+        elif isinstance(event, ResponseReceived):
+            self.has_received = True
+            is_switch = self._is_tunnel and event.status < 300
+            buffer.append(
+                UpstreamHead(
+                    status=event.status,
+                    fields=event.fields,
+                    content_length=event.content_length
+                    if event.content_length is not None or not event.end_stream
+                    else None,
+                    is_bodyless=event.end_stream and not is_switch,
+                    via=b"2",
+                    is_switch=is_switch,
+                )
+            )
+            if event.end_stream:
+                self._is_ended = True
+                buffer.append(END)
+        elif isinstance(event, TrailersReceived):
+            buffer.append(End(event.fields))
+        elif isinstance(event, StreamEnded):
+            self._is_ended = True
+            if not buffer or not isinstance(buffer[-1], End):
+                buffer.append(END)
+        elif isinstance(event, InformationalReceived):
+            self.has_received = True
+            buffer.append(Interim(status=event.status, fields=event.fields))
+        elif isinstance(event, StreamReset) and not self._is_ended:
+            # After the end a reset is how a server says that it needs no more of the request (RFC 9113 section 8.1).
+            self._fail(event.message, event.reason, is_unprocessed=event.unprocessed)
+        self.task.wake()
+
+    def lose(self, reason: Reason) -> None:
+        """Note that the connection is gone."""
+        if not self._is_ended:
+            self._fail("connection lost", Reason.UPSTREAM_RESET)
+        self.task.wake()
+
+    def _fail(self, said: str, reason: Reason, *, is_unprocessed: bool = False) -> None:
+        if self._error is None:
+            host, port = self._connection.peer
+            self._error = UpstreamError(
+                f"endpoint {host} port {port}: {said}",
+                reason=reason,
+                status_hint=502,
+                is_unprocessed=is_unprocessed or not self.is_sent,
+            )
+
+    # --- the request -------------------------------------------------------------------------------------------
+
+    @property
+    def is_writable(self) -> bool:
+        """True if another piece may be queued."""
+        return not (self._outbound.is_stuck or self._outbound.is_done or self._error or self._connection.is_congested)
+
+    def send_head(self, request: UpstreamRequest) -> None:
+        """Queue the request head; see `exchange.Upstream`."""
+        connection = self._connection
+        engine = connection.engine
+        if connection.is_over or self._error is not None:
+            raise self._error or self._lost()
+        target = request.target
+        fields: list[Field]
+        if request.websocket_key is not None:
+            if not engine.peer_allows_connect_protocol:
+                host, port = connection.peer
+                raise UpstreamError(
+                    f"endpoint {host} port {port}: takes no WebSocket over HTTP/2 (extended CONNECT not advertised)",
+                    reason=Reason.BAD_UPGRADE,
+                    is_unprocessed=True,
+                )
+            self._is_tunnel = True
+            fields = websocket.connect_fields(
+                request.fields, scheme=connection.scheme, authority=request.authority, path=target
+            )
+        else:
+            fields = [
+                (b":method", request.method.encode("ascii")),
+                (b":scheme", connection.scheme),
+                (b":path", target),
+                (b":authority", request.authority),
+                *request.fields,
+            ]
+            if request.content_length is not None:
+                fields.append((b"content-length", b"%d" % request.content_length))
+        has_end = not (request.has_body or self._is_tunnel)
+        engine.send_headers(self.stream_id, fields, has_end)
+        self.is_sent = True
+        if has_end:
+            self._outbound.is_done = True
+
+    def _lost(self) -> UpstreamError:
+        host, port = self._connection.peer
+        return UpstreamError(
+            f"endpoint {host} port {port}: connection lost", reason=Reason.UPSTREAM_RESET, is_unprocessed=not self.is_sent
+        )
+
+    def send_data(self, data: bytes) -> None:
+        """Queue body bytes."""
+        self._outbound.data(data)
+
+    def send_end(self, trailers: Sequence[Field] = ()) -> None:
+        """Queue the end of the request."""
+        self._outbound.end(trailers)
+
+    def flush(self) -> None:
+        """Hand what the window allows to the connection's task."""
+        if not self._outbound.is_idle:
+            self._outbound.push()
+        if self._connection.engine.has_output:
+            self._connection.wake()
+
+    # --- the response ------------------------------------------------------------------------------------------
+
+    def poll(self) -> UpstreamEvent | None:
+        """Return what comes next of the response; see `exchange.Upstream`."""
+        buffer = self._buffer
+        if not buffer:
+            if self._error is not None:
+                raise self._error
+            self.flush()
+            return None
+        event = buffer.popleft()
+        if type(event) is bytes:
+            self._connection.engine.acknowledge(self.stream_id, len(event))
+        elif isinstance(event, End):
+            self._polled_end = True
+        return event
+
+    # --- the end -----------------------------------------------------------------------------------------------
+
+    def finish(self) -> None:
+        """Free the stream; what is left of the request is of no use any more."""
+        if self._is_done:
+            return
+        self._is_done = True
+        self.flush()
+        if not self._outbound.is_done:
+            self._connection.engine.reset_stream(self.stream_id, ErrorCode.NO_ERROR)
+        self._connection.forget(self)
+
+    def cancel(self) -> None:
+        """Reset the stream."""
+        if self._is_done:
+            return
+        self._is_done = True
+        self._connection.engine.reset_stream(self.stream_id, ErrorCode.CANCEL)
+        self._connection.forget(self)

@@ -1,0 +1,270 @@
+"""Find or make the connection for one attempt: asks the pool, dials, waits, and keeps the counts right."""
+
+from __future__ import annotations
+
+import functools
+from collections import deque
+
+from datum_router.compiler.link import Lease, Snapshot
+from datum_router.errors import UpstreamError
+from datum_router.model.endpoint import EndpointKey
+from datum_router.model.service import ServiceKey, UpstreamProtocol, UpstreamTls
+from datum_router.reasons import Reason
+from datum_router_proxy.channel import Channel
+from datum_router_proxy.exchange import Upstream
+from datum_router_proxy.loop import DeadlineExpired, Loop, Task, current_task, park
+from datum_router_proxy.settings import ProxySettings
+from datum_router_proxy.upstream.connect import dial
+from datum_router_proxy.upstream.h1 import H1Upstream
+from datum_router_proxy.upstream.h2 import H2Connection
+from datum_router_proxy.upstream.pool import Bucket, BucketKey, Pool, Verdict
+from datum_router_proxy.wire.http1 import HeadCache, Http1Limits
+from datum_router_proxy.wire.http2 import Http2Limits
+
+_ALPN = {"h1": ("http/1.1",), "h2": ("h2",), "auto": ("h2", "http/1.1")}
+_DEFAULT_TLS = UpstreamTls()
+
+
+class _Waiter:
+    """A request that waits for a connection."""
+
+    __slots__ = ("is_called", "task")
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.is_called = False
+
+
+class Transport:
+    """All upstream connections of one process."""
+
+    __slots__ = ("_h2_limits", "_head_cache", "_head_limits", "_loop", "_pool", "_settings", "_waiters")
+
+    def __init__(self, loop: Loop, settings: ProxySettings) -> None:
+        self._loop = loop
+        self._settings = settings
+        self._pool: Pool[H1Upstream, H2Connection] = Pool(idle_per_bucket=settings.upstream_idle_per_endpoint)
+        self._waiters: dict[ServiceKey, deque[_Waiter]] = {}
+        self._head_limits = Http1Limits(max_informational=settings.max_interim)
+        self._head_cache = HeadCache()
+        self._h2_limits = Http2Limits(
+            stream_window_bytes=settings.stream_window_bytes,
+            connection_window_bytes=settings.connection_window_bytes,
+            interim_responses=settings.max_interim,
+            enable_connect_protocol=False,
+        )
+
+    @property
+    def connections(self) -> int:
+        """Upstream connections, dials included."""
+        return self._pool.connections
+
+    async def open(
+        self, lease: Lease, *, is_tunnel: bool = False, is_fresh: bool = False, connect_s: float | None = None
+    ) -> Upstream:
+        """Return an exchange with the lease's endpoint, for the calling task.
+
+        If it is cancelled or fails, nothing is left open and every count is as before.
+
+        Args:
+            is_tunnel: For a WebSocket. Where ALPN would decide, HTTP/1.1 is asked for: every server has it there.
+            is_fresh: Do not use an idle connection (threat U4).
+            connect_s: Overrides the service's connect timeout.
+
+        Raises:
+            UpstreamError: Connect failures, or `pool_overflow` when no connection got free in time.
+        """
+        service = lease.state.service
+        mode, tls = _mode(service.protocol, service.tls, is_tunnel=is_tunnel)
+        endpoint = lease.endpoint
+        key = BucketKey(service.key, lease.key, endpoint.port, mode)
+        bucket, retired = self._pool.bucket(key, tls)
+        for connection in retired:
+            connection.close()
+        task = current_task()
+        limits = service.limits
+        is_waiting = False
+        waiter: _Waiter | None = None
+        try:
+            while True:
+                choice = self._pool.choose(
+                    bucket,
+                    max_connections=limits.max_connections,
+                    max_pending=limits.max_pending_requests,
+                    is_waiting=is_waiting,
+                    is_fresh=is_fresh,
+                )
+                for connection in choice.close:
+                    connection.close()
+                if choice.verdict is Verdict.REUSE and choice.reused is not None:
+                    return choice.reused.begin(task, is_reused=True)
+                if choice.verdict is Verdict.SHARE and choice.shared is not None:
+                    return await self._share(choice.shared, task, is_tunnel=is_tunnel)
+                if choice.verdict is Verdict.DIAL:
+                    made = await self._dial(
+                        bucket, endpoint.address, connect_s or service.connect_timeout_s, service.idle_timeout_s
+                    )
+                    if isinstance(made, H1Upstream):
+                        return made.begin(task, is_reused=False)
+                    continue  # a shared connection is in the bucket now
+                if choice.verdict is Verdict.OVERFLOW:
+                    raise _overflow(service.key, "too many requests wait for a connection")
+                is_waiting = True
+                waiter = _Waiter(task)
+                await self._wait(service.key, waiter)
+                waiter = None
+        finally:
+            if is_waiting:
+                self._pool.waited(service.key)
+            if waiter is not None and waiter.is_called:
+                self._call_next(service.key)  # it was our turn, but we leave
+
+    async def _share(self, connection: H2Connection, task: Task, *, is_tunnel: bool) -> Upstream:
+        is_reused = connection.is_greeted
+        stream = connection.begin(task, is_reused=is_reused)
+        if is_tunnel:
+            # Whether extended CONNECT may be used is known only from the peer's SETTINGS (RFC 8441 section 3).
+            try:
+                await connection.greeted()
+            except BaseException:
+                stream.cancel()
+                raise
+        return stream
+
+    async def _dial(
+        self, bucket: Bucket[H1Upstream, H2Connection], address: str, timeout_s: float, idle_s: float
+    ) -> H1Upstream | H2Connection:
+        is_ok = False
+        shared: H2Connection | None = None
+        key = bucket.key
+        try:
+            channel = await dial(
+                self._loop, address, key.port, timeout_s=timeout_s, tls=bucket.tls, alpn=_ALPN[key.mode]
+            )
+            is_ok = True
+            channel.reset_reason = Reason.UPSTREAM_RESET
+            if key.mode == "h2" or (key.mode == "auto" and channel.alpn == "h2"):
+                shared = self._make_h2(bucket, channel, idle_s)
+        finally:
+            self._pool.dialled(bucket, shared, is_ok=is_ok)
+            if not is_ok or bucket.key.mode != "h1":
+                self._call_all(key.service)
+        if shared is not None:
+            return shared
+        settings = self._settings
+        return H1Upstream(
+            channel,
+            limits=self._head_limits,
+            cache=self._head_cache,
+            given_back=functools.partial(self._given_back, bucket),
+            closed=functools.partial(self._h1_closed, bucket),
+            buffer_bytes=settings.buffer_bytes,
+        )
+
+    def _make_h2(self, bucket: Bucket[H1Upstream, H2Connection], channel: Channel, idle_s: float) -> H2Connection:
+        settings = self._settings
+        connection = H2Connection(
+            self._loop,
+            channel,
+            limits=self._h2_limits,
+            most_output=settings.connection_output_bytes,
+            most_streams=settings.upstream_streams,
+            idle_s=idle_s,
+            closed=functools.partial(self._h2_closed, bucket),
+            has_slot=functools.partial(self._has_slot, bucket.key.service),
+        )
+        connection.task = self._loop.spawn(connection.drive(), name=f"upstream {bucket.key.service}")
+        return connection
+
+    # --- connections come back ----------------------------------------------------------------------------------
+
+    def _given_back(self, bucket: Bucket[H1Upstream, H2Connection], connection: H1Upstream) -> None:
+        for surplus in self._pool.put(bucket, connection, self._loop.now):
+            surplus.close()
+        if self._waiters:
+            self._call_next(bucket.key.service)
+
+    def _h1_closed(self, bucket: Bucket[H1Upstream, H2Connection], _connection: H1Upstream) -> None:
+        self._pool.closed(bucket)
+        self._call_next(bucket.key.service)
+
+    def _h2_closed(self, bucket: Bucket[H1Upstream, H2Connection], connection: H2Connection) -> None:
+        self._pool.closed(bucket, connection)
+        self._call_all(bucket.key.service)
+
+    def _has_slot(self, service: ServiceKey, _connection: H2Connection) -> None:
+        if self._waiters:
+            self._call_next(service)
+
+    async def _wait(self, service: ServiceKey, waiter: _Waiter) -> None:
+        queue = self._waiters.setdefault(service, deque())
+        queue.append(waiter)
+        task = waiter.task
+        outer, outer_reason = task.deadline, task.deadline_reason
+        ends_at = self._loop.now + self._settings.pool_wait_s
+        is_ours = ends_at < outer
+        if is_ours:
+            task.deadline, task.deadline_reason = ends_at, Reason.POOL_OVERFLOW
+        try:
+            while not waiter.is_called:
+                await park()
+        except DeadlineExpired as exc:
+            if not is_ours:
+                raise
+            raise _overflow(service, f"no connection got free within {self._settings.pool_wait_s:g} s") from exc
+        finally:
+            if is_ours:
+                task.deadline, task.deadline_reason = outer, outer_reason
+            if not waiter.is_called:
+                queue.remove(waiter)
+            if not queue and self._waiters.get(service) is queue:
+                del self._waiters[service]
+
+    def _call_next(self, service: ServiceKey) -> None:
+        """Give the longest-waiting request another look at the pool."""
+        queue = self._waiters.get(service)
+        if queue:
+            waiter = queue.popleft()
+            waiter.is_called = True
+            waiter.task.wake()
+
+    def _call_all(self, service: ServiceKey) -> None:
+        for _ in range(len(self._waiters.get(service, ()))):
+            self._call_next(service)
+
+    # --- upkeep ----------------------------------------------------------------------------------------------------
+
+    def sweep(self, snapshot: Snapshot) -> None:
+        """Close what has been idle too long, has gone stale, or belongs to endpoints that have left."""
+        endpoints: dict[ServiceKey, tuple[float, frozenset[EndpointKey]]] = {}
+        for key in self._pool.services():
+            state = snapshot.services.get(key)
+            if state is not None:
+                service = state.service
+                endpoints[key] = (service.idle_timeout_s, frozenset(one.key for one in service.endpoints))
+        self._discard(*self._pool.sweep(self._loop.now, endpoints))
+
+    def close(self) -> None:
+        """Close everything that carries no request and take no new streams on what does."""
+        self._discard(*self._pool.drop_all())
+
+    def _discard(self, idle: list[H1Upstream], shared: list[H2Connection]) -> None:
+        for connection in idle:
+            connection.close()
+        for link in shared:
+            link.retire()
+
+
+def _mode(protocol: UpstreamProtocol, tls: UpstreamTls | None, *, is_tunnel: bool) -> tuple[str, UpstreamTls | None]:
+    """Return the bucket mode and the TLS settings for a service's protocol."""
+    if protocol is UpstreamProtocol.HTTP:
+        return "h1", tls
+    if protocol is UpstreamProtocol.HTTPS:
+        return ("h1" if is_tunnel else "auto"), tls if tls is not None else _DEFAULT_TLS
+    return "h2", tls
+
+
+def _overflow(service: ServiceKey, said: str) -> UpstreamError:
+    return UpstreamError(
+        f"service {service}: {said}", reason=Reason.POOL_OVERFLOW, status_hint=503, is_unprocessed=True
+    )

@@ -1,0 +1,268 @@
+"""No field is ignored silently: each stands in the table of what is served or of what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pytest
+
+from datum_router.compiler.diagnostics import Origin
+from datum_router.manifests.decode import decode
+from datum_router.manifests.kinds import OWN_KINDS, KindTable, ResourceKind
+from datum_router.manifests.schema import FieldRow, field_rows
+from datum_router.manifests.served import NOT_SERVED, ONLY_SERVED, SERVED
+from datum_router.reasons import Reason
+
+TABLE = KindTable(OWN_KINDS)
+ORIGIN = Origin(source="test")
+
+
+def whole(row: FieldRow) -> bool:
+    return row.not_served is not None and not row.not_served.values
+
+
+@pytest.mark.parametrize("kind", OWN_KINDS, ids=lambda kind: kind.kind)
+def test_every_field_is_either_served_or_refused(kind: ResourceKind) -> None:
+    rows = list(field_rows(kind))
+    leaves = {row.path for row in rows if row.is_leaf}
+    refused = {row.path for row in rows if whole(row)}
+    assert leaves - refused == set(SERVED[kind.kind])
+
+
+@pytest.mark.parametrize("kind", OWN_KINDS, ids=lambda kind: kind.kind)
+def test_the_tables_name_only_fields_that_exist(kind: ResourceKind) -> None:
+    known = {"spec"} | {row.path for row in field_rows(kind)}
+    assert {entry.path for entry in NOT_SERVED[kind.kind]} <= known
+    assert {path for path, _, _ in ONLY_SERVED.get(kind.kind, ())} <= known
+
+
+def test_every_refusal_says_what_to_use_instead() -> None:
+    for entries in NOT_SERVED.values():
+        for entry in entries:
+            assert entry.hint
+
+
+BASE: dict[str, dict[str, object]] = {
+    "VPCService": {"port": 80, "endpoints": [{"address": "10.0.0.1"}]},
+    "VPCRoute": {"destinations": [{"vpcServiceRef": {"name": "s"}}]},
+    "ServiceBinding": {"serviceRef": {"name": "a"}, "vpcServiceRef": {"name": "b"}},
+    "VPCIngress": {"host": "a.example", "rules": [{"service": {"name": "s"}}]},
+    "VPCEgress": {},
+}
+LOADED = {"vpcServiceRef": {"name": "s"}}
+MIRROR = {"vpcServiceRef": {"name": "s"}}
+SELECTOR = {"matchLabels": {"a": "b"}}
+
+# One value for every row of NOT_SERVED, at the path it is given at.
+CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
+    ("VPCService", "spec.vpcAttachmentSelector", "spec.vpcAttachmentSelector", {"vpcAttachmentSelector": SELECTOR}),
+    ("VPCService", "spec.protocol", "spec.protocol", {"protocol": "TCP"}),
+    *[
+        ("VPCService", "spec.discovery.method", "spec.discovery.method", {"discovery": {"method": method}})
+        for method in ("kubernetes", "dns", "endpointslice")
+    ],
+    ("VPCService", "spec.discovery.dnsName", "spec.discovery.dnsName", {"discovery": {"dnsName": "a.example"}}),
+    (
+        "VPCService",
+        "spec.endpoints[].locationRef",
+        "spec.endpoints[0].locationRef",
+        {"endpoints": [{"address": "10.0.0.1", "locationRef": {"name": "fra"}}]},
+    ),
+    ("VPCService", "spec.circuitBreaker", "spec.circuitBreaker", {"circuitBreaker": {}}),
+    ("VPCService", "spec.tls.mode", "spec.tls.mode", {"tls": {"mode": "Mutual"}}),
+    (
+        "VPCService",
+        "spec.tls.clientCertificateRef",
+        "spec.tls.clientCertificateRef",
+        {"tls": {"clientCertificateRef": {"name": "c"}}},
+    ),
+    ("VPCService", "spec.tls.subjectAltNames", "spec.tls.subjectAltNames", {"tls": {"subjectAltNames": ["a"]}}),
+    ("VPCService", "spec.locationRef", "spec.locationRef", {"locationRef": {"name": "fra"}}),
+    ("VPCService", "spec.tunnel", "spec.tunnel", {"tunnel": {"connectorRef": {"name": "c"}}}),
+    ("VPCService", "spec.exportTo.namespaces", "spec.exportTo.namespaces", {"exportTo": {"namespaces": "Selector"}}),
+    ("VPCService", "spec.exportTo.selector", "spec.exportTo.selector", {"exportTo": {"selector": SELECTOR}}),
+    (
+        "VPCRoute",
+        "spec.match.grpcMatchType",
+        "spec.match.grpcMatchType",
+        {"match": {"grpcService": "a.B", "grpcMatchType": "RegularExpression"}},
+    ),
+    (
+        "VPCRoute",
+        "spec.matches[].grpcMatchType",
+        "spec.matches[1].grpcMatchType",
+        {"matches": [{"pathPrefix": "/a"}, {"grpcService": "a.B", "grpcMatchType": "RegularExpression"}]},
+    ),
+    (
+        "VPCRoute",
+        "spec.destinations[].filters",
+        "spec.destinations[0].filters",
+        {
+            "destinations": [
+                LOADED
+                | {
+                    "filters": [
+                        {"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["x"]}},
+                    ]
+                }
+            ]
+        },
+    ),
+    *[
+        (
+            "VPCRoute",
+            f"spec.loadBalancingConfig.cookie.{name}",
+            f"spec.loadBalancingConfig.cookie.{name}",
+            {
+                "loadBalancing": "consistent-hash",
+                "loadBalancingConfig": {"hashOn": "Cookie", "cookie": {"name": "c", name: value}},
+            },
+        )
+        for name, value in (("ttl", "1h"), ("path", "/"))
+    ],
+    *[
+        ("VPCRoute", f"spec.retries.{name}", f"spec.retries.{name}", {"retries": {name: value}})
+        for name, value in (
+            ("perTryTimeout", "1s"),
+            ("retryOn", ["reset"]),
+            ("budgetPercent", 20),
+            ("retryNonIdempotent", True),
+        )
+    ],
+    (
+        "VPCRoute",
+        "spec.timeouts.backendRequest",
+        "spec.timeouts.backendRequest",
+        {"timeouts": {"backendRequest": "1s"}},
+    ),
+    ("VPCRoute", "spec.timeouts.streamIdle", "spec.timeouts.streamIdle", {"timeouts": {"streamIdle": "1s"}}),
+    ("VPCRoute", "spec.cors", "spec.cors", {"cors": {}}),
+    ("VPCRoute", "spec.sourceVpcAttachment", "spec.sourceVpcAttachment", {"sourceVpcAttachment": "a"}),
+    (
+        "VPCRoute",
+        "spec.filters[].requestMirror",
+        "spec.filters[0].requestMirror",
+        {"filters": [{"type": "RequestMirror", "requestMirror": MIRROR}]},
+    ),
+    (
+        "VPCRoute",
+        "spec.filters[].rateLimit",
+        "spec.filters[0].rateLimit",
+        {"filters": [{"type": "RateLimit", "rateLimit": {"requests": 1}}]},
+    ),
+    ("VPCRoute", "spec.filters[].type", "spec.filters[0].type", {"filters": [{"type": "RateLimit"}]}),
+    ("VPCRoute", "spec.filters[].type", "spec.filters[0].type", {"filters": [{"type": "RequestMirror"}]}),
+    ("VPCRoute", "spec.sessionAffinity", "spec.sessionAffinity", {"sessionAffinity": {}}),
+    ("VPCRoute", "spec.rateLimit", "spec.rateLimit", {"rateLimit": {"requests": 1}}),
+    ("VPCRoute", "spec.circuitBreaker", "spec.circuitBreaker", {"circuitBreaker": {}}),
+    ("VPCRoute", "spec.locality.mode", "spec.locality.mode", {"locality": {"mode": "Nearest"}}),
+    ("VPCRoute", "spec.locality.failoverOrder", "spec.locality.failoverOrder", {"locality": {"failoverOrder": ["a"]}}),
+    (
+        "VPCRoute",
+        "spec.locality.spilloverPercent",
+        "spec.locality.spilloverPercent",
+        {"locality": {"spilloverPercent": 1}},
+    ),
+    (
+        "VPCRoute",
+        "spec.parentRefs[].kind",
+        "spec.parentRefs[0].kind",
+        {"parentRefs": [{"kind": "Gateway", "name": "g"}]},
+    ),
+    (
+        "ServiceBinding",
+        "spec.portMappings[].protocol",
+        "spec.portMappings[0].protocol",
+        {"portMappings": [{"servicePort": 53, "protocol": "UDP"}]},
+    ),
+    ("ServiceBinding", "spec.podSelector", "spec.podSelector", {"podSelector": SELECTOR}),
+    *[
+        (
+            "VPCIngress",
+            f"spec.rules[].{name}",
+            f"spec.rules[0].{name}",
+            {"rules": [{"service": {"name": "s"}, name: value}]},
+        )
+        for name, value in (("vpcRouteRef", {"name": "r"}), ("vpcAttachmentName", "a"))
+    ],
+    *[
+        ("VPCIngress", f"spec.tls.{name}", f"spec.tls.{name}", {"tls": {"secretName": "s", name: value}})
+        for name, value in (
+            ("mode", "passthrough"),
+            ("secretVersion", "2"),
+            ("cipherSuites", ["X"]),
+            ("clientAuth", {}),
+        )
+    ],
+    (
+        "VPCIngress",
+        "spec.listeners[].protocol",
+        "spec.listeners[0].protocol",
+        {"listeners": [{"name": "a", "port": 443, "protocol": "TLS"}]},
+    ),
+    ("VPCIngress", "spec.clientIP.proxyProtocol", "spec.clientIP.proxyProtocol", {"clientIP": {"proxyProtocol": True}}),
+    *[
+        ("VPCIngress", f"spec.{name}", f"spec.{name}", {name: value})
+        for name, value in (
+            ("vpcAttachmentName", "a"),
+            ("httpsRedirect", True),
+            ("hsts", {}),
+            ("gatewaySelector", SELECTOR),
+            ("allowedRoutes", {}),
+            ("defaultTimeouts", {}),
+            ("rateLimit", {"requests": 1}),
+            ("accessLog", {}),
+        )
+    ],
+    ("VPCEgress", "spec", "spec", {"policy": "Deny"}),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "path", "change"), CASES, ids=lambda value: value if isinstance(value, str) else ""
+)
+def test_a_field_that_nothing_serves_is_refused_by_name(
+    kind: str, row: str, path: str, change: Mapping[str, object]
+) -> None:
+    raw = {
+        "apiVersion": "router.datum.net/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": "x"},
+        "spec": {**BASE[kind], **change},
+    }
+    decoded = decode(raw, ORIGIN, TABLE)
+    assert decoded.manifest is None
+    found = [item for item in decoded.diagnostics if item.path == path and item.reason is Reason.NOT_SERVED]
+    assert len(found) == 1, [item.render() for item in decoded.diagnostics]
+    assert "not served yet" in found[0].message
+    assert found[0].hint
+
+
+def test_the_cases_above_cover_every_row() -> None:
+    rows = {(kind, entry.path) for kind, entries in NOT_SERVED.items() for entry in entries}
+    rows |= {(kind, path) for kind, entries in ONLY_SERVED.items() for path, _, _ in entries}
+    assert rows == {(kind, row) for kind, row, _, _ in CASES}
+
+
+def written_defaults() -> Iterator[tuple[str, dict[str, object]]]:
+    yield (
+        "VPCService",
+        {"discovery": {"method": "manual"}, "exportTo": {"namespaces": "Same"}, "tls": {"mode": "Disable"}},
+    )
+    yield "VPCService", {"discovery": {"method": "attachment"}, "exportTo": {"namespaces": "All"}}
+    yield "VPCRoute", {"retries": {"retryNonIdempotent": False}, "locality": {"spilloverPercent": 70}, "cors": None}
+    yield "VPCRoute", {"match": {"grpcService": "a.B", "grpcMatchType": "Exact"}, "timeouts": {}}
+    yield "ServiceBinding", {"portMappings": [{"servicePort": 80, "protocol": "TCP"}]}
+    yield "VPCIngress", {"httpsRedirect": False, "clientIP": {"proxyProtocol": False, "trustedHops": 2}}
+    yield "VPCIngress", {"tls": {"secretName": "s", "mode": "terminate", "cipherSuites": []}}
+
+
+@pytest.mark.parametrize(("kind", "change"), list(written_defaults()))
+def test_a_default_that_is_written_down_is_no_request(kind: str, change: Mapping[str, object]) -> None:
+    raw = {
+        "apiVersion": "router.datum.net/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": "x"},
+        "spec": {**BASE[kind], **change},
+    }
+    assert decode(raw, ORIGIN, TABLE).diagnostics == ()
