@@ -273,9 +273,7 @@ class Run:
         self.kill("aws")
         found = self.clouds("/failover", 10)
         expect(found, {"gcp": 10}, "requests that reach nobody are tried elsewhere, none is lost")
-        took = eventually(
-            lambda: not self.usable("default/ledger", "127.0.10.1"), "probes take the dead endpoint out"
-        )
+        took = eventually(lambda: not self.usable("default/ledger", "127.0.10.1"), "probes take the dead endpoint out")
         expect(self.clouds("/api/v1/users", 6).keys() <= {"gcp", "on-prem"}, True, "other services fail over too")
         with grpc.insecure_channel(self.address) as channel:
             unary = channel.unary_unary("/datum.demo.Echo/Unary")

@@ -215,7 +215,7 @@ def check() -> int:
             address=address,
             admin=admin,
             directory=directory,
-            kill=lambda name: processes.kill(name),
+            kill=processes.kill,
             revive=lambda name: start_backend(processes, name, http_port, grpc_port),
         )
         passed, failed = run.all()

@@ -6,8 +6,10 @@ import inspect
 import sys
 from pathlib import Path
 
+import msgspec
+
 from datum_router.manifests.kinds import OWN_KINDS
-from datum_router.manifests.schema import crd_yaml, reference_markdown
+from datum_router.manifests.schema import crd_file_name, crd_yaml, reference_markdown
 from datum_router.plugins import hookspecs
 from datum_router.plugins.manager import HOOK_NAMES
 from datum_router_proxy.settings import ProxySettings
@@ -37,8 +39,6 @@ def settings_page() -> str:
 
 
 def _rows(struct: type) -> list[str]:
-    import msgspec
-
     rows = []
     for field in msgspec.structs.fields(struct):
         default = field.default if field.default is not msgspec.NODEFAULT else "-"
@@ -52,7 +52,7 @@ def outputs() -> dict[Path, str]:
     files: dict[Path, str] = {}
     index = ["# Reference", "", "Generated from the code by `make docs`, but for the pages on order and limits.", ""]
     for kind in OWN_KINDS:
-        files[REPOSITORY / "manifests" / "crds" / f"{kind.group}_{kind.plural}.yaml"] = crd_yaml(kind)
+        files[REPOSITORY / "manifests" / "crds" / crd_file_name(kind)] = crd_yaml(kind)
         files[REFERENCE / f"{kind.kind.lower()}.md"] = reference_markdown(kind)
         index.append(f"- [{kind.kind}]({kind.kind.lower()}.md)")
     index += ["- [Order of rules](precedence.md)", "- [Hooks](hooks.md)", "- [Settings and limits](settings.md)", ""]

@@ -2,6 +2,7 @@
 
 import ast
 import json
+import socket
 from pathlib import Path
 
 import click
@@ -10,6 +11,9 @@ from click.testing import CliRunner, Result
 
 import datum_router_cli
 from datum_router_cli.commands import cli
+from datum_router_cli.run import Printer
+from datum_router_runtime.settings import Address
+from datum_router_runtime.sockets import ListenerGroup
 
 
 def invoke(*arguments: str) -> Result:
@@ -159,3 +163,18 @@ def test_main_is_short() -> None:
 
 def test_group_is_a_click_group() -> None:
     assert isinstance(cli, click.Group)
+
+
+def test_run_announces_listeners_then_admin_then_ready(capsys: pytest.CaptureFixture[str]) -> None:
+    printer = Printer()
+    with socket.socket(socket.AF_INET6) as sock:
+        sock.bind(("::1", 0))
+        port = sock.getsockname()[1]
+        printer.admin(Address(host="127.0.0.1", port=9901))
+        printer.listening(ListenerGroup("plain", [sock]))
+        printer.ready()
+    assert capsys.readouterr().out.splitlines() == [
+        f"listening on http://[::1]:{port} (plain)",
+        "admin on http://127.0.0.1:9901",
+        "ready",
+    ]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+
 import pytest
 
 from datum_router.balancing.base import ALL_USABLE, ALWAYS

@@ -12,7 +12,6 @@ from datum_router.balancing.maglev import Maglev, is_prime, maglev_table, next_p
 from datum_router.model.endpoint import Endpoint, make_endpoint
 from datum_router.model.route import BalancingPolicy
 
-
 TABLE_DIGEST = 11440673547322918018
 """Of the table of five endpoints with 251 slots, as first released: versions side by side must agree."""
 

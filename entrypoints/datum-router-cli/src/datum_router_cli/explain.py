@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import click
+from rich.console import Console
 
-from datum_router.compiler.diagnostics import Severity
-from datum_router.routing.explain import explain_match
-from datum_router.routing.regex import load_engine
-from datum_router_cli.destination import describe_destinations
+from datum_router.compiler.diagnostics import Diagnostic, Severity
+from datum_router.manifests.meta import ObjectKey
+from datum_router.model.listener import Listener
+from datum_router.model.request import RequestHead
+from datum_router.model.route import Rule
+from datum_router.registry.store import StoreView
+from datum_router_cli.condition import describe_balancing, describe_conditions, describe_filters, redirect_status
+from datum_router_cli.destination import DestinationReport, describe_destinations, destination_lines
 from datum_router_cli.failure import RouterCommand
 from datum_router_cli.listener import choose_listener, serves_host
 from datum_router_cli.load import as_check, load_directory
-from datum_router_cli.output import make_console, output_option, print_json
+from datum_router_cli.output import make_console, output_option, plural, print_diagnostic, print_json, say
 from datum_router_cli.request import DEFAULT_SOURCE_IP, make_request
+from datum_router_cli.verdict import Verdict, judge
+from datum_router_runtime.app import compile_options
+
+MAX_SHOWN_LOSERS = 50
+"""Losers in text output; JSON output holds all."""
 
 
 @click.command(cls=RouterCommand)
@@ -48,12 +58,144 @@ def explain(
     head = make_request(
         method, url, headers=headers, source_ip=source_ip, listener=chosen.name if chosen is not None else ""
     )
-    rules = loaded.data.rules if chosen is None or serves_host(chosen, head.host) else ()
-    found = explain_match(rules, head, load_engine())
-    winner = found.winner
-    destinations = describe_destinations(winner, loaded.data.services) if winner is not None else []
-    diagnostics = [item for item in as_check(loaded.diagnostics, is_strict=False) if item.severity is Severity.ERROR]
+    is_served = chosen is None or serves_host(chosen, head.host)
+    found = judge(loaded.data.rules if is_served else (), head, compile_options(loaded.settings).regex)
+    answer = Answer(
+        head=head,
+        listener=chosen,
+        is_served=is_served,
+        verdict=found,
+        destinations=describe_destinations(found.winner, loaded.data.services) if found.winner is not None else [],
+        diagnostics=[item for item in as_check(loaded.diagnostics, is_strict=False) if item.severity is Severity.ERROR],
+        view=loaded.view,
+    )
     if output == "json":
-        print_json(as_document(head, chosen, found, destinations, diagnostics, loaded.view))
+        print_json(answer.document())
     else:
-        print_text(make_console(), head, chosen, found, destinations, diagnostics, loaded.view)
+        answer.print(make_console())
+
+
+class Answer:
+    """What is to be said about one request."""
+
+    __slots__ = ("_destinations", "_diagnostics", "_head", "_is_served", "_listener", "_verdict", "_view")
+
+    def __init__(
+        self,
+        *,
+        head: RequestHead,
+        listener: Listener | None,
+        is_served: bool,
+        verdict: Verdict,
+        destinations: list[DestinationReport],
+        diagnostics: list[Diagnostic],
+        view: StoreView,
+    ) -> None:
+        self._head = head
+        self._listener = listener
+        self._is_served = is_served
+        self._verdict = verdict
+        self._destinations = destinations
+        self._diagnostics = diagnostics
+        self._view = view
+
+    def outcome(self) -> tuple[str, int | None]:
+        """Return `routed`, `redirected`, `no_route` or `misdirected`, and the router's own status if any."""
+        winner = self._verdict.winner
+        if winner is None:
+            is_misdirected = not self._is_served and self._listener is not None and bool(self._listener.tls)
+            return ("misdirected", 421) if is_misdirected else ("no_route", 404)
+        status = redirect_status(winner)
+        return ("redirected", status) if status is not None else ("routed", None)
+
+    def place(self, rule: Rule) -> tuple[str, int]:
+        """Return file and line of the manifest that a rule came from."""
+        kind = "VPCIngress" if rule.route.startswith("ingress:") else "VPCRoute"
+        namespace, _, name = rule.route.removeprefix("ingress:").partition("/")
+        origin = self._view.origin(ObjectKey(kind=kind, namespace=namespace, name=name))
+        return (origin.file, origin.line) if origin is not None else ("", 0)
+
+    def document(self) -> dict[str, object]:
+        """Return the answer as one JSON document."""
+        head, winner = self._head, self._verdict.winner
+        outcome, status = self.outcome()
+        return {
+            "request": {
+                "method": head.method,
+                "scheme": head.scheme,
+                "host": head.host,
+                "path": head.path,
+                "query": head.query,
+                "source_ip": head.client_ip,
+                "listener": head.listener,
+            },
+            "outcome": outcome,
+            "status": status,
+            "winner": self._rule(winner) if winner is not None else None,
+            "destinations": self._destinations,
+            "losers": [
+                {**self._rule(loser.rule), "misses": loser.misses, "precedence": loser.precedence}
+                for loser in self._verdict.losers
+            ],
+            "diagnostics": self._diagnostics,
+        }
+
+    def _rule(self, rule: Rule) -> dict[str, object]:
+        file, line = self.place(rule)
+        return {
+            "rule": rule.id,
+            "route": rule.route,
+            "file": file,
+            "line": line,
+            "conditions": describe_conditions(rule),
+            "filters": describe_filters(rule),
+            "balancing": describe_balancing(rule.balancing, rule.locality),
+        }
+
+    def print(self, console: Console) -> None:
+        """Print the answer for people."""
+        for diagnostic in self._diagnostics:
+            print_diagnostic(console, diagnostic)
+        head, winner = self._head, self._verdict.winner
+        at = f" at listener {head.listener}" if head.listener else ""
+        say(console, f"{head.method} {head.scheme}://{head.authority}{head.target} from {head.client_ip}{at}", "bold")
+        outcome, status = self.outcome()
+        if winner is None:
+            listener = self._listener.name if self._listener is not None else ""
+            why = f" (listener {listener} does not serve host {head.host})" if not self._is_served else ""
+            say(console, f"no route: {status}{why}", "bold red")
+        else:
+            say(console, f"winner: {winner.id}{self._shown_place(winner)}", "bold green")
+            for line in (*describe_conditions(winner), *describe_filters(winner)):
+                say(console, f"    {line}")
+            if outcome == "redirected":
+                say(console, f"answered by the router: {status}")
+            else:
+                self._print_destinations(console, winner)
+        self._print_losers(console)
+
+    def _print_destinations(self, console: Console, winner: Rule) -> None:
+        say(console, f"destinations ({describe_balancing(winner.balancing, winner.locality)}):")
+        for report in self._destinations:
+            for line in destination_lines(report):
+                say(console, f"    {line}")
+        if not any(report.weight for report in self._destinations):
+            say(console, "    none has a weight above 0: answered with 503", "red")
+
+    def _print_losers(self, console: Console) -> None:
+        losers = self._verdict.losers
+        if losers:
+            say(console, "lost:")
+        for loser in losers[:MAX_SHOWN_LOSERS]:
+            say(console, f"    {loser.rule.id}{self._shown_place(loser.rule)}")
+            reasons = [miss.text() for miss in loser.misses] or [
+                f"matches, but the winner precedes: {loser.precedence}"
+            ]
+            for reason in reasons:
+                say(console, f"        {reason}")
+        if len(losers) > MAX_SHOWN_LOSERS:
+            say(console, f"    and {plural(len(losers) - MAX_SHOWN_LOSERS, 'rule')} more: see --output json")
+
+    def _shown_place(self, rule: Rule) -> str:
+        file, line = self.place(rule)
+        return f" ({file}:{line})" if file else ""

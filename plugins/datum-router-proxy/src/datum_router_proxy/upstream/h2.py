@@ -43,7 +43,7 @@ class H2Connection(H2Link):
     """
 
     __slots__ = (
-        "_closed", "_has_slot", "_idle_s", "_idle_since", "_is_retired", "_most_streams", "_scheme", "_streams",
+        "_closed", "_greeters", "_has_slot", "_idle_s", "_idle_since", "_is_retired", "_most_streams", "_scheme", "_streams",
         "is_greeted",
     )  # fmt: skip
 
@@ -69,6 +69,7 @@ class H2Connection(H2Link):
         self._closed = closed
         self._has_slot = has_slot
         self.is_greeted = False
+        self._greeters: list[Task] = []
 
     @property
     def peer(self) -> tuple[str, int]:
@@ -99,10 +100,14 @@ class H2Connection(H2Link):
         self._streams[stream_id] = stream
         return stream
 
-    async def greeted(self) -> None:
-        """Park until the peer's SETTINGS have come; the caller must be woken by deadline at the latest."""
-        while not (self.is_greeted or self.is_over):
-            await park()
+    async def greeted(self, task: Task) -> None:
+        """Park the calling task until the peer's SETTINGS have come or the connection is lost."""
+        self._greeters.append(task)
+        try:
+            while not (self.is_greeted or self.is_over):
+                await park()
+        finally:
+            self._greeters.remove(task)
 
     def retire(self) -> None:
         """Take no new streams; close once the open ones have ended."""
@@ -124,6 +129,8 @@ class H2Connection(H2Link):
             return
         if isinstance(event, SettingsChanged | WindowOpened):
             self.is_greeted = True
+            for task in self._greeters:
+                task.wake()
             if isinstance(event, WindowOpened) and event.stream_id:
                 stream = self._streams.get(event.stream_id)
                 if stream is not None:
@@ -153,6 +160,8 @@ class H2Connection(H2Link):
 
     def lost(self, reason: Reason) -> None:
         """End every stream."""
+        for task in self._greeters:
+            task.wake()
         streams, self._streams = list(self._streams.values()), {}
         for stream in streams:
             stream.lose(reason)
@@ -163,7 +172,7 @@ class H2Upstream:
     """One stream; see `exchange.Upstream`. `task` is woken by its events."""
 
     __slots__ = (
-        "_buffer", "_connection", "_error", "_has_head", "_is_done", "_is_ended", "_is_request_done", "_is_tunnel",
+        "_buffer", "_connection", "_error", "_has_head", "_is_done", "_is_ended", "_is_tunnel",
         "_outbound", "_polled_end", "has_received", "is_reused", "is_sent", "stream_id", "task",
     )  # fmt: skip
 
@@ -197,9 +206,7 @@ class H2Upstream:
                 UpstreamHead(
                     status=event.status,
                     fields=event.fields,
-                    content_length=event.content_length
-                    if event.content_length is not None or not event.end_stream
-                    else None,
+                    content_length=event.content_length,
                     is_bodyless=event.end_stream and not is_switch,
                     via=b"2",
                     is_switch=is_switch,

@@ -79,8 +79,8 @@ class Transport:
         endpoint = lease.endpoint
         key = BucketKey(service.key, lease.key, endpoint.port, mode)
         bucket, retired = self._pool.bucket(key, tls)
-        for connection in retired:
-            connection.close()
+        for old in retired:
+            old.close()
         task = current_task()
         limits = service.limits
         is_waiting = False
@@ -94,12 +94,17 @@ class Transport:
                     is_waiting=is_waiting,
                     is_fresh=is_fresh,
                 )
-                for connection in choice.close:
-                    connection.close()
+                for stale in choice.close:
+                    stale.close()
                 if choice.verdict is Verdict.REUSE and choice.reused is not None:
                     return choice.reused.begin(task, is_reused=True)
                 if choice.verdict is Verdict.SHARE and choice.shared is not None:
-                    return await self._share(choice.shared, task, is_tunnel=is_tunnel)
+                    connection = choice.shared
+                    if is_tunnel and not connection.is_greeted:
+                        # Whether extended CONNECT may be used is known only from the peer's SETTINGS (RFC 8441 3).
+                        await connection.greeted(task)
+                        continue
+                    return connection.begin(task, is_reused=connection.is_greeted)
                 if choice.verdict is Verdict.DIAL:
                     made = await self._dial(
                         bucket, endpoint.address, connect_s or service.connect_timeout_s, service.idle_timeout_s
@@ -118,18 +123,6 @@ class Transport:
                 self._pool.waited(service.key)
             if waiter is not None and waiter.is_called:
                 self._call_next(service.key)  # it was our turn, but we leave
-
-    async def _share(self, connection: H2Connection, task: Task, *, is_tunnel: bool) -> Upstream:
-        is_reused = connection.is_greeted
-        stream = connection.begin(task, is_reused=is_reused)
-        if is_tunnel:
-            # Whether extended CONNECT may be used is known only from the peer's SETTINGS (RFC 8441 section 3).
-            try:
-                await connection.greeted()
-            except BaseException:
-                stream.cancel()
-                raise
-        return stream
 
     async def _dial(
         self, bucket: Bucket[H1Upstream, H2Connection], address: str, timeout_s: float, idle_s: float

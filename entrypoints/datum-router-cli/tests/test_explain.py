@@ -1,0 +1,228 @@
+"""`datum-router explain`: winner, losers and why, destinations."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from datum_router.model.listener import Listener, TlsBinding
+from datum_router.model.request import RequestHead
+from datum_router.testing.factories import make_rule
+from datum_router_cli.commands import cli
+from datum_router_cli.explain import MAX_SHOWN_LOSERS
+from datum_router_cli.listener import choose_listener
+from datum_router_cli.request import make_request
+from datum_router_cli.verdict import judge
+
+Invoke = Callable[..., Result]
+
+MANIFESTS = """\
+apiVersion: router.datum.net/v1alpha1
+kind: VPCService
+metadata:
+  name: my-api
+spec:
+  port: 8080
+  topology: {topology.datum.net/city-code: IAD}
+  endpoints:
+    - address: 10.0.0.1
+    - {address: "fd00::1", priority: 1}
+---
+apiVersion: router.datum.net/v1alpha1
+kind: VPCRoute
+metadata:
+  name: api-routes
+spec:
+  match:
+    pathPrefix: /api/v1
+    methods: [GET, POST]
+  destinations:
+    - vpcServiceRef: {name: my-api}
+      weight: 75
+    - vpcServiceRef: {name: elsewhere}
+      weight: 25
+---
+apiVersion: router.datum.net/v1alpha1
+kind: VPCRoute
+metadata:
+  name: wide
+spec:
+  match:
+    pathPrefix: /api
+  destinations:
+    - vpcServiceRef: {name: my-api}
+---
+apiVersion: router.datum.net/v1alpha1
+kind: VPCRoute
+metadata:
+  name: canary
+spec:
+  hostnames: [shop.example.com]
+  match:
+    pathPrefix: /api/v1
+    headers: {X-Canary: always}
+  destinations:
+    - vpcServiceRef: {name: my-api}
+---
+apiVersion: router.datum.net/v1alpha1
+kind: VPCRoute
+metadata:
+  name: moved
+spec:
+  match:
+    pathPrefix: /old
+  filters:
+    - type: RequestRedirect
+      requestRedirect: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /new}, statusCode: 301}
+"""
+
+
+@pytest.fixture
+def invoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Invoke:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "all.yaml").write_text(MANIFESTS)
+    return lambda *arguments: CliRunner().invoke(cli, ["explain", "conf", *arguments], prog_name="datum-router")
+
+
+def test_text_names_winner_destinations_and_why_each_other_rule_lost(invoke: Invoke) -> None:
+    result = invoke("GET", "http://localhost/api/v1/users?x=1")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "GET http://localhost/api/v1/users?x=1 from 127.0.0.1 at listener plain-127.0.0.1-8080",
+        "winner: default/api-routes#0 (conf/all.yaml:12)",
+        '    path prefix "/api/v1"',
+        "    method GET or POST",
+        "destinations (round-robin):",
+        "    75% default/my-api (weight 75, priority 0, HTTP)",
+        "        10.0.0.1:8080 (weight 100, priority 0, topology.datum.net/city-code=IAD, from static)",
+        "        [fd00::1]:8080 (weight 100, priority 1, topology.datum.net/city-code=IAD, from static)",
+        "    25% default/elsewhere (weight 25, priority 0): VPCServiceNotFound",
+        "lost:",
+        "    default/wide#0 (conf/all.yaml:25)",
+        "        matches, but the winner precedes: its path prefix is longer (7 characters against 4)",
+        "    default/moved#0 (conf/all.yaml:46)",
+        '        path: found /api/v1/users, expected prefix "/old"',
+        "    default/canary#0 (conf/all.yaml:35)",
+        "        host: found localhost, expected shop.example.com",
+        '        header x-canary: found absent, expected is "always"',
+    ]
+
+
+def test_headers_and_host_count(invoke: Invoke) -> None:
+    result = invoke("GET", "http://127.0.0.1/api/v1", "-H", "Host: shop.example.com", "-H", "x-canary: always")
+    assert "winner: default/canary#0" in result.stdout
+    assert "matches, but the winner precedes: an exact hostname precedes no hostname" in result.stdout
+
+
+def test_no_rule_is_an_answer_not_an_error(invoke: Invoke) -> None:
+    result = invoke("GET", "http://localhost/nothing")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[1] == "no route: 404"
+
+
+def test_redirect_is_answered_by_the_router(invoke: Invoke) -> None:
+    result = invoke("GET", "http://localhost/old/page")
+    assert "winner: default/moved#0" in result.stdout
+    assert "    redirect 301: prefix /new" in result.stdout
+    assert "answered by the router: 301" in result.stdout
+
+
+def test_json_holds_the_same(invoke: Invoke) -> None:
+    result = invoke("POST", "http://localhost/api/v1/users", "--output", "json", "--source-ip", "fd00::9")
+    assert result.exit_code == 0
+    document = json.loads(result.stdout)
+    assert set(document) == {"request", "outcome", "status", "winner", "destinations", "losers", "diagnostics"}
+    assert document["request"] == {
+        "method": "POST",
+        "scheme": "http",
+        "host": "localhost",
+        "path": "/api/v1/users",
+        "query": None,
+        "source_ip": "fd00::9",
+        "listener": "plain-127.0.0.1-8080",
+    }
+    assert (document["outcome"], document["status"]) == ("routed", None)
+    assert document["winner"] == {
+        "rule": "default/api-routes#0",
+        "route": "default/api-routes",
+        "file": "conf/all.yaml",
+        "line": 12,
+        "conditions": ['path prefix "/api/v1"', "method GET or POST"],
+        "filters": [],
+        "balancing": "round-robin",
+    }
+    assert [(item["service"], item["share_percent"]) for item in document["destinations"]] == [
+        ("default/my-api", 75.0),
+        ("default/elsewhere", 25.0),
+    ]
+    losers = {item["rule"]: item for item in document["losers"]}
+    assert losers["default/moved#0"]["misses"] == [
+        {"part": "path", "found": "/api/v1/users", "expected": 'prefix "/old"'}
+    ]
+    assert losers["default/wide#0"]["precedence"].startswith("its path prefix is longer")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("get", "http://localhost/"), "methods are case-sensitive (did you mean GET?)"),
+        (("GET", "localhost/"), "URL: found 'localhost/', expected http://HOST[:PORT]/PATH"),
+        (("GET", "http://localhost/a/%2e%2e/../.."), "would be answered with 400"),
+        (("GET", "http://localhost/", "--listener", "plain"), "--listener: found no listener 'plain'"),
+    ],
+)
+def test_what_is_no_request_is_bad_input(invoke: Invoke, arguments: tuple[str, ...], message: str) -> None:
+    text, as_json = invoke(*arguments), invoke(*arguments, "--output", "json")
+    assert (text.exit_code, as_json.exit_code) == (2, 2)
+    assert message in text.stderr
+    assert message in json.loads(as_json.stdout)["error"]["message"]
+
+
+def test_errors_of_the_directory_are_said_first(invoke: Invoke) -> None:
+    Path("conf/bad.yaml").write_text("kind: [1")
+    result = invoke("GET", "http://localhost/api/v1")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("conf/bad.yaml:1: error: ")
+
+
+def test_long_lists_of_losers_are_cut_in_text_only(invoke: Invoke) -> None:
+    route = "apiVersion: router.datum.net/v1alpha1\nkind: VPCRoute\nmetadata: {name: r%d}\nspec:\n"
+    route += "  match: {exactPath: /r%d}\n  destinations: [{vpcServiceRef: {name: my-api}}]\n"
+    count = MAX_SHOWN_LOSERS + 10
+    Path("conf/many.yaml").write_text("---\n".join(route % (n, n) for n in range(count)))
+    text = invoke("GET", "http://localhost/api/v1").stdout
+    assert text.splitlines()[-1] == "    and 13 rules more: see --output json"
+    document = json.loads(invoke("GET", "http://localhost/api/v1", "--output", "json").stdout)
+    assert len(document["losers"]) == count + 3
+
+
+def head_for(url: str) -> RequestHead:
+    return make_request("GET", url)
+
+
+def test_listener_is_chosen_by_scheme_then_port_then_host() -> None:
+    binding = TlsBinding(hostnames=("a.example",))
+    plain = Listener(name="plain", port=8080)
+    other = Listener(name="other", port=80, hostnames=("b.example",))
+    secure = Listener(name="secure", port=8443, tls=(binding,))
+    listeners = (plain, other, secure)
+    assert choose_listener(listeners, head_for("http://h:8080/"), None) is plain
+    assert choose_listener(listeners, head_for("http://h/"), None) is other
+    assert choose_listener(listeners, head_for("http://h:9/"), None) is plain
+    assert choose_listener(listeners, head_for("https://h/"), None) is secure
+    assert choose_listener(listeners, head_for("http://[::1]:8080/"), None) is plain
+    assert choose_listener(listeners, head_for("http://h/"), "secure") is secure
+    assert choose_listener((), head_for("http://h/"), None) is None
+
+
+def test_verdict_does_not_depend_on_the_order_of_rules() -> None:
+    rules = [make_rule(path, route=f"default/r{number}") for number, path in enumerate(("/", "/a", "/a/b", "/c"))]
+    head = head_for("http://h/a/b/c")
+    forward, backward = judge(rules, head, None), judge(rules[::-1], head, None)
+    assert forward.winner is not None
+    assert backward.winner is not None
+    assert forward.winner.id == backward.winner.id
+    assert [loser.rule.id for loser in forward.losers] == [loser.rule.id for loser in backward.losers]

@@ -1,0 +1,621 @@
+"""A request's life, top to bottom: the same for every pairing of HTTP/1.1 and HTTP/2.
+
+Theory of operation. `serve` is what can end a request early, `_forward` what happens if nothing does: match, filter,
+choose, try, try again. `_attempt` is one try: connection, head, body, response. `_next_event` is the pump under it: it
+moves request body up, takes the next event of the response, and parks if neither is possible; one task does both, so
+a request costs no task of its own on HTTP/1 and back-pressure needs no queue.
+
+Invariants
+- The snapshot is read once. A lease is released exactly once per attempt, and each attempt has one Outcome.
+- An upstream exchange that is not finished is cancelled when its attempt ends, whatever ended it: so a client that
+  leaves, or a deadline, reaches the upstream at once.
+- Once a response head was queued nothing is retried, and an attempt that fails then ends in an abort that the client
+  cannot take for a complete answer (threat U2); gRPC has trailers for saying so (D23).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from email.utils import formatdate
+
+from datum_router.compiler.link import Lease, LinkedRule, Snapshot
+from datum_router.errors import LocalProtocolError, RemoteProtocolError, UpstreamError
+from datum_router.model.endpoint import EndpointKey
+from datum_router.model.outcome import Outcome
+from datum_router.model.request import Headers, LocalReply, RequestHead, ResponseHead
+from datum_router.model.route import Rule
+from datum_router.model.snapshot import Holder
+from datum_router.observe.events import RequestEnded
+from datum_router.plugins.protocols import DataPlaneObserver
+from datum_router.policy.retry import IDEMPOTENT, RetryDecision, decide
+from datum_router.policy.timeout import deadline_at
+from datum_router.reasons import Reason
+from datum_router_proxy.body import BodyTooLarge, RequestBody
+from datum_router_proxy.exchange import (
+    ClientGone,
+    Downstream,
+    End,
+    Field,
+    Interim,
+    Upstream,
+    UpstreamEvent,
+    UpstreamHead,
+    UpstreamRequest,
+)
+from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
+from datum_router_proxy.replies import for_upstream_error, reason_of, send_local_reply
+from datum_router_proxy.request import Request
+from datum_router_proxy.settings import ProxySettings
+from datum_router_proxy.tunnel import Tunnel
+from datum_router_proxy.upstream.transport import Transport
+from datum_router_proxy.wire import grpc, hygiene, websocket
+from datum_router_proxy.wire.http1 import HeadCache, Http1Limits
+
+log = logging.getLogger(__name__)
+
+_CLIENT_FAULTS = frozenset((400, 405, 408, 413, 417, 421, 501, 508))
+_NO_EXCLUSIONS: frozenset[EndpointKey] = frozenset()
+
+
+class Trace:
+    """What is told about a request at its end."""
+
+    __slots__ = ("attempts", "body", "bytes_out", "deadline", "endpoint", "reason", "rule", "service", "started_at", "status")
+
+    def __init__(self, body: RequestBody, started_at: float) -> None:
+        self.body = body
+        self.started_at = started_at
+        self.deadline = math.inf
+        self.status = 0
+        self.reason = Reason.ROUTED
+        self.rule: Rule | None = None
+        self.service = ""
+        self.endpoint = ""
+        self.attempts = 0
+        self.bytes_out = 0
+
+
+class Failure:
+    """An attempt that led to no response: how it ended, what the client is told if there is no other, and what next."""
+
+    __slots__ = ("decision", "reply")
+
+    def __init__(self, decision: RetryDecision, reply: LocalReply) -> None:
+        self.decision = decision
+        self.reply = reply
+
+
+class Pipeline:
+    """Serves requests; one per process. It is what connections know as their `Server`.
+
+    Attributes:
+        is_draining: Answers over HTTP/1 say that they are the last one of their connection.
+        in_flight: Requests under way.
+    """
+
+    __slots__ = (
+        "_date", "_date_at", "_holder", "_listener_limits", "_observer", "_transport", "_tunnels", "h1_cache",
+        "h1_limits", "in_flight", "is_draining", "loop", "settings",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        loop: Loop,
+        holder: Holder[Snapshot],
+        observer: DataPlaneObserver,
+        settings: ProxySettings,
+        transport: Transport,
+    ) -> None:
+        self.loop = loop
+        self.settings = settings
+        self.h1_limits = Http1Limits()
+        self.h1_cache = HeadCache()
+        self.is_draining = False
+        self.in_flight = 0
+        self._holder = holder
+        self._observer = observer
+        self._transport = transport
+        self._tunnels: dict[Tunnel, Task] = {}
+        self._listener_limits: dict[str, int] = {}
+        self._date: Field = (b"date", b"")
+        self._date_at = -math.inf
+
+    def rejected(self, protocol: str, reason: Reason) -> None:
+        """Count a refusal."""
+        self._observer.rejected(protocol, reason)
+
+    def limit_body(self, listener: str, most_bytes: int) -> None:
+        """Set a listener's `max_request_body_bytes`, 0 = none."""
+        self._listener_limits[listener] = most_bytes
+
+    def close_tunnels(self) -> None:
+        """Begin the closing handshake of every WebSocket (threat P9)."""
+        for tunnel, task in self._tunnels.items():
+            tunnel.must_close = True
+            task.wake()
+
+    # --- a request's life ----------------------------------------------------------------------------------------
+
+    async def serve(self, downstream: Downstream, request: Request) -> None:
+        """Answer one request, whatever happens; on return the client has the whole answer, or an abort."""
+        template = request.template
+        body = RequestBody(
+            downstream,
+            self.settings,
+            has_body=template.has_body,
+            is_grpc=template.is_grpc,
+            most_bytes=self._listener_limits.get(template.listener, 0),
+        )
+        trace = Trace(body, self.loop.now)
+        self.in_flight += 1
+        try:
+            reply: LocalReply | None
+            try:
+                reply = await self._forward(downstream, request, trace)
+            except DeadlineExpired as error:
+                reply = self._timed_out(error.reason)
+            except BodyTooLarge as error:
+                reply = LocalReply(status=413, reason=error.reason, detail="the request body is too large")
+            except RemoteProtocolError as error:
+                reply = LocalReply(status=error.status_hint, reason=error.reason, detail="the request body is broken")
+            except LocalProtocolError as error:
+                log.error("message refused", extra={"error": str(error), "route": trace.rule.route if trace.rule else ""})
+                reply = LocalReply(status=500, reason=error.reason, detail="a filter made a message that may not be sent")
+            if reply is not None:
+                self._answer(downstream, request, trace, reply)
+            await self._flushed(downstream)
+        except ClientGone:
+            trace.reason = Reason.DOWNSTREAM_RESET
+            downstream.abort(Reason.DOWNSTREAM_RESET)
+        except (TaskCancelled, DeadlineExpired) as error:
+            trace.reason = error.reason
+            downstream.abort(error.reason)
+        except Exception:
+            trace.reason = Reason.INTERNAL
+            log.exception("request failed", extra={"request_id": request.request_id})
+            downstream.abort(Reason.INTERNAL)
+        finally:
+            self.in_flight -= 1
+            self._report(downstream, request, trace)
+
+    async def _forward(self, downstream: Downstream, request: Request, trace: Trace) -> LocalReply | None:
+        """Get the response from an upstream to the client; return what to say instead if there is none."""
+        snapshot = self._holder.current
+        refusal = self._refusal(snapshot, request)
+        if refusal is not None:
+            return refusal
+        head = request.head
+        rule = snapshot.match(head)
+        if rule is None:
+            return LocalReply(status=404, reason=Reason.NO_ROUTE, detail="no route matches the request")
+        trace.rule = rule.rule
+        for one in rule.filters:
+            filtered = one.on_request(head)
+            if isinstance(filtered, LocalReply):
+                return filtered
+            head = filtered
+
+        now = self.loop.now
+        trace.deadline = deadline_at(
+            now=now, request_s=rule.timeouts.request_s, grpc_timeout_s=request.template.grpc_timeout_s
+        )
+        if request.template.is_tunnel:
+            trace.deadline = now + (rule.timeouts.request_s or self.settings.tunnel_idle_timeout_s)
+        task = current_task()
+        task.deadline, task.deadline_reason = trace.deadline, Reason.REQUEST_TIMEOUT
+
+        excluded = _NO_EXCLUSIONS
+        failure: Failure | None = None
+        while True:
+            lease = rule.select(
+                head, rng=self.loop.rng, now=self.loop.now, excluded=excluded, is_retry=failure is not None
+            )
+            if isinstance(lease, LocalReply):
+                # Nobody is left to try: that is what the client should know. No permit for a retry: the first fault.
+                is_exhausted = failure is None or lease.reason == Reason.NO_HEALTHY_ENDPOINT
+                return lease if failure is None or is_exhausted else failure.reply
+            try:
+                failure = await self._attempt(downstream, request, head, rule, lease, trace)
+            finally:
+                lease.release()
+            if failure is None:
+                return None
+            if not failure.decision.retry:
+                return failure.reply
+            excluded |= {lease.key}
+            if failure.decision.delay_s:
+                await self._pause(downstream, failure.decision.delay_s)
+            trace.body.rewind()
+
+    async def _attempt(
+        self, downstream: Downstream, request: Request, head: RequestHead, rule: LinkedRule, lease: Lease, trace: Trace
+    ) -> Failure | None:
+        """Try one endpoint; None once the response has been relayed or, having begun, aborted."""
+        trace.attempts += 1
+        trace.service = lease.state.service.key
+        trace.endpoint = lease.key
+        template = request.template
+        body = trace.body
+        upstream: Upstream | None = None
+        status = 0
+        is_fresh = False
+        ended = Reason.INTERNAL
+        is_unprocessed = False
+        failure: Failure | None = None
+        try:
+            while True:
+                upstream = await self._transport.open(
+                    lease, is_tunnel=template.is_tunnel, is_fresh=is_fresh, connect_s=rule.timeouts.connect_s
+                )
+                try:
+                    upstream.send_head(self._upstream_request(request, head))
+                    if not template.has_body and not template.is_tunnel:
+                        upstream.send_end()
+                    response = await self._response(downstream, upstream, trace)
+                    break
+                except UpstreamError as error:
+                    is_stale = upstream.is_reused and not is_fresh and not upstream.has_received
+                    may_repeat = error.is_unprocessed or not upstream.is_sent or head.method in IDEMPOTENT
+                    if not (is_stale and may_repeat and body.is_replayable and not template.is_tunnel):
+                        raise
+                    # The peer closed an idle connection as we took it (threat U4): once more, on a new one.
+                    upstream.cancel()
+                    body.rewind()
+                    is_fresh = True
+            status = response.status
+            if status in rule.retry.retry_on_status:
+                outcome = self._outcome(lease, upstream, status=status, reason=Reason.ROUTED)
+                decision = self._decide(outcome, head, rule, trace, downstream)
+                if decision.retry:
+                    ended = Reason.ROUTED
+                    reply = LocalReply(status=status, reason=Reason.ROUTED, detail=f"the upstream answered {status}")
+                    failure = Failure(decision, reply)
+                    return failure
+            await self._relay(downstream, request, upstream, rule, response, trace)
+            ended = Reason.ROUTED
+            return None
+        except UpstreamError as error:
+            ended = error.reason
+            is_unprocessed = error.is_unprocessed
+            log.debug("attempt failed", extra={"error": str(error), "request_id": request.request_id})
+            outcome = self._outcome(lease, upstream, status=status, reason=ended, is_unprocessed=is_unprocessed)
+            if downstream.has_started:
+                self._cut_short(downstream, request, trace, error)
+                return None
+            failure = Failure(self._decide(outcome, head, rule, trace, downstream), for_upstream_error(error))
+            return failure
+        except ClientGone:
+            ended = Reason.DOWNSTREAM_RESET
+            raise
+        except (TaskCancelled, DeadlineExpired) as error:
+            # A deadline counts against the endpoint, unless it was the client that kept us waiting.
+            is_ours = error.reason in (Reason.REQUEST_TIMEOUT, Reason.CONNECT_TIMEOUT)
+            ended = Reason.RESPONSE_TIMEOUT if is_ours else Reason.DOWNSTREAM_RESET
+            raise
+        except (RemoteProtocolError, BodyTooLarge):
+            ended = Reason.DOWNSTREAM_RESET
+            raise
+        finally:
+            if upstream is not None:
+                upstream.cancel()
+            self._observer.attempt_ended(
+                self._outcome(lease, upstream, status=status, reason=ended, is_unprocessed=is_unprocessed)
+            )
+
+    async def _response(self, downstream: Downstream, upstream: Upstream, trace: Trace) -> UpstreamHead:
+        """Move the request up until the final response head comes; 103 is passed on, other interim ones are not."""
+        interim = 0
+        while True:
+            event = await self._next_event(downstream, upstream, trace)
+            if isinstance(event, UpstreamHead):
+                return event
+            if isinstance(event, Interim):
+                interim += 1
+                if interim > self.settings.max_interim:
+                    raise UpstreamError("too many interim responses", reason=Reason.TOO_MANY_INTERIM)
+                if event.status == 103:
+                    downstream.send_informational(103, hygiene.response_fields_for_downstream(event.fields))
+            else:
+                raise AssertionError("upstream: body before head")
+
+    async def _relay(
+        self,
+        downstream: Downstream,
+        request: Request,
+        upstream: Upstream,
+        rule: LinkedRule,
+        response: UpstreamHead,
+        trace: Trace,
+    ) -> None:
+        """Send the response to the client, to its last byte."""
+        template = request.template
+        fields = hygiene.response_fields_for_downstream(
+            response.fields, via_protocol=response.via, nominations=response.nominations
+        )
+        if not any(name == b"date" for name, _ in fields):
+            fields.append(self._date_field())
+        head = ResponseHead(status=response.status, headers=Headers(fields))
+        for one in reversed(rule.filters):
+            head = one.on_response(head)
+
+        if response.is_switch:
+            await self._tunnel(downstream, upstream, head, trace)
+            return
+        if template.is_tunnel and template.websocket_key is None and 200 <= head.status < 300:
+            # 2xx to extended CONNECT means a tunnel (RFC 9110 section 9.3.6), and there is none.
+            raise UpstreamError("no switch of protocols", reason=Reason.BAD_UPGRADE)
+        if template.is_grpc and not _speaks_grpc(response):
+            code = grpc.status_from_http(response.status)
+            said = f"the upstream answered HTTP {response.status} without gRPC"
+            downstream.send_head(
+                200, [*grpc.local_reply_fields(code, said), self._date_field()], content_length=None, is_bodyless=True
+            )
+            downstream.send_end()
+            trace.status = 200
+            return
+
+        downstream.send_head(
+            head.status,
+            head.headers.fields,
+            content_length=response.content_length,
+            is_bodyless=response.is_bodyless,
+        )
+        trace.status = head.status
+        trace.body.release()
+        has_status = template.is_grpc and any(name == b"grpc-status" for name, _ in response.fields)
+        moves = 0
+        while True:
+            event = await self._next_event(downstream, upstream, trace)
+            if type(event) is bytes:
+                trace.bytes_out += len(event)
+                downstream.send_data(event)
+                moves += 1
+                if moves >= self.settings.moves_per_turn:
+                    moves = 0
+                    upstream.flush()
+                    downstream.flush()
+                    current_task().wake()
+                    await park()
+            elif isinstance(event, End):
+                trailers = event.trailers
+                if template.is_grpc and not has_status and not any(name == b"grpc-status" for name, _ in trailers):
+                    missing = grpc.status_fields(grpc.GrpcStatus.INTERNAL, "the upstream's response has no grpc-status")
+                    trailers = (*trailers, *missing)
+                downstream.send_end(
+                    hygiene.trailers_to_forward(
+                        trailers, te_trailers=template.te_trailers, is_grpc=template.is_grpc
+                    )
+                    if trailers
+                    else ()
+                )
+                downstream.flush()
+                upstream.finish()
+                return
+
+    async def _tunnel(self, downstream: Downstream, upstream: Upstream, head: ResponseHead, trace: Trace) -> None:
+        downstream.accept_tunnel(head.headers.fields)
+        trace.status = 101
+        tunnel = Tunnel(self.loop, self.settings, downstream, upstream)
+        task = current_task()
+        self._tunnels[tunnel] = task
+        try:
+            await tunnel.run()
+            upstream.finish()
+        finally:
+            del self._tunnels[tunnel]
+            task.deadline = math.inf
+            trace.body.bytes_in = tunnel.bytes_in
+            trace.bytes_out = tunnel.bytes_out
+
+    # --- the pump ------------------------------------------------------------------------------------------------
+
+    async def _next_event(self, downstream: Downstream, upstream: Upstream, trace: Trace) -> UpstreamEvent:
+        """Return what comes next of the response, moving the request's body up meanwhile.
+
+        Raises:
+            UpstreamError, ClientGone, RemoteProtocolError, BodyTooLarge: Either side broke.
+            DeadlineExpired: The request's deadline, or a side that moves too slowly.
+        """
+        body = trace.body
+        turns = 0
+        while True:
+            moved = not body.is_done and body.move(upstream, self.loop.now)
+            if downstream.is_writable:
+                event = upstream.poll()
+                if event is not None:
+                    return event
+            downstream.flush()
+            upstream.flush()
+            if downstream.is_gone:
+                raise ClientGone
+            task = current_task()
+            if moved:
+                turns += 1
+                if turns % self.settings.moves_per_turn:
+                    continue
+                task.wake()
+            elif downstream.is_writable is not True or not body.is_done:
+                if downstream.is_writable and upstream.is_writable and body.waiting_since is None:
+                    continue  # flushing has made room
+            self._arm(task, downstream, trace)
+            await park()
+
+    def _arm(self, task: Task, downstream: Downstream, trace: Trace) -> None:
+        """Set the task's deadline to whatever comes first."""
+        ends_at, reason = trace.deadline, Reason.REQUEST_TIMEOUT
+        if not trace.body.is_done:
+            limit = trace.body.limit_at()
+            if limit is not None and limit < ends_at:
+                ends_at, reason = limit, Reason.BODY_TIMEOUT
+        if not downstream.is_writable:
+            limit = downstream.last_progress + self.settings.write_timeout_s
+            if limit < ends_at:
+                ends_at, reason = limit, Reason.WRITE_TIMEOUT
+        task.deadline, task.deadline_reason = ends_at, reason
+
+    async def _flushed(self, downstream: Downstream) -> None:
+        """Park until the client's side has taken everything."""
+        downstream.flush()
+        task = current_task()
+        while not downstream.is_flushed:
+            if downstream.is_gone:
+                raise ClientGone
+            task.deadline = downstream.last_progress + self.settings.write_timeout_s
+            task.deadline_reason = Reason.WRITE_TIMEOUT
+            await park()
+            downstream.flush()
+        task.deadline = math.inf
+
+    async def _pause(self, downstream: Downstream, delay_s: float) -> None:
+        """Wait before another attempt; the deadline was checked by whoever decided on it."""
+        task = current_task()
+        outer, outer_reason = task.deadline, task.deadline_reason
+        ends_at = self.loop.now + delay_s
+        task.deadline = min(ends_at, outer)
+        try:
+            while True:
+                if downstream.is_gone:
+                    raise ClientGone
+                await park()
+        except DeadlineExpired:
+            if self.loop.now < ends_at:
+                raise
+        finally:
+            task.deadline, task.deadline_reason = outer, outer_reason
+
+    # --- parts -----------------------------------------------------------------------------------------------------
+
+    def _refusal(self, snapshot: Snapshot, request: Request) -> LocalReply | None:
+        """Return the reply to a request that must not go anywhere."""
+        template = request.template
+        if template.refusal is not None:
+            return template.refusal
+        if template.via_hops > self.settings.max_via_hops:
+            return LocalReply(status=508, reason=Reason.LOOP_DETECTED, detail="the request has passed here too often")
+        if template.scheme == "https" and not snapshot.serves_host(template.listener, template.host):
+            return LocalReply(status=421, reason=Reason.MISDIRECTED, detail="the host is not served on this connection")
+        most = self._listener_limits.get(template.listener, 0)
+        if most and template.content_length is not None and template.content_length > most:
+            return LocalReply(status=413, reason=Reason.BODY_TOO_LARGE, detail="the request body is too large")
+        if template.is_options_star:
+            return LocalReply(status=200, reason=Reason.ROUTED)
+        return None
+
+    def _upstream_request(self, request: Request, head: RequestHead) -> UpstreamRequest:
+        template = request.template
+        key = template.websocket_key
+        if template.is_tunnel and key is None:
+            key = websocket.make_key(self.loop.rng.randbytes(16))
+        return UpstreamRequest(
+            method=head.method,
+            target=head.target.encode("ascii"),
+            authority=head.authority.encode("ascii"),
+            fields=head.headers.fields,
+            has_body=template.has_body,
+            content_length=None if template.is_tunnel else template.content_length,
+            websocket_key=key,
+        )
+
+    def _outcome(
+        self, lease: Lease, upstream: Upstream | None, *, status: int, reason: Reason, is_unprocessed: bool = False
+    ) -> Outcome:
+        return Outcome(
+            service=lease.state.service.key,
+            endpoint=lease.key,
+            status=status,
+            reason=reason,
+            is_sent=upstream is not None and upstream.is_sent,
+            is_unprocessed=is_unprocessed,
+        )
+
+    def _decide(
+        self, outcome: Outcome, head: RequestHead, rule: LinkedRule, trace: Trace, downstream: Downstream
+    ) -> RetryDecision:
+        if outcome.reason is Reason.POOL_OVERFLOW or outcome.reason is Reason.BAD_UPGRADE:
+            return RetryDecision(False, why="another endpoint would not help")
+        return decide(
+            outcome,
+            attempt=trace.attempts,
+            method=head.method,
+            policy=rule.retry,
+            is_body_replayable=trace.body.is_replayable,
+            is_response_started=downstream.has_started,
+            remaining_s=trace.deadline - self.loop.now,
+            rng=self.loop.rng,
+        )
+
+    def _timed_out(self, reason: Reason) -> LocalReply:
+        if reason is Reason.BODY_TIMEOUT:
+            return LocalReply(status=408, reason=reason, detail="the request body came too slowly")
+        return LocalReply(status=504, reason=reason, detail="the request took longer than the route allows")
+
+    def _answer(self, downstream: Downstream, request: Request, trace: Trace, reply: LocalReply) -> None:
+        """Say it if it still can be said; otherwise cut the response that has begun."""
+        trace.reason = reason_of(reply)
+        if reply.status in _CLIENT_FAULTS:
+            self._observer.rejected(downstream.protocol, trace.reason)
+        if downstream.is_gone:
+            raise ClientGone
+        if downstream.has_started:
+            error = UpstreamError(reply.detail, reason=trace.reason, status_hint=reply.status)
+            self._cut_short(downstream, request, trace, error)
+            return
+        try:
+            trace.status = send_local_reply(downstream, request, reply, self._date_field())
+        except LocalProtocolError as error:
+            log.error("local reply refused", extra={"error": str(error)})
+            plain = LocalReply(status=500, reason=Reason.BAD_FILTER_OUTPUT, detail="a filter's reply may not be sent")
+            trace.reason = Reason.BAD_FILTER_OUTPUT
+            trace.status = send_local_reply(downstream, request, plain, self._date_field())
+
+    def _cut_short(self, downstream: Downstream, request: Request, trace: Trace, error: UpstreamError) -> None:
+        """End a response that has begun so that nobody takes it for complete."""
+        trace.reason = error.reason
+        if request.template.is_grpc and downstream.protocol == "h2" and not downstream.is_gone:
+            is_late = error.reason is Reason.REQUEST_TIMEOUT
+            code = grpc.GrpcStatus.DEADLINE_EXCEEDED if is_late else grpc.GrpcStatus.UNAVAILABLE
+            downstream.send_end(grpc.status_fields(code, str(error.reason)))
+            downstream.flush()
+        else:
+            downstream.abort(error.reason)
+
+    def _date_field(self) -> Field:
+        """Return the Date field, made anew each second (RFC 9110 section 6.6.1)."""
+        now = self.loop.now
+        if now - self._date_at >= 1.0:
+            self._date_at = now
+            self._date = (b"date", formatdate(usegmt=True).encode("ascii"))
+        return self._date
+
+    def _report(self, downstream: Downstream, request: Request, trace: Trace) -> None:
+        template = request.template
+        rule = trace.rule
+        self._observer.request_ended(
+            RequestEnded(
+                protocol=downstream.protocol,
+                listener=template.listener,
+                method=template.method,
+                host=template.host,
+                path=template.path,
+                status=trace.status,
+                reason=trace.reason,
+                route=rule.route if rule is not None else "",
+                rule=rule.id if rule is not None else "",
+                service=trace.service,
+                endpoint=trace.endpoint,
+                attempts=trace.attempts,
+                bytes_in=trace.body.bytes_in,
+                bytes_out=trace.bytes_out,
+                duration_s=self.loop.now - trace.started_at,
+                client_ip=template.client_ip,
+                request_id=request.request_id,
+            )
+        )
+
+
+def _speaks_grpc(response: UpstreamHead) -> bool:
+    """Tell whether a response to a gRPC request is one: by its content type, or because it states a gRPC status."""
+    return any(
+        name == b"grpc-status" or (name == b"content-type" and grpc.is_grpc(value)) for name, value in response.fields
+    )

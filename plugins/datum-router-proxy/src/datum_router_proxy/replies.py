@@ -1,0 +1,77 @@
+"""What the router says by itself: local replies as plain text, or as gRPC status for gRPC clients."""
+
+from __future__ import annotations
+
+from datum_router.errors import UpstreamError
+from datum_router.model.request import LocalReply
+from datum_router.reasons import Reason
+from datum_router_proxy.exchange import Downstream
+from datum_router_proxy.request import Request
+from datum_router_proxy.wire import grpc
+
+Field = tuple[bytes, bytes]
+
+_SAID = {
+    Reason.CONNECT_FAILED: "the upstream could not be reached",
+    Reason.CONNECT_TIMEOUT: "the upstream did not accept a connection in time",
+    Reason.UPSTREAM_RESET: "the upstream closed the connection before it had answered",
+    Reason.UPSTREAM_REFUSED_STREAM: "the upstream refused the request before it had looked at it",
+    Reason.UPSTREAM_TLS: "no trusted connection to the upstream could be made",
+    Reason.POOL_OVERFLOW: "no connection to the upstream got free in time",
+    Reason.BAD_UPGRADE: "the upstream does not take this WebSocket",
+    Reason.TOO_MANY_INTERIM: "the upstream sent interim responses without end",
+}
+_RETRY_AFTER: Field = (b"retry-after", b"1")
+
+
+def for_upstream_error(error: UpstreamError) -> LocalReply:
+    """Return the reply for an attempt that failed; it names no address, that is for the log."""
+    return LocalReply(
+        status=error.status_hint,
+        reason=error.reason,
+        detail=_SAID.get(error.reason, "the upstream's response could not be understood"),
+        headers=(_RETRY_AFTER,) if error.status_hint == 503 else (),
+    )
+
+
+def reason_of(reply: LocalReply) -> Reason:
+    """Return the reply's reason; what a plugin made up counts as routed: its filter has answered."""
+    try:
+        return Reason(reply.reason)
+    except ValueError:
+        return Reason.ROUTED
+
+
+def send_local_reply(downstream: Downstream, request: Request, reply: LocalReply, date: Field) -> int:
+    """Queue `reply` and return the status the client is told.
+
+    Redirects and successes carry no text of ours unless they state one. gRPC clients get Trailers-Only (threat D23).
+
+    Raises:
+        LocalProtocolError: A field of the reply must not be sent.
+    """
+    template = request.template
+    if template.is_grpc and not template.is_tunnel:
+        code = grpc.status_from_local_reply(reply.status)
+        message = f"{reply.reason}: {reply.detail}" if reply.detail else str(reply.reason)
+        downstream.send_head(
+            200, [*grpc.local_reply_fields(code, message), date], content_length=None, is_bodyless=True
+        )
+        downstream.send_end()
+        return 200
+    body = b""
+    fields: list[Field] = [*reply.headers, date]
+    if reply.status >= 400:
+        text = f"{reply.reason}: {reply.detail}\nrequest id: {request.request_id}\n"
+        body = text.encode("utf-8", "replace")
+    elif reply.detail:
+        body = reply.detail.encode("utf-8", "replace")
+    if body:
+        fields.append((b"content-type", b"text/plain; charset=utf-8"))
+    fields.append((b"x-request-id", request.request_id.encode("ascii")))
+    is_bodyless = not body or template.method == "HEAD"
+    downstream.send_head(reply.status, fields, content_length=len(body), is_bodyless=is_bodyless)
+    if not is_bodyless:
+        downstream.send_data(body)
+    downstream.send_end()
+    return reply.status

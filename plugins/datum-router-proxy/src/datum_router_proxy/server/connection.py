@@ -1,0 +1,84 @@
+"""Which protocol a new connection speaks: ALPN says so under TLS; in the clear the first bytes do."""
+
+from __future__ import annotations
+
+from datum_router.model.listener import Listener
+from datum_router.reasons import Reason
+from datum_router_proxy.channel import Channel, ChannelError, wait_readable
+from datum_router_proxy.loop import DeadlineExpired, TaskCancelled, current_task
+from datum_router_proxy.server.h1 import H1Connection, Server
+from datum_router_proxy.server.h2 import H2Connection
+from datum_router_proxy.wire.http2 import PREFACE
+
+
+class Unknown:
+    """A connection that has not said yet what it speaks; afterwards it stands for the one that serves it."""
+
+    __slots__ = ("_channel", "_listener", "_plane", "_serving", "_task")
+
+    def __init__(self, plane: Server, channel: Channel, listener: Listener) -> None:
+        self._plane = plane
+        self._channel = channel
+        self._listener = listener
+        self._serving: H1Connection | H2Connection | None = None
+        self._task = channel.task
+
+    async def run(self) -> None:
+        """Find out, then serve until the end."""
+        self._task = current_task()
+        self._channel.task = self._task
+        channel = self._channel
+        first = b""
+        if channel.is_tls:
+            is_h2 = channel.alpn == "h2"
+        else:
+            task = self._task
+            task.deadline = self._plane.loop.now + self._plane.settings.first_byte_timeout_s
+            task.deadline_reason = Reason.IDLE_TIMEOUT
+            try:
+                first = await self._first_bytes()
+            except (ChannelError, DeadlineExpired, TaskCancelled):
+                channel.close()
+                return
+            is_h2 = first.startswith(PREFACE)
+        serving = (H2Connection if is_h2 else H1Connection)(self._plane, channel, self._listener)
+        self._serving = serving
+        await serving.run(first)
+
+    async def _first_bytes(self) -> bytes:
+        """Return the first bytes: enough to tell HTTP/2 with prior knowledge (RFC 9113 section 3.3) from anything else."""
+        channel = self._channel
+        first = b""
+        may_be_h2 = "h2" in self._listener.alpn
+        while True:
+            await wait_readable(channel)
+            data = channel.recv()
+            if data is None:
+                continue
+            first += data
+            if not data or not may_be_h2 or len(first) >= len(PREFACE) or not PREFACE.startswith(first):
+                return first
+
+    @property
+    def is_idle(self) -> bool:
+        """True while no request is under way."""
+        return self._serving is None or self._serving.is_idle
+
+    def begin_drain(self) -> None:
+        """Announce the end as far as the protocol can."""
+        if self._serving is not None:
+            self._serving.begin_drain()
+
+    def finish_drain(self) -> None:
+        """Take no further request; close now if none is under way."""
+        if self._serving is not None:
+            self._serving.finish_drain()
+        elif self._task is not None:
+            self._task.cancel(Reason.DRAINING)
+
+    def cut(self) -> None:
+        """End everything."""
+        if self._serving is not None:
+            self._serving.cut()
+        elif self._task is not None:
+            self._task.cancel(Reason.DRAINING)

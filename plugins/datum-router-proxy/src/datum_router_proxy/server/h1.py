@@ -1,0 +1,392 @@
+"""A client's HTTP/1.1 connection: one coroutine reads a head, serves it, and does so again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+from datum_router.errors import LocalProtocolError, RemoteProtocolError
+from datum_router.model.listener import Listener
+from datum_router.reasons import Reason
+from datum_router_proxy.channel import Channel, ChannelError
+from datum_router_proxy.exchange import ClientGone, Downstream, Field, FieldTuple
+from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
+from datum_router_proxy.request import Request, Template, from_h1
+from datum_router_proxy.settings import ProxySettings
+from datum_router_proxy.wire import hygiene, websocket
+from datum_router_proxy.wire.http1 import (
+    FRAMING_CHUNKED,
+    FRAMING_NONE,
+    NEED_DATA,
+    DataReceived,
+    Framing,
+    FramingKind,
+    H1RequestHead,
+    HeadCache,
+    Http1Connection,
+    Http1Limits,
+    MessageComplete,
+    RequestReceived,
+    Role,
+    State,
+)
+
+_LENGTH: Final = FramingKind.LENGTH
+_VIA: Final = {0: b"1.0", 1: b"1.1"}
+
+
+class Server(Protocol):
+    """What a connection needs of the data plane."""
+
+    loop: Loop
+    settings: ProxySettings
+    h1_limits: Http1Limits
+    h1_cache: HeadCache
+    is_draining: bool
+
+    async def serve(self, downstream: Downstream, request: Request) -> None:
+        """Answer one request; see `pipeline`."""
+        ...
+
+    def rejected(self, protocol: str, reason: Reason) -> None:
+        """Count a refusal."""
+        ...
+
+
+class H1Connection:
+    """One connection, which is its own `exchange.Downstream`: one request at a time (threat A19)."""
+
+    __slots__ = (
+        "_body_ended", "_channel", "_engine", "_expects_continue", "_hops", "_is_closing", "_is_idle", "_is_tunnel",
+        "_last", "_listener", "_out", "_out_bytes", "_plane", "_task", "_trailers", "has_started", "protocol",
+        "request_websocket_key",
+    )  # fmt: skip
+
+    def __init__(self, plane: Server, channel: Channel, listener: Listener) -> None:
+        self._plane = plane
+        self._channel = channel
+        self._listener = listener
+        self._engine = Http1Connection(Role.SERVER, plane.h1_limits, plane.h1_cache)
+        self._hops: dict[int, hygiene.Hop] = {}
+        self._last: tuple[H1RequestHead, Template] | None = None
+        self._task: Task | None = None
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._trailers: FieldTuple = ()
+        self._body_ended = False
+        self._expects_continue = False
+        self._is_tunnel = False
+        self._is_closing = False
+        self._is_idle = True
+        self.protocol = "h1"
+        self.has_started = False
+        self.request_websocket_key: bytes | None = None
+
+    # --- the connection's life --------------------------------------------------------------------------------
+
+    async def run(self, first: bytes) -> None:
+        """Serve requests until either side has had enough, then close; `first` is what was read already."""
+        self._task = current_task()
+        channel = self._channel
+        channel.task = self._task
+        plane = self._plane
+        engine = self._engine
+        if first:
+            engine.receive_data(first)
+        try:
+            while True:
+                head = await self._next_head(is_first=self._last is None)
+                if head is None:
+                    break
+                request = self._begin(head)
+                await plane.serve(self, request)
+                self._task.deadline = math.inf
+                if not engine.can_reuse or self._is_closing or channel.is_closed:
+                    break
+                engine.start_next_cycle()
+        except (ChannelError, ClientGone):
+            pass  # the client has left: nothing is to be said to anybody
+        except TaskCancelled:
+            pass  # idle and draining, or cut off
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        """Close; while the client may still be sending, read a little more, so that our answer survives (A18)."""
+        if self._engine.reading is State.DONE or self._channel.hangup:
+            self._channel.close()
+        else:
+            self._channel.linger()
+
+    async def _next_head(self, *, is_first: bool) -> H1RequestHead | None:
+        """Wait for a request head; None if the connection is to be closed."""
+        engine = self._engine
+        channel = self._channel
+        plane = self._plane
+        settings = plane.settings
+        task = self._task
+        assert task is not None
+        loop = plane.loop
+        self._is_idle = True
+        wait_s = settings.first_byte_timeout_s if is_first else settings.keep_alive_timeout_s
+        task.deadline, task.deadline_reason = loop.now + wait_s, Reason.IDLE_TIMEOUT
+        if engine.has_partial_head:
+            self._start_head_clock(task)
+        try:
+            event = engine.next_event()
+            while event is NEED_DATA:
+                if not channel.readable:
+                    await park()
+                    continue
+                data = channel.recv()
+                if data is None:
+                    continue
+                if self._is_idle and data:
+                    self._start_head_clock(task)
+                engine.receive_data(data)
+                event = engine.next_event()
+        except DeadlineExpired as error:
+            if engine.has_partial_head:
+                self._refuse(408, error.reason)
+            return None
+        except RemoteProtocolError as error:
+            if error.reason is not Reason.TRUNCATED:
+                self._refuse(error.status_hint, error.reason, str(error))
+            return None
+        if not isinstance(event, RequestReceived):
+            return None  # closed between messages
+        task.deadline = math.inf
+        self._is_idle = False
+        return event.head
+
+    def _start_head_clock(self, task: Task) -> None:
+        self._is_idle = False
+        task.deadline = self._plane.loop.now + self._plane.settings.head_timeout_s
+        task.deadline_reason = Reason.HEAD_TIMEOUT
+
+    def _refuse(self, status: int, reason: Reason, detail: str = "") -> None:
+        """Answer what is not a request, and count it (G3)."""
+        self._plane.rejected("h1", reason)
+        body = f"{reason}: {detail}\n".encode("latin-1", "replace") if detail else f"{reason}\n".encode("ascii")
+        try:
+            head = self._engine.send_response(
+                status,
+                ((b"content-type", b"text/plain; charset=utf-8"),),
+                framing=Framing(_LENGTH, len(body)),
+                close=True,
+            )
+            self._channel.write(head, self._engine.send_data(body), self._engine.send_end())
+        except (LocalProtocolError, ChannelError):
+            return  # no answer is possible any more
+
+    def _begin(self, head: H1RequestHead) -> Request:
+        """Make ready for one exchange; clients repeat themselves, so the last head's template is kept."""
+        last = self._last
+        if last is not None and last[0] is head:
+            template = last[1]
+        else:
+            hop = self._hops.get(head.minor_version)
+            if hop is None:
+                hop = self._hops[head.minor_version] = hygiene.Hop(
+                    peer_ip=self._channel.peer[0],
+                    scheme="https" if self._channel.is_tls else "http",
+                    trusted_hops=self._listener.trusted_hops,
+                    via_protocol=_VIA[head.minor_version],
+                )
+            template = from_h1(head, hop, self._listener.name)
+            self._last = (head, template)
+            if head.dropped_fields:
+                self._plane.rejected("h1", Reason.UNDERSCORE_FIELD)
+        self._trailers = ()
+        self._body_ended = False
+        self._expects_continue = template.expects_continue
+        self._is_tunnel = False
+        self.has_started = False
+        self.protocol = "h1"
+        self.request_websocket_key = template.websocket_key
+        if not template.has_body:
+            self._engine.next_event()  # the end of the message: nothing is on the wire for it
+            self._body_ended = True
+        return template.request(self._plane.loop.rng)
+
+    @property
+    def is_idle(self) -> bool:
+        """True between requests."""
+        return self._is_idle
+
+    def begin_drain(self) -> None:
+        """Do nothing: the next answer says that it is the last one."""
+
+    def finish_drain(self) -> None:
+        """Close now if nothing is under way."""
+        if self._is_idle and self._task is not None and not self._channel.readable:
+            self._task.cancel(Reason.DRAINING)
+
+    def cut(self) -> None:
+        """End everything."""
+        if self._task is not None:
+            self._task.cancel(Reason.DRAINING)
+
+    # --- Downstream: the request --------------------------------------------------------------------------------
+
+    @property
+    def body_ended(self) -> bool:
+        """True once the request has been read to its end."""
+        return self._body_ended
+
+    @property
+    def trailers(self) -> FieldTuple:
+        """The request's trailers."""
+        return self._trailers
+
+    @property
+    def is_gone(self) -> bool:
+        """True once the client has closed or reset. A half close after the request counts: nearly always it has left."""
+        return self._channel.is_closed or (self._channel.hangup and self._body_ended and not self._is_tunnel)
+
+    @property
+    def last_progress(self) -> float:
+        """When bytes last moved."""
+        return self._channel.last_progress
+
+    def read_body(self) -> bytes | None:
+        """Return the next piece of the body; see `exchange.Body`."""
+        if self._is_tunnel:
+            return self._read_tunnel()
+        if self._body_ended:
+            return b""
+        engine = self._engine
+        channel = self._channel
+        if self._expects_continue:
+            self._expects_continue = False
+            if not engine.buffered_bytes and not channel.readable:
+                # We answer it ourselves, once an upstream is there to take the body (threat A15).
+                self._queue(engine.send_informational(100))
+                self.flush()
+        try:
+            event = engine.next_event()
+            while event is NEED_DATA:
+                if not channel.readable:
+                    return None
+                data = channel.recv()
+                if data is None:
+                    return None
+                engine.receive_data(data)
+                event = engine.next_event()
+        except ChannelError as error:
+            raise ClientGone from error
+        except RemoteProtocolError as error:
+            if error.reason is Reason.TRUNCATED:
+                raise ClientGone from error
+            raise
+        if isinstance(event, DataReceived):
+            return event.data
+        if isinstance(event, MessageComplete):
+            self._trailers = event.trailers
+        self._body_ended = True
+        return b""
+
+    def _read_tunnel(self) -> bytes | None:
+        if self._body_ended:
+            return b""
+        first = self._engine.trailing_data()
+        if first:
+            return first
+        if not self._channel.readable:
+            return None
+        try:
+            data = self._channel.recv()
+        except ChannelError as error:
+            raise ClientGone from error
+        if data == b"":
+            self._body_ended = True
+        return data
+
+    # --- Downstream: the response -------------------------------------------------------------------------------
+
+    @property
+    def is_writable(self) -> bool:
+        """True if another piece may be queued."""
+        return self._out_bytes < self._plane.settings.buffer_bytes and not self._channel.buffered
+
+    @property
+    def is_flushed(self) -> bool:
+        """True once the kernel has taken everything."""
+        return not self._out and not self._channel.buffered
+
+    def send_informational(self, status: int, fields: Sequence[Field]) -> None:
+        """Queue a 1xx response."""
+        self._queue(self._engine.send_informational(status, fields))
+
+    def send_head(
+        self, status: int, fields: Sequence[Field], *, content_length: int | None, is_bodyless: bool, close: bool = False
+    ) -> None:
+        """Queue a final head; see `exchange.Downstream`."""
+        engine = self._engine
+        if is_bodyless:
+            framing = FRAMING_NONE
+        elif content_length is not None:
+            framing = Framing(_LENGTH, content_length)
+        else:
+            framing = FRAMING_CHUNKED
+        close = close or self._plane.is_draining or not self._body_ended
+        data = engine.send_response(
+            status, fields, framing=framing, content_length=content_length if is_bodyless else None, close=close
+        )
+        self.has_started = True
+        self._queue(data)
+
+    def accept_tunnel(self, fields: Sequence[Field]) -> None:
+        """Queue 101; the connection carries the tunnel's bytes from then on."""
+        key = self.request_websocket_key
+        assert key is not None
+        data = self._engine.send_switch(websocket.WEBSOCKET, websocket.switch_fields(fields, key=key))
+        self.has_started = True
+        self.protocol = "ws"
+        self._is_tunnel = True
+        self._is_closing = True
+        self._body_ended = False
+        self._queue(data)
+
+    def send_data(self, data: bytes) -> None:
+        """Queue body bytes."""
+        if self._is_tunnel:
+            self._queue(data)
+            return
+        for piece in self._engine.data_buffers(data):
+            self._queue(piece)
+
+    def send_end(self, trailers: Sequence[Field] = ()) -> None:
+        """Queue the end of the response; half close a tunnel."""
+        if self._is_tunnel:
+            self.flush()
+            self._channel.finish_writes()
+            return
+        data = self._engine.send_end(trailers)
+        if data:
+            self._queue(data)
+
+    def _queue(self, data: bytes) -> None:
+        self._out.append(data)
+        self._out_bytes += len(data)
+
+    def flush(self) -> None:
+        """Write what is queued in one call."""
+        out = self._out
+        if not out:
+            return
+        try:
+            self._channel.write(*out)
+        except ChannelError:
+            self._channel.close()
+        out.clear()
+        self._out_bytes = 0
+
+    def abort(self, reason: Reason) -> None:
+        """Cut the connection: without a last chunk or the stated length the answer cannot be taken for complete."""
+        self._out.clear()
+        self._out_bytes = 0
+        self._is_closing = True
+        self._channel.abort()
+

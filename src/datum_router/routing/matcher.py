@@ -1,0 +1,316 @@
+"""Find the rule for a request: host index -> path index -> ordered candidates -> first match.
+
+Theory of operation. Rules are grouped by hostname. Each group holds a dict of exact paths, a list of patterns, a dict
+of prefixes and a dict of gRPC methods, and walks them in that order, which is the order of precedence; so a walk that
+stops at the first match returns the winner (`compiler.precedence`). A prefix is looked up by cutting the path at its
+last slash until it is found: as many look-ups as the longest prefix of the group has segments, however many rules there
+are and however long the path is. Groups are walked exact name first, then wildcards from the longest, then the group
+of rules without hostnames: if no rule of the most specific hostname matches, less specific ones are asked
+(Gateway API HTTPRoute hostnames).
+
+Cost: independent of the number of rules, except that rules under one hostname and one path are tried one after the
+other, and so are the patterns of one hostname.
+
+A matcher is immutable. A rule that cannot be checked (bad pattern, no engine) matches nothing and is listed in
+`problems`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from datum_router.compiler.precedence import RuleRank, match_path_rank, path_rank_of, rule_rank
+from datum_router.model.request import RequestHead
+from datum_router.model.route import Match, PathKind, PathMatch, Rule, RuleId
+from datum_router.reasons import Reason
+from datum_router.routing.grpc import called_method, grpc_method_check, grpc_path
+from datum_router.routing.headers import header_check
+from datum_router.routing.host import ANY_HOST, hostnames_of
+from datum_router.routing.method import listener_check, method_check
+from datum_router.routing.normalize import BadPath
+from datum_router.routing.path import MATCH_ALL, canonical_value, path_check, path_regex
+from datum_router.routing.predicate import HeadCheck, PathCheck, RuleProblem
+from datum_router.routing.query import Params, ParamsCheck, parse_query, query_check
+from datum_router.routing.regex import RegexEngine
+from datum_router.routing.source import source_check
+
+_UNPARSED: Params = {}
+"""Stands for a query that no candidate has asked for yet; compared by identity."""
+
+
+class _Candidate:
+    """A rule with what is left to check once host and indexed path condition hold."""
+
+    __slots__ = ("checks", "query_checks", "rule")
+
+    def __init__(self, rule: Rule, checks: tuple[HeadCheck, ...], query_checks: tuple[ParamsCheck, ...]) -> None:
+        self.rule = rule
+        self.checks = checks
+        self.query_checks = query_checks
+
+
+# A bucket holds the candidates under one path in order. A bucket whose first rule has nothing left to check is that rule.
+_Bucket = Rule | tuple[_Candidate | Rule, ...]
+_Fullmatch = Callable[[bytes], object | None]
+
+
+class Matcher:
+    """An index over rules. The order in which rules are given does not matter.
+
+    Attributes:
+        problems: Conditions that cannot be checked, by rule; those rules match nothing.
+    """
+
+    __slots__ = ("_any", "_exact", "_longest_wildcard", "_wildcards", "problems")
+
+    def __init__(self, rules: Sequence[Rule], regex: RegexEngine | None = None) -> None:
+        """Build the index; about 10 us a rule."""
+        problems: list[tuple[RuleId, RuleProblem]] = []
+        groups: dict[str, list[tuple[RuleRank, _Entry]]] = {}
+        for rule in rules:
+            entry = _make_entry(rule, regex)
+            if isinstance(entry, RuleProblem):
+                problems.append((rule.id, entry))
+                continue
+            ranked = (rule_rank(rule), entry)
+            for hostname in hostnames_of(rule.hostnames):
+                groups.setdefault(hostname, []).append(ranked)
+        self.problems = tuple(problems)
+        self._exact: dict[str, _HostIndex] = {}
+        self._wildcards: dict[str, _HostIndex] = {}
+        self._any: _HostIndex | None = None
+        for hostname, entries in groups.items():
+            entries.sort(key=_rank_of)
+            index = _HostIndex([entry for _, entry in entries])
+            if hostname == ANY_HOST:
+                self._any = index
+            elif hostname.startswith("*."):
+                self._wildcards[hostname[1:]] = index
+            else:
+                self._exact[hostname] = index
+        self._longest_wildcard = max(map(len, self._wildcards), default=0)
+
+    def match(self, head: RequestHead) -> Rule | None:
+        """Return the rule that wins for `head`, None if no rule matches."""
+        host = head.host
+        index = self._exact.get(host)
+        if index is not None:
+            rule = index.find(head)
+            if rule is not None:
+                return rule
+        if self._longest_wildcard:
+            rule = self._find_wildcard(head, host)
+            if rule is not None:
+                return rule
+        index = self._any
+        return None if index is None else index.find(head)
+
+    def _find_wildcard(self, head: RequestHead, host: str) -> Rule | None:
+        wildcards = self._wildcards
+        # A wildcard stands for at least one character, and no suffix is longer than the longest one.
+        cut = host.find(".", max(1, len(host) - self._longest_wildcard))
+        while cut > 0:
+            index = wildcards.get(host[cut:])
+            if index is not None:
+                rule = index.find(head)
+                if rule is not None:
+                    return rule
+            cut = host.find(".", cut + 1)
+        return None
+
+
+class _Entry:
+    """A rule ready for a host index: its indexed path condition and its candidate. Shared by all its hostnames."""
+
+    __slots__ = ("candidate", "fullmatch", "grpc_method", "kind", "value")
+
+    def __init__(
+        self, kind: PathKind | None, value: str, fullmatch: _Fullmatch | None, candidate: _Candidate | Rule
+    ) -> None:
+        self.kind = kind  # None: indexed by gRPC method alone
+        self.value = value
+        self.fullmatch = fullmatch
+        self.candidate = candidate
+
+
+def _rank_of(ranked: tuple[RuleRank, _Entry]) -> RuleRank:
+    return ranked[0]
+
+
+def _make_entry(rule: Rule, regex: RegexEngine | None) -> _Entry | RuleProblem:
+    """Split a rule into the path condition to index and the rest; the most specific path condition is indexed."""
+    match = rule.match
+    paths, path_checks = _split_paths(match, regex)
+    if isinstance(path_checks, RuleProblem):
+        return path_checks
+    checks: list[HeadCheck] = []
+    query_checks: list[ParamsCheck] = []
+    if rule.listeners:
+        checks.append(listener_check(rule.listeners))
+    for path_test in path_checks:
+        checks.append(_on_path(path_test))
+    if match.methods:
+        checks.append(method_check(match.methods))
+    for position, condition in enumerate(match.headers):
+        check = header_check(condition, regex, f"headers[{position}]")
+        if isinstance(check, RuleProblem):
+            return check
+        checks.append(check)
+    for position, condition in enumerate(match.query):
+        query = query_check(condition, regex, f"query[{position}]")
+        if isinstance(query, RuleProblem):
+            return query
+        query_checks.append(query)
+    if match.source_cidrs:
+        source = source_check(match.source_cidrs)
+        if isinstance(source, RuleProblem):
+            return source
+        checks.append(source)
+    candidate = _Candidate(rule, tuple(checks), tuple(query_checks)) if checks or query_checks else rule
+    if paths is None:
+        return _Entry(None, match.grpc_method, None, candidate)
+    value = canonical_value(paths)
+    if isinstance(value, BadPath):
+        return RuleProblem("path", Reason.INVALID_VALUE, value.detail)
+    fullmatch: _Fullmatch | None = None
+    if paths.kind is PathKind.REGEX:
+        compiled = path_regex(value, regex)
+        if isinstance(compiled, RuleProblem):
+            return compiled
+        fullmatch = compiled.fullmatch
+    return _Entry(paths.kind, value, fullmatch, candidate)
+
+
+def _split_paths(match: Match, regex: RegexEngine | None) -> tuple[PathMatch | None, list[PathCheck] | RuleProblem]:
+    """Return the path condition to index (None: the gRPC method alone) and checks for what else is said of the path."""
+    path = match.path
+    implied = grpc_path(match)
+    if implied is None and not match.grpc_method:
+        return path, []
+    if implied is None:
+        method = grpc_method_check(match.grpc_method)
+        if path.kind is PathKind.PREFIX and canonical_value(path) == MATCH_ALL:
+            return None, []
+        return path, [method]
+    if path.kind is PathKind.PREFIX and canonical_value(path) == MATCH_ALL:
+        return implied, []
+    indexed, other = (path, implied) if path_rank_of(path) == match_path_rank(match) else (implied, path)
+    check = path_check(other, regex)
+    return indexed, check if isinstance(check, RuleProblem) else [check]
+
+
+def _on_path(check: PathCheck) -> HeadCheck:
+    return lambda head: check(head.path)
+
+
+class _HostIndex:
+    """The rules under one hostname."""
+
+    __slots__ = ("_exact", "_grpc_methods", "_longest", "_patterns", "_prefixes", "_root")
+
+    def __init__(self, entries: Sequence[_Entry]) -> None:
+        """Take entries in order of precedence. Parts that nothing is in are None, since most hosts use only one."""
+        exact: dict[str, list[_Candidate | Rule]] = {}
+        prefixes: dict[str, list[_Candidate | Rule]] = {}
+        methods: dict[str, list[_Candidate | Rule]] = {}
+        patterns: list[tuple[_Fullmatch, tuple[_Candidate | Rule, ...]]] = []
+        for entry in entries:
+            if entry.fullmatch is not None:
+                patterns.append((entry.fullmatch, (entry.candidate,)))
+                continue
+            table = methods if entry.kind is None else exact if entry.kind is PathKind.EXACT else prefixes
+            table.setdefault(entry.value, []).append(entry.candidate)
+        root = prefixes.pop(MATCH_ALL, None)
+        self._exact = _buckets(exact)
+        self._patterns = tuple(patterns)
+        self._prefixes = _buckets(prefixes)
+        self._longest = max(map(len, prefixes), default=0)
+        self._grpc_methods = _buckets(methods)
+        self._root: _Bucket = _bucket(root) if root else ()
+
+    def find(self, head: RequestHead) -> Rule | None:
+        """Return the first rule in order that matches, the host being settled."""
+        path = head.path
+        bucket: _Bucket | None
+        if self._exact is not None:
+            bucket = self._exact.get(path)
+            if bucket is not None:
+                rule = bucket if bucket.__class__ is Rule else _first(bucket, head)
+                if rule is not None:
+                    return rule  # type: ignore[return-value]  # the class test above is faster than isinstance
+        if self._patterns:
+            octets = path.encode("latin-1", "replace")
+            for fullmatch, candidates in self._patterns:
+                if fullmatch(octets) is not None:
+                    rule = _first(candidates, head)
+                    if rule is not None:
+                        return rule
+        prefixes = self._prefixes
+        if prefixes is not None:
+            longest = self._longest
+            part = path if len(path) <= longest else path[: path.rfind("/", 0, longest + 1)]
+            while len(part) > 1:
+                bucket = prefixes.get(part)
+                if bucket is not None:
+                    rule = bucket if bucket.__class__ is Rule else _first(bucket, head)
+                    if rule is not None:
+                        return rule  # type: ignore[return-value]  # as above
+                part = part[: part.rfind("/")]
+        if self._grpc_methods is not None:
+            bucket = self._grpc_methods.get(called_method(path))
+            if bucket is not None:
+                rule = bucket if bucket.__class__ is Rule else _first(bucket, head)
+                if rule is not None:
+                    return rule  # type: ignore[return-value]  # as above
+        root = self._root
+        return root if root.__class__ is Rule else _first(root, head)  # type: ignore[return-value]  # as above
+
+
+def _buckets(table: dict[str, list[_Candidate | Rule]]) -> dict[str, _Bucket] | None:
+    return {value: _bucket(candidates) for value, candidates in table.items()} if table else None
+
+
+def _bucket(candidates: list[_Candidate | Rule]) -> _Bucket:
+    first = candidates[0]
+    return first if isinstance(first, Rule) else tuple(candidates)
+
+
+def _first(bucket: _Bucket, head: RequestHead) -> Rule | None:
+    """Return the first rule of a bucket whose remaining conditions hold. The query is parsed once, if at all."""
+    assert isinstance(bucket, tuple)
+    params: Params | None = _UNPARSED
+    for candidate in bucket:
+        if isinstance(candidate, Rule):
+            return candidate
+        for check in candidate.checks:
+            if not check(head):
+                break
+        else:
+            if not candidate.query_checks:
+                return candidate.rule
+            if params is _UNPARSED:
+                params = parse_query(head.query)
+            if params is None:  # too many parameters: no condition on the query holds
+                continue
+            for query_check_ in candidate.query_checks:
+                if not query_check_(params):
+                    break
+            else:
+                return candidate.rule
+    return None
+
+
+def rule_problems(rule: Rule, regex: RegexEngine | None) -> tuple[RuleProblem, ...]:
+    """Return every condition of a rule that cannot be checked, for diagnostics; empty for a usable rule."""
+    match = rule.match
+    found: list[RuleProblem] = []
+    checks: list[object] = [path_check(match.path, regex)]
+    implied = grpc_path(match)
+    if implied is not None:
+        checks.append(path_check(implied, regex))
+    checks.extend(header_check(item, regex, f"headers[{n}]") for n, item in enumerate(match.headers))
+    checks.extend(query_check(item, regex, f"query[{n}]") for n, item in enumerate(match.query))
+    if match.source_cidrs:
+        checks.append(source_check(match.source_cidrs))
+    found.extend(check for check in checks if isinstance(check, RuleProblem))
+    return tuple(found)

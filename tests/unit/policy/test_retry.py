@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from datum_router.model.endpoint import EndpointKey
+from datum_router.model.outcome import Outcome
+from datum_router.model.policy import RetryPolicy
+from datum_router.model.service import ServiceKey
+from datum_router.policy.retry import IDEMPOTENT, RETRIABLE, RetryDecision, decide
+from datum_router.reasons import Reason
+
+METHODS = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "POST", "PATCH", "CONNECT", "PROPFIND", "get"]
+
+
+def outcome(
+    reason: Reason = Reason.ROUTED, *, status: int = 0, sent: bool = False, unprocessed: bool = False
+) -> Outcome:
+    return Outcome(
+        service=ServiceKey("d/s"),
+        endpoint=EndpointKey("10.0.0.1:80"),
+        status=status,
+        reason=reason,
+        is_sent=sent,
+        is_unprocessed=unprocessed,
+    )
+
+
+def verdict(
+    ended: Outcome,
+    *,
+    method: str = "GET",
+    attempt: int = 1,
+    policy: RetryPolicy = RetryPolicy(max_retries=2, retry_on_status=(503,)),
+    replayable: bool = True,
+    started: bool = False,
+    remaining: float = math.inf,
+    budget: bool = True,
+) -> RetryDecision:
+    return decide(
+        ended,
+        attempt=attempt,
+        method=method,
+        policy=policy,
+        is_body_replayable=replayable,
+        is_response_started=started,
+        remaining_s=remaining,
+        budget_ok=budget,
+        rng=random.Random(1),
+    )
+
+
+REFUSED = outcome(Reason.CONNECT_FAILED, unprocessed=True)
+RESET = outcome(Reason.UPSTREAM_RESET, sent=True)
+REFUSED_STREAM = outcome(Reason.UPSTREAM_REFUSED_STREAM, sent=True, unprocessed=True)
+GOAWAY = outcome(Reason.UPSTREAM_RESET, sent=True, unprocessed=True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("ended", [REFUSED, REFUSED_STREAM, GOAWAY])
+def test_what_was_not_processed_is_retried_with_any_method(ended: Outcome, method: str) -> None:
+    assert verdict(ended, method=method).retry
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("ended", [RESET, outcome(Reason.RESPONSE_TIMEOUT, sent=True), outcome(status=503, sent=True)])
+def test_what_may_have_been_processed_is_retried_with_idempotent_methods_only(ended: Outcome, method: str) -> None:
+    found = verdict(ended, method=method)
+    assert found.retry is (method in IDEMPOTENT)
+    if not found.retry:
+        assert found.why == "maybe_processed"
+
+
+@pytest.mark.parametrize("ended", [REFUSED, RESET, REFUSED_STREAM, GOAWAY, outcome(status=503, sent=True)])
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"started": True}, "response_started"),
+        ({"replayable": False}, "body_not_replayable"),
+        ({"budget": False}, "budget_exhausted"),
+        ({"attempt": 3}, "attempts_exhausted"),
+        ({"remaining": 0.0}, "deadline"),
+        ({"policy": RetryPolicy(max_retries=0, retry_on_status=(503,))}, "attempts_exhausted"),
+    ],
+)
+def test_each_condition_alone_forbids_a_retry(ended: Outcome, change: dict[str, object], why: str) -> None:
+    assert verdict(ended).retry
+    assert verdict(ended, **change) == RetryDecision(retry=False, why=why)  # type: ignore[arg-type]  # as parametrised
+
+
+@pytest.mark.parametrize("reason", sorted(set(Reason) - RETRIABLE - {Reason.ROUTED}))
+def test_no_other_reason_is_retried(reason: Reason) -> None:
+    assert not verdict(outcome(reason, unprocessed=True)).retry
+
+
+def test_only_listed_statuses_are_retried() -> None:
+    assert verdict(outcome(status=503, sent=True)).why == "status"
+    assert verdict(outcome(status=500, sent=True)).why == "not_retriable"
+    assert verdict(outcome(status=404, sent=True)).why == "not_a_failure"
+    assert verdict(outcome(status=200, sent=True)).why == "not_a_failure"
+
+
+def test_a_listed_status_of_a_non_idempotent_request_is_final_even_if_called_unprocessed() -> None:
+    assert not verdict(outcome(status=503, sent=True, unprocessed=True), method="POST").retry
+
+
+def test_failed_dials_and_connections_that_went_away_are_followed_at_once() -> None:
+    assert verdict(REFUSED).delay_s == 0.0
+    assert verdict(GOAWAY).delay_s == 0.0
+
+
+def test_attempts_that_reached_the_upstream_wait_with_full_jitter() -> None:
+    policy = RetryPolicy(max_retries=9, initial_backoff_s=0.1, max_backoff_s=10.0)
+    for ended in (RESET, REFUSED_STREAM):
+        waits = [
+            decide(
+                ended,
+                attempt=3,
+                method="GET",
+                policy=policy,
+                is_body_replayable=True,
+                is_response_started=False,
+                remaining_s=math.inf,
+                budget_ok=True,
+                rng=random.Random(seed),
+            ).delay_s
+            for seed in range(300)
+        ]
+        assert 0.0 <= min(waits) < 0.05
+        assert 0.35 < max(waits) < 0.4
+
+
+def test_a_wait_beyond_the_deadline_is_no_retry() -> None:
+    delay = verdict(RESET).delay_s
+    assert delay > 0.0
+    assert verdict(RESET, remaining=delay).why == "deadline"
+    assert verdict(RESET, remaining=delay * 1.01).retry
+
+
+def test_default_policy_allows_one_retry() -> None:
+    assert verdict(REFUSED, policy=RetryPolicy()).retry
+    assert not verdict(REFUSED, policy=RetryPolicy(), attempt=2).retry

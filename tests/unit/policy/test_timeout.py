@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+
+from datum_router.model.policy import TimeoutPolicy
+from datum_router.policy.timeout import (
+    NO_DEADLINE,
+    connect_deadline,
+    remaining_s,
+    request_deadline,
+    upstream_grpc_timeout_s,
+)
+
+
+@pytest.mark.parametrize(
+    ("route_s", "grpc_s", "expected"),
+    [
+        (30.0, None, 130.0),
+        (30.0, 5.0, 105.0),
+        (5.0, 30.0, 105.0),
+        (0.0, 5.0, 105.0),
+        (0.0, None, NO_DEADLINE),
+        (30.0, 0.0, 100.0),
+    ],
+)
+def test_the_earlier_of_route_and_client_decides(route_s: float, grpc_s: float | None, expected: float) -> None:
+    assert request_deadline(TimeoutPolicy(request_s=route_s), now=100.0, grpc_timeout_s=grpc_s) == expected
+
+
+def test_time_left_is_never_negative() -> None:
+    assert [remaining_s(deadline, now=100.0) for deadline in (101.5, 100.0, 99.0)] == [1.5, 0.0, 0.0]
+    assert remaining_s(NO_DEADLINE, now=100.0) == NO_DEADLINE
+
+
+@pytest.mark.parametrize(
+    ("route_s", "service_s", "deadline", "expected"),
+    [
+        (None, 10.0, NO_DEADLINE, 110.0),
+        (1.0, 10.0, NO_DEADLINE, 101.0),
+        (None, 10.0, 105.0, 105.0),
+        (0.0, 10.0, 105.0, 105.0),
+    ],
+)
+def test_a_dial_ends_with_its_own_limit_or_with_the_request(
+    route_s: float | None, service_s: float, deadline: float, expected: float
+) -> None:
+    policy = TimeoutPolicy(connect_s=route_s)
+    found = connect_deadline(policy, now=100.0, deadline=deadline, service_connect_timeout_s=service_s)
+    assert found == expected
+
+
+def test_the_upstream_is_told_the_time_left() -> None:
+    assert upstream_grpc_timeout_s(110.0, now=104.0) == 6.0
+    assert upstream_grpc_timeout_s(100.0, now=104.0) == 0.0
+    assert upstream_grpc_timeout_s(NO_DEADLINE, now=104.0) is None
