@@ -23,7 +23,7 @@ def test_probe_load_does_not_grow_with_workers(
     before = gateway.stats()
     kit.eventually(lambda: gateway.stats()["probes"] >= before["probes"] + 3, "three more probes")
     elapsed_s = gateway.stats()["uptime_s"]
-    # One endpoint, one probe a second (10 % jitter), whatever the number of workers: 4 probers would send four times as many.
+    # One endpoint, one probe a second (10 % jitter): were every worker a prober, there would be four times as many.
     probes = sum(b"/healthz" in head for head in backend.heads)
     assert probes <= elapsed_s * 1.2 + 2
     assert len(gateway.worker_pids()) == 4

@@ -13,9 +13,11 @@ moves less.
 
 from __future__ import annotations
 
+import itertools
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
+from heapq import heapify, heapreplace
 
 from datum_router.balancing.base import HealthView, PickContext, TableCache, remaining
 from datum_router.balancing.hashing import rendezvous
@@ -59,30 +61,37 @@ def maglev_table(endpoints: Sequence[Endpoint], size: int) -> array[int]:
         skips.append(int.from_bytes(digest[8:], "little") % (size - 1) + 1)
     weights = [endpoints[index].weight for index in order]
     top = max(weights)
-    is_equal = min(weights) == top
-    credit = [0] * len(order)
-    ranks = range(len(order))
+    turns = itertools.cycle(range(len(order))) if min(weights) == top else _weighted_turns(weights, top)
     left = size
-    while True:
-        for rank in ranks:
-            if not is_equal:
-                credit[rank] += weights[rank]
-                if credit[rank] < top:
-                    continue
-                credit[rank] -= top
-            slot = next_slot[rank]
-            skip = skips[rank]
-            while not free[slot]:
-                slot += skip
-                if slot >= size:
-                    slot -= size
-            free[slot] = 0
-            table[slot] = order[rank]
-            left -= 1
-            if not left:
-                return table
+    for rank in turns:
+        slot = next_slot[rank]
+        skip = skips[rank]
+        while not free[slot]:
             slot += skip
-            next_slot[rank] = slot - size if slot >= size else slot
+            if slot >= size:
+                slot -= size
+        free[slot] = 0
+        table[slot] = order[rank]
+        left -= 1
+        if not left:
+            break
+        slot += skip
+        next_slot[rank] = slot - size if slot >= size else slot
+    return table
+
+
+def _weighted_turns(weights: Sequence[int], top: int) -> Iterator[int]:
+    """Yield ranks for ever: the k-th turn of a rank is in round ceil(k * top / weight), ties by rank.
+
+    O(log n) a turn, however far apart weights are: going round everybody to find who has a turn would take rounds in
+    proportion to the slots for each endpoint that hardly ever has one.
+    """
+    heap = [(-(-top // weight), rank, 1) for rank, weight in enumerate(weights)]
+    heapify(heap)
+    while True:
+        _, rank, turn = heap[0]
+        yield rank
+        heapreplace(heap, (-(-(turn + 1) * top // weights[rank]), rank, turn + 1))
 
 
 class Maglev:

@@ -1,106 +1,169 @@
-"""What a filter is, and how the built-in ones are made from a rule's configuration."""
+"""Filters: pure transformers of heads, built once per rule when a snapshot is linked.
+
+Everything a filter puts on the wire is checked twice: constants when the filter is built, and what depends on the
+request when it is produced. A configuration that fails the first check yields a filter that refuses every request of
+its rule with 500 `bad_filter_output`; it never yields one that forwards without the edit, since an edit may be what
+keeps a secret inside.
+"""
 
 from __future__ import annotations
 
-import re
-from typing import Protocol
+from typing import Protocol, assert_never
 
-from datum_router.model.request import FieldList, Headers, LocalReply, RequestHead, ResponseHead
-from datum_router.model.route import FilterConfig, HeaderEdit, PathKind, Redirect, Rewrite, Rule
+
+from datum_router.errors import PluginContractError
+from datum_router.filters.grammar import field_problem
+from datum_router.filters.headers import RequestHeaderEdit, ResponseHeaderEdit, edit_problem
+from datum_router.filters.redirect import RedirectFilter, redirect_problem
+from datum_router.filters.rewrite import RewriteFilter, rewrite_problem
+from datum_router.model.request import Headers, LocalReply, RequestHead, ResponseHead
+from datum_router.model.route import FilterConfig, HeaderEdit, PluginFilter, Redirect, Rewrite, Rule
 from datum_router.reasons import Reason
-from datum_router.routing.normalize import BadPath, normalize_rule_path
-
-_NAME = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]{1,256}")
-_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+from datum_router.routing.normalize import BadHost, BadPath, normalize_target, parse_authority
 
 
 class Filter(Protocol):
-    """Change heads on their way. Pure; one object serves all requests of a rule."""
+    """One step on a request's way to the upstream and on its response's way back. Pure; one serves many requests."""
 
     def on_request(self, head: RequestHead) -> RequestHead | LocalReply:
-        """Return the head to go on with, or the reply to give instead."""
+        """Return the head to go on with (the same object if nothing changes), or a reply that ends the request."""
         ...
 
     def on_response(self, head: ResponseHead) -> ResponseHead:
-        """Return the response head to go on with."""
+        """Return the response head to go on with. Called in reverse order of the rule's filters."""
         ...
 
 
-def is_valid_field(name: bytes, value: bytes) -> bool:
-    """Tell whether a field may be sent: lower-case token, value without CR, LF, NUL and other controls (A25)."""
-    return _NAME.fullmatch(name) is not None and _VALUE.fullmatch(value) is not None and value == value.strip(b" \t")
+class RefusingFilter:
+    """Answer every request with 500: what stands in for a filter that cannot be built."""
 
+    __slots__ = ("_reply", "problem")
 
-def bad_output(detail: str) -> LocalReply:
-    """Return the reply for a filter whose output must not be sent."""
-    return LocalReply(status=500, reason=Reason.BAD_FILTER_OUTPUT, detail=detail)
-
-
-class BadFilter:
-    """Stands for a filter whose configuration would produce what must not be sent: every request gets 500."""
-
-    __slots__ = ("_reply",)
-
-    def __init__(self, detail: str) -> None:
-        self._reply = bad_output(detail)
+    def __init__(self, problem: str, *, reason: Reason = Reason.BAD_FILTER_OUTPUT) -> None:
+        self.problem = problem
+        self._reply = LocalReply(status=500, reason=reason, detail="a filter of the route cannot be used")
 
     def on_request(self, head: RequestHead) -> RequestHead | LocalReply:
-        """Return the refusal."""
+        """Refuse."""
         return self._reply
 
     def on_response(self, head: ResponseHead) -> ResponseHead:
-        """Return the head as it is."""
+        """Return the head unchanged; no request gets this far."""
         return head
 
 
-def fields_of(pairs: tuple[tuple[str, str], ...]) -> FieldList | None:
-    """Return fields as bytes with lower-case names, None if one must not be sent."""
-    fields = tuple((name.lower().encode("utf-8"), value.strip(" \t").encode("utf-8")) for name, value in pairs)
-    return fields if all(is_valid_field(name, value) for name, value in fields) else None
+class CheckedFilter:
+    """Wrap a filter that is not ours and check what it produces, so that it cannot split a request or response.
 
-
-def new_path(path: str, rule: Rule, *, full: str | None, prefix: str | None) -> str | None:
-    """Return the path after ReplaceFullPath or ReplacePrefixMatch (Gateway API HTTPPathModifier), normalised.
-
-    The matched prefix is replaced by whole segments: with prefix `/foo`, `/foo/bar` and replacement `/xyz/` give
-    `/xyz/bar`; replacement `/` gives `/bar`, for `/foo` itself `/`. None if the result is no path.
+    Raises:
+        PluginContractError: From `on_response`, with `bad_filter_output`; from `on_request` the same is a 500 reply.
     """
-    if full is not None:
-        found = full or "/"
-    elif prefix is not None:
-        matched = rule.match.path.value.rstrip("/") if rule.match.path.kind is PathKind.PREFIX else path
-        rest = path[len(matched) :] if path.startswith(matched) else ""
-        stem = prefix.rstrip("/")
-        found = stem + rest if rest and rest != "/" else (prefix if not rest else f"{stem}/")
-        if not found.startswith("/"):
-            found = f"/{found}"
-    else:
-        return path
-    normal = normalize_rule_path(found)
-    return None if isinstance(normal, BadPath) else normal
+
+    __slots__ = ("_inner", "name")
+
+    def __init__(self, inner: Filter, name: str) -> None:
+        self._inner = inner
+        self.name = name
+
+    def on_request(self, head: RequestHead) -> RequestHead | LocalReply:
+        """Run the filter; a changed head or a reply that breaks the grammar becomes a 500 reply."""
+        result = self._inner.on_request(head)
+        if result is head:
+            return head
+        if isinstance(result, LocalReply):
+            problem = _fields_problem(Headers(result.headers))
+        else:
+            problem = _request_problem(head, result)
+        if problem:
+            detail = f"filter {self.name} produced an invalid head"
+            return LocalReply(status=500, reason=Reason.BAD_FILTER_OUTPUT, detail=detail)
+        return result
+
+    def on_response(self, head: ResponseHead) -> ResponseHead:
+        """Run the filter and check its output."""
+        result = self._inner.on_response(head)
+        if result is head:
+            return head
+        problem = "" if result.headers is head.headers else _fields_problem(result.headers)
+        if not problem and not 200 <= result.status <= 599:
+            problem = f"status {result.status}, expected 200 to 599"
+        if problem:
+            raise PluginContractError(f"filter {self.name}: {problem}", reason=Reason.BAD_FILTER_OUTPUT)
+        return result
+
+
+def _fields_problem(headers: Headers) -> str:
+    return next((problem for name, value in headers if (problem := field_problem(name, value))), "")
+
+
+def _request_problem(before: RequestHead, after: RequestHead) -> str:
+    if after.headers is not before.headers and (problem := _fields_problem(after.headers)):
+        return problem
+    if after.path != before.path or after.query != before.query:
+        normalized = normalize_target(after.target.encode("utf-8", "replace"))
+        if isinstance(normalized, BadPath):
+            return normalized.detail
+        if normalized.path != after.path:
+            return "a path that is not normalised"
+    if after.authority != before.authority and isinstance(parse_authority(after.authority), BadHost):
+        return "a malformed authority"
+    if after.method != before.method:
+        return "another method"
+    return ""
+
+
+def filter_problem(config: FilterConfig, rule: Rule) -> str:
+    """Return why a built-in filter cannot be used with `rule`, in one sentence; empty if it can.
+
+    For diagnostics at compile time. `plugin` filters are their plugin's business and pass.
+    """
+    match config:
+        case HeaderEdit():
+            return edit_problem(config)
+        case Rewrite():
+            return rewrite_problem(config, rule.match)
+        case Redirect():
+            return redirect_problem(config, rule.match)
+        case PluginFilter():
+            return ""
+        case _:
+            assert_never(config)
 
 
 def build_filter(config: FilterConfig, rule: Rule) -> Filter:
-    """Return the filter for a built-in configuration.
+    """Return the filter for a configuration. Never raises on its content: see `RefusingFilter`.
 
-    Raises:
-        TypeError: The configuration belongs to a plugin, whose spec makes the filter.
+    A `PluginFilter` is made by its plugin's spec and wrapped in `CheckedFilter` by the linker; one that arrives here
+    has no plugin, and refuses.
     """
-    from datum_router.filters.headers import HeaderFilter
-    from datum_router.filters.redirect import RedirectFilter
-    from datum_router.filters.rewrite import RewriteFilter
-
+    problem = filter_problem(config, rule)
+    if problem:
+        return RefusingFilter(problem)
     match config:
         case HeaderEdit():
-            return HeaderFilter.build(config)
-        case Redirect():
-            return RedirectFilter(config, rule)
+            return ResponseHeaderEdit(config) if config.is_response else RequestHeaderEdit(config)
         case Rewrite():
-            return RewriteFilter(config, rule)
+            return RewriteFilter(config, rule.match)
+        case Redirect():
+            return RedirectFilter(config, rule.match)
+        case PluginFilter():
+            return RefusingFilter(f"no plugin offers a filter named {config.name}", reason=Reason.PLUGIN_FAILED)
         case _:
-            raise TypeError(f"filter {config.name!r} belongs to a plugin")
+            assert_never(config)
 
 
-def edited(headers: Headers, fields: FieldList, *, remove: frozenset[bytes]) -> Headers:
-    """Return headers without the names in `remove`, followed by `fields`."""
-    return Headers((*(pair for pair in headers.fields if pair[0] not in remove), *fields))
+def apply_request(filters: tuple[Filter, ...], head: RequestHead) -> RequestHead | LocalReply:
+    """Run a rule's filters over a request head in order; stop at the first reply."""
+    for item in filters:
+        result = item.on_request(head)
+        if isinstance(result, LocalReply):
+            return result
+        head = result
+    return head
+
+
+def apply_response(filters: tuple[Filter, ...], head: ResponseHead) -> ResponseHead:
+    """Run a rule's filters over a response head in reverse order."""
+    for item in reversed(filters):
+        head = item.on_response(head)
+    return head

@@ -49,7 +49,7 @@ class _Candidate:
         self.query_checks = query_checks
 
 
-# A bucket holds the candidates under one path in order. A bucket whose first rule has nothing left to check is that rule.
+# The candidates under one path, in order; if nothing is left to check of the first one, that rule alone.
 _Bucket = Rule | tuple[_Candidate | Rule, ...]
 _Fullmatch = Callable[[bytes], object | None]
 
@@ -237,7 +237,7 @@ class _HostIndex:
             if bucket is not None:
                 rule = bucket if bucket.__class__ is Rule else _first(bucket, head)
                 if rule is not None:
-                    return rule  # type: ignore[return-value]  # the class test above is faster than isinstance
+                    return rule
         if self._patterns:
             octets = path.encode("latin-1", "replace")
             for fullmatch, candidates in self._patterns:
@@ -254,16 +254,16 @@ class _HostIndex:
                 if bucket is not None:
                     rule = bucket if bucket.__class__ is Rule else _first(bucket, head)
                     if rule is not None:
-                        return rule  # type: ignore[return-value]  # as above
+                        return rule
                 part = part[: part.rfind("/")]
         if self._grpc_methods is not None:
             bucket = self._grpc_methods.get(called_method(path))
             if bucket is not None:
                 rule = bucket if bucket.__class__ is Rule else _first(bucket, head)
                 if rule is not None:
-                    return rule  # type: ignore[return-value]  # as above
+                    return rule
         root = self._root
-        return root if root.__class__ is Rule else _first(root, head)  # type: ignore[return-value]  # as above
+        return root if root.__class__ is Rule else _first(root, head)
 
 
 def _buckets(table: dict[str, list[_Candidate | Rule]]) -> dict[str, _Bucket] | None:
@@ -275,9 +275,8 @@ def _bucket(candidates: list[_Candidate | Rule]) -> _Bucket:
     return first if isinstance(first, Rule) else tuple(candidates)
 
 
-def _first(bucket: _Bucket, head: RequestHead) -> Rule | None:
+def _first(bucket: tuple[_Candidate | Rule, ...], head: RequestHead) -> Rule | None:
     """Return the first rule of a bucket whose remaining conditions hold. The query is parsed once, if at all."""
-    assert isinstance(bucket, tuple)
     params: Params | None = _UNPARSED
     for candidate in bucket:
         if isinstance(candidate, Rule):

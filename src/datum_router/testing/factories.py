@@ -1,4 +1,4 @@
-"""Short builders for rules, request heads, endpoints and services: what tests need, with everything else at its default.
+"""Short builders for rules, request heads, endpoints and services: what tests need, all else at its default.
 
 Builders only fill in; they never correct what the caller gives, so that a test may build bad values too.
 """

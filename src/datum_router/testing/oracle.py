@@ -32,7 +32,7 @@ def oracle_match(rules: Iterable[Rule], head: RequestHead, fullmatch: Fullmatch 
             if not _host_holds(hostname, head.host):
                 continue
             key = (*_host_key(hostname), *_rule_key(rule))
-            if best is None or key < best[0]:  # type: ignore[operator]  # keys have the same shape
+            if best is None or key < best[0]:
                 best = (key, rule)
     return None if best is None else best[1]
 

@@ -18,6 +18,7 @@ NAMES = ("k", "x-a", "x-b")
 VALUES = ("", "1", "12", "2", "1, 2", "a b")
 ADDRESSES = ("192.0.2.1", "192.0.2.200", "10.1.2.3", "fd00::1", "::ffff:10.1.2.3", "")
 CIDRS = ("0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "192.0.2.0/25", "192.0.2.1", "fd00::/8", "::/0")
+LISTENER_SETS: tuple[tuple[str, ...], ...] = ((), ("plain",), ("tls", "plain"), ("tls",))
 PATTERNS = ("/a.*", "/[ab]+", "/a/b", "/.*/Get", "1.*", "[12]", ".*")
 
 
@@ -91,7 +92,7 @@ def rule_sets(*, max_size: int = 12, with_patterns: bool = False) -> st.SearchSt
     """Draw rules with distinct ids that compete with each other."""
     parts = st.tuples(
         st.one_of(st.just(()), st.lists(st.sampled_from(HOSTNAMES), max_size=3, unique=True).map(tuple)),
-        st.one_of(st.just(()), st.just(("plain",)), st.just(("tls", "plain")), st.just(("tls",))),
+        st.sampled_from(LISTENER_SETS),
         matches(with_patterns=with_patterns),
         st.sampled_from((0.0, 0.0, 100.0, 200.0)),
         st.sampled_from(("default/one", "default/two", "prod/one")),

@@ -120,7 +120,13 @@ class Downstream(Body, Protocol):
         ...
 
     def send_head(
-        self, status: int, fields: Sequence[Field], *, content_length: int | None, is_bodyless: bool, close: bool = False
+        self,
+        status: int,
+        fields: Sequence[Field],
+        *,
+        content_length: int | None,
+        is_bodyless: bool,
+        close: bool = False,
     ) -> None:
         """Queue a final response head.
 

@@ -29,7 +29,7 @@ from datum_router.model.snapshot import Holder
 from datum_router.observe.events import RequestEnded
 from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router.policy.retry import IDEMPOTENT, RetryDecision, decide
-from datum_router.policy.timeout import deadline_at
+from datum_router.policy.timeout import NO_DEADLINE, remaining_s, request_deadline, upstream_grpc_timeout_s
 from datum_router.reasons import Reason
 from datum_router_proxy.body import BodyTooLarge, RequestBody
 from datum_router_proxy.exchange import (
@@ -55,13 +55,26 @@ from datum_router_proxy.wire.http1 import HeadCache, Http1Limits
 log = logging.getLogger(__name__)
 
 _CLIENT_FAULTS = frozenset((400, 405, 408, 413, 417, 421, 501, 508))
+_NOT_THE_ENDPOINT = frozenset((Reason.POOL_OVERFLOW, Reason.BAD_FILTER_OUTPUT, Reason.INTERNAL))
+"""How an attempt may end that says nothing about its endpoint, and must not count against it."""
 _NO_EXCLUSIONS: frozenset[EndpointKey] = frozenset()
 
 
 class Trace:
     """What is told about a request at its end."""
 
-    __slots__ = ("attempts", "body", "bytes_out", "deadline", "endpoint", "reason", "rule", "service", "started_at", "status")
+    __slots__ = (
+        "attempts",
+        "body",
+        "bytes_out",
+        "deadline",
+        "endpoint",
+        "reason",
+        "rule",
+        "service",
+        "started_at",
+        "status",
+    )
 
     def __init__(self, body: RequestBody, started_at: float) -> None:
         self.body = body
@@ -160,8 +173,12 @@ class Pipeline:
             except RemoteProtocolError as error:
                 reply = LocalReply(status=error.status_hint, reason=error.reason, detail="the request body is broken")
             except LocalProtocolError as error:
-                log.error("message refused", extra={"error": str(error), "route": trace.rule.route if trace.rule else ""})
-                reply = LocalReply(status=500, reason=error.reason, detail="a filter made a message that may not be sent")
+                log.error(
+                    "message refused", extra={"error": str(error), "route": trace.rule.route if trace.rule else ""}
+                )
+                reply = LocalReply(
+                    status=500, reason=error.reason, detail="a filter made a message that may not be sent"
+                )
             if reply is not None:
                 self._answer(downstream, request, trace, reply)
             await self._flushed(downstream)
@@ -197,11 +214,7 @@ class Pipeline:
             head = filtered
 
         now = self.loop.now
-        trace.deadline = deadline_at(
-            now=now, request_s=rule.timeouts.request_s, grpc_timeout_s=request.template.grpc_timeout_s
-        )
-        if request.template.is_tunnel:
-            trace.deadline = now + (rule.timeouts.request_s or self.settings.tunnel_idle_timeout_s)
+        trace.deadline = request_deadline(rule.timeouts, now=now, grpc_timeout_s=request.template.grpc_timeout_s)
         task = current_task()
         task.deadline, task.deadline_reason = trace.deadline, Reason.REQUEST_TIMEOUT
 
@@ -212,9 +225,10 @@ class Pipeline:
                 head, rng=self.loop.rng, now=self.loop.now, excluded=excluded, is_retry=failure is not None
             )
             if isinstance(lease, LocalReply):
-                # Nobody is left to try: that is what the client should know. No permit for a retry: the first fault.
-                is_exhausted = failure is None or lease.reason == Reason.NO_HEALTHY_ENDPOINT
-                return lease if failure is None or is_exhausted else failure.reply
+                # That nobody is left to try is news; that there is no permit for another try is not.
+                if failure is None or lease.reason == Reason.NO_HEALTHY_ENDPOINT:
+                    return lease
+                return failure.reply
             try:
                 failure = await self._attempt(downstream, request, head, rule, lease, trace)
             finally:
@@ -242,14 +256,13 @@ class Pipeline:
         is_fresh = False
         ended = Reason.INTERNAL
         is_unprocessed = False
-        failure: Failure | None = None
         try:
             while True:
                 upstream = await self._transport.open(
                     lease, is_tunnel=template.is_tunnel, is_fresh=is_fresh, connect_s=rule.timeouts.connect_s
                 )
                 try:
-                    upstream.send_head(self._upstream_request(request, head))
+                    upstream.send_head(self._upstream_request(request, head, trace.deadline))
                     if not template.has_body and not template.is_tunnel:
                         upstream.send_end()
                     response = await self._response(downstream, upstream, trace)
@@ -266,12 +279,11 @@ class Pipeline:
             status = response.status
             if status in rule.retry.retry_on_status:
                 outcome = self._outcome(lease, upstream, status=status, reason=Reason.ROUTED)
-                decision = self._decide(outcome, head, rule, trace, downstream)
+                decision = self._decide(outcome, head, rule, lease, trace, downstream)
                 if decision.retry:
                     ended = Reason.ROUTED
                     reply = LocalReply(status=status, reason=Reason.ROUTED, detail=f"the upstream answered {status}")
-                    failure = Failure(decision, reply)
-                    return failure
+                    return Failure(decision, reply)
             await self._relay(downstream, request, upstream, rule, response, trace)
             ended = Reason.ROUTED
             return None
@@ -283,8 +295,7 @@ class Pipeline:
             if downstream.has_started:
                 self._cut_short(downstream, request, trace, error)
                 return None
-            failure = Failure(self._decide(outcome, head, rule, trace, downstream), for_upstream_error(error))
-            return failure
+            return Failure(self._decide(outcome, head, rule, lease, trace, downstream), for_upstream_error(error))
         except ClientGone:
             ended = Reason.DOWNSTREAM_RESET
             raise
@@ -299,9 +310,10 @@ class Pipeline:
         finally:
             if upstream is not None:
                 upstream.cancel()
-            self._observer.attempt_ended(
-                self._outcome(lease, upstream, status=status, reason=ended, is_unprocessed=is_unprocessed)
-            )
+            if ended not in _NOT_THE_ENDPOINT:
+                self._observer.attempt_ended(
+                    self._outcome(lease, upstream, status=status, reason=ended, is_unprocessed=is_unprocessed)
+                )
 
     async def _response(self, downstream: Downstream, upstream: Upstream, trace: Trace) -> UpstreamHead:
         """Move the request up until the final response head comes; 103 is passed on, other interim ones are not."""
@@ -317,7 +329,7 @@ class Pipeline:
                 if event.status == 103:
                     downstream.send_informational(103, hygiene.response_fields_for_downstream(event.fields))
             else:
-                raise AssertionError("upstream: body before head")
+                raise AssertionError("upstream: body before head")  # noqa: TRY004  # a broken invariant of ours
 
     async def _relay(
         self,
@@ -383,9 +395,7 @@ class Pipeline:
                     missing = grpc.status_fields(grpc.GrpcStatus.INTERNAL, "the upstream's response has no grpc-status")
                     trailers = (*trailers, *missing)
                 downstream.send_end(
-                    hygiene.trailers_to_forward(
-                        trailers, te_trailers=template.te_trailers, is_grpc=template.is_grpc
-                    )
+                    hygiene.trailers_to_forward(trailers, te_trailers=template.te_trailers, is_grpc=template.is_grpc)
                     if trailers
                     else ()
                 )
@@ -421,23 +431,22 @@ class Pipeline:
         turns = 0
         while True:
             moved = not body.is_done and body.move(upstream, self.loop.now)
-            if downstream.is_writable:
+            could_take = downstream.is_writable
+            if could_take:
                 event = upstream.poll()
                 if event is not None:
                     return event
+            could_give = upstream.is_writable
             downstream.flush()
             upstream.flush()
             if downstream.is_gone:
                 raise ClientGone
             task = current_task()
-            if moved:
+            if moved or (not could_take and downstream.is_writable) or (not could_give and upstream.is_writable):
                 turns += 1
                 if turns % self.settings.moves_per_turn:
                     continue
                 task.wake()
-            elif downstream.is_writable is not True or not body.is_done:
-                if downstream.is_writable and upstream.is_writable and body.waiting_since is None:
-                    continue  # flushing has made room
             self._arm(task, downstream, trace)
             await park()
 
@@ -502,16 +511,21 @@ class Pipeline:
             return LocalReply(status=200, reason=Reason.ROUTED)
         return None
 
-    def _upstream_request(self, request: Request, head: RequestHead) -> UpstreamRequest:
+    def _upstream_request(self, request: Request, head: RequestHead, deadline: float) -> UpstreamRequest:
         template = request.template
+        fields = head.headers.fields
         key = template.websocket_key
         if template.is_tunnel and key is None:
             key = websocket.make_key(self.loop.rng.randbytes(16))
+        if template.is_grpc and deadline != NO_DEADLINE:
+            # The upstream is told what is left, not what the client said once.
+            left = grpc.encode_timeout(upstream_grpc_timeout_s(deadline, now=self.loop.now) or 0.0)
+            fields = (*(field for field in fields if field[0] != b"grpc-timeout"), (b"grpc-timeout", left))
         return UpstreamRequest(
             method=head.method,
             target=head.target.encode("ascii"),
             authority=head.authority.encode("ascii"),
-            fields=head.headers.fields,
+            fields=fields,
             has_body=template.has_body,
             content_length=None if template.is_tunnel else template.content_length,
             websocket_key=key,
@@ -530,10 +544,8 @@ class Pipeline:
         )
 
     def _decide(
-        self, outcome: Outcome, head: RequestHead, rule: LinkedRule, trace: Trace, downstream: Downstream
+        self, outcome: Outcome, head: RequestHead, rule: LinkedRule, lease: Lease, trace: Trace, downstream: Downstream
     ) -> RetryDecision:
-        if outcome.reason is Reason.POOL_OVERFLOW or outcome.reason is Reason.BAD_UPGRADE:
-            return RetryDecision(False, why="another endpoint would not help")
         return decide(
             outcome,
             attempt=trace.attempts,
@@ -541,7 +553,8 @@ class Pipeline:
             policy=rule.retry,
             is_body_replayable=trace.body.is_replayable,
             is_response_started=downstream.has_started,
-            remaining_s=trace.deadline - self.loop.now,
+            remaining_s=remaining_s(trace.deadline, now=self.loop.now),
+            budget_ok=lease.state.limits.has_retry_budget,
             rng=self.loop.rng,
         )
 

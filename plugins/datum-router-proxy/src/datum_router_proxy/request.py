@@ -89,7 +89,12 @@ class Template:
         return Request(self, head, raw_id.decode("ascii"))
 
     def _fill(
-        self, path_query: bytes, authority: bytes, fields: Sequence[Field], hop: hygiene.Hop, nominations: frozenset[bytes]
+        self,
+        path_query: bytes,
+        authority: bytes,
+        fields: Sequence[Field],
+        hop: hygiene.Hop,
+        nominations: frozenset[bytes],
     ) -> None:
         self.client_ip = hygiene.client_address(
             fields, peer_ip=hop.peer_ip.decode("ascii"), trusted_hops=hop.trusted_hops
@@ -151,7 +156,11 @@ def from_h1(head: H1RequestHead, hop: hygiene.Hop, listener: str) -> Template:
     template.websocket_key = websocket.handshake_key(head) if head.upgrade else None
     template.is_tunnel = template.websocket_key is not None
     template._fill(
-        b"*" if head.form is TargetForm.ASTERISK else head.path_query, head.authority, head.fields, hop, head.nominations
+        b"*" if head.form is TargetForm.ASTERISK else head.path_query,
+        head.authority,
+        head.fields,
+        hop,
+        head.nominations,
     )
     return template
 

@@ -46,7 +46,7 @@ class Unknown:
         await serving.run(first)
 
     async def _first_bytes(self) -> bytes:
-        """Return the first bytes: enough to tell HTTP/2 with prior knowledge (RFC 9113 section 3.3) from anything else."""
+        """Return the first bytes: enough to recognise HTTP/2 with prior knowledge (RFC 9113 section 3.3)."""
         channel = self._channel
         first = b""
         may_be_h2 = "h2" in self._listener.alpn

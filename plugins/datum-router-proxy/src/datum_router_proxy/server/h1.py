@@ -242,7 +242,7 @@ class H1Connection:
 
     @property
     def is_gone(self) -> bool:
-        """True once the client has closed or reset. A half close after the request counts: nearly always it has left."""
+        """True once the client has closed or reset; a half close counts too: nearly always it has left."""
         return self._channel.is_closed or (self._channel.hangup and self._body_ended and not self._is_tunnel)
 
     @property
@@ -320,7 +320,13 @@ class H1Connection:
         self._queue(self._engine.send_informational(status, fields))
 
     def send_head(
-        self, status: int, fields: Sequence[Field], *, content_length: int | None, is_bodyless: bool, close: bool = False
+        self,
+        status: int,
+        fields: Sequence[Field],
+        *,
+        content_length: int | None,
+        is_bodyless: bool,
+        close: bool = False,
     ) -> None:
         """Queue a final head; see `exchange.Downstream`."""
         engine = self._engine
@@ -389,4 +395,3 @@ class H1Connection:
         self._out_bytes = 0
         self._is_closing = True
         self._channel.abort()
-

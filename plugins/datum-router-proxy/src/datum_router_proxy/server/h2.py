@@ -298,15 +298,20 @@ class H2Stream:
             self._connection.wake()
 
     def send_head(
-        self, status: int, fields: Sequence[Field], *, content_length: int | None, is_bodyless: bool, close: bool = False
+        self,
+        status: int,
+        fields: Sequence[Field],
+        *,
+        content_length: int | None,
+        is_bodyless: bool,
+        close: bool = False,
     ) -> None:
         """Queue a final head; see `exchange.Downstream`."""
         engine = self._connection.engine
         if not engine.is_open(self.stream_id):
             raise ClientGone
         block = [_status_field(status), *fields]
-        has_length = content_length is not None and status != 204
-        if has_length:
+        if content_length is not None and status != 204:
             block.append((b"content-length", b"%d" % content_length))
         elif is_bodyless and not self._is_head and status not in _BODYLESS:
             block.append((b"content-length", b"0"))

@@ -287,4 +287,3 @@ class H1Upstream:
         if not self._is_closed:
             self._is_closed = True
             self._closed(self)
-

@@ -43,8 +43,8 @@ class H2Connection(H2Link):
     """
 
     __slots__ = (
-        "_closed", "_greeters", "_has_slot", "_idle_s", "_idle_since", "_is_retired", "_most_streams", "_scheme", "_streams",
-        "is_greeted",
+        "_closed", "_greeters", "_has_slot", "_idle_s", "_idle_since", "_is_retired", "_most_streams", "_scheme",
+        "_streams", "is_greeted",
     )  # fmt: skip
 
     def __init__(
@@ -291,7 +291,9 @@ class H2Upstream:
     def _lost(self) -> UpstreamError:
         host, port = self._connection.peer
         return UpstreamError(
-            f"endpoint {host} port {port}: connection lost", reason=Reason.UPSTREAM_RESET, is_unprocessed=not self.is_sent
+            f"endpoint {host} port {port}: connection lost",
+            reason=Reason.UPSTREAM_RESET,
+            is_unprocessed=not self.is_sent,
         )
 
     def send_data(self, data: bytes) -> None:

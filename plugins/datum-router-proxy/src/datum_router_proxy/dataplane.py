@@ -1,0 +1,186 @@
+"""The data plane: joins listeners, connections, pipeline and upstream transport, and ends them gracefully."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Mapping
+
+import trio
+
+from datum_router.compiler.link import Snapshot
+from datum_router.model.listener import Listener
+from datum_router.model.snapshot import Holder
+from datum_router.plugins.protocols import DataPlaneObserver
+from datum_router_proxy.channel import Channel
+from datum_router_proxy.loop import Loop
+from datum_router_proxy.pipeline import Pipeline
+from datum_router_proxy.server.connection import Unknown
+from datum_router_proxy.server.drain import DrainPlan, Phase
+from datum_router_proxy.server.listener import AcceptCounts, AcceptLimits, ListenerTask
+from datum_router_proxy.settings import ProxySettings, from_text
+from datum_router_proxy.upstream.transport import Transport
+
+log = logging.getLogger(__name__)
+
+TICK_S = 0.25
+"""Seconds between two looks at the drain's timetable."""
+SWEEP_TICKS = 4
+"""Idle upstream connections are looked at every so many ticks."""
+
+
+class ProxyDataPlane:
+    """See `plugins.protocols.DataPlane`."""
+
+    __slots__ = (
+        "_accept_limits",
+        "_connections",
+        "_counts",
+        "_holder",
+        "_listeners",
+        "_loop",
+        "_observer",
+        "_phase",
+        "_pipeline",
+        "_plan",
+        "_settings",
+        "_transport",
+    )  # fmt: skip
+
+    def __init__(self, holder: Holder[Snapshot], observer: DataPlaneObserver, settings: ProxySettings) -> None:
+        self._holder = holder
+        self._observer = observer
+        self._settings = settings
+        self._loop = Loop()
+        self._transport = Transport(self._loop, settings)
+        self._pipeline = Pipeline(self._loop, holder, observer, settings, self._transport)
+        self._listeners: dict[str, ListenerTask] = {}
+        self._connections: set[Unknown] = set()
+        self._counts = AcceptCounts()
+        self._accept_limits = AcceptLimits(
+            max_per_listener=settings.max_connections_per_listener,
+            max_total=settings.max_connections,
+            max_per_address=settings.max_connections_per_address,
+            handshake_timeout_s=settings.tls_handshake_timeout_s,
+        )
+        self._plan: DrainPlan | None = None
+        self._phase = Phase.SERVING
+
+    # --- plugins.protocols.DataPlane -----------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until drained or cancelled; returns after a drain. If cancelled, everything is cut off at once."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._tick_forever)
+            await self._loop.run()
+            nursery.cancel_scope.cancel()
+
+    def add_listener(self, listener: Listener, sock: socket.socket) -> None:
+        """Start accepting on a bound, listening socket."""
+        self._pipeline.limit_body(listener.name, listener.max_request_body_bytes)
+        self._listeners[listener.name] = ListenerTask(
+            self._loop,
+            listener,
+            sock,
+            self._on_connection,
+            rejected=self._observer.rejected,
+            limits=self._accept_limits,
+            counts=self._counts,
+        )
+        log.info("listening", extra={"listener": listener.name, "host": listener.host, "port": listener.port})
+
+    def update_listener(self, listener: Listener) -> None:
+        """Change certificates and limits for new connections (the body limit for new requests)."""
+        self._pipeline.limit_body(listener.name, listener.max_request_body_bytes)
+        self._listeners[listener.name].update(listener)
+
+    def remove_listener(self, name: str) -> None:
+        """Stop accepting; open connections finish what they have begun."""
+        task = self._listeners.pop(name, None)
+        if task is not None:
+            task.stop_accepting()
+
+    def begin_drain(self, *, lameduck_s: float, grace_s: float) -> None:
+        """Finish gracefully; see `server.drain`. A second call may only shorten what is left."""
+        plan = DrainPlan(began_at=time.monotonic(), lameduck_s=lameduck_s, grace_s=grace_s)
+        if self._plan is not None and self._plan.began_at + self._plan.lameduck_s + self._plan.grace_s <= (
+            plan.began_at + plan.lameduck_s + plan.grace_s
+        ):
+            return
+        self._plan = plan
+        self._advance()
+
+    def stats(self) -> Mapping[str, int]:
+        """Return gauges."""
+        return {
+            "connections": len(self._connections),
+            "requests_in_flight": self._pipeline.in_flight,
+            "upstream_connections": self._transport.connections,
+            "tasks": self._loop.tasks,
+        }
+
+    # --- connections ---------------------------------------------------------------------------------------------
+
+    def _on_connection(self, channel: Channel, listener: Listener) -> None:
+        connection = Unknown(self._pipeline, channel, listener)
+        self._connections.add(connection)
+        self._loop.spawn(self._serve(connection), name=f"connection {listener.name}")
+
+    async def _serve(self, connection: Unknown) -> None:
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)
+            if self._phase is not Phase.SERVING and not self._connections:
+                self._advance()
+
+    # --- upkeep --------------------------------------------------------------------------------------------------
+
+    async def _tick_forever(self) -> None:
+        ticks = 0
+        while True:
+            await trio.sleep(TICK_S)
+            ticks += 1
+            if ticks % SWEEP_TICKS == 0:
+                self._transport.sweep(self._holder.current)
+            if self._plan is not None:
+                self._advance()
+
+    def _advance(self) -> None:
+        """Do what the drain's phase asks for; level-based, so a tick too many does no harm."""
+        plan = self._plan
+        if plan is None or self._loop.is_closed:
+            return
+        wanted = plan.phase(time.monotonic())
+        if self._phase < Phase.LAMEDUCK <= wanted:
+            self._phase = Phase.LAMEDUCK
+            self._pipeline.is_draining = True
+            for connection in list(self._connections):
+                connection.begin_drain()
+        if self._phase < Phase.FINISHING <= wanted:
+            self._phase = Phase.FINISHING
+            for listener in self._listeners.values():
+                listener.stop_accepting()
+            self._pipeline.close_tunnels()
+        if self._phase >= Phase.FINISHING:
+            for connection in list(self._connections):
+                connection.finish_drain()
+        is_still_accepting = any(listener.is_accepting for listener in self._listeners.values())
+        if self._phase >= Phase.FINISHING and not self._connections and not is_still_accepting:
+            self._transport.close()
+            self._loop.stop()
+            return
+        if wanted is Phase.CUTTING:
+            if self._phase is Phase.CUTTING:
+                self._loop.stop()  # they were told a tick ago
+                return
+            self._phase = Phase.CUTTING
+            log.warning("cut off after grace", extra={"connections": len(self._connections)})
+            for connection in list(self._connections):
+                connection.cut()
+
+
+def create(holder: Holder[Snapshot], observer: DataPlaneObserver, settings: Mapping[str, str]) -> ProxyDataPlane:
+    """Make a data plane from text settings; ConfigError names what cannot be used."""
+    return ProxyDataPlane(holder, observer, from_text(settings))

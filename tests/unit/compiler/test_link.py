@@ -1,0 +1,204 @@
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+
+from datum_router.compiler.link import Lease, LinkedRule, Linker, Snapshot
+from datum_router.model.endpoint import EndpointKey, make_endpoint
+from datum_router.model.listener import Listener
+from datum_router.model.policy import ConnectionLimits
+from datum_router.model.request import LocalReply, RequestHead
+from datum_router.model.route import BackendRef, BalancingPolicy, HeaderEdit, Rule, RuleId
+from datum_router.model.service import Service, ServiceKey
+from datum_router.model.snapshot import SnapshotData
+from datum_router.plugins.manager import PluginSet
+from datum_router.plugins.protocols import HealthChange
+from datum_router.reasons import Reason
+
+HEAD = RequestHead(method="GET", authority="a.test", host="a.test", path="/", client_ip="192.0.2.1")
+A = ServiceKey("default/a")
+
+
+def service(*addresses: str, key: ServiceKey = A, **fields: Any) -> Service:
+    return Service(key=key, endpoints=tuple(make_endpoint(item, 80) for item in addresses), **fields)
+
+
+def rule(name: str = "default/r#0", *refs: BackendRef, **fields: Any) -> Rule:
+    return Rule(id=RuleId(name), route="default/r", destinations=refs or (BackendRef(service=A),), **fields)
+
+
+def data(rules: Sequence[Rule], services: Sequence[Service], version: int = 1, **fields: Any) -> SnapshotData:
+    table = {item.key: item for item in services}
+    return SnapshotData(version=version, rules=tuple(rules), services=table, **fields)
+
+
+def linked(snapshot: Snapshot, head: RequestHead = HEAD) -> LinkedRule:
+    found = snapshot.match(head)
+    assert found is not None
+    return found
+
+
+def select(snapshot: Snapshot, head: RequestHead = HEAD, **options: Any) -> Lease | LocalReply:
+    return linked(snapshot, head).select(head, rng=random.Random(1), now=100.0, **options)
+
+
+def picks(snapshot: Snapshot, count: int) -> list[str]:
+    found = []
+    for _ in range(count):
+        lease = select(snapshot)
+        assert isinstance(lease, Lease)
+        found.append(lease.endpoint.address)
+        lease.release()
+    return found
+
+
+@pytest.fixture
+def linker(plugins: PluginSet) -> Linker:
+    return Linker(plugins)
+
+
+def test_a_request_is_matched_and_leased_to_an_endpoint(linker: Linker) -> None:
+    snapshot = linker.link(data([rule()], [service("10.0.0.1", "10.0.0.2")]))
+    assert picks(snapshot, 4) == ["10.0.0.1", "10.0.0.2", "10.0.0.1", "10.0.0.2"]
+
+
+def test_a_lease_counts_as_in_flight_until_it_is_released_once(linker: Linker) -> None:
+    snapshot = linker.link(data([rule()], [service("10.0.0.1")]))
+    lease = select(snapshot)
+    assert isinstance(lease, Lease)
+    state = snapshot.services[A]
+    assert state.active == {EndpointKey("10.0.0.1:80"): 1}
+    lease.release()
+    lease.release()
+    assert state.active == {}
+
+
+def test_turns_and_requests_in_flight_survive_a_new_snapshot(linker: Linker) -> None:
+    first = linker.link(data([rule()], [service("10.0.0.1", "10.0.0.2")]))
+    lease = select(first)
+    second = linker.link(data([rule(filters=(HeaderEdit(set=(("x", "y"),)),))], [service("10.0.0.1", "10.0.0.2")], 2))
+    assert second is not first
+    assert second.services[A].active == {EndpointKey("10.0.0.1:80"): 1}
+    assert picks(second, 1) == ["10.0.0.2"]
+    assert isinstance(lease, Lease)
+    lease.release()
+    assert second.services[A].active == {}
+
+
+def test_unchanged_rules_and_matchers_are_taken_over(linker: Linker) -> None:
+    one, two = rule("default/r#0"), rule("default/r#1", hostnames=("b.test",))
+    first = linker.link(data([one, two], [service("10.0.0.1")]))
+    second = linker.link(data([one, two], [service("10.0.0.1", "10.0.0.2")], 2))
+    assert second.rules["default/r#0"] is first.rules["default/r#0"]
+    assert second._default is first._default
+    third = linker.link(data([one], [service("10.0.0.1")], 3))
+    assert third._default is not first._default
+
+
+def test_new_endpoints_act_at_once_on_requests_that_hold_an_older_snapshot(linker: Linker) -> None:
+    old = linker.link(data([rule()], [service("10.0.0.1")]))
+    linker.link(data([rule()], [service("10.0.0.2")], 2))
+    assert picks(old, 2) == ["10.0.0.2", "10.0.0.2"]
+
+
+def test_a_removed_service_leaves_nothing_to_pick_for_older_snapshots(linker: Linker) -> None:
+    old = linker.link(data([rule()], [service("10.0.0.1")]))
+    linker.link(data([], [], 2))
+    reply = select(old)
+    assert isinstance(reply, LocalReply)
+    assert (reply.status, reply.reason) == (503, Reason.NO_HEALTHY_ENDPOINT)
+
+
+def test_health_takes_endpoints_out_and_brings_them_back(linker: Linker) -> None:
+    snapshot = linker.link(data([rule()], [service("10.0.0.1", "10.0.0.2")]))
+
+    def change(is_usable: bool) -> HealthChange:
+        return HealthChange(service=A, endpoint=EndpointKey("10.0.0.1:80"), is_usable=is_usable, since=1.0)
+
+    linker.apply_health([change(False)])
+    assert set(picks(snapshot, 4)) == {"10.0.0.2"}
+    linker.apply_health([change(True)])
+    assert set(picks(snapshot, 4)) == {"10.0.0.1", "10.0.0.2"}
+
+
+def test_health_that_came_before_the_service_counts(linker: Linker) -> None:
+    change = HealthChange(service=A, endpoint=EndpointKey("10.0.0.1:80"), is_usable=False, since=1.0)
+    linker.reset_health([change])
+    snapshot = linker.link(data([rule()], [service("10.0.0.1", "10.0.0.2")]))
+    assert set(picks(snapshot, 3)) == {"10.0.0.2"}
+
+
+def test_excluded_endpoints_are_left_out_and_none_left_is_503(linker: Linker) -> None:
+    snapshot = linker.link(data([rule()], [service("10.0.0.1", "10.0.0.2")]))
+    first = EndpointKey("10.0.0.1:80")
+    lease = select(snapshot, excluded=frozenset({first}))
+    assert isinstance(lease, Lease)
+    assert lease.endpoint.address == "10.0.0.2"
+    reply = select(snapshot, excluded=frozenset({first, EndpointKey("10.0.0.2:80")}))
+    assert isinstance(reply, LocalReply)
+    assert reply.reason == Reason.NO_HEALTHY_ENDPOINT
+    lease.release()
+    assert snapshot.services[A].limits.acquire_request() is None
+
+
+@pytest.mark.parametrize(
+    ("ref", "status", "reason"),
+    [
+        (BackendRef(service=A, weight=0), 503, Reason.NO_WEIGHT),
+        (BackendRef(service=ServiceKey("default/x"), problem="VPCServiceNotFound"), 500, Reason.BACKEND_NOT_FOUND),
+    ],
+)
+def test_destinations_that_cannot_serve_say_why(linker: Linker, ref: BackendRef, status: int, reason: Reason) -> None:
+    reply = select(linker.link(data([rule("default/r#0", ref)], [service("10.0.0.1")])))
+    assert isinstance(reply, LocalReply)
+    assert (reply.status, reply.reason) == (status, reason)
+
+
+def test_a_port_override_dials_another_port_of_the_same_endpoint(linker: Linker) -> None:
+    snapshot = linker.link(data([rule("default/r#0", BackendRef(service=A, port=9000))], [service("10.0.0.1")]))
+    lease = select(snapshot)
+    assert isinstance(lease, Lease)
+    assert (lease.endpoint.key, lease.key) == ("10.0.0.1:9000", "10.0.0.1:80")
+
+
+def test_a_full_service_answers_503_with_retry_after(linker: Linker) -> None:
+    limits = ConnectionLimits(max_parallel_requests=1)
+    snapshot = linker.link(data([rule()], [service("10.0.0.1", limits=limits)]))
+    lease = select(snapshot)
+    reply = select(snapshot)
+    assert isinstance(reply, LocalReply)
+    assert (reply.status, reply.reason, reply.headers) == (503, Reason.CIRCUIT_OPEN, ((b"retry-after", b"1"),))
+    assert isinstance(lease, Lease)
+    lease.release()
+    assert isinstance(select(snapshot), Lease)
+
+
+def test_equal_keys_go_to_equal_endpoints_on_every_worker(plugins: PluginSet) -> None:
+    content = data(
+        [rule(balancing=BalancingPolicy(algorithm="source-ip"))], [service(*(f"10.0.0.{n}" for n in range(1, 6)))]
+    )
+    snapshots = [Linker(plugins).link(content) for _ in range(3)]
+    for client in ("192.0.2.1", "192.0.2.2", "2001:db8::1"):
+        head = msgspec.structs.replace(HEAD, client_ip=client)
+        leases = [select(snapshot, head) for snapshot in snapshots]
+        assert len({lease.endpoint.address for lease in leases if isinstance(lease, Lease)}) == 1
+
+
+def test_rules_bound_to_a_listener_serve_there_only(linker: Linker) -> None:
+    listeners = (Listener(name="one"), Listener(name="two"))
+    rules = [rule("default/r#0", listeners=("one",)), rule("default/r#1")]
+    snapshot = linker.link(data(rules, [service("10.0.0.1")], listeners=listeners))
+    ids = {name: linked(snapshot, msgspec.structs.replace(HEAD, listener=name)).rule.id for name in ("one", "two")}
+    assert ids == {"one": "default/r#0", "two": "default/r#1"}
+
+
+def test_a_listener_serves_its_own_hosts_only(linker: Linker) -> None:
+    listeners = (Listener(name="edge", hostnames=("*.b.test",)),)
+    snapshot = linker.link(data([rule()], [service("10.0.0.1")], listeners=listeners))
+    assert snapshot.match(msgspec.structs.replace(HEAD, listener="edge")) is None
+    inside = msgspec.structs.replace(HEAD, listener="edge", host="x.b.test")
+    assert snapshot.match(inside) is not None
+    assert not snapshot.serves_host("edge", "a.test")
+    assert snapshot.serves_host("other", "a.test")
