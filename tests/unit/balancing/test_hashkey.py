@@ -57,6 +57,11 @@ def test_cookie_is_found_in_split_fields() -> None:
     assert hash_key(policy(HashOn.COOKIE, "session"), head) == hash64(b"9")
 
 
+def test_a_cookie_without_a_value_does_not_hide_the_one_with_a_value() -> None:
+    head = make_head("/", headers={"cookie": "session; session=9"})
+    assert hash_key(policy(HashOn.COOKIE, "session"), head) == hash64(b"9")
+
+
 def test_cookie_names_are_compared_whole() -> None:
     head = make_head("/", headers={"cookie": "xsession=1; session2=2; session"})
     assert hash_key(policy(HashOn.COOKIE, "session"), head) is None

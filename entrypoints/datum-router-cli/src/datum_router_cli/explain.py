@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import click
 from rich.console import Console
 
@@ -11,6 +13,7 @@ from datum_router.model.listener import Listener
 from datum_router.model.request import RequestHead
 from datum_router.model.route import Rule
 from datum_router.registry.store import StoreView
+from datum_router.routing.explain import CandidateVerdict, Explanation, explain_match
 from datum_router_cli.condition import describe_balancing, describe_conditions, describe_filters, redirect_status
 from datum_router_cli.destination import DestinationReport, describe_destinations, destination_lines
 from datum_router_cli.failure import RouterCommand
@@ -18,7 +21,6 @@ from datum_router_cli.listener import choose_listener, serves_host
 from datum_router_cli.load import as_check, load_directory
 from datum_router_cli.output import make_console, output_option, plural, print_diagnostic, print_json, say
 from datum_router_cli.request import DEFAULT_SOURCE_IP, make_request
-from datum_router_cli.verdict import Verdict, judge
 from datum_router_runtime.app import compile_options
 
 MAX_SHOWN_LOSERS = 50
@@ -59,12 +61,14 @@ def explain(
         method, url, headers=headers, source_ip=source_ip, listener=chosen.name if chosen is not None else ""
     )
     is_served = chosen is None or serves_host(chosen, head.host)
-    found = judge(loaded.data.rules if is_served else (), head, compile_options(loaded.settings).regex)
+    rules = loaded.data.rules if is_served else ()
+    found = explain_match(rules, head, compile_options(loaded.settings).regex)
     answer = Answer(
         head=head,
         listener=chosen,
         is_served=is_served,
-        verdict=found,
+        rules=rules,
+        found=found,
         destinations=describe_destinations(found.winner, loaded.data.services) if found.winner is not None else [],
         diagnostics=[item for item in as_check(loaded.diagnostics, is_strict=False) if item.severity is Severity.ERROR],
         view=loaded.view,
@@ -78,7 +82,7 @@ def explain(
 class Answer:
     """What is to be said about one request."""
 
-    __slots__ = ("_destinations", "_diagnostics", "_head", "_is_served", "_listener", "_verdict", "_view")
+    __slots__ = ("_destinations", "_diagnostics", "_found", "_head", "_is_served", "_listener", "_rules", "_view")
 
     def __init__(
         self,
@@ -86,7 +90,8 @@ class Answer:
         head: RequestHead,
         listener: Listener | None,
         is_served: bool,
-        verdict: Verdict,
+        rules: Sequence[Rule],
+        found: Explanation,
         destinations: list[DestinationReport],
         diagnostics: list[Diagnostic],
         view: StoreView,
@@ -94,14 +99,15 @@ class Answer:
         self._head = head
         self._listener = listener
         self._is_served = is_served
-        self._verdict = verdict
+        self._rules = {rule.id: rule for rule in rules}
+        self._found = found
         self._destinations = destinations
         self._diagnostics = diagnostics
         self._view = view
 
     def outcome(self) -> tuple[str, int | None]:
         """Return `routed`, `redirected`, `no_route` or `misdirected`, and the router's own status if any."""
-        winner = self._verdict.winner
+        winner = self._found.winner
         if winner is None:
             is_misdirected = not self._is_served and self._listener is not None and bool(self._listener.tls)
             return ("misdirected", 421) if is_misdirected else ("no_route", 404)
@@ -117,7 +123,7 @@ class Answer:
 
     def document(self) -> dict[str, object]:
         """Return the answer as one JSON document."""
-        head, winner = self._head, self._verdict.winner
+        head, winner = self._head, self._found.winner
         outcome, status = self.outcome()
         return {
             "request": {
@@ -134,8 +140,15 @@ class Answer:
             "winner": self._rule(winner) if winner is not None else None,
             "destinations": self._destinations,
             "losers": [
-                {**self._rule(loser.rule), "misses": loser.misses, "precedence": loser.precedence}
-                for loser in self._verdict.losers
+                {
+                    **self._rule(self._rules[loser.rule_id]),
+                    "matches": loser.is_match,
+                    "failed": loser.failed,
+                    "expected": loser.expected,
+                    "found": loser.found,
+                    "lost_because": loser.lost_because,
+                }
+                for loser in self._losers()
             ],
             "diagnostics": self._diagnostics,
         }
@@ -156,7 +169,7 @@ class Answer:
         """Print the answer for people."""
         for diagnostic in self._diagnostics:
             print_diagnostic(console, diagnostic)
-        head, winner = self._head, self._verdict.winner
+        head, winner = self._head, self._found.winner
         at = f" at listener {head.listener}" if head.listener else ""
         say(console, f"{head.method} {head.scheme}://{head.authority}{head.target} from {head.client_ip}{at}", "bold")
         outcome, status = self.outcome()
@@ -182,17 +195,17 @@ class Answer:
         if not any(report.weight for report in self._destinations):
             say(console, "    none has a weight above 0: answered with 503", "red")
 
+    def _losers(self) -> list[CandidateVerdict]:
+        return [candidate for candidate in self._found.candidates if not candidate.is_winner]
+
     def _print_losers(self, console: Console) -> None:
-        losers = self._verdict.losers
+        losers = self._losers()
         if losers:
             say(console, "lost:")
         for loser in losers[:MAX_SHOWN_LOSERS]:
-            say(console, f"    {loser.rule.id}{self._shown_place(loser.rule)}")
-            reasons = [miss.text() for miss in loser.misses] or [
-                f"matches, but the winner precedes: {loser.precedence}"
-            ]
-            for reason in reasons:
-                say(console, f"        {reason}")
+            say(console, f"    {loser.rule_id}{self._shown_place(self._rules[loser.rule_id])}")
+            reason = loser.lost_because or f"{loser.failed}: expected {loser.expected}, found {loser.found}"
+            say(console, f"        {reason}")
         if len(losers) > MAX_SHOWN_LOSERS:
             say(console, f"    and {plural(len(losers) - MAX_SHOWN_LOSERS, 'rule')} more: see --output json")
 

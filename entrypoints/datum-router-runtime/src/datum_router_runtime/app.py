@@ -186,13 +186,21 @@ class Gateway:
             "/snapshot": self._snapshot,
             "/diagnostics": lambda: (200, list(self._diagnostics())),
             "/plugins": lambda: (200, list(self.plugins.plugins)),
-            "/health": lambda: (200, self.book.describe()),
+            "/health": self._health,
             "/stats": self._stats,
         }
 
     def _readyz(self) -> tuple[int, object]:
         reasons = self.supervisor.not_ready_reasons()
         return (503, {"ready": False, "reasons": reasons}) if reasons else (200, {"ready": True})
+
+    def _health(self) -> tuple[int, object]:
+        endpoints = [
+            {"service": service, **msgspec.structs.asdict(status)}
+            for service, statuses in sorted(self.book.describe().items())
+            for status in statuses
+        ]
+        return 200, {"endpoints": endpoints}
 
     def _snapshot(self) -> tuple[int, object]:
         data = self.supervisor.data
