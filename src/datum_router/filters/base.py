@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import Protocol, assert_never
 
-
 from datum_router.errors import PluginContractError
 from datum_router.filters.grammar import field_problem
 from datum_router.filters.headers import RequestHeaderEdit, ResponseHeaderEdit, edit_problem

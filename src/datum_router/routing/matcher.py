@@ -235,7 +235,7 @@ class _HostIndex:
         if self._exact is not None:
             bucket = self._exact.get(path)
             if bucket is not None:
-                rule = bucket if bucket.__class__ is Rule else _first(bucket, head)
+                rule = bucket if isinstance(bucket, Rule) else _first(bucket, head)
                 if rule is not None:
                     return rule
         if self._patterns:
@@ -252,18 +252,18 @@ class _HostIndex:
             while len(part) > 1:
                 bucket = prefixes.get(part)
                 if bucket is not None:
-                    rule = bucket if bucket.__class__ is Rule else _first(bucket, head)
+                    rule = bucket if isinstance(bucket, Rule) else _first(bucket, head)
                     if rule is not None:
                         return rule
                 part = part[: part.rfind("/")]
         if self._grpc_methods is not None:
             bucket = self._grpc_methods.get(called_method(path))
             if bucket is not None:
-                rule = bucket if bucket.__class__ is Rule else _first(bucket, head)
+                rule = bucket if isinstance(bucket, Rule) else _first(bucket, head)
                 if rule is not None:
                     return rule
         root = self._root
-        return root if root.__class__ is Rule else _first(root, head)
+        return root if isinstance(root, Rule) else _first(root, head)
 
 
 def _buckets(table: dict[str, list[_Candidate | Rule]]) -> dict[str, _Bucket] | None:

@@ -110,6 +110,7 @@ class H2Link:
         self.engine = engine
         self.task: Task | None = None
         self.is_over = False
+        engine.initiate()  # now, since a stream may be opened before the task has begun
 
     @property
     def is_congested(self) -> bool:
@@ -137,7 +138,6 @@ class H2Link:
         engine = self.engine
         reason = Reason.PEER_CLOSED
         try:
-            engine.initiate()
             if first:
                 self._handle_all(engine.receive_data(first, self._loop.now))
             while True:

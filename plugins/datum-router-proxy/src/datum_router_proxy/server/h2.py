@@ -71,7 +71,6 @@ class H2Connection(H2Link):
     async def run(self, first: bytes) -> None:
         """Serve until the connection ends; `first` is what was read already."""
         if self._plane.is_draining:
-            self.engine.initiate()
             self.engine.begin_shutdown()
         await self.drive(first)
 

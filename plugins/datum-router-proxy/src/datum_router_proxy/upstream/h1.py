@@ -134,6 +134,8 @@ class H1Upstream:
             upgrade=websocket.WEBSOCKET if key is not None else None,
         )
         self._queue(data)
+        if key is not None:
+            self._engine.send_end()  # the handshake has no body; what follows a 101 is no message of HTTP
 
     def send_data(self, data: bytes) -> None:
         """Queue body bytes."""

@@ -60,6 +60,8 @@ class H2Connection(H2Link):
         has_slot: Callable[[H2Connection], None],
     ) -> None:
         super().__init__(loop, channel, Http2Connection(Role.CLIENT, limits), most_output=most_output)
+        # At once: a stream may be opened before the connection's task has run, and the preface must come first.
+        self.engine.initiate()
         self._streams: dict[int, H2Upstream] = {}
         self._most_streams = most_streams
         self._idle_s = idle_s
