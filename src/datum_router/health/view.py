@@ -150,8 +150,9 @@ class HealthBook:
     ) -> list[HealthChange]:
         """Take the end of one probe; return the change, if any. Results for unknown endpoints are ignored.
 
-        An endpoint that recovers from UNHEALTHY is let back in by outlier detection too: the outage it was ejected
-        for is over.
+        A probe that passes lets an endpoint back in that was ejected for not answering (Envoy's
+        `successful_active_health_check_uneject_host`), and so does a recovery from UNHEALTHY: the outage is over. An
+        endpoint that was ejected for its 5xx answers stays out its time: its probes passed all along.
         """
         book = self._services.get(service)
         record = book.records.get(endpoint) if book is not None else None
@@ -159,10 +160,12 @@ class HealthBook:
             return []
         before = record.active.state
         record.active = advance(record.active, result, book.active, now=now)
-        if record.active.state is before:
-            return []
-        if before is HealthState.UNHEALTHY and book.outlier is not None:
+        is_flipped = record.active.state is not before
+        is_answering = result.is_ok and record.reason is HealthReason.EJECTED_GATEWAY_ERRORS
+        if book.outlier is not None and (is_answering or (is_flipped and before is HealthState.UNHEALTHY)):
             book.outlier.release(endpoint, now=now)
+        elif not is_flipped:
+            return []
         reason = HealthReason.PROBE_PASSED if result.is_ok else HealthReason.PROBE_FAILED
         change = book.settle(endpoint, reason, now)
         return [] if change is None else [change]

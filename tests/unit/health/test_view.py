@@ -5,7 +5,7 @@ import msgspec
 from datum_router.balancing.base import ALL_USABLE, ALWAYS
 from datum_router.health.active import HealthState
 from datum_router.health.view import HealthBook, HealthReason, HealthTable, OutcomeBatch
-from datum_router.model.endpoint import EndpointKey
+from datum_router.model.endpoint import EndpointKey, make_endpoint
 from datum_router.model.outcome import OutcomeClass
 from datum_router.model.policy import ActiveHealthPolicy, OutlierPolicy
 from datum_router.model.service import Service, ServiceKey
@@ -100,13 +100,6 @@ def test_recovery_by_probes_ends_an_ejection_too() -> None:
     assert back.is_usable
     assert made.expire(1000.0) == []
     assert made.next_due() is None
-
-
-def test_passing_probes_do_not_end_an_ejection_of_an_endpoint_that_never_went_down() -> None:
-    made = book(SERVICE)
-    probes(made, [UP])
-    made.record_outcomes([failures()], now=5.0)
-    assert probes(made, [UP, UP, UP], start=6.0) == []
 
 
 def test_an_endpoint_that_joins_is_usable_since_then() -> None:
@@ -237,3 +230,21 @@ def test_description_can_be_written_as_json() -> None:
         1,
         "ejected_consecutive_gateway_errors",
     )
+
+
+def test_a_passing_probe_ends_an_ejection_for_not_answering_but_not_one_for_5xx_answers() -> None:
+    for kind, is_back in ((OutcomeClass.GATEWAY_ERROR, True), (OutcomeClass.SERVER_ERROR, False)):
+        policy = OutlierPolicy(consecutive_5xx=3, consecutive_gateway_errors=3)
+        service = Service(
+            key=ServiceKey("n/s"),
+            endpoints=(make_endpoint("10.0.0.1", 80), make_endpoint("10.0.0.2", 80)),
+            active=ActiveHealthPolicy(),
+            outlier=policy,
+        )
+        book = HealthBook()
+        book.set_services({service.key: service}, now=0.0)
+        key = service.endpoints[0].key
+        (out,) = book.record_outcomes([OutcomeBatch(service=service.key, endpoint=key, runs=((kind, 3),))], now=1.0)
+        assert not out.is_usable
+        changes = book.record_probe(service.key, key, ProbeResult(is_ok=True), now=2.0)
+        assert [change.is_usable for change in changes] == ([True] if is_back else [])
