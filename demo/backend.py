@@ -68,19 +68,9 @@ class Echo(grpc.GenericRpcHandler):
 
 
 async def serve_connection(name: str, stream: trio.SocketStream) -> None:
-    """Serve one connection: WebSocket if the first head asks for it, HTTP/1.1 otherwise."""
-    first = b""
+    """Serve one connection: HTTP/1.1, and WebSocket from the request on that asks for it."""
     try:
-        while b"\r\n\r\n" not in first:
-            data = await stream.receive_some(65536)
-            if not data:
-                return
-            first += data
-        head = first.split(b"\r\n\r\n", 1)[0].lower()
-        if b"\r\nupgrade: websocket" in head:
-            await serve_websocket(name, stream, first)
-        else:
-            await serve_http(name, stream, first)
+        await serve_http(name, stream)
     except (trio.BrokenResourceError, trio.ClosedResourceError, h11.RemoteProtocolError):
         pass
     finally:
@@ -115,10 +105,9 @@ async def serve_websocket(name: str, stream: trio.SocketStream, first: bytes) ->
             protocol.receive_eof()
 
 
-async def serve_http(name: str, stream: trio.SocketStream, first: bytes) -> None:
+async def serve_http(name: str, stream: trio.SocketStream) -> None:
     """Answer each request with what arrived, as JSON."""
     connection = h11.Connection(h11.SERVER)
-    connection.receive_data(first)
     while True:
         request: h11.Request | None = None
         body_bytes = 0
@@ -130,6 +119,11 @@ async def serve_http(name: str, stream: trio.SocketStream, first: bytes) -> None
                 connection.receive_data(await stream.receive_some(65536))
             elif isinstance(event, h11.Request):
                 request = event
+                if (b"upgrade", b"websocket") in request.headers:
+                    lines = [b"GET " + request.target + b" HTTP/1.1", *(b": ".join(pair) for pair in request.headers)]
+                    head = b"\r\n".join(lines) + b"\r\n\r\n"
+                    await serve_websocket(name, stream, head + connection.trailing_data[0])
+                    return
             elif isinstance(event, h11.Data):
                 body_bytes += len(event.data)
             elif isinstance(event, h11.EndOfMessage):

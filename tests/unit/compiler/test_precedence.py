@@ -45,7 +45,8 @@ def test_each_step_of_the_order_and_its_reason(first: int, second: int) -> None:
 
 def test_whole_ladder_is_a_total_order() -> None:
     rules = [rule for rule, _ in LADDER]
-    assert sorted(reversed(rules), key=sort_key) == rules
+    backwards = rules[::-1]
+    assert sorted(backwards, key=sort_key) == rules
 
 
 def test_rule_competes_with_each_of_its_hostnames() -> None:
