@@ -2,6 +2,10 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
+
+from datum_router.manifests.meta import ObjectKey, ObjectMeta, ObjectRef
+from datum_router.manifests.vpcservice import VPCService, VPCServiceSpec
+from datum_router.reasons import Reason
 from datum_router_galactic.kinds import (
     VPC,
     Interface,
@@ -12,10 +16,6 @@ from datum_router_galactic.kinds import (
     VPCSpec,
 )
 from datum_router_galactic.resolver import AttachmentResolver, host_part
-
-from datum_router.manifests.meta import ObjectKey, ObjectMeta, ObjectRef
-from datum_router.manifests.vpcservice import VPCService, VPCServiceSpec
-from datum_router.reasons import Reason
 
 
 class View:

@@ -4,6 +4,18 @@ from typing import Any
 
 import msgspec
 import pytest
+
+from datum_router.manifests.meta import ObjectMeta, ObjectRef
+from datum_router.manifests.servicebinding import (
+    AddressFamily,
+    AddressSource,
+    PortMapping,
+    ServiceBinding,
+    ServiceBindingSpec,
+)
+from datum_router.manifests.vpcservice import VPCService, VPCServiceSpec
+from datum_router.plugins.protocols import Resolution
+from datum_router.reasons import Reason
 from datum_router_kubernetes.kinds import (
     ATTACHMENT_ANNOTATION,
     SERVICE_NAME_LABEL,
@@ -18,18 +30,6 @@ from datum_router_kubernetes.kinds import (
     SlicePort,
 )
 from datum_router_kubernetes.resolver import BindingResolver
-
-from datum_router.manifests.meta import ObjectMeta, ObjectRef
-from datum_router.manifests.servicebinding import (
-    AddressFamily,
-    AddressSource,
-    PortMapping,
-    ServiceBinding,
-    ServiceBindingSpec,
-)
-from datum_router.manifests.vpcservice import VPCService, VPCServiceSpec
-from datum_router.plugins.protocols import Resolution
-from datum_router.reasons import Reason
 
 
 class View:

@@ -9,6 +9,11 @@ import struct
 from collections.abc import Callable, Coroutine, Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from datum_router.clock import ManualClock
+from datum_router.reasons import Reason
 from datum_router_proxy.channel import (
     CLOSE_FLUSH_S,
     IOV_MAX,
@@ -21,11 +26,6 @@ from datum_router_proxy.channel import (
     wait_readable,
 )
 from datum_router_proxy.loop import DeadlineExpired, Loop, current_task
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from datum_router.clock import ManualClock
-from datum_router.reasons import Reason
 
 
 def pump(loop: Loop, until: Callable[[], bool], *, timeout_s: float = 10.0) -> None:

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import trustme
-from datum_router_proxy.channel import Channel, wait_readable
-from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
-from datum_router_proxy.upstream.connect import client_context, dial
 
 from datum_router.clock import ManualClock
 from datum_router.errors import UpstreamError
 from datum_router.model.service import UpstreamTls
 from datum_router.reasons import Reason
+from datum_router_proxy.channel import Channel, wait_readable
+from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
+from datum_router_proxy.upstream.connect import client_context, dial
 
 CA = trustme.CA()
 CA_PEM = CA.cert_pem.bytes().decode()

@@ -7,6 +7,7 @@ import inspect
 import re
 
 import pytest
+
 from datum_router_proxy.wire import grammar
 
 

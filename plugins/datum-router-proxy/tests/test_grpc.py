@@ -5,10 +5,11 @@ from __future__ import annotations
 from urllib.parse import unquote
 
 import pytest
-from datum_router_proxy.wire import grammar, grpc
-from datum_router_proxy.wire.grpc import GrpcStatus
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+from datum_router_proxy.wire import grammar, grpc
+from datum_router_proxy.wire.grpc import GrpcStatus
 
 
 @pytest.mark.parametrize(

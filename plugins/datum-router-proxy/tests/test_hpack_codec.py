@@ -8,6 +8,9 @@ from pathlib import Path
 
 import hpack
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from datum_router_proxy.wire.hpack_codec import (
     HeaderBlockError,
     HeaderCodec,
@@ -17,8 +20,6 @@ from datum_router_proxy.wire.hpack_codec import (
     encode_integer,
     make_codec,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 CODECS = pytest.mark.parametrize("name", ["hpack", "table"])
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
+from datum_router.errors import RemoteProtocolError
+from datum_router.reasons import Reason
 from datum_router_proxy.wire.http1 import (
     NEED_DATA,
     PAUSED,
@@ -16,9 +19,6 @@ from datum_router_proxy.wire.http1 import (
     Signal,
 )
 from datum_router_proxy.wire.http1.chunked import ChunkedDecoder
-
-from datum_router.errors import RemoteProtocolError
-from datum_router.reasons import Reason
 
 CHUNKED = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
 

@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
-from datum_router_proxy.wire.http1 import ConnectionClosed, Http1Connection, MessageComplete, Role, Signal
 
 from datum_router.errors import RemoteProtocolError
+from datum_router_proxy.wire.http1 import ConnectionClosed, Http1Connection, MessageComplete, Role, Signal
 
 ROOT = Path(__file__).resolve().parents[3]
 CORPUS = Path(os.environ.get("DATUM_ROUTER_SHARED", ROOT.parent / "shared")) / "corpora" / "http1_public.json"

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import httptools
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from datum_router.errors import RemoteProtocolError
 from datum_router_proxy.wire.http1 import (
     FRAMING_CHUNKED,
     FRAMING_NONE,
@@ -21,10 +25,6 @@ from datum_router_proxy.wire.http1 import (
     Role,
     Signal,
 )
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
-
-from datum_router.errors import RemoteProtocolError
 
 STATUSES = {Role.CLIENT: {502}, Role.SERVER: {400, 405, 414, 417, 431, 501, 505}}
 

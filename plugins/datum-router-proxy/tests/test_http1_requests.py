@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
+from datum_router.errors import RemoteProtocolError
+from datum_router.reasons import Reason
 from datum_router_proxy.wire.http1 import (
     NEED_DATA,
     FramingKind,
@@ -14,9 +17,6 @@ from datum_router_proxy.wire.http1 import (
     Role,
     TargetForm,
 )
-
-from datum_router.errors import RemoteProtocolError
-from datum_router.reasons import Reason
 
 
 def read(raw: bytes, limits: Http1Limits | None = None) -> H1RequestHead:

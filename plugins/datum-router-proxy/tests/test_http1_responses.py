@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
+from datum_router.errors import LocalProtocolError, RemoteProtocolError
+from datum_router.reasons import Reason
 from datum_router_proxy.wire.http1 import (
     FRAMING_CHUNKED,
     FRAMING_UNTIL_CLOSE,
@@ -22,9 +25,6 @@ from datum_router_proxy.wire.http1 import (
     Signal,
     State,
 )
-
-from datum_router.errors import LocalProtocolError, RemoteProtocolError
-from datum_router.reasons import Reason
 
 
 def asked(method: str = "GET", upgrade: bytes | None = None, limits: Http1Limits | None = None) -> Http1Connection:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
+from datum_router.errors import LocalProtocolError, RemoteProtocolError
+from datum_router.reasons import Reason
 from datum_router_proxy.wire.http1 import (
     FRAMING_CHUNKED,
     FRAMING_NONE,
@@ -20,9 +23,6 @@ from datum_router_proxy.wire.http1 import (
     Trigger,
 )
 from datum_router_proxy.wire.http1.state import TABLE, advance
-
-from datum_router.errors import LocalProtocolError, RemoteProtocolError
-from datum_router.reasons import Reason
 
 FIVE = Framing(FramingKind.LENGTH, 5)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
+from datum_router.errors import LocalProtocolError
+from datum_router.reasons import Reason
 from datum_router_proxy import testing as t
 from datum_router_proxy.wire.http2 import (
     PREFACE,
@@ -21,9 +24,6 @@ from datum_router_proxy.wire.http2 import (
     TrailersReceived,
 )
 from datum_router_proxy.wire.http2 import frames as f
-
-from datum_router.errors import LocalProtocolError
-from datum_router.reasons import Reason
 
 OK = ((b":status", b"200"),)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from datum_router_proxy import testing as t
 from datum_router_proxy.wire.http2 import (
     ConnectionTerminated,
@@ -14,8 +17,6 @@ from datum_router_proxy.wire.http2 import (
     WindowOpened,
 )
 from datum_router_proxy.wire.http2 import frames as f
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 OK = [(b":status", b"200")]
 

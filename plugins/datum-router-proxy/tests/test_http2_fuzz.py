@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
 from datum_router_proxy import testing as t
 from datum_router_proxy.wire.http2 import (
     PREFACE,
@@ -15,8 +18,6 @@ from datum_router_proxy.wire.http2 import (
     StreamReset,
 )
 from datum_router_proxy.wire.http2 import frames as f
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 
 ROLES = st.sampled_from(list(Role))
 STREAM_ID = st.sampled_from([0, 1, 2, 3, 5, 7, 2**31 - 1])

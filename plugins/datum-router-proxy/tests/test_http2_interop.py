@@ -9,6 +9,9 @@ import h2.connection
 import h2.events
 import h2.settings
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from datum_router_proxy.wire.http2 import (
     DataReceived,
     Http2Connection,
@@ -19,8 +22,6 @@ from datum_router_proxy.wire.http2 import (
     StreamEnded,
     TrailersReceived,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 NAME = st.from_regex(rb"x-[a-z0-9]{1,8}", fullmatch=True)
 VALUE = st.from_regex(rb"[\x21-\x7e]([\x20-\x7e]{0,30}[\x21-\x7e])?", fullmatch=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+
+from datum_router.reasons import Reason
 from datum_router_proxy import testing as t
 from datum_router_proxy.wire.http2 import (
     ConnectionTerminated,
@@ -16,8 +18,6 @@ from datum_router_proxy.wire.http2 import (
     StreamReset,
 )
 from datum_router_proxy.wire.http2 import frames as f
-
-from datum_router.reasons import Reason
 
 
 def is_calm(events: list) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-import datum_router_proxy
 import pytest
+
+import datum_router_proxy
 
 WIRE = Path(datum_router_proxy.__file__).parent / "wire"
 MODULES = sorted([*(WIRE / "http2").glob("*.py"), *WIRE.glob("hpack_*.py")])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 
 import pytest
+
+from datum_router.reasons import Reason
 from datum_router_proxy import testing as t
 from datum_router_proxy.wire.http2 import (
     PREFACE,
@@ -22,8 +24,6 @@ from datum_router_proxy.wire.http2 import (
     TrailersReceived,
 )
 from datum_router_proxy.wire.http2 import frames as f
-
-from datum_router.reasons import Reason
 
 
 def terminated(events: list) -> ConnectionTerminated:

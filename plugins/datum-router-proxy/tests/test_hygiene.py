@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from datum_router_proxy.wire import hygiene
 from datum_router_proxy.wire.hygiene import (
     Hop,
@@ -13,8 +16,6 @@ from datum_router_proxy.wire.hygiene import (
     response_fields_for_downstream,
     trailers_to_forward,
 )
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 Field = tuple[bytes, bytes]
 ADDED = {

@@ -14,13 +14,13 @@ import pytest
 import trio
 import trio.testing
 import trustme
-from datum_router_proxy.channel import Channel
-from datum_router_proxy.loop import Loop
-from datum_router_proxy.server.listener import AcceptCounts, AcceptLimits, ListenerTask, _peer
 
 from datum_router.clock import ManualClock
 from datum_router.model.listener import Listener, TlsBinding
 from datum_router.reasons import Reason
+from datum_router_proxy.channel import Channel
+from datum_router_proxy.loop import Loop
+from datum_router_proxy.server.listener import AcceptCounts, AcceptLimits, ListenerTask, _peer
 
 CA = trustme.CA()
 

@@ -12,6 +12,9 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 import trio.testing
+
+from datum_router.clock import ManualClock
+from datum_router.reasons import Reason
 from datum_router_proxy.loop import (
     EVENTS,
     ROUNDS,
@@ -24,9 +27,6 @@ from datum_router_proxy.loop import (
     current_task,
     park,
 )
-
-from datum_router.clock import ManualClock
-from datum_router.reasons import Reason
 
 
 class Probe:

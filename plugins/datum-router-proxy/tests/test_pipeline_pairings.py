@@ -6,6 +6,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
+
+from datum_router.model.service import UpstreamProtocol
+from datum_router.reasons import Reason
 from datum_router_proxy.testing_peers import (
     Exchange,
     Gateway,
@@ -17,9 +20,6 @@ from datum_router_proxy.testing_peers import (
     make_service,
     upstream,
 )
-
-from datum_router.model.service import UpstreamProtocol
-from datum_router.reasons import Reason
 
 PAIRINGS = [
     pytest.param(down, up, id=f"{down}-{up.lower()}")

@@ -7,6 +7,12 @@ import socket
 
 import pytest
 import trio
+
+from datum_router.model.listener import Listener
+from datum_router.model.policy import ConnectionLimits, RetryPolicy, TimeoutPolicy
+from datum_router.model.route import HeaderEdit, Redirect
+from datum_router.model.service import UpstreamProtocol
+from datum_router.reasons import Reason
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.testing_peers import (
     Exchange,
@@ -19,12 +25,6 @@ from datum_router_proxy.testing_peers import (
     refused_port,
     upstream,
 )
-
-from datum_router.model.listener import Listener
-from datum_router.model.policy import ConnectionLimits, RetryPolicy, TimeoutPolicy
-from datum_router.model.route import HeaderEdit, Redirect
-from datum_router.model.service import UpstreamProtocol
-from datum_router.reasons import Reason
 
 both = pytest.mark.parametrize("down", ["h1", "h2"])
 RETRY = RetryPolicy(max_retries=1, initial_backoff_s=0.001, max_backoff_s=0.002)

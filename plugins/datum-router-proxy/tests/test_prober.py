@@ -12,6 +12,13 @@ import grpc
 import pytest
 import trio
 import trustme
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datum_router.model.endpoint import Endpoint, make_endpoint
+from datum_router.model.policy import ActiveHealthPolicy, ProbeType
+from datum_router.model.service import UpstreamTls
+from datum_router.plugins.protocols import ProbeResult
 from datum_router_proxy.prober import (
     READ_BYTES,
     GrpcProber,
@@ -21,13 +28,6 @@ from datum_router_proxy.prober import (
     encode_health_request,
     make_prober,
 )
-from hypothesis import given
-from hypothesis import strategies as st
-
-from datum_router.model.endpoint import Endpoint, make_endpoint
-from datum_router.model.policy import ActiveHealthPolicy, ProbeType
-from datum_router.model.service import UpstreamTls
-from datum_router.plugins.protocols import ProbeResult
 
 CA = trustme.CA()
 CA_PEM = CA.cert_pem.bytes().decode()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from websockets.frames import Frame
+from websockets.streams import StreamReader
+
 from datum_router_proxy.wire import websocket
 from datum_router_proxy.wire.http1 import (
     H1RequestHead,
@@ -12,8 +15,6 @@ from datum_router_proxy.wire.http1 import (
     ResponseReceived,
     Role,
 )
-from websockets.frames import Frame
-from websockets.streams import StreamReader
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="  # RFC 6455 section 1.3
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="

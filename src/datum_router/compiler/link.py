@@ -17,7 +17,7 @@ from datum_router.balancing.base import HealthView, PickContext
 from datum_router.balancing.hashkey import hash_key, uses_hash
 from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.balancing.split import Split
-from datum_router.filters.base import Filter, build_filter
+from datum_router.filters.base import CheckedFilter, Filter, build_filter
 from datum_router.health.circuit import ServiceLimits
 from datum_router.health.view import HealthTable
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Endpoint, EndpointKey, Locality, make_endpoint
@@ -334,7 +334,7 @@ class Linker:
 
     def _filter(self, config: FilterConfig, rule: Rule) -> Filter:
         if isinstance(config, PluginFilter):
-            return self._plugins.filters[config.name].create(config)
+            return CheckedFilter(self._plugins.filters[config.name].create(config), config.name)
         return build_filter(config, rule)
 
     def _forget_balancers(self, rules: Iterable[LinkedRule]) -> None:

@@ -6,6 +6,7 @@ from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.compiler.ingress import IngressScope
 from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
 from datum_router.compiler.services import service_key
+from datum_router.filters.base import filter_problem
 from datum_router.manifests import vpcroute as wire
 from datum_router.manifests.meta import ObjectKey, parse_duration
 from datum_router.manifests.vpcroute import VPCRoute
@@ -31,7 +32,8 @@ from datum_router.model.route import (
 from datum_router.plugins.manager import PluginSet
 from datum_router.plugins.protocols import ManifestView
 from datum_router.reasons import Reason
-from datum_router.routing.regex import RegexEngine, RegexProblem, compile_regex
+from datum_router.routing.matcher import rule_problems
+from datum_router.routing.regex import RegexEngine
 
 
 class RouteCompiler:
@@ -60,48 +62,40 @@ class RouteCompiler:
         rules: list[Rule] = []
         for index, item in enumerate(matches):
             match = compile_match(item)
-            problem = self._bad_pattern(match)
-            if problem is not None:
-                where = f"spec.matches[{index}]" if spec.matches else "spec.match"
-                findings.append(
-                    Finding(
-                        key=key,
-                        path=where,
-                        reason=problem.reason,
-                        message=f"found {problem.message}"
-                        if problem.reason is Reason.INVALID_VALUE
-                        else problem.message,
-                        hint="pip install 'datum-router[re2]'" if problem.reason is Reason.REGEX_UNAVAILABLE else "",
-                    )
-                )
-                continue
-            rules.append(
-                Rule(
-                    id=RuleId(f"{key.namespace}/{key.name}#{index}"),
-                    route=f"{key.namespace}/{key.name}",
-                    hostnames=hostnames,
-                    listeners=listeners,
-                    match=match,
-                    destinations=destinations,
-                    filters=filters,
-                    balancing=balancing,
-                    locality=_locality(route),
-                    retry=_retry(route),
-                    timeouts=_timeouts(route),
-                    created_at=created_at(route.metadata),
-                    index=index,
-                )
+            rule = Rule(
+                id=RuleId(f"{key.namespace}/{key.name}#{index}"),
+                route=f"{key.namespace}/{key.name}",
+                hostnames=hostnames,
+                listeners=listeners,
+                match=match,
+                destinations=destinations,
+                filters=filters,
+                balancing=balancing,
+                locality=_locality(route),
+                retry=_retry(route),
+                timeouts=_timeouts(route),
+                created_at=created_at(route.metadata),
+                index=index,
             )
+            where = f"spec.matches[{index}]" if spec.matches else "spec.match"
+            unusable = [*self._match_problems(rule, key, where), *_filter_problems(rule, key)]
+            if unusable:
+                findings += unusable
+            else:
+                rules.append(rule)
         return rules, findings
 
-    def _bad_pattern(self, match: Match) -> RegexProblem | None:
-        patterns = [match.path.value] if match.path.kind is PathKind.REGEX else []
-        patterns += [item.value for item in (*match.headers, *match.query) if item.kind is ValueKind.REGEX]
-        for pattern in patterns:
-            compiled = compile_regex(pattern, self._regex)
-            if isinstance(compiled, RegexProblem):
-                return compiled
-        return None
+    def _match_problems(self, rule: Rule, key: ObjectKey, path: str) -> list[Finding]:
+        return [
+            Finding(
+                key=key,
+                path=path,
+                reason=problem.reason,
+                message=f"{problem.part}: {problem.message}",
+                hint="pip install 'datum-router[re2]'" if problem.reason is Reason.REGEX_UNAVAILABLE else "",
+            )
+            for problem in rule_problems(rule, self._regex)
+        ]
 
     def _balancing(self, route: VPCRoute, key: ObjectKey, findings: list[Finding]) -> BalancingPolicy | None:
         spec = route.spec
@@ -136,6 +130,14 @@ class RouteCompiler:
             table_size=config.table_size,
             slow_start_s=parse_duration(config.slow_start) if config.slow_start else 0.0,
         )
+
+
+def _filter_problems(rule: Rule, key: ObjectKey) -> list[Finding]:
+    return [
+        Finding(key=key, path=f"spec.filters[{index}]", reason=Reason.INVALID_VALUE, message=problem)
+        for index, config in enumerate(rule.filters)
+        if (problem := filter_problem(config, rule))
+    ]
 
 
 def _destinations(

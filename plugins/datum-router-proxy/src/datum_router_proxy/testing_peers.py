@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import h2.config
@@ -639,13 +639,14 @@ class H2Client(_H2Peer):
             fields.append((b"content-length", b"%d" % len(body)))
         stream_id = await self.open(method, path, fields, end=body is None)
         if body is not None:
-            if body:
-                await self.send(stream_id, body)
-            if trailers:
-                self.connection.send_headers(stream_id, list(trailers), end_stream=True)
-            else:
-                self.connection.end_stream(stream_id)
-            await self.flush()
+            with suppress(h2.exceptions.StreamClosedError):  # answered early: the rest is not wanted
+                if body:
+                    await self.send(stream_id, body)
+                if trailers:
+                    self.connection.send_headers(stream_id, list(trailers), end_stream=True)
+                else:
+                    self.connection.end_stream(stream_id)
+                await self.flush()
         return await self.receive(stream_id)
 
 

@@ -78,7 +78,7 @@ def on_rst_stream(
         state.guard.reset(now)
 
 
-def on_settings(  # noqa: PLR0917
+def on_settings(
     state: ConnectionState, payload: bytes, flags: int, stream_id: int, now: float, events: list[Event]
 ) -> None:
     """Apply SETTINGS or its acknowledgement (section 6.5)."""
@@ -120,7 +120,7 @@ def on_push_promise(
     raise fault("PUSH_PROMISE: push is off, and never for clients to send")
 
 
-def on_ping(  # noqa: PLR0917
+def on_ping(
     state: ConnectionState, payload: bytes, flags: int, stream_id: int, now: float, events: list[Event]
 ) -> None:
     """Answer PING, or report the answer to ours (section 6.7)."""

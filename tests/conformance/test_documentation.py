@@ -1,0 +1,81 @@
+"""What documentation shows is what the code does."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SHARED = Path(os.environ.get("DATUM_ROUTER_SHARED", REPOSITORY.parent / "shared"))
+YAML_BLOCK = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=REPOSITORY, check=False)
+
+
+def check(directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    return run("-m", "datum_router_cli", "check", str(directory), *options)
+
+
+def test_generated_pages_and_crds_are_up_to_date() -> None:
+    done = run("docs/generate.py", "--check")
+    assert done.returncode == 0, f"run `make docs`; stale: {done.stdout}{done.stderr}"
+
+
+def test_all_examples_pass_check_even_strictly() -> None:
+    done = check(REPOSITORY / "manifests" / "examples", "--strict")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "manifests" / "examples").glob("*.yaml")), ids=lambda path: path.name
+)
+def test_each_example_file_passes_check_alone(path: Path, tmp_path: Path) -> None:
+    (tmp_path / path.name).write_text(path.read_text())
+    done = check(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def blocks(text: str) -> list[str]:
+    return [block for block in YAML_BLOCK.findall(text) if "apiVersion:" in block]
+
+
+def test_manifests_of_the_readme_pass_check(tmp_path: Path) -> None:
+    found = blocks((REPOSITORY / "README.md").read_text())
+    assert found
+    for index, block in enumerate(found):
+        (tmp_path / f"{index}.yaml").write_text(block)
+    done = check(tmp_path, "--strict")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_example_of_the_original_readme_loads_unchanged(tmp_path: Path) -> None:
+    path = SHARED / "seed" / "datum-router-readme.md"
+    if not path.exists():
+        pytest.skip(f"the original README is not there: {path} (it is no part of this repository)")
+    found = blocks(path.read_text())
+    assert len(found) == 6
+    for index, block in enumerate(found):
+        (tmp_path / f"{index}.yaml").write_text(block)
+    done = check(tmp_path, "--output", "json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    # Attachments and Services are what the README does not show: references to them are warnings, nothing else is.
+    assert '"error"' not in done.stdout
+    for kind in ("VPCService", "VPCRoute", "ServiceBinding"):
+        assert f'"{kind}": 2' in done.stdout
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    pages = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
+    broken = []
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target and not (page.parent / target).exists():
+                broken.append(f"{page.relative_to(REPOSITORY)}: {target}")
+    assert not broken
