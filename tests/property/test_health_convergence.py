@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from datum_router.health.view import HealthBook, HealthTable, OutcomeBatch
 from datum_router.model.endpoint import EndpointKey, make_endpoint
@@ -59,6 +59,35 @@ class Convergence(RuleBasedStateMachine):
         }
         self.take(self.book.set_services(self.services, now=self.now))
 
+    @initialize()
+    def begin(self) -> None:
+        self.policies_change(is_active=True, is_outlier=True)
+
+    @rule(service=st.sampled_from(SERVICES), key=st.sampled_from(KEYS))
+    def down_by_probes_until_nobody_probes(self, service: ServiceKey, key: EndpointKey) -> None:
+        self.probes(service, key, is_ok=False, times=4)
+        self.policies_change(is_active=False, is_outlier=False)
+        self.nobody_is_down_without_a_policy_that_could_say_so()
+
+    @rule(service=st.sampled_from(SERVICES), key=st.sampled_from(KEYS))
+    def ejected_until_its_time_is_over(self, service: ServiceKey, key: EndpointKey) -> None:
+        self.policies_change(is_active=False, is_outlier=True)
+        self.outcomes(service, key, OutcomeClass.GATEWAY_ERROR, 6)
+        self.time_passes(400.0)
+
+    @rule(is_active=st.booleans(), is_outlier=st.booleans())
+    def policies_change(self, is_active: bool, is_outlier: bool) -> None:
+        self.services = {
+            key: make_service(
+                key,
+                service.endpoints or ENDPOINTS,
+                active=ActiveHealthPolicy() if is_active else None,
+                outlier=OutlierPolicy() if is_outlier else None,
+            )
+            for key, service in (self.services or dict.fromkeys(SERVICES, make_service())).items()
+        }
+        self.take(self.book.set_services(self.services, now=self.now))
+
     @rule(service=st.sampled_from(SERVICES), key=st.sampled_from(KEYS), is_ok=st.booleans(), times=st.integers(1, 4))
     def probes(self, service: ServiceKey, key: EndpointKey, is_ok: bool, times: int) -> None:
         for _ in range(times):
@@ -81,6 +110,11 @@ class Convergence(RuleBasedStateMachine):
         changes = self.book.expire(self.now)
         assert not changes or (due is not None and due <= self.now), "nothing returns before its time"
         self.take(changes)
+        if seconds > OutlierPolicy().max_ejection_time_s:
+            # Every ejection is over: only probes can still say no.
+            for key, service in self.services.items():
+                if service.active is None:
+                    assert all(self.book.view(key).is_usable(endpoint.key) for endpoint in service.endpoints)
         left = self.book.next_due()
         assert left is None or left > self.now - 1.0
 
@@ -105,6 +139,12 @@ class Convergence(RuleBasedStateMachine):
         fresh = HealthTable()
         fresh.reset(self.book.all_changes())
         self.agree(fresh)
+
+    @invariant()
+    def nobody_is_down_without_a_policy_that_could_say_so(self) -> None:
+        for key, service in self.services.items():
+            if service.active is None and service.outlier is None:
+                assert all(self.book.view(key).is_usable(endpoint.key) for endpoint in service.endpoints)
 
     @invariant()
     def who_left_leaves_nothing_behind(self) -> None:

@@ -78,7 +78,7 @@ class OutlierMachine(RuleBasedStateMachine):
         self.back_at: dict[EndpointKey, float] = {}
         self.was_over = False
 
-    @initialize(any_5xx=st.integers(0, 4), gateway=st.integers(0, 4), percent=st.sampled_from((0, 10, 34, 50, 100)))
+    @initialize(any_5xx=st.integers(0, 3), gateway=st.integers(0, 3), percent=st.sampled_from((0, 10, 34, 50, 100)))
     def begin(self, any_5xx: int, gateway: int, percent: int) -> None:
         self.policy = OutlierPolicy(
             consecutive_5xx=any_5xx,
@@ -139,6 +139,14 @@ class OutlierMachine(RuleBasedStateMachine):
                 del table[key]
         # Running ejections are not ended early for a smaller set: only new ones respect the new share.
         self.was_over = len(self.out) > self.detector.capacity()
+
+    @rule(key=st.sampled_from(KEYS[:2]), seconds=st.sampled_from((0.0, 9.0, 25.0)), kind=st.sampled_from(OutcomeClass))
+    def fails_return_and_fail_again(self, key: EndpointKey, seconds: float, kind: OutcomeClass) -> None:
+        for _ in range(3):
+            self.outcomes(key, [(OutcomeClass.GATEWAY_ERROR, 1), (kind, 1), (OutcomeClass.SERVER_ERROR, 4)])
+            self.who_is_out_and_until_when()
+            self.let_back_in(key)
+            self.time_passes(seconds)
 
     @rule(key=st.sampled_from(KEYS))
     def let_back_in(self, key: EndpointKey) -> None:

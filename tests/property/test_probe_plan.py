@@ -78,6 +78,13 @@ class Plan(RuleBasedStateMachine):
         self.wanted = {endpoint.key for endpoint in service.endpoints} if policy is not None else set()
         self.current &= self.wanted
 
+    @rule(policy=st.sampled_from(POLICIES))
+    def policy_changes_while_probes_run(self, policy: ActiveHealthPolicy) -> None:
+        self.time_passes(20.0)
+        chosen = [endpoint for endpoint in ENDPOINTS if endpoint.key in self.wanted] or list(ENDPOINTS[:2])
+        self.services_change(list(chosen), policy)
+        self.time_passes(1.0)
+
     @rule(seconds=st.sampled_from((0.0, 0.1, 0.6, 1.0, 5.0, 20.0)))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds

@@ -18,6 +18,7 @@ from datum_router_proxy.testing_peers import (
     Exchange,
     H1Client,
     H2Client,
+    bounded,
     client,
     gateway,
     make_rule,
@@ -51,7 +52,7 @@ def test_no_route_is_404_with_reason_and_request_id(down: str) -> None:
             assert (await peer.request("HEAD", "/")).body == b""
             assert (await peer.request("GET", "/")).status == 404, "the connection goes on"
 
-    trio.run(main)
+    bounded(main)
 
 
 @both
@@ -62,7 +63,7 @@ def test_service_without_endpoints_is_503(down: str) -> None:
             assert answer.status == 503
             assert b"no_healthy_endpoint" in answer.body
 
-    trio.run(main)
+    bounded(main)
 
 
 @both
@@ -83,7 +84,7 @@ def test_refused_connect_is_tried_on_another_endpoint_with_its_body(down: str) -
                 assert all(one.reason is Reason.CONNECT_FAILED and one.is_unprocessed for one in failed)
                 assert sum(event.attempts for event in running.recorder.events) == len(outcomes)
 
-    trio.run(main)
+    bounded(main)
 
 
 @both
@@ -96,7 +97,7 @@ def test_nobody_left_to_try_is_503(down: str) -> None:
             assert b"no_healthy_endpoint" in answer.body
             assert running.recorder.outcomes[0].reason is Reason.CONNECT_FAILED
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_refused_connect_without_retries_is_502() -> None:
@@ -107,7 +108,7 @@ def test_refused_connect_without_retries_is_502() -> None:
             assert answer.status == 502
             assert b"connect_failed: the upstream could not be reached" in answer.body
 
-    trio.run(main)
+    bounded(main)
 
 
 @pytest.mark.parametrize("up", [UpstreamProtocol.HTTP, UpstreamProtocol.H2C])
@@ -123,7 +124,7 @@ def test_idempotent_request_is_tried_again_after_a_reset(up: UpstreamProtocol) -
                     assert (await peer.request("GET", "/")).body == b"hello"
                 assert bad.requests
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_status_named_by_the_policy_is_tried_again() -> None:
@@ -142,7 +143,7 @@ def test_status_named_by_the_policy_is_tried_again() -> None:
                 statuses = {(await peer.request("POST", "/", body=b"x")).status for _ in range(4)}
                 assert statuses == {200, 503}, "a POST that was answered is not repeated"
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_body_above_the_retry_limit_is_sent_once_only() -> None:
@@ -160,7 +161,7 @@ def test_body_above_the_retry_limit_is_sent_once_only() -> None:
                 assert answer.status == 502
                 assert len(bad.requests) == 1
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_pooled_connection_that_was_closed_is_replaced_without_the_client_noticing() -> None:
@@ -189,7 +190,7 @@ def test_pooled_connection_that_was_closed_is_replaced_without_the_client_notici
                 assert answer.status == 502, "a POST that may have been acted on is not repeated"
             nursery.cancel_scope.cancel()
 
-    trio.run(main)
+    bounded(main)
 
 
 @both
@@ -209,7 +210,7 @@ def test_deadline_is_504_and_reaches_the_upstream(down: str, up: UpstreamProtoco
                         await server.requests[0].is_cancelled.wait()  # type: ignore[attr-defined]
                 assert (await peer.request("GET", "/")).status == 504, "the client's connection goes on"
 
-    trio.run(main)
+    bounded(main)
 
 
 @both
@@ -227,7 +228,7 @@ def test_deadline_in_the_body_cuts_the_answer(down: str) -> None:
             await running.recorder.until(lambda: bool(running.recorder.events))
             assert running.recorder.events[0].reason is Reason.REQUEST_TIMEOUT
 
-    trio.run(main)
+    bounded(main)
 
 
 @both
@@ -256,7 +257,7 @@ def test_requests_that_are_not_served(
             assert (down, reason) in running.recorder.rejections
             assert not server.requests
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_options_star_is_answered_by_the_router() -> None:
@@ -266,7 +267,7 @@ def test_options_star_is_answered_by_the_router() -> None:
             await peer.stream.send_all(b"OPTIONS * HTTP/1.1\r\nhost: a\r\n\r\n")
             assert (await peer.stream.receive_some(1000)).startswith(b"HTTP/1.1 200 OK\r\n")
 
-    trio.run(main)
+    bounded(main)
 
 
 @both
@@ -283,7 +284,7 @@ def test_body_above_the_listeners_limit_is_413(down: str, is_chunked: bool) -> N
             assert answer.status == 413
             assert (down, Reason.BODY_TOO_LARGE) in running.recorder.rejections
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_filters_change_both_heads() -> None:
@@ -304,7 +305,7 @@ def test_filters_change_both_heads() -> None:
                     assert server.requests[0].header(b"x-set") == b"1"
                     assert server.requests[0].header(b"x-mine") is None
 
-    trio.run(main)
+    bounded(main)
 
 
 @both
@@ -315,7 +316,7 @@ def test_redirect_is_answered_by_the_router(down: str) -> None:
             answer = await peer.request("GET", "/a?b=c")
             assert (answer.status, answer.header(b"location")) == (301, b"https://shop.example/a?b=c")
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_pipelined_requests_are_answered_in_order() -> None:
@@ -333,7 +334,7 @@ def test_pipelined_requests_are_answered_in_order() -> None:
             assert [part[-2:] for part in got.split(b"HTTP/1.1 200")[1:]] == [b"/0", b"/1", b"/2", b"/3", b"/4"]
             await stream.aclose()
 
-    trio.run(main)
+    bounded(main)
 
 
 @pytest.mark.parametrize(
@@ -366,7 +367,7 @@ def test_broken_answers_of_an_upstream_are_502(response: bytes, reason: str) -> 
                 assert reason.encode() in answer.body
             nursery.cancel_scope.cancel()
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_bytes_past_the_end_of_a_response_keep_the_connection_out_of_the_pool() -> None:
@@ -389,7 +390,7 @@ def test_bytes_past_the_end_of_a_response_keep_the_connection_out_of_the_pool() 
                 assert accepted == 2
             nursery.cancel_scope.cancel()
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_connection_limit_makes_requests_wait_and_then_go_on() -> None:
@@ -413,7 +414,7 @@ def test_connection_limit_makes_requests_wait_and_then_go_on() -> None:
                 assert [(await peer.receive(one)).status for one in ids[:2]] == [200, 200]
                 assert server.connections == 1
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_waiting_for_a_connection_is_bounded() -> None:
@@ -431,7 +432,7 @@ def test_waiting_for_a_connection_is_bounded() -> None:
                 assert b"pool_overflow" in answer.body
                 assert not [one for one in running.recorder.outcomes if one.reason is Reason.POOL_OVERFLOW]
 
-    trio.run(main)
+    bounded(main)
 
 
 # --- gRPC ------------------------------------------------------------------------------------------------------------
@@ -448,7 +449,7 @@ def test_grpc_client_gets_local_replies_as_status() -> None:
             answer = await peer.request("POST", "/a.B/C", GRPC, b"")
             assert answer.header(b"grpc-status") == b"14"
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_grpc_timeout_shortens_the_deadline_and_is_told_upstream() -> None:
@@ -464,7 +465,7 @@ def test_grpc_timeout_shortens_the_deadline_and_is_told_upstream() -> None:
                 with trio.fail_after(1):
                     await server.requests[0].is_cancelled.wait()  # type: ignore[attr-defined]
 
-    trio.run(main)
+    bounded(main)
 
 
 @pytest.mark.parametrize(
@@ -481,7 +482,7 @@ def test_http_answers_to_grpc_become_status(status: int, code: bytes) -> None:
                 answer = await peer.request("POST", "/a.B/C", GRPC, b"x")
                 assert (answer.status, answer.header(b"grpc-status")) == (200, code)
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_missing_grpc_status_is_internal_and_a_reset_unavailable() -> None:
@@ -502,4 +503,4 @@ def test_missing_grpc_status_is_internal_and_a_reset_unavailable() -> None:
                 answer = await peer.request("POST", "/a.B/Reset", GRPC, b"x")
                 assert dict(answer.trailers)[b"grpc-status"] == b"14"
 
-    trio.run(main)
+    bounded(main)

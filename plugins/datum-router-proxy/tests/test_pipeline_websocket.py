@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import h2.events
 import pytest
 import trio
@@ -10,6 +12,7 @@ from datum_router_proxy.testing_peers import (
     Exchange,
     H1Client,
     H2Client,
+    bounded,
     client,
     gateway,
     make_service,
@@ -95,6 +98,7 @@ def test_h1_to_h1_carries_messages_and_the_closing_handshake() -> None:
                                 await stream.send_eof()
                         data = await stream.receive_some(65536)
                         if not data:
+                            protocol.receive_eof()
                             break
                         protocol.receive_data(data)
                         for event in protocol.events_received():
@@ -104,6 +108,7 @@ def test_h1_to_h1_carries_messages_and_the_closing_handshake() -> None:
                             elif getattr(event, "opcode", None) is Opcode.TEXT:
                                 got.append(event.data)
                                 protocol.send_close(1000)
+                await stream.aclose()
                 assert got == [b"x" * 100_000]
                 assert protocol.close_code == 1000
                 await running.recorder.until(lambda: len(running.recorder.events) == 1)
@@ -112,7 +117,7 @@ def test_h1_to_h1_carries_messages_and_the_closing_handshake() -> None:
                 assert event.bytes_in > 100_000
             nursery.cancel_scope.cancel()
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_h2_to_h1() -> None:
@@ -134,7 +139,7 @@ def test_h2_to_h1() -> None:
                 assert not answer.is_cut
             nursery.cancel_scope.cancel()
 
-    trio.run(main)
+    bounded(main)
 
 
 async def h1_round_trip(peer: H1Client) -> None:
@@ -159,7 +164,7 @@ def test_h1_to_h2_half_closes() -> None:
                         await peer.stream.send_eof()
                         assert await peer.stream.receive_some(10) == b""
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_h2_to_h2() -> None:
@@ -175,7 +180,7 @@ def test_h2_to_h2() -> None:
                     answer = await peer.receive(stream_id)
                     assert (answer.body, answer.is_cut) == (b"any bytes!", False)
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_upstream_without_extended_connect_is_502() -> None:
@@ -202,7 +207,7 @@ def test_upstream_without_extended_connect_is_502() -> None:
                     assert b"bad_upgrade" in answer
             nursery.cancel_scope.cancel()
 
-    trio.run(main)
+    bounded(main)
 
 
 @pytest.mark.parametrize("status", [200, 403])
@@ -222,7 +227,7 @@ def test_refused_handshake_is_an_ordinary_answer_but_never_a_tunnel(status: int)
                 answer = await peer.receive(stream_id)
                 assert answer.status == (502 if status == 200 else 403)
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_wrong_accept_value_is_502() -> None:
@@ -231,7 +236,8 @@ def test_wrong_accept_value_is_502() -> None:
         await stream.send_all(
             b"HTTP/1.1 101 x\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: wrong\r\n\r\n"
         )
-        await stream.receive_some(1)
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.receive_some(1)
 
     async def main() -> None:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -244,7 +250,7 @@ def test_wrong_accept_value_is_502() -> None:
                 assert (await peer.stream.receive_some(10_000)).startswith(b"HTTP/1.1 502 ")
             nursery.cancel_scope.cancel()
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_silent_tunnel_is_closed_after_its_idle_limit() -> None:
@@ -260,7 +266,7 @@ def test_silent_tunnel_is_closed_after_its_idle_limit() -> None:
                 await running.recorder.until(lambda: len(running.recorder.events) == 1)
                 assert running.recorder.events[0].reason is Reason.IDLE_TIMEOUT
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_drain_says_going_away_between_frames() -> None:
@@ -284,7 +290,7 @@ def test_drain_says_going_away_between_frames() -> None:
                     await running.drained()
             nursery.cancel_scope.cancel()
 
-    trio.run(main)
+    bounded(main)
 
 
 def test_frame_tracker_finds_boundaries_whatever_the_pieces() -> None:

@@ -162,6 +162,31 @@ class LinkedRule:
                     reason=Reason.BACKEND_NOT_FOUND,
                     detail=f"the route's destination cannot be used: {ref.problem}",
                 )
+        found = self._claim(ref, head, rng=rng, now=now, excluded=excluded, is_retry=is_retry)
+        if found is None and excluded:
+            # A retry whose destination has nobody left: a sibling that takes traffic at all beats giving up.
+            for other in self.rule.destinations:
+                if other is not ref and other.weight > 0 and not other.problem and self._is_usable(other):
+                    found = self._claim(other, head, rng=rng, now=now, excluded=excluded, is_retry=is_retry)
+                    if found is not None:
+                        break
+        if found is None:
+            return LocalReply(
+                status=503, reason=Reason.NO_HEALTHY_ENDPOINT, detail="no endpoint of the service can take the request"
+            )
+        return found
+
+    def _claim(
+        self,
+        ref: BackendRef,
+        head: RequestHead,
+        *,
+        rng: random.Random,
+        now: float,
+        excluded: frozenset[EndpointKey],
+        is_retry: bool,
+    ) -> Lease | LocalReply | None:
+        """Take a permit and an endpoint of one destination; None if no endpoint is left."""
         pair = self._balancers.get(ref.service)
         if pair is None:
             return LocalReply(
@@ -181,9 +206,7 @@ class LinkedRule:
         endpoint = balancer.pick(context)
         if endpoint is None:
             state.limits.release_request(is_retry=is_retry)
-            return LocalReply(
-                status=503, reason=Reason.NO_HEALTHY_ENDPOINT, detail="no endpoint of the service can take the request"
-            )
+            return None
         state.active[endpoint.key] = state.active.get(endpoint.key, 0) + 1
         target = endpoint
         if ref.port is not None and ref.port != endpoint.port:

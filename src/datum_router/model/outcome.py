@@ -19,6 +19,22 @@ class OutcomeClass(enum.IntEnum):
     GATEWAY_ERROR = 2
 
 
+ENDPOINT_FAILURES = frozenset(
+    {
+        Reason.CONNECT_FAILED,
+        Reason.CONNECT_TIMEOUT,
+        Reason.UPSTREAM_RESET,
+        Reason.UPSTREAM_PROTOCOL,
+        Reason.UPSTREAM_TLS,
+        Reason.RESPONSE_TIMEOUT,
+        Reason.BAD_UPGRADE,
+        Reason.TOO_MANY_INTERIM,
+        Reason.TRUNCATED,
+    }
+)
+"""Reasons without a response that are the endpoint's own doing."""
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How one attempt ended.
 
@@ -37,10 +53,15 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     is_unprocessed: bool = False
 
     @property
-    def outcome_class(self) -> OutcomeClass:
-        """Return what passive health counts this as."""
-        if self.status in (502, 503, 504) or (self.status == 0 and self.reason is not Reason.DOWNSTREAM_RESET):
+    def outcome_class(self) -> OutcomeClass | None:
+        """Return what passive health counts this as; None if it says nothing about the endpoint.
+
+        Without a response only what the endpoint (or the way to it) caused counts. A client that left, a deadline the
+        client chose, a body it did not send and a limit of our own prove neither health nor sickness: if they counted,
+        a client could eject healthy endpoints or clear the record of a dead one.
+        """
+        if self.status == 0:
+            return OutcomeClass.GATEWAY_ERROR if self.reason in ENDPOINT_FAILURES else None
+        if self.status in (502, 503, 504):
             return OutcomeClass.GATEWAY_ERROR
-        if self.status >= 500:
-            return OutcomeClass.SERVER_ERROR
-        return OutcomeClass.SUCCESS
+        return OutcomeClass.SERVER_ERROR if self.status >= 500 else OutcomeClass.SUCCESS

@@ -202,3 +202,13 @@ def test_a_listener_serves_its_own_hosts_only(linker: Linker) -> None:
     assert snapshot.match(inside) is not None
     assert not snapshot.serves_host("edge", "a.test")
     assert snapshot.serves_host("other", "a.test")
+
+
+def test_a_retry_goes_to_a_sibling_when_its_destination_has_nobody_left(linker: Linker) -> None:
+    b = ServiceKey("default/b")
+    refs = (BackendRef(service=A, weight=1_000_000), BackendRef(service=b, weight=1))
+    content = data([rule("default/r#0", *refs)], [service("10.0.0.1"), service("10.0.0.2", key=b)])
+    snapshot = linker.link(content)
+    lease = select(snapshot, excluded=frozenset({EndpointKey("10.0.0.1:80")}), is_retry=True)
+    assert isinstance(lease, Lease)
+    assert lease.endpoint.address == "10.0.0.2"

@@ -70,6 +70,8 @@ class Reporter:
     def attempt_ended(self, outcome: Outcome) -> None:
         """Take one outcome; a failure makes the next report go at once."""
         kind = outcome.outcome_class
+        if kind is None:
+            return
         runs = self._runs.setdefault((outcome.service, outcome.endpoint), [])
         if runs and runs[-1][0] == kind:
             runs[-1][1] += 1

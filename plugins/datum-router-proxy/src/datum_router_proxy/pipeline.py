@@ -27,9 +27,7 @@ from datum_router.errors import LocalProtocolError, RemoteProtocolError, Upstrea
 from datum_router.model.endpoint import EndpointKey
 from datum_router.model.outcome import Outcome
 from datum_router.model.request import Headers, LocalReply, RequestHead, ResponseHead
-from datum_router.model.route import Rule
 from datum_router.model.snapshot import Holder
-from datum_router.observe.events import RequestEnded
 from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router.policy.retry import IDEMPOTENT, RetryDecision, decide
 from datum_router.policy.timeout import NO_DEADLINE, remaining_s, request_deadline, upstream_grpc_timeout_s
@@ -50,6 +48,7 @@ from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, 
 from datum_router_proxy.replies import for_upstream_error, reason_of, send_local_reply
 from datum_router_proxy.request import Request
 from datum_router_proxy.settings import ProxySettings
+from datum_router_proxy.trace import Trace
 from datum_router_proxy.tunnel import Tunnel
 from datum_router_proxy.upstream.transport import Transport
 from datum_router_proxy.wire import grpc, hygiene, websocket
@@ -61,35 +60,6 @@ _CLIENT_FAULTS = frozenset((400, 405, 408, 413, 417, 421, 501, 508))
 _NOT_THE_ENDPOINT = frozenset((Reason.POOL_OVERFLOW, Reason.BAD_FILTER_OUTPUT, Reason.INTERNAL))
 """How an attempt may end that says nothing about its endpoint, and must not count against it."""
 _NO_EXCLUSIONS: frozenset[EndpointKey] = frozenset()
-
-
-class Trace:
-    """What is told about a request at its end."""
-
-    __slots__ = (
-        "attempts",
-        "body",
-        "bytes_out",
-        "deadline",
-        "endpoint",
-        "reason",
-        "rule",
-        "service",
-        "started_at",
-        "status",
-    )
-
-    def __init__(self, body: RequestBody, started_at: float) -> None:
-        self.body = body
-        self.started_at = started_at
-        self.deadline = math.inf
-        self.status = 0
-        self.reason = Reason.ROUTED
-        self.rule: Rule | None = None
-        self.service = ""
-        self.endpoint = ""
-        self.attempts = 0
-        self.bytes_out = 0
 
 
 class Failure:
@@ -197,7 +167,7 @@ class Pipeline:
             downstream.abort(Reason.INTERNAL)
         finally:
             self.in_flight -= 1
-            self._report(downstream, request, trace)
+            self._observer.request_ended(trace.event(downstream.protocol, request, self.loop.now))
 
     async def _forward(self, downstream: Downstream, request: Request, trace: Trace) -> LocalReply | None:
         """Get the response from an upstream to the client; return what to say instead if there is none."""
@@ -592,31 +562,6 @@ class Pipeline:
             self._date_at = now
             self._date = (b"date", formatdate(usegmt=True).encode("ascii"))
         return self._date
-
-    def _report(self, downstream: Downstream, request: Request, trace: Trace) -> None:
-        template = request.template
-        rule = trace.rule
-        self._observer.request_ended(
-            RequestEnded(
-                protocol=downstream.protocol,
-                listener=template.listener,
-                method=template.method,
-                host=template.host,
-                path=template.path,
-                status=trace.status,
-                reason=trace.reason,
-                route=rule.route if rule is not None else "",
-                rule=rule.id if rule is not None else "",
-                service=trace.service,
-                endpoint=trace.endpoint,
-                attempts=trace.attempts,
-                bytes_in=trace.body.bytes_in,
-                bytes_out=trace.bytes_out,
-                duration_s=self.loop.now - trace.started_at,
-                client_ip=template.client_ip,
-                request_id=request.request_id,
-            )
-        )
 
 
 def _speaks_grpc(response: UpstreamHead) -> bool:

@@ -423,7 +423,9 @@ class _H2Server(_H2Peer):
 
 async def _serve_h2(stream: trio.SocketStream, app: App, state: Upstream) -> None:
     server = _H2Server(stream)
-    server.connection.local_settings[h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL] = 1
+    server.connection.local_settings = h2.settings.Settings(
+        client=False, initial_values={h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL: 1}
+    )
     server.connection.initiate_connection()
     await server.flush()
 
@@ -668,6 +670,16 @@ async def client(port: int, protocol: str) -> AsyncIterator[H1Client | H2Client]
                 nursery.cancel_scope.cancel()
     finally:
         await trio.aclose_forcefully(stream)
+
+
+def bounded(main: Callable[[], Awaitable[None]]) -> None:
+    """Run a test's coroutine for ten seconds at most."""
+
+    async def run() -> None:
+        with trio.fail_after(10):
+            await main()
+
+    trio.run(run)
 
 
 def refused_port() -> int:

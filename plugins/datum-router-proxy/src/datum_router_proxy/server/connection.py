@@ -40,7 +40,7 @@ class Unknown:
             except (ChannelError, DeadlineExpired, TaskCancelled):
                 channel.close()
                 return
-            is_h2 = first.startswith(PREFACE)
+            is_h2 = "h2" in self._listener.alpn and first.startswith(PREFACE)
         serving = (H2Connection if is_h2 else H1Connection)(self._plane, channel, self._listener)
         self._serving = serving
         await serving.run(first)

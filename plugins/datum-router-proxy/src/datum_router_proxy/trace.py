@@ -1,0 +1,64 @@
+"""What is told about a request at its end, gathered while it lasts."""
+
+from __future__ import annotations
+
+import math
+
+from datum_router.model.route import Rule
+from datum_router.observe.events import RequestEnded
+from datum_router.reasons import Reason
+from datum_router_proxy.body import RequestBody
+from datum_router_proxy.request import Request
+
+
+class Trace:
+    """One request's story; `deadline` is CLOCK_MONOTONIC seconds."""
+
+    __slots__ = (
+        "attempts",
+        "body",
+        "bytes_out",
+        "deadline",
+        "endpoint",
+        "reason",
+        "rule",
+        "service",
+        "started_at",
+        "status",
+    )
+
+    def __init__(self, body: RequestBody, started_at: float) -> None:
+        self.body = body
+        self.started_at = started_at
+        self.deadline = math.inf
+        self.status = 0
+        self.reason = Reason.ROUTED
+        self.rule: Rule | None = None
+        self.service = ""
+        self.endpoint = ""
+        self.attempts = 0
+        self.bytes_out = 0
+
+    def event(self, protocol: str, request: Request, now: float) -> RequestEnded:
+        """Return the access-log record."""
+        template = request.template
+        rule = self.rule
+        return RequestEnded(
+            protocol=protocol,
+            listener=template.listener,
+            method=template.method,
+            host=template.host,
+            path=template.path,
+            status=self.status,
+            reason=self.reason,
+            route=rule.route if rule is not None else "",
+            rule=rule.id if rule is not None else "",
+            service=self.service,
+            endpoint=self.endpoint,
+            attempts=self.attempts,
+            bytes_in=self.body.bytes_in,
+            bytes_out=self.bytes_out,
+            duration_s=now - self.started_at,
+            client_ip=template.client_ip,
+            request_id=request.request_id,
+        )
