@@ -226,7 +226,12 @@ def check() -> int:
     return 1 if failed or not passed else 0
 
 
+def _end(_number: int, _frame: object) -> None:
+    raise SystemExit(1)
+
+
 def main() -> int:
+    signal.signal(signal.SIGTERM, _end)  # so that the children are ended, too
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="run unattended and verify everything")
     options = parser.parse_args()
