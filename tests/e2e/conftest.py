@@ -232,11 +232,13 @@ def start_backend() -> Iterator[Callable[..., Backend]]:
 class Kit:
     """Helpers that tests take as one fixture, since test folders are no packages."""
 
+    Gateway = Gateway
+    Backend = Backend
     eventually = staticmethod(eventually)
     answer = staticmethod(answer)
     manifest = staticmethod(manifest)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def kit() -> Kit:
     return Kit()

@@ -1,31 +1,33 @@
+# ruff: noqa: SIM117  # nested contexts stand in the order of the story
 """The data plane as a whole: time limits, drain, TLS, memory, what remains afterwards."""
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import ssl
 
 import pytest
 import trio
 import trustme
-from datum_router_proxy.plugin import datum_router_data_planes, datum_router_health_checks, datum_router_plugin_info
-from datum_router_proxy.server.drain import DrainPlan, Phase
-from datum_router_proxy.settings import ProxySettings, from_text
-from datum_router_proxy.testing_peers import (
-    Exchange,
-    H1Client,
-    H2Client,
-    bounded,
-    client,
-    gateway,
-    make_service,
-    upstream,
-)
 
 from datum_router.errors import ConfigError
 from datum_router.model.listener import Listener, TlsBinding
 from datum_router.model.service import UpstreamProtocol
 from datum_router.reasons import Reason
+from datum_router_proxy import testing as frames
+from datum_router_proxy.plugin import datum_router_data_planes, datum_router_health_checks, datum_router_plugin_info
+from datum_router_proxy.server.drain import DrainPlan, Phase
+from datum_router_proxy.settings import ProxySettings, from_text
+from datum_router_proxy.testing_clients import H1Client, H2Client, client
+from datum_router_proxy.testing_peers import (
+    Exchange,
+    bounded,
+    gateway,
+    make_service,
+    upstream,
+)
+from datum_router_proxy.wire.http2 import PREFACE
 
 
 async def hello(exchange: Exchange) -> None:
@@ -43,7 +45,7 @@ async def read_all(stream: trio.SocketStream) -> bytes:
     return got
 
 
-# --- time limits -----------------------------------------------------------------------------------------------------
+# --- time limits ---------------------------------------------------------------------------------------------------
 
 
 def test_silent_connection_is_closed_without_a_word() -> None:
@@ -60,7 +62,7 @@ def test_slow_head_is_408_however_steadily_it_drips() -> None:
         async with gateway(settings=ProxySettings(head_timeout_s=0.3)) as running:
             stream = await trio.open_tcp_stream("127.0.0.1", running.port)
             started = trio.current_time()
-            with pytest.raises(trio.BrokenResourceError):
+            with contextlib.suppress(trio.BrokenResourceError):
                 for byte in b"GET / HTTP/1.1\r\nhost: " + b"a" * 1000:
                     await stream.send_all(bytes((byte,)))
                     await trio.sleep(0.02)
@@ -130,7 +132,7 @@ def test_client_that_takes_nothing_is_cut_after_its_limit() -> None:
     bounded(main)
 
 
-# --- protocols ---------------------------------------------------------------------------------------------------------
+# --- protocols -----------------------------------------------------------------------------------------------------
 
 
 def test_garbage_is_400_counted_and_closed() -> None:
@@ -209,7 +211,7 @@ def test_alpn_decides_under_tls_and_foreign_hosts_are_421(protocol: str) -> None
     bounded(main)
 
 
-# --- drain -------------------------------------------------------------------------------------------------------------
+# --- drain ---------------------------------------------------------------------------------------------------------
 
 
 def test_drain_phases_follow_the_timetable() -> None:
@@ -273,6 +275,39 @@ def test_drain_finishes_what_is_under_way(down: str) -> None:
     bounded(main)
 
 
+def test_drain_lets_open_streams_finish_after_the_last_goaway() -> None:
+    """The `h2` library ends a connection at GOAWAY, so this client is made of bare frames."""
+    arrived = trio.Event()
+    release = trio.Event()
+
+    async def app(exchange: Exchange) -> None:
+        arrived.set()
+        await release.wait()
+        await exchange.reply(200, b"late")
+
+    async def main() -> None:
+        async with upstream(app) as server, gateway([make_service([server.port])]) as running:
+            stream = await trio.open_tcp_stream("127.0.0.1", running.port)
+            await stream.send_all(PREFACE + frames.settings() + frames.headers(1))
+            await arrived.wait()
+            running.plane.begin_drain(lameduck_s=0.0, grace_s=5.0)
+            await stream.send_all(frames.ping())
+            got = b""
+            while b"12345678" not in got:
+                got += await stream.receive_some(65536)
+            await stream.send_all(frames.headers(3))  # above the last stream of the final GOAWAY: ignored
+            release.set()
+            got += await read_all(stream)
+            kinds = [(kind, stream_id) for kind, _flags, stream_id, _payload in frames.parse(got)]
+            assert kinds.count((7, 0)) == 2, "two GOAWAY frames: one to announce, one to end"
+            assert (0, 1) in kinds
+            assert not [stream_id for _kind, stream_id in kinds if stream_id == 3]
+            assert len(server.requests) == 1
+            await running.drained()
+
+    bounded(main)
+
+
 def test_grace_ends_with_a_cut() -> None:
     async def never(exchange: Exchange) -> None:
         await trio.sleep_forever()
@@ -289,7 +324,7 @@ def test_grace_ends_with_a_cut() -> None:
     bounded(main)
 
 
-# --- resources -----------------------------------------------------------------------------------------------------------
+# --- resources -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("up", [UpstreamProtocol.HTTP, UpstreamProtocol.H2C])
@@ -306,7 +341,7 @@ def test_everything_is_given_back_when_clients_have_left(down: str, up: Upstream
                 tasks = 1 if up is UpstreamProtocol.HTTP else 2
                 wanted = {"connections": 0, "requests_in_flight": 0, "upstream_connections": 1, "tasks": tasks}
                 with trio.fail_after(5):
-                    while running.plane.stats() != wanted:
+                    while running.plane.stats() != wanted:  # noqa: ASYNC110  # gauges have no event
                         await trio.sleep(0.01)  # the last goodbye may take a second (A18)
 
     bounded(main)
@@ -327,7 +362,7 @@ def test_memory_does_not_grow_with_the_size_of_a_body() -> None:
                 await stream.send_all(piece)
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: trio.serve_listeners(serve, listeners))
+            nursery.start_soon(trio.serve_listeners, serve, listeners)
             async with gateway([make_service([port])]) as running:
                 stream = await trio.open_tcp_stream("127.0.0.1", running.port)
                 await stream.send_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
@@ -344,7 +379,7 @@ def test_memory_does_not_grow_with_the_size_of_a_body() -> None:
     bounded(main)
 
 
-# --- settings and plugin -------------------------------------------------------------------------------------------------
+# --- settings and plugin -------------------------------------------------------------------------------------------
 
 
 def test_settings_from_text() -> None:

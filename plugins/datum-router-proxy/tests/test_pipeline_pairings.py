@@ -9,13 +9,11 @@ import trio
 
 from datum_router.model.service import UpstreamProtocol
 from datum_router.reasons import Reason
+from datum_router_proxy.testing_clients import H1Client, H2Client, client
 from datum_router_proxy.testing_peers import (
     Exchange,
     Gateway,
-    H1Client,
-    H2Client,
     Upstream,
-    client,
     gateway,
     make_service,
     upstream,

@@ -1,25 +1,28 @@
+# ruff: noqa: SIM117  # nested contexts stand in the order of the story
 """What the pipeline decides by itself: refusals, retries, deadlines, gRPC status, local replies."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 
+import msgspec
 import pytest
 import trio
+import trustme
 
 from datum_router.model.listener import Listener
 from datum_router.model.policy import ConnectionLimits, RetryPolicy, TimeoutPolicy
 from datum_router.model.route import HeaderEdit, Redirect
-from datum_router.model.service import UpstreamProtocol
+from datum_router.model.service import UpstreamProtocol, UpstreamTls
 from datum_router.reasons import Reason
+from datum_router_proxy import testing as frames
 from datum_router_proxy.settings import ProxySettings
+from datum_router_proxy.testing_clients import H1Client, H2Client, client
 from datum_router_proxy.testing_peers import (
     Exchange,
-    H1Client,
-    H2Client,
     bounded,
-    client,
     gateway,
     make_rule,
     make_service,
@@ -34,6 +37,9 @@ RETRY = RetryPolicy(max_retries=1, initial_backoff_s=0.001, max_backoff_s=0.002)
 async def hello(exchange: Exchange) -> None:
     await exchange.body()
     await exchange.reply(200, b"hello")
+
+
+OK = ((b":status", b"200"),)
 
 
 async def never(exchange: Exchange) -> None:
@@ -181,7 +187,7 @@ def test_pooled_connection_that_was_closed_is_replaced_without_the_client_notici
 
         rule = make_rule(retry=RetryPolicy(max_retries=0))
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: trio.serve_listeners(once, listeners))
+            nursery.start_soon(trio.serve_listeners, once, listeners)
             async with gateway([make_service([port])], [rule]) as running, client(running.port, "h1") as peer:
                 for _ in range(3):
                     assert (await peer.request("GET", "/")).body == b"ok"
@@ -359,7 +365,7 @@ def test_broken_answers_of_an_upstream_are_502(response: bytes, reason: str) -> 
                 await stream.send_all(response)
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: trio.serve_listeners(serve, listeners))
+            nursery.start_soon(trio.serve_listeners, serve, listeners)
             rule = make_rule(retry=RetryPolicy(max_retries=0))
             async with gateway([make_service([port])], [rule]) as running, client(running.port, "h1") as peer:
                 answer = await peer.request("GET", "/")
@@ -383,7 +389,7 @@ def test_bytes_past_the_end_of_a_response_keep_the_connection_out_of_the_pool() 
                 await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\n")
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: trio.serve_listeners(serve, listeners))
+            nursery.start_soon(trio.serve_listeners, serve, listeners)
             async with gateway([make_service([port])]) as running, client(running.port, "h1") as peer:
                 for _ in range(2):
                     assert (await peer.request("GET", "/")).body == b"ok"
@@ -435,7 +441,73 @@ def test_waiting_for_a_connection_is_bounded() -> None:
     bounded(main)
 
 
-# --- gRPC ------------------------------------------------------------------------------------------------------------
+def test_streams_above_the_last_id_of_a_goaway_go_on_a_new_connection_and_the_others_finish() -> None:
+    async def main() -> None:
+        one = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        two = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        ports = [listeners[0].socket.getsockname()[1] for listeners in (one, two)]
+        accepted = 0
+
+        async def leaving(stream: trio.SocketStream) -> None:
+            """Take two requests, go away after the first one, answer it; later connections answer everything."""
+            nonlocal accepted
+            accepted += 1
+            is_leaving = accepted == 1
+            await stream.send_all(frames.settings())
+            got = b""
+            answered: set[int] = set()
+            while data := await stream.receive_some(65536):
+                got += data
+                asked = {stream_id for kind, _, stream_id, _ in frames.parse(got) if kind == 1}
+                if is_leaving and asked == {1, 3}:
+                    await stream.send_all(frames.goaway(1) + frames.headers(1, OK, end_stream=True))
+                elif not is_leaving:
+                    for stream_id in sorted(asked - answered):
+                        await stream.send_all(frames.headers(stream_id, OK, end_stream=True))
+                    answered |= asked
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, leaving, [*one, *two])
+            service = make_service(ports, protocol=UpstreamProtocol.H2C)
+            rule = make_rule(retry=RETRY)
+            async with gateway([service], [rule]) as running, client(running.port, "h2") as peer:
+                assert isinstance(peer, H2Client)
+                ids = [await peer.open("POST", "/", end=True) for _ in range(4)]
+                assert [(await peer.receive(stream_id)).status for stream_id in ids] == [200] * 4
+                assert accepted == 3, "the endpoint that left is asked again, on a new connection"
+            nursery.cancel_scope.cancel()
+
+    bounded(main)
+
+
+@pytest.mark.parametrize("alpn", ["h2", "http/1.1"])
+def test_https_upstream_is_verified_and_alpn_decides_its_protocol(alpn: str) -> None:
+    ca = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("backend.example").configure_cert(context)
+    context.set_alpn_protocols([alpn])
+    tls = UpstreamTls(server_name="backend.example", ca_pem=ca.cert_pem.bytes().decode())
+
+    async def main() -> None:
+        async with upstream(hello, tls=context) as server:
+            service = make_service([server.port], protocol=UpstreamProtocol.HTTPS, tls=tls)
+            async with gateway([service]) as running, client(running.port, "h1") as peer:
+                for _ in range(3):
+                    assert (await peer.request("POST", "/", body=b"x" * 100_000)).body == b"hello"
+                assert server.connections == 1
+                assert hasattr(server.requests[0], "pseudo") is (alpn == "h2")
+            stranger = msgspec.structs.replace(tls, server_name="other.example")
+            service = make_service([server.port], protocol=UpstreamProtocol.HTTPS, tls=stranger)
+            rule = make_rule(retry=RetryPolicy(max_retries=0))
+            async with gateway([service], [rule]) as running, client(running.port, "h1") as peer:
+                answer = await peer.request("GET", "/")
+                assert answer.status == 502
+                assert b"upstream_tls" in answer.body
+
+    bounded(main)
+
+
+# --- gRPC ----------------------------------------------------------------------------------------------------------
 
 GRPC = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
 
@@ -461,7 +533,7 @@ def test_grpc_timeout_shortens_the_deadline_and_is_told_upstream() -> None:
                 assert (answer.status, answer.header(b"grpc-status")) == (200, b"4")
                 told = server.requests[0].header(b"grpc-timeout")
                 assert told is not None
-                assert told.endswith(b"n") or told.endswith(b"u")
+                assert told.endswith((b"n", b"u"))
                 with trio.fail_after(1):
                     await server.requests[0].is_cancelled.wait()  # type: ignore[attr-defined]
 

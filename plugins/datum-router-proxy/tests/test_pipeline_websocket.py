@@ -1,3 +1,4 @@
+# ruff: noqa: SIM117  # nested contexts stand in the order of the story
 """WebSocket tunnels over every pairing, with the `websockets` library or raw peers at the ends."""
 
 from __future__ import annotations
@@ -7,19 +8,6 @@ import contextlib
 import h2.events
 import pytest
 import trio
-from datum_router_proxy.settings import ProxySettings
-from datum_router_proxy.testing_peers import (
-    Exchange,
-    H1Client,
-    H2Client,
-    bounded,
-    client,
-    gateway,
-    make_service,
-    upstream,
-)
-from datum_router_proxy.tunnel import FrameTracker
-from datum_router_proxy.wire.websocket import accept_value
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from websockets.client import ClientProtocol
@@ -29,6 +17,17 @@ from websockets.uri import parse_uri
 
 from datum_router.model.service import UpstreamProtocol
 from datum_router.reasons import Reason
+from datum_router_proxy.settings import ProxySettings
+from datum_router_proxy.testing_clients import H1Client, H2Client, client
+from datum_router_proxy.testing_peers import (
+    Exchange,
+    bounded,
+    gateway,
+    make_service,
+    upstream,
+)
+from datum_router_proxy.tunnel import FrameTracker
+from datum_router_proxy.wire.websocket import accept_value
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="
 HANDSHAKE = (
@@ -82,7 +81,7 @@ def test_h1_to_h1_carries_messages_and_the_closing_handshake() -> None:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listeners[0].socket.getsockname()[1]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: trio.serve_listeners(websocket_server, listeners))
+            nursery.start_soon(trio.serve_listeners, websocket_server, listeners)
             async with gateway([make_service([port])]) as running:
                 stream = await trio.open_tcp_stream("127.0.0.1", running.port)
                 protocol = ClientProtocol(parse_uri("ws://shop.example/chat"))
@@ -125,7 +124,7 @@ def test_h2_to_h1() -> None:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listeners[0].socket.getsockname()[1]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: trio.serve_listeners(websocket_server, listeners))
+            nursery.start_soon(trio.serve_listeners, websocket_server, listeners)
             async with gateway([make_service([port])]) as running, client(running.port, "h2") as peer:
                 assert isinstance(peer, H2Client)
                 stream_id = await open_h2_tunnel(peer)
@@ -197,7 +196,7 @@ def test_upstream_without_extended_connect_is_502() -> None:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listeners[0].socket.getsockname()[1]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: trio.serve_listeners(serve, listeners))
+            nursery.start_soon(trio.serve_listeners, serve, listeners)
             async with gateway([make_service([port], protocol=UpstreamProtocol.H2C)]) as running:
                 async with client(running.port, "h1") as peer:
                     assert isinstance(peer, H1Client)
@@ -243,7 +242,7 @@ def test_wrong_accept_value_is_502() -> None:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listeners[0].socket.getsockname()[1]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: trio.serve_listeners(serve, listeners))
+            nursery.start_soon(trio.serve_listeners, serve, listeners)
             async with gateway([make_service([port])]) as running, client(running.port, "h1") as peer:
                 assert isinstance(peer, H1Client)
                 await peer.stream.send_all(HANDSHAKE)
@@ -274,7 +273,7 @@ def test_drain_says_going_away_between_frames() -> None:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         port = listeners[0].socket.getsockname()[1]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lambda: trio.serve_listeners(websocket_server, listeners))
+            nursery.start_soon(trio.serve_listeners, websocket_server, listeners)
             async with gateway([make_service([port])]) as running, client(running.port, "h1") as peer:
                 assert isinstance(peer, H1Client)
                 await peer.stream.send_all(HANDSHAKE)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from datum_router_proxy.upstream.pool import Bucket, BucketKey, Choice, Pool, Verdict
-
 from datum_router.model.endpoint import EndpointKey
 from datum_router.model.service import ServiceKey, UpstreamTls
+from datum_router_proxy.upstream.pool import Bucket, BucketKey, Choice, Pool, Verdict
 
 SERVICE = ServiceKey("default/backend")
 ONE = EndpointKey("10.0.0.1:80")

@@ -32,7 +32,7 @@ ENDPOINT_FAILURES = frozenset(
         Reason.TRUNCATED,
     }
 )
-"""Reasons without a response that are the endpoint's own doing."""
+"""Reasons that are the endpoint's own doing."""
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -56,12 +56,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def outcome_class(self) -> OutcomeClass | None:
         """Return what passive health counts this as; None if it says nothing about the endpoint.
 
-        Without a response only what the endpoint (or the way to it) caused counts. A client that left, a deadline the
+        Only what the endpoint (or the way to it) caused counts. A client that left, a deadline the
         client chose, a body it did not send and a limit of our own prove neither health nor sickness: if they counted,
         a client could eject healthy endpoints or clear the record of a dead one.
         """
+        if self.reason in ENDPOINT_FAILURES:
+            return OutcomeClass.GATEWAY_ERROR  # also after a head: a response that is cut off is no success
         if self.status == 0:
-            return OutcomeClass.GATEWAY_ERROR if self.reason in ENDPOINT_FAILURES else None
+            return None
         if self.status in (502, 503, 504):
             return OutcomeClass.GATEWAY_ERROR
         return OutcomeClass.SERVER_ERROR if self.status >= 500 else OutcomeClass.SUCCESS

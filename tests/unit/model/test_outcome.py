@@ -16,6 +16,8 @@ from datum_router.reasons import Reason
         (503, Reason.ROUTED, OutcomeClass.GATEWAY_ERROR),
         (0, Reason.CONNECT_FAILED, OutcomeClass.GATEWAY_ERROR),
         (0, Reason.UPSTREAM_RESET, OutcomeClass.GATEWAY_ERROR),
+        (200, Reason.UPSTREAM_RESET, OutcomeClass.GATEWAY_ERROR),
+        (200, Reason.DOWNSTREAM_RESET, OutcomeClass.SUCCESS),
         (0, Reason.DOWNSTREAM_RESET, None),
         (0, Reason.REQUEST_TIMEOUT, None),
         (0, Reason.BODY_TIMEOUT, None),

@@ -23,7 +23,7 @@ from email.utils import formatdate
 import trio
 
 from datum_router.compiler.link import Lease, LinkedRule, Snapshot
-from datum_router.errors import LocalProtocolError, RemoteProtocolError, UpstreamError
+from datum_router.errors import LocalProtocolError, PluginContractError, RemoteProtocolError, UpstreamError
 from datum_router.model.endpoint import EndpointKey
 from datum_router.model.outcome import Outcome
 from datum_router.model.request import Headers, LocalReply, RequestHead, ResponseHead
@@ -145,7 +145,7 @@ class Pipeline:
                 reply = LocalReply(status=413, reason=error.reason, detail="the request body is too large")
             except RemoteProtocolError as error:
                 reply = LocalReply(status=error.status_hint, reason=error.reason, detail="the request body is broken")
-            except LocalProtocolError as error:
+            except (LocalProtocolError, PluginContractError) as error:
                 log.error(
                     "message refused", extra={"error": str(error), "route": trace.rule.route if trace.rule else ""}
                 )
@@ -273,8 +273,10 @@ class Pipeline:
             ended = Reason.DOWNSTREAM_RESET
             raise
         except (TaskCancelled, DeadlineExpired) as error:
-            # A deadline counts against the endpoint, unless it was the client that kept us waiting.
-            is_ours = error.reason in (Reason.REQUEST_TIMEOUT, Reason.CONNECT_TIMEOUT)
+            # A deadline counts against the endpoint, unless the client chose it or kept us waiting.
+            is_ours = error.reason is Reason.CONNECT_TIMEOUT or (
+                error.reason is Reason.REQUEST_TIMEOUT and not _is_clients_choice(request, rule)
+            )
             ended = Reason.RESPONSE_TIMEOUT if is_ours else Reason.DOWNSTREAM_RESET
             raise
         except (RemoteProtocolError, BodyTooLarge):
@@ -430,8 +432,13 @@ class Pipeline:
             limit = trace.body.limit_at()
             if limit is not None and limit < ends_at:
                 ends_at, reason = limit, Reason.BODY_TIMEOUT
-        if not downstream.is_writable:
-            limit = downstream.last_progress + self.settings.write_timeout_s
+        if downstream.is_writable:
+            trace.stalled_at = None
+        else:
+            # After a quiet time the last progress is long ago: the limit counts from when the client began to stall.
+            if trace.stalled_at is None:
+                trace.stalled_at = self.loop.now
+            limit = max(trace.stalled_at, downstream.last_progress) + self.settings.write_timeout_s
             if limit < ends_at:
                 ends_at, reason = limit, Reason.WRITE_TIMEOUT
         task.deadline, task.deadline_reason = ends_at, reason
@@ -440,10 +447,11 @@ class Pipeline:
         """Park until the client's side has taken everything."""
         downstream.flush()
         task = current_task()
+        began_at = self.loop.now
         while not downstream.is_flushed:
             if downstream.is_gone:
                 raise ClientGone
-            task.deadline = downstream.last_progress + self.settings.write_timeout_s
+            task.deadline = max(began_at, downstream.last_progress) + self.settings.write_timeout_s
             task.deadline_reason = Reason.WRITE_TIMEOUT
             await park()
             downstream.flush()
@@ -562,6 +570,12 @@ class Pipeline:
             self._date_at = now
             self._date = (b"date", formatdate(usegmt=True).encode("ascii"))
         return self._date
+
+
+def _is_clients_choice(request: Request, rule: LinkedRule) -> bool:
+    """Tell whether the deadline is the client's `grpc-timeout`: a tiny one must not make an endpoint look slow."""
+    asked, allowed = request.template.grpc_timeout_s, rule.timeouts.request_s
+    return asked is not None and (allowed <= 0 or asked < allowed)
 
 
 def _speaks_grpc(response: UpstreamHead) -> bool:

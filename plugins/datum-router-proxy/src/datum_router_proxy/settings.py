@@ -31,7 +31,6 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
         upstream_idle_per_endpoint: Idle HTTP/1 connections kept for one endpoint.
         pool_wait_s: How long a request waits for a connection when `limits.max_connections` is reached (U8).
         retry_body_bytes: Request body kept for another attempt; a longer one is sent once only (U5).
-        drain_body_bytes, drain_body_s: Discarded of an unwanted request body before the connection is closed (A18).
         max_via_hops: Routers of ours a request may have passed; 508 beyond (U11).
         max_interim: 1xx responses of an upstream for one request; 502 beyond (A16).
         max_connections_per_listener, max_connections, max_connections_per_address: See `AcceptLimits` (E6).
@@ -55,8 +54,6 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
     upstream_idle_per_endpoint: int = 64
     pool_wait_s: float = 3.0
     retry_body_bytes: int = 65_536
-    drain_body_bytes: int = 65_536
-    drain_body_s: float = 1.0
     max_via_hops: int = 10
     max_interim: int = 16
     max_connections_per_listener: int = 10_000

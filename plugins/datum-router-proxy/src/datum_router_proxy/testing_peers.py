@@ -7,12 +7,10 @@ HTTP/2; clients speak either and return the same `Answer`.
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
 
-import h2.config
-import h2.connection
 import h2.events
 import h2.exceptions
 import h2.settings
@@ -33,8 +31,8 @@ from datum_router.plugins.manager import Candidate, load_plugins
 from datum_router.reasons import Reason
 from datum_router_proxy.dataplane import ProxyDataPlane
 from datum_router_proxy.settings import ProxySettings
+from datum_router_proxy.testing_clients import Field, H2Peer
 
-Field = tuple[bytes, bytes]
 SERVICE = ServiceKey("default/backend")
 
 
@@ -242,15 +240,23 @@ class Upstream:
 
 
 @asynccontextmanager
-async def upstream(app: App, protocol: UpstreamProtocol = UpstreamProtocol.HTTP) -> AsyncIterator[Upstream]:
-    """Serve `app` on loopback."""
+async def upstream(
+    app: App, protocol: UpstreamProtocol = UpstreamProtocol.HTTP, *, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[Upstream]:
+    """Serve `app` on loopback; with `tls` ALPN decides about the protocol."""
     listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
     state = Upstream(listeners[0].socket.getsockname()[1])
 
-    async def handle(stream: trio.SocketStream) -> None:
+    async def handle(raw: trio.SocketStream) -> None:
         state.connections += 1
+        stream: trio.abc.Stream = raw
         try:
-            if protocol in (UpstreamProtocol.H2C, UpstreamProtocol.GRPC):
+            if tls is not None:
+                stream = secured = trio.SSLStream(raw, tls, server_side=True)
+                await secured.do_handshake()
+                serve = _serve_h2 if secured.selected_alpn_protocol() == "h2" else _serve_h1
+                await serve(stream, app, state)
+            elif protocol in (UpstreamProtocol.H2C, UpstreamProtocol.GRPC):
                 await _serve_h2(stream, app, state)
             else:
                 await _serve_h1(stream, app, state)
@@ -258,10 +264,10 @@ async def upstream(app: App, protocol: UpstreamProtocol = UpstreamProtocol.HTTP)
             pass
         finally:
             state.gone.set()
-            await trio.aclose_forcefully(stream)
+            await trio.aclose_forcefully(raw)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(lambda: trio.serve_listeners(handle, listeners))
+        nursery.start_soon(trio.serve_listeners, handle, listeners)
         try:
             yield state
         finally:
@@ -269,7 +275,7 @@ async def upstream(app: App, protocol: UpstreamProtocol = UpstreamProtocol.HTTP)
 
 
 class _H1Exchange(Exchange):
-    def __init__(self, stream: trio.SocketStream, connection: h11.Connection, request: h11.Request) -> None:
+    def __init__(self, stream: trio.abc.Stream, connection: h11.Connection, request: h11.Request) -> None:
         self._stream = stream
         self._connection = connection
         self.method = request.method.decode()
@@ -282,7 +288,7 @@ class _H1Exchange(Exchange):
         while True:
             event = self._connection.next_event()
             if event is h11.NEED_DATA:
-                self._connection.receive_data(await self._stream.receive_some(65536))
+                self._connection.receive_data(bytes(await self._stream.receive_some(65536)))
             elif isinstance(event, h11.Data):
                 return bytes(event.data)
             elif isinstance(event, h11.EndOfMessage):
@@ -310,16 +316,17 @@ class _H1Exchange(Exchange):
 
     async def reset(self) -> None:
         self.is_reset = True
+        assert isinstance(self._stream, trio.SocketStream)
         self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
         await trio.aclose_forcefully(self._stream)
 
 
-async def _serve_h1(stream: trio.SocketStream, app: App, state: Upstream) -> None:
+async def _serve_h1(stream: trio.abc.Stream, app: App, state: Upstream) -> None:
     connection = h11.Connection(h11.SERVER)
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
-            connection.receive_data(await stream.receive_some(65536))
+            connection.receive_data(bytes(await stream.receive_some(65536)))
             continue
         if not isinstance(event, h11.Request):
             return
@@ -383,45 +390,13 @@ class _H2Exchange(Exchange):
         await self._server.flush()
 
 
-class _H2Peer:
-    def __init__(self, stream: trio.abc.Stream, *, client_side: bool) -> None:
-        self.stream = stream
-        self.connection = h2.connection.H2Connection(
-            h2.config.H2Configuration(client_side=client_side, header_encoding=None)
-        )
-        self.windows = trio.Event()
-        self._lock = trio.Lock()
-
-    async def flush(self) -> None:
-        async with self._lock:
-            data = self.connection.data_to_send()
-            if data:
-                await self.stream.send_all(data)
-
-    async def send(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
-        while data:
-            room = min(
-                self.connection.local_flow_control_window(stream_id), self.connection.max_outbound_frame_size, len(data)
-            )
-            if room <= 0:
-                await self.windows.wait()
-                continue
-            self.connection.send_data(stream_id, data[:room], end_stream=end and room == len(data))
-            data = data[room:]
-            await self.flush()
-
-    def opened(self) -> None:
-        self.windows.set()
-        self.windows = trio.Event()
-
-
-class _H2Server(_H2Peer):
+class _H2Server(H2Peer):
     def __init__(self, stream: trio.abc.Stream) -> None:
         super().__init__(stream, client_side=False)
         self.exchanges: dict[int, _H2Exchange] = {}
 
 
-async def _serve_h2(stream: trio.SocketStream, app: App, state: Upstream) -> None:
+async def _serve_h2(stream: trio.abc.Stream, app: App, state: Upstream) -> None:
     server = _H2Server(stream)
     server.connection.local_settings = h2.settings.Settings(
         client=False, initial_values={h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL: 1}
@@ -430,10 +405,8 @@ async def _serve_h2(stream: trio.SocketStream, app: App, state: Upstream) -> Non
     await server.flush()
 
     async def run(exchange: _H2Exchange) -> None:
-        try:
+        with suppress(h2.exceptions.ProtocolError, trio.BrokenResourceError, trio.ClosedResourceError):
             await app(exchange)
-        except (h2.exceptions.ProtocolError, trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
 
     async with trio.open_nursery() as nursery:
         while True:
@@ -443,14 +416,14 @@ async def _serve_h2(stream: trio.SocketStream, app: App, state: Upstream) -> Non
                 return
             for event in server.connection.receive_data(data):
                 if isinstance(event, h2.events.RequestReceived):
-                    exchange = _H2Exchange(server, event.stream_id, list(event.headers))  # type: ignore[arg-type]
+                    exchange = _H2Exchange(server, event.stream_id, list(event.headers))
                     server.exchanges[event.stream_id] = exchange
                     state.requests.append(exchange)
                     nursery.start_soon(run, exchange)
                 elif isinstance(event, h2.events.DataReceived):
                     server.exchanges[event.stream_id].feed((event.data, event.flow_controlled_length))
                 elif isinstance(event, h2.events.TrailersReceived):
-                    server.exchanges[event.stream_id].trailers = list(event.headers)  # type: ignore[arg-type]
+                    server.exchanges[event.stream_id].trailers = list(event.headers)
                 elif isinstance(event, h2.events.StreamEnded):
                     server.exchanges[event.stream_id].feed(None)
                 elif isinstance(event, h2.events.StreamReset):
@@ -459,217 +432,6 @@ async def _serve_h2(stream: trio.SocketStream, app: App, state: Upstream) -> Non
                 elif isinstance(event, h2.events.WindowUpdated | h2.events.RemoteSettingsChanged):
                     server.opened()
             await server.flush()
-
-
-# --- clients ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Answer:
-    """What a client got. `is_cut` is True if the response had no clean end."""
-
-    status: int = 0
-    headers: list[Field] = field(default_factory=list)
-    body: bytes = b""
-    trailers: list[Field] = field(default_factory=list)
-    interim: list[int] = field(default_factory=list)
-    is_cut: bool = False
-
-    def header(self, name: bytes) -> bytes | None:
-        """Return a field's value."""
-        return next((value for key, value in self.headers if key == name), None)
-
-
-class H1Client:
-    """One HTTP/1.1 connection."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self.stream = stream
-        self.connection = h11.Connection(h11.CLIENT, max_incomplete_event_size=200_000)
-
-    async def send(
-        self, method: str, path: str, headers: Sequence[Field] = (), body: bytes | None = None, *, is_chunked: bool = False,
-        trailers: Sequence[Field] = (), end: bool = True,
-    ) -> None:  # fmt: skip
-        """Send a request, or its head and what is given of its body."""
-        fields = [(b"host", b"shop.example"), *headers]
-        if is_chunked:
-            fields.append((b"transfer-encoding", b"chunked"))
-        elif body is not None and not any(name == b"content-length" for name, _ in fields):
-            fields.append((b"content-length", b"%d" % len(body)))
-        await self._send(h11.Request(method=method, target=path, headers=fields))
-        if body:
-            for start in range(0, len(body), 16384):
-                await self._send(h11.Data(data=body[start : start + 16384]))
-        if end:
-            await self._send(h11.EndOfMessage(headers=list(trailers)))
-
-    async def _send(self, event: h11.Event) -> None:
-        data = self.connection.send(event)
-        if data:
-            await self.stream.send_all(data)
-
-    async def receive(self) -> Answer:
-        """Read one response to its end."""
-        answer = Answer()
-        parts = []
-        while True:
-            try:
-                event = self.connection.next_event()
-                if event is h11.NEED_DATA:
-                    self.connection.receive_data(await self.stream.receive_some(65536))
-                    continue
-            except (h11.RemoteProtocolError, trio.BrokenResourceError):
-                answer.is_cut = True
-                break
-            if isinstance(event, h11.InformationalResponse):
-                answer.interim.append(event.status_code)
-            elif isinstance(event, h11.Response):
-                answer.status = event.status_code
-                answer.headers = [(bytes(name), bytes(value)) for name, value in event.headers]
-            elif isinstance(event, h11.Data):
-                parts.append(bytes(event.data))
-            elif isinstance(event, h11.EndOfMessage):
-                answer.trailers = [(bytes(name), bytes(value)) for name, value in event.headers]
-                break
-            else:
-                answer.is_cut = answer.status == 0
-                break
-        answer.body = b"".join(parts)
-        if self.connection.our_state is h11.DONE and self.connection.their_state is h11.DONE:
-            self.connection.start_next_cycle()
-        return answer
-
-    async def request(self, method: str, path: str, headers: Sequence[Field] = (), body: bytes | None = None, *,
-                      is_chunked: bool = False, trailers: Sequence[Field] = ()) -> Answer:  # fmt: skip
-        """Send a request and read its response."""
-        await self.send(method, path, headers, body, is_chunked=is_chunked, trailers=trailers)
-        return await self.receive()
-
-
-class H2Client(_H2Peer):
-    """One HTTP/2 connection; `pump` runs in the background."""
-
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        super().__init__(stream, client_side=True)
-        self.answers: dict[int, Answer] = {}
-        self.ended: dict[int, trio.Event] = {}
-        self.resets: dict[int, int] = {}
-        self.goaway: list[int] = []
-        self.settings = trio.Event()
-        self.closed = trio.Event()
-        self.auto_acknowledge = True
-        self.changed = trio.Event()
-
-    async def pump(self) -> None:
-        """Read until the end."""
-        self.connection.initiate_connection()
-        await self.flush()
-        try:
-            while data := await self.stream.receive_some(65536):
-                for event in self.connection.receive_data(data):
-                    self._take(event)
-                await self.flush()
-                self.changed.set()
-                self.changed = trio.Event()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
-        self.closed.set()
-        for stream_id, ended in self.ended.items():
-            if not ended.is_set():
-                self.answers[stream_id].is_cut = True
-                ended.set()
-
-    def _take(self, event: h2.events.Event) -> None:
-        if isinstance(event, h2.events.ResponseReceived):
-            answer = self.answers[event.stream_id]
-            answer.headers = [item for item in event.headers if item[0] != b":status"]  # type: ignore[misc]
-            answer.status = int(dict(event.headers)[b":status"])  # type: ignore[arg-type]
-        elif isinstance(event, h2.events.InformationalResponseReceived):
-            self.answers[event.stream_id].interim.append(int(dict(event.headers)[b":status"]))  # type: ignore[arg-type]
-        elif isinstance(event, h2.events.DataReceived):
-            self.answers[event.stream_id].body += event.data
-            if self.auto_acknowledge:
-                self.connection.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-        elif isinstance(event, h2.events.TrailersReceived):
-            self.answers[event.stream_id].trailers = list(event.headers)  # type: ignore[arg-type]
-        elif isinstance(event, h2.events.StreamEnded):
-            self.ended[event.stream_id].set()
-        elif isinstance(event, h2.events.StreamReset):
-            self.resets[event.stream_id] = int(event.error_code)
-            if not self.ended[event.stream_id].is_set():
-                self.answers[event.stream_id].is_cut = True
-                self.ended[event.stream_id].set()
-        elif isinstance(event, h2.events.ConnectionTerminated):
-            self.goaway.append(event.last_stream_id or 0)
-        elif isinstance(event, h2.events.RemoteSettingsChanged):
-            self.settings.set()
-            self.opened()
-        elif isinstance(event, h2.events.WindowUpdated):
-            self.opened()
-
-    async def open(self, method: str, path: str, headers: Sequence[Field] = (), *, end: bool,
-                   pseudo: Sequence[Field] = ()) -> int:  # fmt: skip
-        """Send a request head."""
-        stream_id = self.connection.get_next_available_stream_id()
-        self.answers[stream_id] = Answer()
-        self.ended[stream_id] = trio.Event()
-        fields = [
-            (b":method", method.encode()), (b":scheme", b"http"), (b":path", path.encode()),
-            (b":authority", b"shop.example"), *pseudo, *headers,
-        ]  # fmt: skip
-        self.connection.send_headers(stream_id, fields, end_stream=end)
-        await self.flush()
-        return stream_id
-
-    async def receive(self, stream_id: int) -> Answer:
-        """Wait for the end of a response."""
-        await self.ended[stream_id].wait()
-        return self.answers[stream_id]
-
-    async def until(self, predicate: Callable[[], bool]) -> None:
-        """Return once `predicate` holds; asked after each piece of input."""
-        with trio.fail_after(5):
-            while not predicate():
-                await self.changed.wait()
-
-    async def request(self, method: str, path: str, headers: Sequence[Field] = (), body: bytes | None = None, *,
-                      is_chunked: bool = False, trailers: Sequence[Field] = ()) -> Answer:  # fmt: skip
-        """Send a request and wait for its response."""
-        fields = list(headers)
-        if body is not None and not is_chunked:
-            fields.append((b"content-length", b"%d" % len(body)))
-        stream_id = await self.open(method, path, fields, end=body is None)
-        if body is not None:
-            with suppress(h2.exceptions.StreamClosedError):  # answered early: the rest is not wanted
-                if body:
-                    await self.send(stream_id, body)
-                if trailers:
-                    self.connection.send_headers(stream_id, list(trailers), end_stream=True)
-                else:
-                    self.connection.end_stream(stream_id)
-                await self.flush()
-        return await self.receive(stream_id)
-
-
-@asynccontextmanager
-async def client(port: int, protocol: str) -> AsyncIterator[H1Client | H2Client]:
-    """Connect to the gateway with HTTP/1.1 (`h1`) or HTTP/2 with prior knowledge (`h2`)."""
-    stream = await trio.open_tcp_stream("127.0.0.1", port)
-    try:
-        if protocol == "h1":
-            yield H1Client(stream)
-            return
-        peer = H2Client(stream)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(peer.pump)
-            await peer.settings.wait()
-            try:
-                yield peer
-            finally:
-                nursery.cancel_scope.cancel()
-    finally:
-        await trio.aclose_forcefully(stream)
 
 
 def bounded(main: Callable[[], Awaitable[None]]) -> None:

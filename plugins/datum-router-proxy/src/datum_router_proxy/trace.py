@@ -12,7 +12,7 @@ from datum_router_proxy.request import Request
 
 
 class Trace:
-    """One request's story; `deadline` is CLOCK_MONOTONIC seconds."""
+    """One request's story. Times are CLOCK_MONOTONIC seconds; `stalled_at`: since when the client takes nothing."""
 
     __slots__ = (
         "attempts",
@@ -23,6 +23,7 @@ class Trace:
         "reason",
         "rule",
         "service",
+        "stalled_at",
         "started_at",
         "status",
     )
@@ -31,6 +32,7 @@ class Trace:
         self.body = body
         self.started_at = started_at
         self.deadline = math.inf
+        self.stalled_at: float | None = None
         self.status = 0
         self.reason = Reason.ROUTED
         self.rule: Rule | None = None

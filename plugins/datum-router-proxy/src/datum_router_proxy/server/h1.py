@@ -114,7 +114,8 @@ class H1Connection:
 
     def _close(self) -> None:
         """Close; while the client may still be sending, read a little more, so that our answer survives (A18)."""
-        if self._engine.reading is State.DONE or self._channel.hangup:
+        channel = self._channel
+        if channel.hangup or (self._engine.reading is State.DONE and not channel.readable):
             self._channel.close()
         else:
             self._channel.linger()

@@ -44,7 +44,7 @@ def _status_field(status: int) -> Field:
 class H2Connection(H2Link):
     """One connection of a client."""
 
-    __slots__ = ("_hop", "_idle_since", "_is_closing", "_listener", "_plane", "_streams")
+    __slots__ = ("_hop", "_idle_since", "_is_closing", "_listener", "_plane", "_stalled_at", "_streams")
 
     def __init__(self, plane: Server, channel: Channel, listener: Listener) -> None:
         settings = plane.settings
@@ -60,6 +60,7 @@ class H2Connection(H2Link):
         self._listener = listener
         self._streams: dict[int, H2Stream] = {}
         self._idle_since = plane.loop.now
+        self._stalled_at: float | None = None
         self._is_closing = False
         self._hop = hygiene.Hop(
             peer_ip=channel.peer[0],
@@ -161,7 +162,11 @@ class H2Connection(H2Link):
     def _deadline(self) -> tuple[float, Reason]:
         settings = self._plane.settings
         if self._channel.buffered:
-            return self._channel.last_progress + settings.write_timeout_s, Reason.WRITE_TIMEOUT
+            if self._stalled_at is None:
+                self._stalled_at = self._loop.now
+            since = max(self._stalled_at, self._channel.last_progress)
+            return since + settings.write_timeout_s, Reason.WRITE_TIMEOUT
+        self._stalled_at = None
         if self._streams:
             return math.inf, Reason.IDLE_TIMEOUT
         return self._idle_since + settings.keep_alive_timeout_s, Reason.IDLE_TIMEOUT

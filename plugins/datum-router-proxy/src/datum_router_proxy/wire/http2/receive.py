@@ -204,9 +204,7 @@ class Receiver:
     # --- DATA (RFC 9113 section 6.1) ---------------------------------------------------------------------
 
     # Both hot handlers take the frame's place in the buffer instead of a frame object.
-    def _on_data(
-        self, buf: bytes, start: int, stop: int, flags: int, stream_id: int, events: list[Event]
-    ) -> None:
+    def _on_data(self, buf: bytes, start: int, stop: int, flags: int, stream_id: int, events: list[Event]) -> None:
         state = self._state
         length = stop - start
         if flags & f.PADDED:
@@ -298,9 +296,7 @@ class Receiver:
 
     # --- HEADERS and CONTINUATION (RFC 9113 sections 6.2 and 6.10) -----------------------------------------
 
-    def _on_headers(
-        self, buf: bytes, start: int, stop: int, flags: int, stream_id: int, events: list[Event]
-    ) -> None:
+    def _on_headers(self, buf: bytes, start: int, stop: int, flags: int, stream_id: int, events: list[Event]) -> None:
         guard = self._state.guard
         length = stop - start
         if stream_id == 0:
