@@ -14,7 +14,7 @@ from datum_router.model.endpoint import EndpointKey
 from datum_router.model.outcome import Outcome
 from datum_router.model.policy import ConnectionLimits, RetryPolicy
 from datum_router.model.service import ServiceKey
-from datum_router.policy.retry import decide
+from datum_router.policy.retry import MAX_UNREACHED_RETRIES, decide
 from datum_router.reasons import Reason
 
 SAFE = {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}
@@ -47,7 +47,7 @@ def outcomes() -> list[Outcome]:
 @pytest.mark.parametrize(
     "method", ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "POST", "PATCH", "get", "QUERY"]
 )
-@pytest.mark.parametrize("attempt", [1, 2])
+@pytest.mark.parametrize("attempt", [1, 2, 4, 5])
 def test_a_retry_is_made_exactly_when_every_condition_holds(method: str, attempt: int) -> None:
     policy = RetryPolicy(max_retries=1, retry_on_status=(503,))
     rng = random.Random(attempt)
@@ -58,6 +58,10 @@ def test_a_retry_is_made_exactly_when_every_condition_holds(method: str, attempt
             is_wanted = outcome.reason in OTHER_ENDPOINT_MAY_HELP and (
                 method in SAFE or not outcome.is_sent or outcome.is_unprocessed
             )
+        has_reached = outcome.reason is Reason.UPSTREAM_REFUSED_STREAM or (
+            outcome.is_sent and not outcome.is_unprocessed
+        )
+        allowed = policy.max_retries if has_reached else MAX_UNREACHED_RETRIES
         for body, started, budget, has_time in itertools.product((False, True), repeat=4):
             decision = decide(
                 outcome,
@@ -70,7 +74,7 @@ def test_a_retry_is_made_exactly_when_every_condition_holds(method: str, attempt
                 budget_ok=budget,
                 rng=rng,
             )
-            expected = is_wanted and attempt == 1 and body and not started and budget and has_time
+            expected = is_wanted and attempt <= allowed and body and not started and budget and has_time
             assert decision.retry == expected, (outcome, body, started, budget, has_time)
             assert 0.0 <= decision.delay_s <= (policy.initial_backoff_s if expected else 0.0)
             assert decision.why

@@ -32,6 +32,11 @@ RETRIABLE = frozenset(
 """Failures that another endpoint may not have. Refusals by our own limits are none: retrying feeds an overload."""
 
 
+MAX_UNREACHED_RETRIES = 4
+"""Attempts beyond the first that may follow one which reached nobody, even if the route allows fewer retries: several
+endpoints that died together must not cost a request. A route with `maxRetries: 0` wants none at all."""
+
+
 class RetryDecision(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """The verdict.
 
@@ -93,7 +98,10 @@ def decide(
         is_safe = outcome.is_unprocessed or not outcome.is_sent or method in IDEMPOTENT
     else:
         return _NOT_RETRIABLE
-    if attempt > policy.max_retries:
+    allowed = policy.max_retries
+    if allowed and not _has_reached_upstream(outcome):
+        allowed = max(allowed, MAX_UNREACHED_RETRIES)
+    if attempt > allowed:
         return _EXHAUSTED
     if not is_safe:
         return _NOT_IDEMPOTENT

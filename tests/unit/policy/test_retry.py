@@ -9,7 +9,7 @@ from datum_router.model.endpoint import EndpointKey
 from datum_router.model.outcome import Outcome
 from datum_router.model.policy import RetryPolicy
 from datum_router.model.service import ServiceKey
-from datum_router.policy.retry import IDEMPOTENT, RETRIABLE, RetryDecision, decide
+from datum_router.policy.retry import IDEMPOTENT, MAX_UNREACHED_RETRIES, RETRIABLE, RetryDecision, decide
 from datum_router.reasons import Reason
 
 METHODS = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "POST", "PATCH", "CONNECT", "PROPFIND", "get"]
@@ -80,7 +80,7 @@ def test_what_may_have_been_processed_is_retried_with_idempotent_methods_only(en
         ({"started": True}, "response_started"),
         ({"replayable": False}, "body_not_replayable"),
         ({"budget": False}, "budget_exhausted"),
-        ({"attempt": 3}, "attempts_exhausted"),
+        ({"attempt": 5}, "attempts_exhausted"),
         ({"remaining": 0.0}, "deadline"),
         ({"policy": RetryPolicy(max_retries=0, retry_on_status=(503,))}, "attempts_exhausted"),
     ],
@@ -139,6 +139,8 @@ def test_a_wait_beyond_the_deadline_is_no_retry() -> None:
     assert verdict(RESET, remaining=delay * 1.01).retry
 
 
-def test_default_policy_allows_one_retry() -> None:
-    assert verdict(REFUSED, policy=RetryPolicy()).retry
-    assert not verdict(REFUSED, policy=RetryPolicy(), attempt=2).retry
+def test_default_policy_allows_one_retry_and_more_for_what_reached_nobody() -> None:
+    assert verdict(RESET, policy=RetryPolicy()).retry
+    assert not verdict(RESET, policy=RetryPolicy(), attempt=2).retry
+    assert verdict(REFUSED, policy=RetryPolicy(), attempt=MAX_UNREACHED_RETRIES).retry
+    assert not verdict(REFUSED, policy=RetryPolicy(), attempt=MAX_UNREACHED_RETRIES + 1).retry
