@@ -160,6 +160,13 @@ def test_f4_a_changed_certificate_is_used_and_a_bad_one_never_takes_the_good_one
         kit.eventually(lambda: "certificate not usable" in edge.gateway.log.read_text(), "the log says so")
         assert edge.serial("one.test") == second
         assert edge.ask("x.two.test", "x.two.test") == 200
+    broken = "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/tls\nmetadata: {name: one}\ndata: "
+    for data in ("{tls.crt: '!!!', tls.key: '###'}", "{tls.crt: aGVsbG8=}"):
+        path.write_text(f"{broken}{data}\n---{rest}")
+        kit.eventually(lambda: bool(edge.gateway.page("/diagnostics")), "a diagnostic", 10.0)
+        assert edge.serial("one.test") == second
+        edge.put("two", "*.two.test")  # any change: the host is served on, with the certificate it had
+        assert edge.serial("one.test") == second
     edge.put("one", "one.test")
     kit.eventually(lambda: edge.serial("one.test") != second, "a good one again", 10.0)
     assert "PRIVATE KEY" not in edge.gateway.log.read_text()

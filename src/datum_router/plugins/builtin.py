@@ -11,7 +11,7 @@ from datum_router.balancing.ring_hash import RingHash
 from datum_router.balancing.round_robin import RoundRobin
 from datum_router.balancing.source_ip import SourceIp
 from datum_router.manifests.kinds import OWN_KINDS, ResourceKind
-from datum_router.manifests.secret import ConfigMap, Secret
+from datum_router.manifests.secret import ConfigMap, Secret, validate_secret
 from datum_router.plugins.hookspecs import hookimpl
 from datum_router.plugins.specs import BalancerSpec, PluginInfo, ResolverSpec
 from datum_router.registry.endpoints import StaticResolver
@@ -28,7 +28,15 @@ def datum_router_resource_kinds() -> Sequence[ResourceKind]:
     """Add our five kinds, and the credential kinds they refer to."""
     return [
         *OWN_KINDS,
-        ResourceKind(group="", version="v1", kind="Secret", plural="secrets", struct=Secret, content=_secret_content),
+        ResourceKind(
+            group="",
+            version="v1",
+            kind="Secret",
+            plural="secrets",
+            struct=Secret,
+            validate=validate_secret,
+            content=_secret_content,
+        ),
         ResourceKind(
             group="", version="v1", kind="ConfigMap", plural="configmaps", struct=ConfigMap, content=_config_content
         ),

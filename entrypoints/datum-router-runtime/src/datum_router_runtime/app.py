@@ -68,6 +68,21 @@ def make_source(settings: GatewaySettings, plugins: PluginSet) -> Source:
     return spec.create(settings.source_config)
 
 
+def check_data_plane(settings: GatewaySettings, plugins: PluginSet) -> None:
+    """Refuse a data plane that no worker could create, before any worker is started.
+
+    Raises:
+        ConfigError: No installed plugin offers it; names those that are there.
+    """
+    if settings.data_plane not in plugins.data_planes:
+        hint = did_you_mean(settings.data_plane, plugins.data_planes)
+        known = ", ".join(sorted(plugins.data_planes)) or "none"
+        raise ConfigError(
+            f"data plane {settings.data_plane!r} is not installed (installed: {known})" + (f"; {hint}" if hint else ""),
+            reason=Reason.INVALID_VALUE,
+        )
+
+
 class Announce:
     """What a gateway tells whoever started it; the command line prints it. Methods do nothing here."""
 
@@ -95,6 +110,7 @@ class Gateway:
         self._announce = announce or Announce()
         trace = (lambda line: log.info("plugin trace", extra={"call": line})) if _is_tracing() else None
         self.plugins = plugins or load_plugins(disabled=frozenset(settings.disabled_plugins), trace=trace)
+        check_data_plane(settings, self.plugins)
         self.store = Store(self.plugins.kinds)
         self.compiler = Compiler(self.plugins, compile_options(settings))
         self.book = HealthBook()
