@@ -54,6 +54,7 @@ def test_environment_is_read() -> None:
             "DATUM_ROUTER_WORKERS": "2",
             "DATUM_ROUTER_DISABLE_PLUGINS": "a, b",
             "DATUM_ROUTER_TOPOLOGY": "topology.datum.net/city-code=IAD",
+            "DATUM_ROUTER_DATA_PLANE_CONFIG": "pool_wait_s=1, max_via_hops=3",
             "UNRELATED": "x",
         }
     )
@@ -62,6 +63,7 @@ def test_environment_is_read() -> None:
     assert settings.workers == 2
     assert settings.disabled_plugins == ("a", "b")
     assert settings.topology == {"topology.datum.net/city-code": "IAD"}
+    assert settings.data_plane_config == {"pool_wait_s": "1", "max_via_hops": "3"}
 
 
 @pytest.mark.parametrize(

@@ -195,3 +195,8 @@ def test_a_service_of_another_namespace_needs_consent() -> None:
     found = resolve(binding(service_ref=ObjectRef(name="api-service", namespace="other")), service())
     assert found.problems[0].reason is Reason.REF_NOT_PERMITTED
     assert not found.problems[0].is_reference
+
+
+def test_the_zone_of_a_slice_endpoint_is_its_place() -> None:
+    found = resolve(binding(), service(), slice_of(endpoint("10.0.0.1", zone="eu-1a"), endpoint("10.0.0.2")))
+    assert [item.locality.value("topology.kubernetes.io/zone") for item in found.endpoints] == ["eu-1a", ""]

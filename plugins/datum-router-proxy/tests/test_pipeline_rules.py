@@ -100,7 +100,8 @@ def test_nobody_left_to_try_is_503(down: str) -> None:
         async with gateway([service]) as running, client(running.port, down) as peer:
             answer = await peer.request("GET", "/")
             assert answer.status == 503
-            assert b"no_healthy_endpoint" in answer.body
+            assert b"connect_failed" in answer.body
+            assert b"no other endpoint is left" in answer.body
             assert running.recorder.outcomes[0].reason is Reason.CONNECT_FAILED
 
     bounded(main)

@@ -269,14 +269,17 @@ class IngressCompiler:
                 hostnames=hostnames,
             )
         else:
-            if (before.trusted_hops, before.max_request_body_bytes) != (trusted_hops, limit):
+            min_version = spec.tls.min_version.value if is_tls and spec.tls is not None else before.min_tls_version
+            alpn = _alpn(ingress) if is_tls else before.alpn
+            kept = (before.trusted_hops, before.max_request_body_bytes, before.min_tls_version, before.alpn)
+            if kept != (trusted_hops, limit, min_version, alpn):
                 self._findings.append(
                     Finding(
                         key=key,
                         path="spec",
                         reason=Reason.CONFLICTED,
-                        message=f"port {item.port} is shared with {self._owners[item.port]}, whose clientIP and "
-                        "maxRequestBodyBytes apply",
+                        message=f"port {item.port} is shared with {self._owners[item.port]}, whose clientIP, "
+                        "maxRequestBodyBytes, tls.minVersion and tls.alpn apply",
                         severity=Severity.WARNING,
                     )
                 )

@@ -89,7 +89,7 @@ class RouteCompiler:
         return [
             Finding(
                 key=key,
-                path=path,
+                path=f"{path}.pathRegex" if problem.part == "path" else path,
                 reason=problem.reason,
                 message=f"{problem.part}: {problem.message}",
                 hint="pip install 'datum-router[re2]'" if problem.reason is Reason.REGEX_UNAVAILABLE else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator, Mapping
 from typing import Final
 
@@ -15,6 +16,8 @@ from datum_router.reasons import Reason
 
 _TLS_TYPE: Final = "kubernetes.io/tls"
 _TLS_KEYS: Final = ("tls.crt", "tls.key")
+_PEM_LABELS: Final = {"tls.crt": "CERTIFICATE", "tls.key": "PRIVATE KEY"}
+_PEM_BLOCK: Final = re.compile(r"-----BEGIN (?P<label>[A-Z0-9 ]{1,64})-----(?P<body>[^-]*)-----END (?P=label)-----")
 
 
 class Secret(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -52,6 +55,20 @@ class ConfigMap(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     data: Mapping[str, str] | None = None
 
 
+def has_pem_block(text: str, label: str) -> bool:
+    """Tell whether `text` holds a PEM block (RFC 7468) whose label ends with `label` and whose body is base64.
+
+    Whether certificate and key fit together only a TLS library can tell, where they are used.
+    """
+    for found in _PEM_BLOCK.finditer(text):
+        if found["label"].endswith(label):
+            try:
+                return bool(base64.b64decode("".join(found["body"].split()), validate=True))
+            except binascii.Error:
+                return False
+    return False
+
+
 def validate_secret(secret: Secret) -> Iterator[Problem]:
     """Yield what is wrong with a Secret; a broken one is refused as a whole, so that its last good version stays.
 
@@ -64,6 +81,15 @@ def validate_secret(secret: Secret) -> Iterator[Problem]:
                 reason=Reason.INVALID_VALUE,
                 message="found something else than PEM text in base64",
                 hint="encode it with base64, or write it as it is under stringData",
+            )
+    for name, label in _PEM_LABELS.items():
+        text = secret.text(name)
+        if text is not None and not has_pem_block(text, label):
+            yield Problem(
+                path=f"data[{name!r}]" if name in (secret.data or {}) else f"stringData[{name!r}]",
+                reason=Reason.INVALID_VALUE,
+                message=f"found no whole PEM block of a {label.lower()}",
+                hint=f"it begins with -----BEGIN {label}-----",
             )
     if secret.type == _TLS_TYPE:
         for name in _TLS_KEYS:

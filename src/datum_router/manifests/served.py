@@ -45,7 +45,7 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
             hint="use a ServiceBinding for a Kubernetes Service, or vpcAttachmentRef or endpoints",
         ),
         NotServed(path="spec.discovery.dnsName", hint="write the addresses into endpoints"),
-        NotServed(path="spec.endpoints[].locationRef", hint="use spec.topology"),
+        NotServed(path="spec.endpoints[].locationRef", hint="make one VPCService per place, with spec.topology"),
         NotServed(path="spec.circuitBreaker", hint="use healthCheck.passive to take failing endpoints out"),
         NotServed(path="spec.tls.mode", values=("Mutual",), hint="use mode Simple"),
         NotServed(path="spec.tls.clientCertificateRef", hint="use mode Simple, without a certificate of our own"),

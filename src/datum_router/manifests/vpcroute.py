@@ -321,12 +321,19 @@ class LocalityMode(enum.StrEnum):
 
 
 class LocalitySpec(SpecPart, frozen=True, kw_only=True):
-    """Prefer endpoints that are near to the gateway."""
+    """Prefer endpoints that are near to the gateway, among the endpoints of each destination."""
 
     mode: Annotated[LocalityMode, Meta(description="How the place of endpoints counts.")] = LocalityMode.NONE
-    topology_key: Annotated[str, Meta(description="What makes two places the same.", min_length=1, max_length=317)] = (
-        "topology.datum.net/city-code"
-    )
+    topology_key: Annotated[
+        str,
+        Meta(
+            description="What makes two places the same: a key of the service's `topology`, or "
+            "topology.kubernetes.io/zone, which EndpointSlices state. Services in different places: use "
+            "`destinations[].priority`.",
+            min_length=1,
+            max_length=317,
+        ),
+    ] = "topology.datum.net/city-code"
     failover_order: Annotated[
         tuple[str, ...], Meta(description="Values of the topology key, next one first.", max_length=64)
     ] = ()

@@ -81,9 +81,14 @@ class HealthCheckSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class DataPlaneSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A data plane by name. `create(holder, observer, settings)`; settings are text values, unknown ones refused."""
+    """A data plane by name. `create(holder, observer, settings)`; settings are text values, unknown ones refused.
+
+    Attributes:
+        validate: Raises ConfigError for settings that `create` would refuse, without creating anything.
+    """
 
     name: str
+    validate: Callable[[Mapping[str, str]], object] | None = None
     create: Callable[[Holder[Snapshot], DataPlaneObserver, Mapping[str, str]], DataPlane]
 
 

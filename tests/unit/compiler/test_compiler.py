@@ -104,7 +104,7 @@ def test_a_pattern_without_an_engine_is_a_diagnostic_and_other_matches_serve(ben
     result = bench(regex=None).compile(kit.service(), kit.route(matches=matches))
     (found,) = result.diagnostics
     assert found.reason is Reason.REGEX_UNAVAILABLE
-    assert found.path == "spec.matches[0]"
+    assert found.path == "spec.matches[0].pathRegex"
     assert [rule.id for rule in result.data.rules] == ["default/api#1"]
 
 

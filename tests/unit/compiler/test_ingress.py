@@ -6,9 +6,12 @@ import pytest
 from datum_router.compiler.ingress import intersect
 from datum_router.reasons import Reason
 
+CERT = "-----BEGIN CERTIFICATE-----\nQ0VSVA==\n-----END CERTIFICATE-----\n"
+KEY = "-----BEGIN PRIVATE KEY-----\nS0VZ\n-----END PRIVATE KEY-----\n"
+
 
 def secret(name: str = "edge-tls", **data: str) -> dict[str, Any]:
-    content = data or {"tls.crt": "CERT", "tls.key": "KEY"}
+    content = data or {"tls.crt": CERT, "tls.key": KEY}
     encoded = {key: base64.b64encode(value.encode()).decode() for key, value in content.items()}
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": encoded}
 
@@ -23,8 +26,8 @@ def test_defaults_are_http_8080_and_https_8443_with_tls(bench: Any, kit: Any) ->
     assert [(item.name, item.port) for item in plain.listeners] == [("http-8080", 8080)]
     both = bench().compile(kit.service(), secret(), edge(kit, tls={"secretName": "edge-tls"})).data
     assert [(item.name, bool(item.tls)) for item in both.listeners] == [("http-8080", False), ("https-8443", True)]
-    assert both.listeners[1].tls[0].cert_pem == "CERT"
-    assert "KEY" not in repr(both.listeners[1])
+    assert both.listeners[1].tls[0].cert_pem == CERT
+    assert "S0VZ" not in repr(both.listeners[1])
 
 
 def test_its_rules_serve_its_hosts_on_its_listeners(bench: Any, kit: Any) -> None:
@@ -36,7 +39,7 @@ def test_its_rules_serve_its_hosts_on_its_listeners(bench: Any, kit: Any) -> Non
 
 
 @pytest.mark.parametrize(
-    ("items", "is_reference"), [([], True), ([secret(**{"tls.crt": "CERT"})], False)], ids=["missing", "half"]
+    ("items", "is_reference"), [([], True), ([secret(**{"tls.crt": CERT})], False)], ids=["missing", "half"]
 )
 def test_a_certificate_that_is_not_there_opens_no_https_listener(
     bench: Any, kit: Any, items: list[Any], is_reference: bool

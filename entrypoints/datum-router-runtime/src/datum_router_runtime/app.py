@@ -72,15 +72,18 @@ def check_data_plane(settings: GatewaySettings, plugins: PluginSet) -> None:
     """Refuse a data plane that no worker could create, before any worker is started.
 
     Raises:
-        ConfigError: No installed plugin offers it; names those that are there.
+        ConfigError: No installed plugin offers it, or it refuses its settings; says what would be right.
     """
-    if settings.data_plane not in plugins.data_planes:
+    spec = plugins.data_planes.get(settings.data_plane)
+    if spec is None:
         hint = did_you_mean(settings.data_plane, plugins.data_planes)
         known = ", ".join(sorted(plugins.data_planes)) or "none"
         raise ConfigError(
             f"data plane {settings.data_plane!r} is not installed (installed: {known})" + (f"; {hint}" if hint else ""),
             reason=Reason.INVALID_VALUE,
         )
+    if spec.validate is not None:
+        spec.validate(settings.data_plane_config)
 
 
 class Announce:

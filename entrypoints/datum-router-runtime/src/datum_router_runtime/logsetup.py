@@ -53,6 +53,10 @@ _TARGET = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:(?:\.|::|-)[A-Za-z0-9_]+)*")
 _STANDARD_FIELDS = frozenset(vars(logging.LogRecord("", 0, "", 0, "", None, None))) | {"message", "asctime", "taskName"}
 
 
+LEAKING_LOGGERS = ("hpack",)
+"""Libraries that log header fields, cookies included, at debug level: never below WARNING, whatever is asked for."""
+
+
 class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
     """Levels by logger name; `default` applies where no name fits. `router` is kept apart as an alias."""
 
@@ -350,4 +354,6 @@ def setup_logging(
     for target, level in levels.targets.items():
         if target != ALIAS:
             logging.getLogger(target).setLevel(level)
+    for name in LEAKING_LOGGERS:
+        logging.getLogger(name).setLevel(max(logging.WARNING, levels.level_for(name)))
     return writer

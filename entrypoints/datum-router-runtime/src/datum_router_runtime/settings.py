@@ -143,14 +143,26 @@ ENVIRONMENT = {
     "DATUM_ROUTER_LAMEDUCK_SECS": "lameduck_s",
     "DATUM_ROUTER_GRACE_SECS": "grace_s",
     "DATUM_ROUTER_DEBOUNCE_SECS": "debounce_s",
+    "DATUM_ROUTER_ORPHAN_GRACE_SECS": "orphan_grace_s",
+    "DATUM_ROUTER_REPORT_INTERVAL_SECS": "report_interval_s",
 }
 """Environment variable -> field, for plain seconds."""
+
+
+def _pairs(text: str, variable: str, example: str) -> dict[str, str]:
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(key.strip() and separator and value.strip() for key, separator, value in pairs):
+        raise ConfigError(
+            f"{variable}: found {text!r}, expected name=value,name=value such as {example}", reason=Reason.INVALID_VALUE
+        )
+    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
     """Return the settings that the environment gives, as keyword arguments of `GatewaySettings`.
 
-    Besides `ENVIRONMENT`: `DATUM_ROUTER_DISABLE_PLUGINS=a,b` and `DATUM_ROUTER_TOPOLOGY=key=value,key=value`.
+    Besides `ENVIRONMENT`: `DATUM_ROUTER_WORKERS=4`, `DATUM_ROUTER_DISABLE_PLUGINS=a,b`, and as `name=value,name=value`
+    `DATUM_ROUTER_TOPOLOGY` and `DATUM_ROUTER_DATA_PLANE_CONFIG`.
 
     Raises:
         ConfigError: A value that cannot be read; names the variable.
@@ -176,14 +188,10 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
     disabled = environ.get("DATUM_ROUTER_DISABLE_PLUGINS", "")
     if disabled:
         found["disabled_plugins"] = tuple(name.strip() for name in disabled.split(",") if name.strip())
-    topology = environ.get("DATUM_ROUTER_TOPOLOGY", "")
-    if topology:
-        pairs = [part.partition("=") for part in topology.split(",")]
-        if not all(key and separator and value for key, separator, value in pairs):
-            raise ConfigError(
-                f"DATUM_ROUTER_TOPOLOGY: found {topology!r}, expected key=value,key=value "
-                "such as topology.datum.net/city-code=IAD",
-                reason=Reason.INVALID_VALUE,
-            )
-        found["topology"] = {key.strip(): value.strip() for key, _, value in pairs}
+    for variable, field, example in (
+        ("DATUM_ROUTER_TOPOLOGY", "topology", "topology.datum.net/city-code=IAD"),
+        ("DATUM_ROUTER_DATA_PLANE_CONFIG", "data_plane_config", "keep_alive_timeout_s=30"),
+    ):
+        if text := environ.get(variable, ""):
+            found[field] = _pairs(text, variable, example)
     return found

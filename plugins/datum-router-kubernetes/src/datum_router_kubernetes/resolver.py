@@ -28,6 +28,9 @@ from datum_router_kubernetes.kinds import (
     SliceEndpoint,
 )
 
+ZONE_KEY = "topology.kubernetes.io/zone"
+"""Topology key under which an EndpointSlice's zone is known."""
+
 
 class BindingResolver:
     """Resolve the ServiceBindings that point to a VPCService."""
@@ -153,10 +156,17 @@ class _Binding:
             return
         for endpoint in item.endpoints or ():
             is_serving = self._is_serving(endpoint)
+            locality = self._locality_of(endpoint)
             for address in self._addresses(endpoint):
                 self.endpoints.append(
-                    make_endpoint(address, port, locality=self.locality, origin="servicebinding", is_serving=is_serving)
+                    make_endpoint(address, port, locality=locality, origin="servicebinding", is_serving=is_serving)
                 )
+
+    def _locality_of(self, endpoint: SliceEndpoint) -> Locality:
+        """Return the service's place, refined by the zone that the slice states."""
+        if not endpoint.zone:
+            return self.locality
+        return Locality(topology=tuple(sorted({**dict(self.locality.topology), ZONE_KEY: endpoint.zone}.items())))
 
     def _is_serving(self, endpoint: SliceEndpoint) -> bool:
         if self.binding.spec.publish_not_ready_addresses:

@@ -20,6 +20,7 @@ import logging
 import math
 from email.utils import formatdate
 
+import msgspec
 import trio
 
 from datum_router.compiler.link import Lease, LinkedRule, Snapshot
@@ -59,6 +60,7 @@ log = logging.getLogger(__name__)
 _CLIENT_FAULTS = frozenset((400, 405, 408, 413, 417, 421, 501, 508))
 _NOT_THE_ENDPOINT = frozenset((Reason.POOL_OVERFLOW, Reason.BAD_FILTER_OUTPUT, Reason.INTERNAL))
 """How an attempt may end that says nothing about its endpoint, and must not count against it."""
+_UNREACHED = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT))
 _NO_EXCLUSIONS: frozenset[EndpointKey] = frozenset()
 
 
@@ -198,10 +200,7 @@ class Pipeline:
                 head, rng=self.loop.rng, now=self.loop.now, excluded=excluded, is_retry=failure is not None
             )
             if isinstance(lease, LocalReply):
-                # That nobody is left to try is news; that there is no permit for another try is not.
-                if failure is None or lease.reason == Reason.NO_HEALTHY_ENDPOINT:
-                    return lease
-                return failure.reply
+                return lease if failure is None else _nobody_left(failure.reply)
             try:
                 failure = await self._attempt(downstream, request, head, rule, lease, trace)
             finally:
@@ -570,6 +569,17 @@ class Pipeline:
             self._date_at = now
             self._date = (b"date", formatdate(usegmt=True).encode("ascii"))
         return self._date
+
+
+def _nobody_left(reply: LocalReply) -> LocalReply:
+    """Return what to say when a failed attempt cannot be followed by another: the true reason, always.
+
+    Endpoints that could not be reached are 503: the service is unavailable, and asking again later is right. What
+    an endpoint did wrong stays a 502 or 504 (threat G2).
+    """
+    if reply.reason not in _UNREACHED:
+        return reply
+    return msgspec.structs.replace(reply, status=503, detail=f"{reply.detail}, and no other endpoint is left")
 
 
 def _is_clients_choice(request: Request, rule: LinkedRule) -> bool:

@@ -10,6 +10,7 @@ from datum_router.plugins.hookspecs import hookimpl
 from datum_router.plugins.specs import DataPlaneSpec, HealthCheckSpec, PluginInfo
 from datum_router_proxy.dataplane import create
 from datum_router_proxy.prober import make_prober
+from datum_router_proxy.settings import from_text
 
 
 @hookimpl
@@ -21,7 +22,7 @@ def datum_router_plugin_info() -> PluginInfo:
 @hookimpl
 def datum_router_data_planes() -> Sequence[DataPlaneSpec]:
     """Add the data plane `proxy`."""
-    return [DataPlaneSpec(name="proxy", create=create)]
+    return [DataPlaneSpec(name="proxy", validate=from_text, create=create)]
 
 
 @hookimpl
