@@ -165,3 +165,42 @@ def test_an_echo_is_not_compiled_again(plugins: PluginSet) -> None:
         await trio.sleep(1)
 
     assert len(drive(plugins, {"one": source}, script)) == 1
+
+
+def test_a_source_or_a_compiler_that_breaks_takes_nothing_down(
+    plugins: PluginSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Broken(Scripted):
+        async def run(self, emit: Emit) -> None:
+            self.runs += 1
+            if self.runs == 1:
+                emit([upsert("a"), Synced(source="one")])
+                raise RuntimeError("a bug of the plugin")
+            await trio.sleep_forever()
+
+    whole = Compiler.compile
+    failing = [False]
+
+    def compile_or_fail(self: Compiler, view: Any) -> CompileResult:
+        if failing[0]:
+            raise AssertionError("a bug of ours")
+        return whole(self, view)
+
+    monkeypatch.setattr(Compiler, "compile", compile_or_fail)
+    failures: list[int] = []
+
+    async def script(feed: Feed) -> None:
+        await trio.sleep(5)
+        failing[0] = True
+        feed.emit([upsert("a", 81)])
+        await trio.sleep(5)
+        failures.append(feed.failures)
+        failing[0] = False
+        feed.emit([upsert("a", 82)])
+        await trio.sleep(5)
+
+    source = Broken()
+    published = drive(plugins, {"one": source}, script)
+    assert source.runs == 2
+    assert failures == [1]
+    assert published[-1][1].data.services["default/a"].endpoints[0].port == 82

@@ -15,6 +15,7 @@ from datum_router.manifests.meta import ObjectKey
 from datum_router.manifests.vpcservice import VPCService
 from datum_router.model.endpoint import Endpoint, EndpointKey, Locality, make_endpoint
 from datum_router.plugins.protocols import EndpointResolver, ManifestView, Resolution, ResolveProblem
+from datum_router.reasons import Reason
 
 MAX_ENDPOINTS_PER_SERVICE = 10_000
 """More are cut off with a diagnostic: nothing a service of this size needs is lost, and memory stays bounded."""
@@ -67,12 +68,26 @@ class EndpointRegistry:
             before = self._pinned.get(key)
             if before is not None and before[0] == pin:
                 return before[1]
-        joined = _join([found for one in self._resolvers if (found := one.resolve(service, view)) is not None])
+        joined = _join([found for one in self._resolvers if (found := _ask(one, service, view)) is not None])
         if pin is not None and joined.endpoints:
             self._pinned[key] = (pin, joined)
         elif pin is None:
             self._pinned.pop(key, None)
         return joined
+
+
+def _ask(resolver: EndpointResolver, service: VPCService, view: ManifestView) -> Resolution | None:
+    """Return a resolver's answer; one that raises costs only its own endpoints, and is named."""
+    try:
+        return resolver.resolve(service, view)
+    except Exception as error:  # noqa: BLE001 - a plugin's fault, whatever it is, must not cost other services
+        problem = ResolveProblem(
+            path="spec",
+            reason=Reason.PLUGIN_FAILED,
+            message=f"resolver {type(resolver).__name__} raised {type(error).__name__}: {error}",
+            is_reference=False,
+        )
+        return Resolution(problems=(problem,))
 
 
 def _join(answers: Sequence[Resolution]) -> Resolution:

@@ -6,6 +6,7 @@ from datum_router.manifests.meta import ObjectMeta
 from datum_router.manifests.vpcservice import EndpointSpec, VPCService, VPCServiceSpec
 from datum_router.model.endpoint import Endpoint, make_endpoint
 from datum_router.plugins.protocols import ManifestView, Resolution
+from datum_router.reasons import Reason
 from datum_router.registry.endpoints import EndpointRegistry, StaticResolver
 
 
@@ -65,3 +66,15 @@ def test_a_pinned_service_keeps_its_first_endpoints_until_the_pin_changes() -> N
         "10.0.0.3",
     ]
     assert len(registry.resolve(service(), View()).endpoints) == 2
+
+
+def test_a_resolver_that_raises_costs_only_its_own_endpoints_and_is_named() -> None:
+    class Broken:
+        def resolve(self, service: VPCService, view: ManifestView) -> Resolution | None:
+            raise KeyError("boom")
+
+    found = EndpointRegistry([Broken(), Fixed(make_endpoint("10.0.0.1", 80))]).resolve(service(), View())
+    assert [item.address for item in found.endpoints] == ["10.0.0.1"]
+    assert [(item.reason, item.message) for item in found.problems] == [
+        (Reason.PLUGIN_FAILED, "resolver Broken raised KeyError: 'boom'")
+    ]

@@ -238,7 +238,12 @@ class Gateway:
         return 200, msgspec.structs.replace(data, listeners=redacted)
 
     def _diagnostics(self) -> Sequence[Diagnostic]:
-        return (*self.supervisor.diagnostics, *self.supervisor.listener_problems.values())
+        problem = self.supervisor.link_problem
+        return (
+            *self.supervisor.diagnostics,
+            *self.supervisor.listener_problems.values(),
+            *(() if problem is None else (problem,)),
+        )
 
     def _stats(self) -> tuple[int, object]:
         data = self.supervisor.data
@@ -255,6 +260,7 @@ class Gateway:
             "counters": self.supervisor.totals(),
             "gauges": self.supervisor.gauges(),
             "probes": self.probes.sent,
+            "compile_failures": self.feed.failures,
         }
 
 

@@ -46,6 +46,7 @@ class Feed:
         "_sources",
         "_store",
         "_unsynced",
+        "failures",
         "synced",
     )
 
@@ -70,6 +71,7 @@ class Feed:
         self._ready = trio.Event()
         self._changed_at = -math.inf
         self.synced = False
+        self.failures = 0
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -108,6 +110,9 @@ class Feed:
             except SourceError as error:
                 log.warning("source failed, will retry", extra={"source": name, "error": str(error)})
                 self._report_source(name, str(error))
+            except Exception as error:
+                log.exception("source broke, will retry", extra={"source": name})
+                self._report_source(name, f"{type(error).__name__}: {error}")
             else:
                 log.warning("source returned, will be started again", extra={"source": name})
             if trio.current_time() - started > MAX_BACKOFF_S:
@@ -131,7 +136,14 @@ class Feed:
                 await self._gather(until=now + self._debounce_max_s)
             self._dirty = trio.Event()
             started = trio.current_time()
-            result = self._compiler.compile(self._store.view())
+            try:
+                result = self._compiler.compile(self._store.view())
+            except Exception:
+                # A fault of ours or of a plugin: what is in force stays in force, and the next change is tried again.
+                log.exception("compilation failed, the last good snapshot stays in force")
+                self.failures += 1
+                last = trio.current_time()
+                continue
             log.debug(
                 "compiled",
                 extra={

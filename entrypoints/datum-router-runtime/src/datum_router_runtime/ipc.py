@@ -88,6 +88,13 @@ class Programmed(_Message, frozen=True, kw_only=True):
     digest: str
 
 
+class LinkFailed(_Message, frozen=True, kw_only=True):
+    """The worker could not put this version in force (a plugin failed); it serves the last good one on."""
+
+    version: int
+    error: str
+
+
 class Report(_Message, frozen=True, kw_only=True):
     """Counters since the last report, gauges now, and how attempts ended, in order, run-length encoded."""
 
@@ -109,6 +116,7 @@ Message = (
     | Drain
     | Hello
     | Programmed
+    | LinkFailed
     | Report
     | Drained
 )

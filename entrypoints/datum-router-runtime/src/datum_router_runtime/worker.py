@@ -42,6 +42,7 @@ from datum_router_runtime.ipc import (
     FullSnapshot,
     HealthUpdates,
     Hello,
+    LinkFailed,
     ListenerSocket,
     Message,
     Programmed,
@@ -217,8 +218,17 @@ class Worker:
         self._linker.apply_health(changes)
 
     async def _program(self, data: SnapshotData) -> None:
+        try:
+            snapshot = self._linker.link(data)
+        except Exception as error:
+            # A balancer or filter of a plugin broke: what is in force stays in force, and the supervisor is told.
+            log.exception("snapshot cannot be put in force", extra={"version": data.version})
+            self._data = data
+            failure = f"{type(error).__name__}: {error}"
+            await self._channel.send(LinkFailed(version=data.version, error=failure))
+            return
         self._data = data
-        self._holder.swap(self._linker.link(data))
+        self._holder.swap(snapshot)
         self._attach_listeners()
         if not self._is_frozen:
             # Modules and the first configuration live long: keep them out of every later garbage collection. Only

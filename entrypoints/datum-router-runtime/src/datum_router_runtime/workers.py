@@ -38,6 +38,7 @@ from datum_router_runtime.ipc import (
     FullSnapshot,
     HealthUpdates,
     Hello,
+    LinkFailed,
     ListenerSocket,
     Message,
     Programmed,
@@ -113,6 +114,7 @@ class Supervisor:
         self.data: SnapshotData | None = None
         self.diagnostics: tuple[Diagnostic, ...] = ()
         self.listener_problems: dict[str, Diagnostic] = {}
+        self.link_problem: Diagnostic | None = None
         self.groups: dict[str, ListenerGroup] = {}
         self.links: dict[int, WorkerLink] = {}
         self.counters: collections.Counter[str] = collections.Counter()
@@ -135,6 +137,7 @@ class Supervisor:
             return
         now = self._clock()
         self.data = new
+        self.link_problem = None
         self._full = None
         self._bind_listeners(new)
         changes = self.book.set_services(new.services, now=now)
@@ -355,8 +358,8 @@ class Supervisor:
                 match message:
                     case Hello():
                         link.is_up = True
+                        self._send_listeners(link)
                         if self.data is not None:
-                            self._send_listeners(link)
                             self._send_full(link)
                         if self.is_draining:
                             link.put(Drain(lameduck_s=0.0, grace_s=self.settings.grace_s))
@@ -366,6 +369,14 @@ class Supervisor:
                             self._send_full(link)
                         else:
                             link.version = version
+                    case LinkFailed(version=version, error=error):
+                        self.link_problem = Diagnostic(
+                            severity=Severity.ERROR,
+                            object=f"snapshot {version}",
+                            reason=Reason.PLUGIN_FAILED,
+                            message=f"cannot be put in force, the last good one serves on: {error}",
+                        )
+                        self.counters["link_failures"] += 1
                     case Report():
                         self._take_report(link, message)
                     case Drained():

@@ -1,0 +1,151 @@
+import socket
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+from typing import Any
+
+import trio
+import trio.testing
+
+from datum_router.compiler.compiler import CompileResult
+from datum_router.health.view import HealthBook
+from datum_router.model.listener import Listener
+from datum_router.model.snapshot import SnapshotData
+from datum_router.reasons import Reason
+from datum_router_runtime.ipc import (
+    ControlChannel,
+    Hello,
+    LinkFailed,
+    Message,
+    Programmed,
+)
+from datum_router_runtime.settings import GatewaySettings
+from datum_router_runtime.sockets import bind_group
+from datum_router_runtime.workers import OUTBOX_LIMIT, Supervisor, WorkerLink
+
+PLAIN = Listener(name="plain", host="127.0.0.1", port=0)
+
+
+def snapshot(version: int) -> CompileResult:
+    return CompileResult(data=SnapshotData(version=version, digest=f"d{version}", listeners=(PLAIN,)))
+
+
+class Bench:
+    """A supervisor and the far end of one worker's control channel."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.supervisor = Supervisor(GatewaySettings(), book=HealthBook(), clock=lambda: self.now)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        process: Any = SimpleNamespace(pid=4711)
+        self.link = WorkerLink(0, ControlChannel(ours), process)
+        self.supervisor.links[0] = self.link
+        self.worker = ControlChannel(theirs)
+
+    async def say(self, *messages: Message) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.supervisor._read, self.link)
+            for message in messages:
+                await self.worker.send(message)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    def sent(self) -> list[str]:
+        found = []
+        for message, fd in self.link.outbox:
+            if isinstance(message, bytes):
+                message = self.link.channel._decoder.decode(message[4:])
+            found.append(type(message).__name__ + ("+fd" if fd is not None else ""))
+        return found
+
+    def close(self) -> None:
+        for group in self.supervisor.groups.values():
+            group.close()
+        self.link.channel.close()
+        self.worker.close()
+
+
+def drive(script: Callable[[Bench], Awaitable[None]]) -> None:
+    async def main() -> None:
+        bench = Bench()
+        try:
+            await script(bench)
+        finally:
+            bench.close()
+
+    trio.run(main)
+
+
+def test_a_listener_that_was_bound_before_anything_was_published_reaches_a_worker_that_came_first() -> None:
+    async def script(one: Bench) -> None:
+        one.supervisor.adopt(bind_group(PLAIN, 1))
+        await one.say(Hello(pid=1))
+        assert one.sent() == ["ListenerSocket+fd"]
+        one.supervisor.publish(snapshot(1))
+        assert one.sent() == ["ListenerSocket+fd", "FullSnapshot"]
+
+    drive(script)
+
+
+def test_a_worker_that_comes_later_gets_listeners_and_the_whole_snapshot() -> None:
+    async def script(one: Bench) -> None:
+        one.supervisor.publish(snapshot(1))
+        one.link.outbox.clear()
+        await one.say(Hello(pid=1))
+        assert one.sent() == ["ListenerSocket+fd", "FullSnapshot"]
+        assert one.supervisor.not_ready_reasons() == ["no worker serves a snapshot yet"]
+        await one.say(Programmed(version=1, digest="d1"))
+        assert one.supervisor.not_ready_reasons() == []
+
+    drive(script)
+
+
+def test_changes_go_as_deltas_and_a_worker_out_of_step_gets_the_whole() -> None:
+    async def script(one: Bench) -> None:
+        one.supervisor.publish(snapshot(1))
+        await one.say(Hello(pid=1))
+        one.link.outbox.clear()
+        one.supervisor.publish(snapshot(2))
+        assert one.sent() == ["DeltaSnapshot"]
+        await one.say(Programmed(version=2, digest=""))
+        assert one.sent() == ["DeltaSnapshot", "FullSnapshot"]
+
+    drive(script)
+
+
+def test_a_worker_that_does_not_read_gets_one_full_snapshot_in_place_of_what_it_missed() -> None:
+    async def script(one: Bench) -> None:
+        one.supervisor.publish(snapshot(1))
+        await one.say(Hello(pid=1))
+        one.link.outbox.clear()
+        for version in range(2, OUTBOX_LIMIT + 10):
+            one.supervisor.publish(snapshot(version))
+        assert len(one.link.outbox) <= OUTBOX_LIMIT
+        assert "FullSnapshot" in one.sent()
+
+    drive(script)
+
+
+def test_a_snapshot_that_cannot_be_linked_is_a_diagnostic_until_the_next_one() -> None:
+    async def script(one: Bench) -> None:
+        one.supervisor.publish(snapshot(1))
+        await one.say(Hello(pid=1), Programmed(version=1, digest="d1"), LinkFailed(version=2, error="ValueError: x"))
+        problem = one.supervisor.link_problem
+        assert problem is not None
+        assert problem.reason is Reason.PLUGIN_FAILED
+        assert "ValueError: x" in problem.message
+        assert one.sent().count("FullSnapshot") == 2
+        one.supervisor.publish(snapshot(3))
+        assert one.supervisor.link_problem is None
+
+    drive(script)
+
+
+def test_worker_deaths_beyond_the_limit_make_the_gateway_not_ready_until_they_are_old() -> None:
+    async def script(one: Bench) -> None:
+        one.supervisor.restarts.extend(float(second) for second in range(6))
+        one.now = 6.0
+        assert one.supervisor.is_crash_looping
+        one.now = 61.5
+        assert not one.supervisor.is_crash_looping
+
+    drive(script)
