@@ -79,3 +79,9 @@ def test_links_between_pages_lead_somewhere() -> None:
             if "://" not in target and not (page.parent / target).exists():
                 broken.append(f"{page.relative_to(REPOSITORY)}: {target}")
     assert not broken
+
+
+def test_the_library_example_of_the_readme_runs_as_printed() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
+    done = run("-c", code)
+    assert (done.returncode, done.stdout) == (0, "default/api#0\n"), done.stderr

@@ -262,7 +262,13 @@ class LoadBalancingConfig(SpecPart, frozen=True, kw_only=True):
     cookie: Annotated[HashCookie | None, Meta(description="Cookie, for hashOn Cookie.")] = None
     query_param: Annotated[QueryName | None, Meta(description="Query parameter, for hashOn QueryParam.")] = None
     table_size: Annotated[
-        int, Meta(description="Size of the Maglev table: a prime from 251 to 5000011.", ge=251, le=5_000_011)
+        int,
+        Meta(
+            description="Size of the Maglev table: a prime from 251 to 5000011. For over 50 endpoints or so choose "
+            "a larger one, or algorithm Ring: else more keys than need be move when one leaves.",
+            ge=251,
+            le=5_000_011,
+        ),
     ] = 65537
     slow_start: Annotated[
         Duration | None, Meta(description="Time in which a new endpoint's share grows to its full size.")

@@ -56,6 +56,7 @@ def count_severity(diagnostics: Sequence[Diagnostic], severity: Severity) -> int
 
 def summary(objects: Mapping[str, int], errors: int, warnings: int) -> str:
     """Return the last line: verdict, counts, and how many objects of each kind are in force."""
-    held = ", ".join(f"{count} {kind}" for kind, count in objects.items()) or "no objects"
+    held = ", ".join(f"{count} {kind}" for kind, count in objects.items())
+    held = held or "no objects (manifests are files named *.yaml, *.yml or *.json below DIR)"
     verdict = "bad" if errors else "good"
     return f"{verdict}: {plural(errors, 'error')}, {plural(warnings, 'warning')}; in force: {held}"

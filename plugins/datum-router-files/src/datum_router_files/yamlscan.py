@@ -403,7 +403,8 @@ class _Reader:
             if key in key_lines:
                 raise _DocumentError(
                     line,
-                    f"key `{key[:_SHOWN_CHARACTERS]}` is given twice, in lines {key_lines[key]} and {line}",
+                    f"key `{key[:_SHOWN_CHARACTERS]}` is given twice, "
+                    + (f"in line {line}" if key_lines[key] == line else f"in lines {key_lines[key]} and {line}"),
                     "remove one of them",
                 )
             key_lines[key] = line
