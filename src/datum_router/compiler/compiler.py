@@ -16,7 +16,7 @@ from datum_router.compiler.ingress import IngressCompiler, IngressScope
 from datum_router.compiler.precedence import sort_key
 from datum_router.compiler.refs import Finding, locate, resolve_service
 from datum_router.compiler.rules import RouteCompiler
-from datum_router.compiler.services import ServiceCompiler, service_key
+from datum_router.compiler.services import ServiceCompiler
 from datum_router.manifests.meta import ObjectKey
 from datum_router.manifests.servicebinding import ServiceBinding
 from datum_router.manifests.vpcingress import VPCIngress
@@ -166,6 +166,3 @@ def _conflict(loser: Rule, winner: Rule) -> Finding:
 def _located(finding: Finding, view: StoreView) -> Diagnostic:
     origin = view.origin(finding.key) or Origin(source="")
     return locate(finding, origin.file, origin.locate(finding.path))
-
-
-__all__ = ["CompileOptions", "CompileResult", "Compiler", "service_key"]

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
-from typing import Protocol
 
 import msgspec
 
 from datum_router.compiler.diagnostics import Diagnostic, Severity, did_you_mean
 from datum_router.manifests.meta import ObjectKey, ObjectMeta
 from datum_router.manifests.vpcservice import ExportNamespaces, VPCService
+from datum_router.plugins.protocols import ManifestView
 from datum_router.reasons import Reason
-
-
-class Located(Protocol):
-    """What knows where an object stands: `registry.store.StoreView`."""
-
-    def get(self, kind: str, namespace: str, name: str) -> msgspec.Struct | None:
-        """Return the manifest in force, or None."""
-        ...
-
-    def list(self, kind: str) -> Sequence[msgspec.Struct]:
-        """Return all manifests of a kind."""
-        ...
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,7 +35,7 @@ class ServiceRefResult(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def resolve_service(
-    view: Located, *, referrer: ObjectKey, path: str, name: str, namespace: str | None
+    view: ManifestView, *, referrer: ObjectKey, path: str, name: str, namespace: str | None
 ) -> ServiceRefResult:
     """Follow a reference to a VPCService; the default namespace is the referrer's.
 
@@ -58,11 +45,6 @@ def resolve_service(
     full = f"{where}/{name}"
     found = view.get("VPCService", where, name)
     if not isinstance(found, VPCService):
-        names = [
-            meta.name
-            for item in view.list("VPCService")
-            if isinstance(meta := getattr(item, "metadata", None), ObjectMeta) and meta.namespace == where
-        ]
         return ServiceRefResult(
             service=None,
             name=full,
@@ -72,7 +54,7 @@ def resolve_service(
                 path=path,
                 reason=Reason.VPC_SERVICE_NOT_FOUND,
                 message=f"vpcservice {full} is not there; its share of the traffic is answered with 500",
-                hint=did_you_mean(name, names),
+                hint=did_you_mean(name, names_in(view, "VPCService", where)),
                 severity=Severity.WARNING,
                 is_reference=True,
             ),
@@ -91,6 +73,15 @@ def resolve_service(
             ),
         )
     return ServiceRefResult(service=found, name=full)
+
+
+def names_in(view: ManifestView, kind: str, namespace: str) -> list[str]:
+    """Return the names of a kind's objects in a namespace: what a reference may have meant."""
+    return [
+        meta.name
+        for item in view.list(kind)
+        if isinstance(meta := getattr(item, "metadata", None), ObjectMeta) and meta.namespace == namespace
+    ]
 
 
 def _is_exported(service: VPCService) -> bool:

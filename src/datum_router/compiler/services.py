@@ -10,7 +10,7 @@ from datum_router.manifests.meta import ObjectKey, parse_duration
 from datum_router.manifests.secret import ConfigMap, Secret
 from datum_router.manifests.servicebinding import ServiceBinding
 from datum_router.manifests.vpcservice import CertificateRef, HealthCheck, Protocol, TlsMode, VPCService
-from datum_router.model.endpoint import Locality
+from datum_router.model.endpoint import make_locality
 from datum_router.model.policy import ActiveHealthPolicy, OutlierPolicy, ProbeType
 from datum_router.model.service import Service, ServiceKey, UpstreamProtocol, UpstreamTls
 from datum_router.plugins.protocols import ManifestView
@@ -76,7 +76,7 @@ class ServiceCompiler:
             connect_timeout_s=parse_duration(spec.connect_timeout),
             idle_timeout_s=parse_duration(spec.idle_timeout),
             tls=tls,
-            locality=Locality(topology=tuple(sorted((spec.topology or {}).items()))),
+            locality=make_locality(spec.topology),
         )
         return service, findings
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NewType
 
 import msgspec
@@ -29,6 +30,11 @@ class Locality(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 UNKNOWN_LOCALITY = Locality()
+
+
+def make_locality(topology: Mapping[str, str] | None) -> Locality:
+    """Build a locality from topology keys in any order; None and empty mean that the place is unknown."""
+    return Locality(topology=tuple(sorted(topology.items()))) if topology else UNKNOWN_LOCALITY
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):

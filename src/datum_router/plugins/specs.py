@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from datum_router.model.policy import ProbeType
-from datum_router.model.request import RequestHead, ResponseHead
+from datum_router.model.request import RequestHead
 from datum_router.model.route import BalancingPolicy, PluginFilter
 from datum_router.plugins.protocols import DataPlane, DataPlaneObserver, EndpointResolver, Prober, Source
 
@@ -90,6 +90,3 @@ class DataPlaneSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     validate: Callable[[Mapping[str, str]], object] | None = None
     create: Callable[[Holder[Snapshot], DataPlaneObserver, Mapping[str, str]], DataPlane]
-
-
-ResponseTransform = Callable[[ResponseHead], ResponseHead]

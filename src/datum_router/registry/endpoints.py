@@ -13,7 +13,7 @@ import msgspec
 
 from datum_router.manifests.meta import ObjectKey
 from datum_router.manifests.vpcservice import VPCService
-from datum_router.model.endpoint import Endpoint, EndpointKey, Locality, make_endpoint
+from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint, make_locality
 from datum_router.plugins.protocols import EndpointResolver, ManifestView, Resolution, ResolveProblem
 from datum_router.reasons import Reason
 
@@ -32,7 +32,7 @@ class StaticResolver:
         if not spec.endpoints:
             return None
         default_port = spec.target_port or spec.port
-        locality = Locality(topology=tuple(sorted((spec.topology or {}).items())))
+        locality = make_locality(spec.topology)
         return Resolution(
             endpoints=tuple(
                 make_endpoint(

@@ -22,7 +22,7 @@ from datum_router.compiler.diff import apply_delta
 from datum_router.compiler.link import Linker, Snapshot
 from datum_router.errors import ConfigError, DatumRouterError
 from datum_router.health.view import OutcomeBatch
-from datum_router.model.endpoint import EndpointKey, Locality
+from datum_router.model.endpoint import EndpointKey, make_locality
 from datum_router.model.listener import Listener
 from datum_router.model.outcome import Outcome, OutcomeClass
 from datum_router.model.service import ServiceKey
@@ -161,13 +161,10 @@ class Worker:
         self._linker = Linker(
             plugins,
             regex=load_engine(),
-            gateway_locality=Locality(topology=tuple(sorted(config.topology.items()))),
+            gateway_locality=make_locality(config.topology),
         )
         self._holder: Holder[Snapshot] = Holder(self._linker.link(self._data))
-        spec = plugins.data_planes.get(config.data_plane)
-        if spec is None:
-            known = ", ".join(sorted(plugins.data_planes)) or "none"
-            raise ConfigError(f"data plane {config.data_plane!r} is not installed (installed: {known})")
+        spec = plugins.data_planes[config.data_plane]  # the supervisor has checked name and settings
         self._plane: DataPlane = spec.create(self._holder, reporter, config.data_plane_config)
         self._pending: dict[str, socket.socket] = {}
         self._listeners: dict[str, Listener] = {}
@@ -218,16 +215,15 @@ class Worker:
         self._linker.apply_health(changes)
 
     async def _program(self, data: SnapshotData) -> None:
+        self._data = data
         try:
             snapshot = self._linker.link(data)
         except Exception as error:
             # A balancer or filter of a plugin broke: what is in force stays in force, and the supervisor is told.
             log.exception("snapshot cannot be put in force", extra={"version": data.version})
-            self._data = data
             failure = f"{type(error).__name__}: {error}"
             await self._channel.send(LinkFailed(version=data.version, error=failure))
             return
-        self._data = data
         self._holder.swap(snapshot)
         self._attach_listeners()
         if not self._is_frozen:

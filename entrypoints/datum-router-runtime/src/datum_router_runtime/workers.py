@@ -124,7 +124,6 @@ class Supervisor:
         self._clock = clock
         self._on_listening = on_listening
         self._full: bytes | None = None
-        self._drained = trio.Event()
         self._drain_begun = trio.Event()
 
     # --- configuration in ------------------------------------------------------------------------------------------
@@ -217,7 +216,6 @@ class Supervisor:
             async with trio.open_nursery() as workers:
                 for index in range(self.settings.workers):
                     workers.start_soon(self._keep_worker, index)
-            self._drained.set()
             nursery.cancel_scope.cancel()
 
     def drain(self) -> None:
@@ -464,6 +462,3 @@ def error_summary(diagnostics: Iterable[Diagnostic]) -> dict[str, int]:
     """Count diagnostics by severity."""
     counts: collections.Counter[str] = collections.Counter(str(item.severity) for item in diagnostics)
     return dict(counts)
-
-
-__all__ = ["Reason", "Supervisor", "WorkerLink", "WorkerStatus", "error_summary"]

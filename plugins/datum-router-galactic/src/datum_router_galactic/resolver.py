@@ -5,9 +5,10 @@ from __future__ import annotations
 import ipaddress
 
 from datum_router.compiler.diagnostics import did_you_mean
+from datum_router.compiler.refs import names_in
 from datum_router.manifests.meta import ObjectKey
 from datum_router.manifests.vpcservice import VPCService
-from datum_router.model.endpoint import Endpoint, Locality, make_endpoint
+from datum_router.model.endpoint import Endpoint, make_endpoint, make_locality
 from datum_router.plugins.protocols import ManifestView, Resolution, ResolveProblem
 from datum_router.reasons import Reason
 from datum_router_galactic.kinds import VPC, VPCAttachment
@@ -32,16 +33,11 @@ class AttachmentResolver:
         key = ObjectKey(kind="VPCAttachment", namespace=namespace, name=ref.name)
         attachment = view.get("VPCAttachment", namespace, ref.name)
         if not isinstance(attachment, VPCAttachment):
-            names = [
-                item.metadata.name
-                for item in view.list("VPCAttachment")
-                if isinstance(item, VPCAttachment) and item.metadata.namespace == namespace
-            ]
             problem = ResolveProblem(
                 path=PATH,
                 reason=Reason.ATTACHMENT_NOT_FOUND,
                 message=f"vpcattachment {namespace}/{ref.name} is not there",
-                hint=did_you_mean(ref.name, names),
+                hint=did_you_mean(ref.name, names_in(view, "VPCAttachment", namespace)),
             )
             return Resolution(problems=(problem,), depends_on=frozenset({key}))
         depends = {key}
@@ -73,7 +69,7 @@ class AttachmentResolver:
                 )
             )
         port = service.spec.target_port or service.spec.port
-        locality = Locality(topology=tuple(sorted((service.spec.topology or {}).items())))
+        locality = make_locality(service.spec.topology)
         endpoints: list[Endpoint] = []
         for text in attachment.spec.interface.addresses:
             address = host_part(text)

@@ -12,10 +12,11 @@ import ipaddress
 import msgspec
 
 from datum_router.compiler.diagnostics import did_you_mean
-from datum_router.manifests.meta import ObjectKey, ObjectMeta
+from datum_router.compiler.refs import names_in
+from datum_router.manifests.meta import ObjectKey
 from datum_router.manifests.servicebinding import AddressFamily, AddressSource, ServiceBinding
 from datum_router.manifests.vpcservice import VPCService
-from datum_router.model.endpoint import Endpoint, Locality, make_endpoint
+from datum_router.model.endpoint import Endpoint, Locality, make_endpoint, make_locality
 from datum_router.plugins.protocols import ManifestView, Resolution, ResolveProblem
 from datum_router.reasons import Reason
 from datum_router_kubernetes.kinds import (
@@ -73,7 +74,7 @@ class _Binding:
         self.service = service
         self.view = view
         self.key = ObjectKey(kind="ServiceBinding", namespace=binding.metadata.namespace, name=binding.metadata.name)
-        self.locality = Locality(topology=tuple(sorted((service.spec.topology or {}).items())))
+        self.locality = make_locality(service.spec.topology)
         self.endpoints: list[Endpoint] = []
         self.problems: list[ResolveProblem] = []
         self.depends: set[ObjectKey] = {self.key}
@@ -106,7 +107,7 @@ class _Binding:
                 "spec.serviceRef.name",
                 Reason.SERVICE_NOT_FOUND,
                 f"service {namespace}/{ref.name} is not there",
-                hint=did_you_mean(ref.name, _names(self.view, "Service", namespace)),
+                hint=did_you_mean(ref.name, names_in(self.view, "Service", namespace)),
             )
             return
         port = self._service_port(found)
@@ -166,7 +167,7 @@ class _Binding:
         """Return the service's place, refined by the zone that the slice states."""
         if not endpoint.zone:
             return self.locality
-        return Locality(topology=tuple(sorted({**dict(self.locality.topology), ZONE_KEY: endpoint.zone}.items())))
+        return make_locality({**dict(self.locality.topology), ZONE_KEY: endpoint.zone})
 
     def _is_serving(self, endpoint: SliceEndpoint) -> bool:
         if self.binding.spec.publish_not_ready_addresses:
@@ -243,11 +244,3 @@ def _slice_port(item: EndpointSlice, service_port: ServicePort) -> int | None:
         if (port.name or "") == service_port.name and port.port is not None and (port.protocol or "TCP") == "TCP":
             return port.port
     return None
-
-
-def _names(view: ManifestView, kind: str, namespace: str) -> list[str]:
-    return [
-        meta.name
-        for item in view.list(kind)
-        if isinstance(meta := getattr(item, "metadata", None), ObjectMeta) and meta.namespace == namespace
-    ]
