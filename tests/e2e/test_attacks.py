@@ -144,8 +144,8 @@ class Arena:
         self.kit.eventually(self._is_at_rest, "connections, requests, tasks and descriptors are given back", 8.0)
         assert self.gateway.worker_pids() == self.pids
         stats = self.gateway.stats()["counters"]
-        assert "worker_restarts" not in stats
-        assert "requests_reason|internal" not in stats
+        assert "datum_router_worker_restarts_total" not in stats
+        assert [name for name in stats if name.endswith("|internal")] == []
         log = self.gateway.log.read_text()
         assert "Traceback" not in log, log[log.index("Traceback") :][:3000]
 

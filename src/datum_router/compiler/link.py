@@ -27,6 +27,7 @@ from datum_router.model.request import LocalReply, RequestHead
 from datum_router.model.route import BackendRef, FilterConfig, PluginFilter, Rule
 from datum_router.model.service import Service, ServiceKey
 from datum_router.model.snapshot import SnapshotData
+from datum_router.observe.meter import RequestMeter
 from datum_router.plugins.manager import PluginSet
 from datum_router.plugins.protocols import HealthChange
 from datum_router.reasons import Reason
@@ -43,15 +44,17 @@ class ServiceState:
     Attributes:
         active: Requests in flight per endpoint; read by least-connections.
         limits: Permits for requests and retries.
+        retried: Retries begun since telemetry has last set it back.
     """
 
-    __slots__ = ("active", "balancers", "limits", "service", "view")
+    __slots__ = ("active", "balancers", "limits", "retried", "service", "view")
 
     def __init__(self, service: Service, view: HealthView) -> None:
         self.service = service
         self.view = view
         self.active: dict[EndpointKey, int] = {}
         self.limits = ServiceLimits(service.limits)
+        self.retried = 0
         self.balancers: list[ServiceBalancer] = []
 
     def update(self, service: Service) -> None:
@@ -61,6 +64,11 @@ class ServiceState:
         self.service = service
         for balancer in self.balancers:
             balancer.update_service(service, self.view)
+
+    @property
+    def is_panicking(self) -> bool:
+        """Tell whether a balancer of the service ignores health."""
+        return any(balancer.is_panicking for balancer in self.balancers)
 
     def update_health(self, view: HealthView) -> None:
         """Take a new view of the endpoints' health."""
@@ -101,7 +109,11 @@ class Lease:
 
 
 class LinkedRule:
-    """A rule with everything it needs at hand."""
+    """A rule with everything it needs at hand.
+
+    Attributes:
+        meters: The data plane's, by protocol and service: they live as long as the rule.
+    """
 
     __slots__ = (
         "_balancers",
@@ -110,6 +122,7 @@ class LinkedRule:
         "_split",
         "_uses_hash",
         "filters",
+        "meters",
         "retry",
         "rule",
         "timeouts",
@@ -125,6 +138,7 @@ class LinkedRule:
         self.filters = filters
         self.retry: RetryPolicy = rule.retry
         self.timeouts: TimeoutPolicy = rule.timeouts
+        self.meters: dict[tuple[str, str], RequestMeter] = {}
         self._balancers = dict(balancers)
         self._split = Split(rule.destinations)
         self._uses_hash = uses_hash(rule.balancing)
@@ -207,6 +221,8 @@ class LinkedRule:
         if endpoint is None:
             state.limits.release_request(is_retry=is_retry)
             return None
+        if is_retry:
+            state.retried += 1
         state.active[endpoint.key] = state.active.get(endpoint.key, 0) + 1
         target = endpoint
         if ref.port is not None and ref.port != endpoint.port:
@@ -266,7 +282,7 @@ class Snapshot:
 class Linker:
     """Make snapshots and carry live state from one to the next. One per serving process, single-threaded."""
 
-    __slots__ = ("_health", "_last", "_locality", "_plugins", "_regex", "_states")
+    __slots__ = ("_health", "_last", "_locality", "_plugins", "_regex", "_retired", "_states")
 
     def __init__(
         self, plugins: PluginSet, *, regex: RegexEngine | None = None, gateway_locality: Locality = UNKNOWN_LOCALITY
@@ -275,6 +291,7 @@ class Linker:
         self._regex = regex
         self._locality = gateway_locality
         self._states: dict[ServiceKey, ServiceState] = {}
+        self._retired: list[ServiceState] = []
         self._health = HealthTable()
         self._last: Snapshot | None = None
 
@@ -312,10 +329,17 @@ class Linker:
         for key, state in self._states.items():
             state.update_health(self._health.view(key))
 
+    def take_states(self) -> list[ServiceState]:
+        """Return the state of every service, for telemetry; a deleted one until its last request has ended."""
+        states = [*self._states.values(), *self._retired]
+        self._retired = [state for state in self._retired if state.limits.requests]
+        return states
+
     def _update_services(self, data: SnapshotData) -> None:
         for key in [key for key in self._states if key not in data.services]:
             # Requests that are under way on an older snapshot still hold it; new ones must find no endpoint.
             state = self._states.pop(key)
+            self._retired.append(state)
             state.update(msgspec.structs.replace(state.service, endpoints=()))
         for key, service in data.services.items():
             known = self._states.get(key)

@@ -21,9 +21,19 @@ class ServiceLimits:
         requests: In flight, retries included.
         retries, pending, connections: Under way now.
         refused: How many permits were refused since the start.
+        refused_requests, refused_retries: The same since telemetry has last set them back, by what was asked for.
     """
 
-    __slots__ = ("_limits", "connections", "pending", "refused", "requests", "retries")
+    __slots__ = (
+        "_limits",
+        "connections",
+        "pending",
+        "refused",
+        "refused_requests",
+        "refused_retries",
+        "requests",
+        "retries",
+    )
 
     def __init__(self, limits: ConnectionLimits = ConnectionLimits()) -> None:
         self._limits = limits
@@ -32,6 +42,8 @@ class ServiceLimits:
         self.pending = 0
         self.connections = 0
         self.refused = 0
+        self.refused_requests = 0
+        self.refused_retries = 0
 
     @property
     def limits(self) -> ConnectionLimits:
@@ -43,6 +55,11 @@ class ServiceLimits:
         self._limits = limits
 
     @property
+    def is_full(self) -> bool:
+        """Tell whether another request would be refused."""
+        return self.requests >= self._limits.max_parallel_requests
+
+    @property
     def has_retry_budget(self) -> bool:
         """Tell whether one more retry may start now."""
         least = self._limits.max_parallel_retries
@@ -50,12 +67,17 @@ class ServiceLimits:
 
     def acquire_request(self, *, is_retry: bool = False) -> Reason | None:
         """Begin a request (one attempt); return why it is refused, None if it may go."""
-        if self.requests >= self._limits.max_parallel_requests or (is_retry and not self.has_retry_budget):
+        if self.requests >= self._limits.max_parallel_requests:
             self.refused += 1
+            self.refused_requests += 1
             return Reason.CIRCUIT_OPEN
-        self.requests += 1
         if is_retry:
+            if not self.has_retry_budget:
+                self.refused += 1
+                self.refused_retries += 1
+                return Reason.CIRCUIT_OPEN
             self.retries += 1
+        self.requests += 1
         return None
 
     def release_request(self, *, is_retry: bool = False) -> None:

@@ -16,7 +16,9 @@ from datum_router.model.listener import Listener
 from datum_router.model.outcome import Outcome
 from datum_router.model.policy import ActiveHealthPolicy
 from datum_router.model.service import ServiceKey, UpstreamTls
+from datum_router.observe.cells import Cell
 from datum_router.observe.events import RequestEnded
+from datum_router.observe.meter import RequestMeter
 from datum_router.reasons import Reason
 
 # --- sources ---------------------------------------------------------------------------------------------------
@@ -121,18 +123,41 @@ class EndpointResolver(Protocol):
 
 
 class DataPlaneObserver(Protocol):
-    """Where a data plane reports. Calls are synchronous, cheap and never raise."""
+    """Where a data plane reports. Calls are synchronous, cheap and never raise.
+
+    Every request ends in exactly one `RequestMeter.ended`; one that did not end as `routed` in one `request_reason` as
+    well; and, only if `wants_events`, in one `request_ended`.
+    """
+
+    @property
+    def wants_events(self) -> bool:
+        """Tell whether `request_ended` is wanted; it does not change, so a data plane may read it once."""
+        ...
+
+    def meter(self, *, protocol: str, route: str, service: str) -> RequestMeter:
+        """Return what counts the requests of these, `route` and `service` empty where none was chosen.
+
+        Meant to be kept beside the rule that is served: the same arguments give the same meter.
+
+        Args:
+            protocol: `h1`, `h2` or `ws`.
+        """
+        ...
 
     def attempt_ended(self, outcome: Outcome) -> None:
         """Take the end of one attempt at an endpoint."""
         ...
 
+    def request_reason(self, protocol: str, reason: Reason) -> None:
+        """Count a request that the router answered itself, or that ended otherwise than `routed`."""
+        ...
+
     def request_ended(self, event: RequestEnded) -> None:
-        """Take the end of one request."""
+        """Take the end of one request, for the access log."""
         ...
 
     def rejected(self, protocol: str, reason: Reason) -> None:
-        """Count one refused connection, message or field; `protocol` is `h1`, `h2`, `tls` or `tcp`."""
+        """Count one refused connection, message or field; `protocol` is `h1`, `h2`, `ws`, `tls` or `tcp`."""
         ...
 
 
@@ -171,6 +196,13 @@ class DataPlane(Protocol):
 
     def stats(self) -> Mapping[str, int]:
         """Return gauges: `connections`, `requests_in_flight`, `upstream_connections`, `tasks`."""
+        ...
+
+    def take_cells(self) -> Sequence[Cell]:
+        """Return what counters of `observe.names` have grown by since the last call, and gauges as they are now.
+
+        Called about once a second and on a scrape, by one caller. A gauge that is not returned any more is gone.
+        """
         ...
 
 

@@ -17,6 +17,8 @@ import trio
 from datum_router.errors import DatumRouterError
 from datum_router.health.view import OutcomeBatch
 from datum_router.model.snapshot import SnapshotData, SnapshotDelta
+from datum_router.observe.cells import Cell, CellKey
+from datum_router.observe.meter import MeterDelta
 from datum_router.plugins.protocols import HealthChange
 
 MAX_MESSAGE_BYTES = 512 * 1024 * 1024
@@ -95,12 +97,30 @@ class LinkFailed(_Message, frozen=True, kw_only=True):
     error: str
 
 
-class Report(_Message, frozen=True, kw_only=True):
-    """Counters since the last report, gauges now, and how attempts ended, in order, run-length encoded."""
+class Measure(_Message, frozen=True, kw_only=True):
+    """Report now, with everything; the report says `answers=number`."""
 
-    counters: Mapping[str, int] = {}
-    gauges: Mapping[str, int] = {}
+    number: int
+
+
+class Report(_Message, frozen=True, kw_only=True):
+    """What has changed since the last report.
+
+    Attributes:
+        meters, counters: What has been counted since then.
+        gauges, gone: Gauges that have another value now, and those that are no more.
+        stats: The data plane's plain gauges, all of them.
+        outcomes: How attempts ended, in order, run-length encoded.
+        answers: The newest `Measure` this report is for, 0 if none.
+    """
+
+    meters: tuple[MeterDelta, ...] = ()
+    counters: tuple[Cell, ...] = ()
+    gauges: tuple[Cell, ...] = ()
+    gone: tuple[CellKey, ...] = ()
+    stats: Mapping[str, int] = {}
     outcomes: tuple[OutcomeBatch, ...] = ()
+    answers: int = 0
 
 
 class Drained(_Message, frozen=True, kw_only=True):
@@ -117,6 +137,7 @@ Message = (
     | Hello
     | Programmed
     | LinkFailed
+    | Measure
     | Report
     | Drained
 )

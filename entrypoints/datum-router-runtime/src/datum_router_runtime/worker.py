@@ -6,31 +6,26 @@ the supervisor goes away it serves on for `orphan_grace_s`, then drains.
 
 from __future__ import annotations
 
-import collections
 import gc
 import logging
+import math
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
 
 import trio
 
 from datum_router.compiler.diff import apply_delta
 from datum_router.compiler.link import Linker, Snapshot
 from datum_router.errors import ConfigError, DatumRouterError
-from datum_router.health.view import OutcomeBatch
-from datum_router.model.endpoint import EndpointKey, make_locality
+from datum_router.model.endpoint import make_locality
 from datum_router.model.listener import Listener
-from datum_router.model.outcome import Outcome, OutcomeClass
-from datum_router.model.service import ServiceKey
 from datum_router.model.snapshot import Holder, SnapshotData
-from datum_router.observe.events import RequestEnded
+from datum_router.observe.services import service_cells
 from datum_router.plugins.manager import PluginSet, load_plugins
 from datum_router.plugins.protocols import DataPlane, HealthChange
-from datum_router.reasons import Reason
 from datum_router.routing.regex import load_engine
 from datum_router_runtime.ipc import (
     Configure,
@@ -44,98 +39,18 @@ from datum_router_runtime.ipc import (
     Hello,
     LinkFailed,
     ListenerSocket,
+    Measure,
     Message,
     Programmed,
     Report,
 )
 from datum_router_runtime.logsetup import setup_logging
+from datum_router_runtime.reporter import Reporter, access_log
 
 log = logging.getLogger(__name__)
-access_log = logging.getLogger("datum_router.access")
 
-MAX_PENDING_RUNS = 65536
-"""Runs of outcomes kept between reports; beyond that the oldest endpoint's are given up and counted."""
-
-
-class Reporter:
-    """The data plane's observer: gathers counters and outcome runs until the next report."""
-
-    __slots__ = ("_counters", "_has_access_log", "_runs", "_urgent")
-
-    def __init__(self, *, has_access_log: bool) -> None:
-        self._counters: collections.Counter[str] = collections.Counter()
-        self._runs: dict[tuple[ServiceKey, EndpointKey], list[list[int]]] = {}
-        self._urgent = trio.Event()
-        self._has_access_log = has_access_log
-
-    def attempt_ended(self, outcome: Outcome) -> None:
-        """Take one outcome; a failure makes the next report go at once."""
-        kind = outcome.outcome_class
-        if kind is None:
-            return
-        runs = self._runs.setdefault((outcome.service, outcome.endpoint), [])
-        if runs and runs[-1][0] == kind:
-            runs[-1][1] += 1
-        elif len(runs) < MAX_PENDING_RUNS:
-            runs.append([int(kind), 1])
-        else:
-            self._counters["outcomes_dropped"] += 1
-        if kind is not OutcomeClass.SUCCESS:
-            self._counters[f"attempts_failed|{outcome.reason}"] += 1
-            self._urgent.set()
-
-    def request_ended(self, event: RequestEnded) -> None:
-        """Count the request and write its access-log line."""
-        self._counters[f"requests|{event.protocol}|{event.status // 100}xx"] += 1
-        if event.reason is not Reason.ROUTED:
-            self._counters[f"requests_reason|{event.reason}"] += 1
-        if self._has_access_log:
-            access_log.info(
-                "request",
-                extra={
-                    "protocol": event.protocol,
-                    "listener": event.listener,
-                    "method": event.method,
-                    "host": event.host,
-                    "path": event.path,
-                    "status": event.status,
-                    "reason": str(event.reason),
-                    "route": event.route,
-                    "rule": event.rule,
-                    "service": event.service,
-                    "endpoint": event.endpoint,
-                    "attempts": event.attempts,
-                    "bytes_in": event.bytes_in,
-                    "bytes_out": event.bytes_out,
-                    "duration_ms": round(event.duration_s * 1000, 3),
-                    "client_ip": event.client_ip,
-                    "request_id": event.request_id,
-                },
-            )
-
-    def rejected(self, protocol: str, reason: Reason) -> None:
-        """Count one refusal."""
-        self._counters[f"rejected|{protocol}|{reason}"] += 1
-
-    async def wait_urgent(self) -> None:
-        """Return when a failure waits to be reported."""
-        await self._urgent.wait()
-
-    def take(self, gauges: Mapping[str, int]) -> Report:
-        """Return everything gathered and begin anew."""
-        outcomes = tuple(
-            OutcomeBatch(
-                service=service,
-                endpoint=endpoint,
-                runs=tuple((OutcomeClass(kind), count) for kind, count in runs),
-            )
-            for (service, endpoint), runs in self._runs.items()
-        )
-        report = Report(counters=dict(self._counters), gauges=dict(gauges), outcomes=outcomes)
-        self._counters.clear()
-        self._runs.clear()
-        self._urgent = trio.Event()
-        return report
+CELLS_INTERVAL_S = 1.0
+"""How often data plane and services are asked for their own numbers when nobody scrapes."""
 
 
 class Worker:
@@ -152,11 +67,13 @@ class Worker:
         "_listeners",
         "_pending",
         "_plane",
+        "_reporter",
     )
 
     def __init__(self, channel: ControlChannel, config: Configure, plugins: PluginSet, reporter: Reporter) -> None:
         self._channel = channel
         self._config = config
+        self._reporter = reporter
         self._data = SnapshotData()
         self._linker = Linker(
             plugins,
@@ -208,8 +125,15 @@ class Worker:
                 self._attach_listeners()
             case Drain(lameduck_s=lameduck_s, grace_s=grace_s):
                 self.begin_drain(lameduck_s=lameduck_s, grace_s=grace_s)
+            case Measure(number=number):
+                await self._channel.send(self.report(is_full=True, answers=number))
             case _:
                 log.error("unexpected message", extra={"type": type(message).__name__})
+
+    def report(self, *, is_full: bool, answers: int = 0) -> Report:
+        """Return what has happened since the last report; a full one also asks data plane and services."""
+        cells = [*self._plane.take_cells(), *service_cells(self._linker.take_states())] if is_full else None
+        return self._reporter.take(self._plane.stats(), cells=cells, answers=answers)
 
     def _apply_health(self, changes: tuple[HealthChange, ...]) -> None:
         self._linker.apply_health(changes)
@@ -272,11 +196,16 @@ async def serve(channel: ControlChannel, config: Configure, reporter: Reporter, 
             worker.begin_drain(lameduck_s=0.0, grace_s=config.grace_s)
 
     async def report() -> None:
+        full_at = -math.inf
         while True:
             with trio.move_on_after(config.report_interval_s):
                 await reporter.wait_urgent()
+            now = trio.current_time()
+            is_full = now - full_at >= CELLS_INTERVAL_S
+            if is_full:
+                full_at = now
             try:
-                await channel.send(reporter.take(worker.plane.stats()))
+                await channel.send(worker.report(is_full=is_full))
             except ControlClosed:
                 return
             await trio.sleep(0.01)  # at most 100 urgent reports a second
@@ -307,7 +236,7 @@ async def run(fd: int) -> None:
         await channel.send(Hello(pid=os.getpid()))
         await serve(channel, config, reporter, worker)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
-            await channel.send(reporter.take(worker.plane.stats()))
+            await channel.send(worker.report(is_full=True))
             await channel.send(Drained())
     except ControlClosed:
         log.debug("control channel closed", extra={"at": time.monotonic()})

@@ -26,6 +26,9 @@ from datum_router.compiler.diff import make_delta
 from datum_router.errors import ConfigError
 from datum_router.health.view import HealthBook
 from datum_router.model.snapshot import SnapshotData
+from datum_router.observe import names
+from datum_router.observe.cells import CellKey
+from datum_router.observe.ledger import Ledger
 from datum_router.plugins.protocols import HealthChange
 from datum_router.reasons import Reason
 from datum_router_runtime.ipc import (
@@ -40,6 +43,7 @@ from datum_router_runtime.ipc import (
     Hello,
     LinkFailed,
     ListenerSocket,
+    Measure,
     Message,
     Programmed,
     Report,
@@ -63,7 +67,19 @@ DRAIN_SLACK_S = 2.0
 class WorkerLink:
     """What the supervisor knows of one worker process."""
 
-    __slots__ = ("channel", "counters", "gauges", "index", "is_up", "outbox", "pid", "process", "version", "wake")
+    __slots__ = (
+        "answered",
+        "cells",
+        "channel",
+        "gauges",
+        "index",
+        "is_up",
+        "outbox",
+        "pid",
+        "process",
+        "version",
+        "wake",
+    )
 
     def __init__(self, index: int, channel: ControlChannel, process: trio.Process) -> None:
         self.index = index
@@ -74,7 +90,8 @@ class WorkerLink:
         self.version = 0
         self.outbox: collections.deque[tuple[Message | bytes, int | None]] = collections.deque()
         self.wake = trio.Event()
-        self.counters: dict[str, int] = {}
+        self.answered = 0
+        self.cells: dict[CellKey, float] = {}
         self.gauges: dict[str, int] = {}
 
     def put(self, message: Message | bytes, *, fd: int | None = None) -> None:
@@ -117,7 +134,7 @@ class Supervisor:
         self.link_problem: Diagnostic | None = None
         self.groups: dict[str, ListenerGroup] = {}
         self.links: dict[int, WorkerLink] = {}
-        self.counters: collections.Counter[str] = collections.Counter()
+        self.ledger = Ledger()
         self.restarts: collections.deque[float] = collections.deque()
         self.first_published = trio.Event()
         self.data_changed = trio.Event()
@@ -125,6 +142,8 @@ class Supervisor:
         self._on_listening = on_listening
         self._full: bytes | None = None
         self._drain_begun = trio.Event()
+        self._answered = trio.Event()
+        self._measure_number = 0
 
     # --- configuration in ------------------------------------------------------------------------------------------
 
@@ -161,6 +180,8 @@ class Supervisor:
         if not changes:
             return
         for change in changes:
+            if change.reason:
+                self.ledger.add(names.HEALTH_CHANGES, 1, change.reason)
             log.info(
                 "endpoint health changed",
                 extra={
@@ -290,7 +311,7 @@ class Supervisor:
             if self._clock() - started > STABLE_AFTER_S:
                 delay = FIRST_RESTART_DELAY_S
             log.error("worker ended, will be replaced", extra={"worker": index, "exit_code": code, "delay_s": delay})
-            self.counters["worker_restarts"] += 1
+            self.ledger.add(names.WORKER_RESTARTS)
             await trio.sleep(delay)
             delay = min(delay * 2, MAX_RESTART_DELAY_S)
             if self._drain_begun.is_set():
@@ -313,12 +334,13 @@ class Supervisor:
                 nursery.start_soon(self._watch_start, link)
                 nursery.start_soon(self._watch_drain, link)
                 await self._read(link)
+                link.is_up = False
+                self._note_answer()  # nobody needs to wait for this one any more
                 nursery.cancel_scope.cancel()
             with trio.move_on_after(1.0):
                 await process.wait()
         finally:
             self.links.pop(index, None)
-            self.counters.update(link.counters)
             link.channel.close()
             if process.returncode is None:
                 with trio.CancelScope(shield=True):
@@ -374,7 +396,7 @@ class Supervisor:
                             reason=Reason.PLUGIN_FAILED,
                             message=f"cannot be put in force, the last good one serves on: {error}",
                         )
-                        self.counters["link_failures"] += 1
+                        self.ledger.add(names.CONFIG_FAILURES)
                     case Report():
                         self._take_report(link, message)
                     case Drained():
@@ -385,18 +407,41 @@ class Supervisor:
             return
 
     def _take_report(self, link: WorkerLink, report: Report) -> None:
-        for name, count in report.counters.items():
-            link.counters[name] = link.counters.get(name, 0) + count
-        link.gauges = dict(report.gauges)
+        now = self._clock()
+        self.ledger.take(report.meters, report.counters, now=now)
+        for key in report.gone:
+            link.cells.pop(key, None)
+        for cell in report.gauges:
+            link.cells[cell.key] = cell.value
+        link.gauges = dict(report.stats)
         if report.outcomes:
-            self.publish_health(self.book.record_outcomes(report.outcomes, now=self._clock()))
+            self.publish_health(self.book.record_outcomes(report.outcomes, now=now))
+        if report.answers > link.answered:
+            link.answered = report.answers
+            self._note_answer()
 
-    def totals(self) -> dict[str, int]:
-        """Return all counters since start, over living and dead workers."""
-        total = collections.Counter(self.counters)
-        for link in self.links.values():
-            total.update(link.counters)
-        return dict(total)
+    def _note_answer(self) -> None:
+        self._answered.set()
+        self._answered = trio.Event()
+
+    async def measure(self, *, timeout_s: float) -> int:
+        """Let every worker that is up report now; return how many did not within `timeout_s`.
+
+        After that the ledger holds every request that had ended before the call.
+        """
+        self._measure_number += 1
+        number = self._measure_number
+        asked = [link for link in self.links.values() if link.is_up]
+        for link in asked:
+            link.put(Measure(number=number))
+        with trio.move_on_after(timeout_s):
+            while any(link.is_up and link.answered < number for link in asked):
+                await self._answered.wait()
+        return sum(1 for link in asked if link.is_up and link.answered < number)
+
+    def totals(self) -> dict[str, float]:
+        """Return all counters since start, over living and dead workers, as `metric|label|label`."""
+        return {"|".join((metric, *labels)): value for (metric, labels), value in self.ledger.counters().items()}
 
     def gauges(self) -> dict[str, int]:
         """Return the sum of the living workers' gauges."""

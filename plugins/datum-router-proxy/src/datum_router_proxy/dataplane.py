@@ -5,13 +5,15 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import trio
 
 from datum_router.compiler.link import Snapshot
 from datum_router.model.listener import Listener
 from datum_router.model.snapshot import Holder
+from datum_router.observe import names
+from datum_router.observe.cells import Cell
 from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router_proxy.channel import Channel
 from datum_router_proxy.loop import Loop
@@ -119,6 +121,10 @@ class ProxyDataPlane:
             "upstream_connections": self._transport.connections,
             "tasks": self._loop.tasks,
         }
+
+    def take_cells(self) -> Sequence[Cell]:
+        """Return counters since the last call, and gauges."""
+        return [Cell(names.IN_FLIGHT.name, (), self._pipeline.in_flight)]
 
     # --- connections ---------------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from datum_router.model.route import BackendRef, FilterConfig, Rule, RuleId
 from datum_router.model.service import Service, ServiceKey, UpstreamProtocol, UpstreamTls
 from datum_router.model.snapshot import Holder, SnapshotData
 from datum_router.observe.events import RequestEnded
+from datum_router.observe.meter import MeterBook, RequestMeter
 from datum_router.plugins import builtin
 from datum_router.plugins.manager import Candidate, load_plugins
 from datum_router.reasons import Reason
@@ -39,11 +40,23 @@ SERVICE = ServiceKey("default/backend")
 class Recorder:
     """An observer that keeps everything and lets tests wait for it."""
 
+    wants_events = True
+
     def __init__(self) -> None:
+        self.meters = MeterBook()
+        self.reasons: list[tuple[str, Reason]] = []
         self.outcomes: list[Outcome] = []
         self.events: list[RequestEnded] = []
         self.rejections: list[tuple[str, Reason]] = []
         self._changed = trio.Event()
+
+    def meter(self, *, protocol: str, route: str, service: str) -> RequestMeter:
+        """Return it from `meters`."""
+        return self.meters.meter(protocol, route, service)
+
+    def request_reason(self, protocol: str, reason: Reason) -> None:
+        """Keep it."""
+        self.reasons.append((protocol, reason))
 
     def attempt_ended(self, outcome: Outcome) -> None:
         """Keep it."""

@@ -1,0 +1,267 @@
+"""Every metric of a gateway: name, type, unit, help and closed label sets, declared once.
+
+`docs/reference/metrics.md` is generated from here, and exposition knows nothing else. A label's values are an enum, or
+names of objects in the configuration; never a client's text (threat K15). Object names are bounded: see `ledger`.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+import msgspec
+
+from datum_router.compiler.diagnostics import Severity
+from datum_router.health.view import HealthReason
+from datum_router.reasons import Reason
+
+
+class Kind(enum.StrEnum):
+    """What a metric does: only grows, goes up and down, or counts by size."""
+
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+class Label(msgspec.Struct, frozen=True, kw_only=True):
+    """A label and what it can hold.
+
+    Attributes:
+        values: The closed set; empty for names of objects in the configuration.
+        objects: What objects, if `values` is empty.
+    """
+
+    name: str
+    values: tuple[str, ...] = ()
+    objects: str = ""
+
+
+class Metric(msgspec.Struct, frozen=True, kw_only=True):
+    """One metric.
+
+    Attributes:
+        unit: A base unit (`seconds`, `bytes`) or what is counted.
+        labels: In the order in which a `Cell` carries their values.
+    """
+
+    name: str
+    kind: Kind
+    unit: str
+    help: str
+    labels: tuple[Label, ...] = ()
+
+
+NONE = "none"
+"""The label value for a route or service that was not chosen, and for a response that had no head."""
+
+OTHER = "other"
+"""The label value of objects that have no series of their own, and of what no closed set knows."""
+
+CODE_CLASSES = (NONE, "1xx", "2xx", "3xx", "4xx", "5xx", OTHER, OTHER, OTHER, OTHER)
+"""Label value by first digit of the status."""
+
+OUTCOMES = ("success", "server_error", "gateway_error", NONE)
+"""Label value by `OutcomeClass`; the last one for attempts that say nothing about their endpoint."""
+
+REQUEST_REASONS = tuple(str(reason) for reason in Reason if reason.value[0].islower())
+ENDPOINT_STATES = ("healthy", "unhealthy", "ejected", "unknown")
+
+PROTOCOL = Label(name="protocol", values=("h1", "h2", "ws"))
+PROTO = Label(name="proto", values=("h1", "h2", "ws", "tls", "tcp"))
+REASON = Label(name="reason", values=REQUEST_REASONS)
+REFUSAL = Label(name="reason", values=(*REQUEST_REASONS, str(Reason.INVALID_CERTIFICATE_REF)))
+ROUTE = Label(name="route", objects="`namespace/name` of a VPCRoute, `ingress:namespace/name`, `none` or `other`")
+SERVICE = Label(name="service", objects="`namespace/name` of a VPCService, `none` or `other`")
+LISTENER = Label(name="listener", objects="name of a listener, or `other`")
+CODE_CLASS = Label(name="code_class", values=tuple(dict.fromkeys(CODE_CLASSES)))
+OUTCOME = Label(name="outcome", values=OUTCOMES)
+PERMIT = Label(name="permit", values=("requests", "retries"))
+STATE = Label(name="state", values=ENDPOINT_STATES)
+CHANGE = Label(name="change", values=tuple(str(reason) for reason in HealthReason))
+SEVERITY = Label(name="severity", values=tuple(str(severity) for severity in Severity))
+PROCESS = Label(name="process", objects="`supervisor`, or `worker-0` and so on, one for each of the workers setting")
+VERSION = Label(name="version", objects="version of the core library")
+
+
+def _counter(name: str, unit: str, text: str, *labels: Label) -> Metric:
+    return Metric(name=name, kind=Kind.COUNTER, unit=unit, help=text, labels=labels)
+
+
+def _gauge(name: str, unit: str, text: str, *labels: Label) -> Metric:
+    return Metric(name=name, kind=Kind.GAUGE, unit=unit, help=text, labels=labels)
+
+
+# --- requests ----------------------------------------------------------------------------------------------------
+REQUESTS = _counter(
+    "datum_router_requests_total", "requests", "Requests that have ended.", ROUTE, SERVICE, CODE_CLASS
+)  # fmt: skip
+REQUEST_DURATION = Metric(
+    name="datum_router_request_duration_seconds",
+    kind=Kind.HISTOGRAM,
+    unit="seconds",
+    help="From the complete request head to the last byte of the answer; WebSocket tunnels are not in it.",
+    labels=(ROUTE, SERVICE),
+)
+REQUEST_BYTES = _counter(
+    "datum_router_request_body_bytes_total", "bytes", "Body bytes from clients.", ROUTE, SERVICE
+)  # fmt: skip
+RESPONSE_BYTES = _counter(
+    "datum_router_response_body_bytes_total", "bytes", "Body bytes to clients.", ROUTE, SERVICE
+)  # fmt: skip
+PROTOCOL_REQUESTS = _counter(
+    "datum_router_protocol_requests_total", "requests", "The same requests by protocol.", PROTOCOL, CODE_CLASS
+)
+REASONS = _counter(
+    "datum_router_request_reasons_total",
+    "requests",
+    "Requests that ended otherwise than routed: answered by the router itself, failed, or cut.",
+    PROTOCOL,
+    REASON,
+)
+IN_FLIGHT = _gauge("datum_router_requests_in_flight", "requests", "Requests under way.")
+TUNNELS = _gauge("datum_router_tunnels", "tunnels", "WebSocket tunnels that are open.")
+
+# --- refusals and client connections -------------------------------------------------------------------------------
+REJECTED = _counter(
+    "datum_gateway_rejected_total", "refusals", "Connections, messages and fields that were refused.", PROTO, REFUSAL
+)
+CONNECTIONS = _gauge("datum_router_connections", "connections", "Client connections that are open.", LISTENER)
+ACCEPTED = _counter(
+    "datum_router_connections_accepted_total", "connections", "Client connections that were let in.", LISTENER
+)
+TURNED_AWAY = _counter(
+    "datum_router_connections_rejected_total",
+    "connections",
+    "Client connections reset at once because a limit on connections was reached.",
+    LISTENER,
+)
+PROTOCOL_CONNECTIONS = _gauge(
+    "datum_router_protocol_connections", "connections", "Client connections by what they speak.", PROTOCOL
+)
+
+# --- upstream ------------------------------------------------------------------------------------------------------
+ATTEMPTS = _counter(
+    "datum_router_attempts_total",
+    "attempts",
+    "Tries at an endpoint, as passive health sees them.",
+    SERVICE,
+    OUTCOME,
+)
+ATTEMPT_FAILURES = _counter(
+    "datum_router_attempt_failures_total",
+    "attempts",
+    "Tries that did not lead to a complete response, by why.",
+    SERVICE,
+    REASON,
+)
+RETRIES = _counter("datum_router_retries_total", "attempts", "Tries beyond a request's first.", SERVICE)
+PERMITS_REFUSED = _counter(
+    "datum_router_permits_refused_total",
+    "refusals",
+    "Requests and retries that found the service's limits reached (answered with circuit_open).",
+    SERVICE,
+    PERMIT,
+)
+CIRCUIT_OPEN = _gauge(
+    "datum_router_circuit_open",
+    "workers",
+    "Workers in which the service has as many requests under way as it may.",
+    SERVICE,
+)
+SERVICE_IN_FLIGHT = _gauge(
+    "datum_router_service_requests_in_flight", "attempts", "Tries under way at the service.", SERVICE
+)
+UPSTREAM_CONNECTIONS = _gauge(
+    "datum_router_upstream_connections", "connections", "Connections to the service, dials included.", SERVICE
+)
+UPSTREAM_OPENED = _counter(
+    "datum_router_upstream_connections_opened_total", "connections", "Connections made to the service.", SERVICE
+)
+UPSTREAM_CLOSED = _counter(
+    "datum_router_upstream_connections_closed_total", "connections", "Connections to the service that ended.", SERVICE
+)
+UPSTREAM_PENDING = _gauge(
+    "datum_router_upstream_pending_requests", "requests", "Requests that wait for a connection.", SERVICE
+)
+POOL_OVERFLOW = _counter(
+    "datum_router_upstream_pool_overflow_total",
+    "requests",
+    "Requests that got no connection: too many were waiting, or the wait was too long.",
+    SERVICE,
+)
+
+# --- health --------------------------------------------------------------------------------------------------------
+ENDPOINTS = _gauge("datum_router_endpoints", "endpoints", "Endpoints by state.", SERVICE, STATE)
+PANIC = _gauge("datum_router_panic", "workers", "Workers that ignore the service's health in a panic.", SERVICE)
+PROBES = _counter("datum_router_probes_total", "probes", "Active probes sent.")
+HEALTH_CHANGES = _counter("datum_router_health_changes_total", "changes", "Endpoints whose usability changed.", CHANGE)
+
+# --- configuration -------------------------------------------------------------------------------------------------
+CONFIG_VERSION = _gauge("datum_router_config_version", "versions", "Version of the newest snapshot, 0 before it.")
+CONFIG_RELOADED_AT = _gauge(
+    "datum_router_config_last_reload_success_timestamp_seconds",
+    "seconds",
+    "Unix time of the last compilation without an error; 0 before the first.",
+)
+CONFIG_FAILURES = _counter(
+    "datum_router_config_reload_failures_total",
+    "reloads",
+    "Compilations that found an error in a manifest or failed, and snapshots that a worker could not put in force.",
+)
+DIAGNOSTICS = _gauge("datum_router_diagnostics", "diagnostics", "What is wrong with the configuration now.", SEVERITY)
+COMPILATIONS = _counter("datum_router_compilations_total", "compilations", "Compilations of the manifests.")
+COMPILE_SECONDS = _counter("datum_router_compile_seconds_total", "seconds", "Time spent in compilations.")
+COMPILE_LAST = _gauge("datum_router_compile_last_seconds", "seconds", "How long the last compilation took.")
+ROUTES = _gauge("datum_router_routes", "routes", "Routes in force.")
+SERVICES = _gauge("datum_router_services", "services", "Services in force.")
+
+# --- processes -----------------------------------------------------------------------------------------------------
+BUILD_INFO = _gauge("datum_router_build_info", "builds", "Always 1.", VERSION)
+UPTIME = _gauge("datum_router_uptime_seconds", "seconds", "Since the supervisor started.")
+WORKERS = _gauge("datum_router_workers", "workers", "Workers that there should be.")
+WORKERS_UP = _gauge("datum_router_workers_up", "workers", "Workers that are up.")
+WORKERS_LAGGING = _gauge(
+    "datum_router_workers_lagging", "workers", "Workers that do not serve the newest snapshot yet."
+)
+WORKER_RESTARTS = _counter("datum_router_worker_restarts_total", "workers", "Workers that were replaced.")
+CPU = _counter("datum_router_process_cpu_seconds_total", "seconds", "User and system CPU time.", PROCESS)
+RSS = _gauge("datum_router_process_resident_memory_bytes", "bytes", "Resident memory.", PROCESS)
+FDS = _gauge("datum_router_process_open_fds", "descriptors", "Open file descriptors.", PROCESS)
+MAX_FDS = _gauge("datum_router_process_max_fds", "descriptors", "Limit on open file descriptors.", PROCESS)
+LOOP_LAG = _gauge(
+    "datum_router_loop_lag_seconds", "seconds", "How late the event loop ran what was due, at worst.", PROCESS
+)
+LOOP_TASKS = _gauge("datum_router_loop_tasks", "tasks", "Tasks of the data plane's loop.", PROCESS)
+LOG_DROPPED = _counter(
+    "datum_router_access_log_dropped_total", "lines", "Access-log lines given up because their reader was too slow."
+)
+OUTCOMES_DROPPED = _counter(
+    "datum_router_outcomes_dropped_total", "attempts", "Outcomes that passive health did not see, there were too many."
+)
+
+# --- this exposition -------------------------------------------------------------------------------------------------
+SCRAPES = _counter("datum_router_scrapes_total", "scrapes", "Scrapes of this page, this one included.")
+LATE_REPORTS = _counter(
+    "datum_router_scrape_late_workers_total",
+    "workers",
+    "Workers that did not report in time for a scrape: their numbers in it were up to one report interval old.",
+)
+FOLDED = _gauge(
+    "datum_router_metrics_folded_objects", "objects", "Routes, services and listeners that are counted as other."
+)
+
+_ALL = (
+    REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, PROTOCOL_REQUESTS, REASONS, IN_FLIGHT, TUNNELS,
+    REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY, PROTOCOL_CONNECTIONS,
+    ATTEMPTS, ATTEMPT_FAILURES, RETRIES, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT, UPSTREAM_CONNECTIONS,
+    UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,
+    ENDPOINTS, PANIC, PROBES, HEALTH_CHANGES,
+    CONFIG_VERSION, CONFIG_RELOADED_AT, CONFIG_FAILURES, DIAGNOSTICS, COMPILATIONS, COMPILE_SECONDS, COMPILE_LAST,
+    ROUTES, SERVICES,
+    BUILD_INFO, UPTIME, WORKERS, WORKERS_UP, WORKERS_LAGGING, WORKER_RESTARTS, CPU, RSS, FDS, MAX_FDS, LOOP_LAG,
+    LOOP_TASKS, LOG_DROPPED, OUTCOMES_DROPPED, SCRAPES, LATE_REPORTS, FOLDED,
+)  # fmt: skip
+
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
+"""All metrics by name, in the order of the reference page."""
