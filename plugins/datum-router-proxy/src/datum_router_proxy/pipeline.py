@@ -33,6 +33,7 @@ from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router.policy.retry import IDEMPOTENT, RetryDecision, decide
 from datum_router.policy.timeout import NO_DEADLINE, remaining_s, request_deadline, upstream_grpc_timeout_s
 from datum_router.reasons import Reason
+from datum_router_proxy.accounts import Accounts
 from datum_router_proxy.body import BodyTooLarge, RequestBody
 from datum_router_proxy.exchange import (
     ClientGone,
@@ -83,8 +84,8 @@ class Pipeline:
     """
 
     __slots__ = (
-        "_date", "_date_at", "_holder", "_listener_limits", "_observer", "_transport", "_tunnels", "h1_cache",
-        "h1_limits", "in_flight", "is_draining", "loop", "settings",
+        "_accounts", "_date", "_date_at", "_holder", "_listener_limits", "_observer", "_transport", "_tunnels",
+        "h1_cache", "h1_limits", "in_flight", "is_draining", "loop", "settings",
     )  # fmt: skip
 
     def __init__(
@@ -103,6 +104,7 @@ class Pipeline:
         self.in_flight = 0
         self._holder = holder
         self._observer = observer
+        self._accounts = Accounts(observer)
         self._transport = transport
         self._tunnels: dict[Tunnel, Task] = {}
         self._listener_limits: dict[str, int] = {}
@@ -169,7 +171,7 @@ class Pipeline:
             downstream.abort(Reason.INTERNAL)
         finally:
             self.in_flight -= 1
-            self._observer.request_ended(trace.event(downstream.protocol, request, self.loop.now))
+            self._accounts.ended(downstream.protocol, request, trace, self.loop.now)
 
     async def _forward(self, downstream: Downstream, request: Request, trace: Trace) -> LocalReply | None:
         """Get the response from an upstream to the client; return what to say instead if there is none."""
@@ -182,6 +184,7 @@ class Pipeline:
         if rule is None:
             return LocalReply(status=404, reason=Reason.NO_ROUTE, detail="no route matches the request")
         trace.rule = rule.rule
+        trace.linked = rule
         for one in rule.filters:
             filtered = one.on_request(head)
             if isinstance(filtered, LocalReply):

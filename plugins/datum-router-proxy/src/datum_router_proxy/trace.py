@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from datum_router.compiler.link import LinkedRule
 from datum_router.model.route import Rule
 from datum_router.observe.events import RequestEnded
 from datum_router.reasons import Reason
@@ -20,6 +21,7 @@ class Trace:
         "bytes_out",
         "deadline",
         "endpoint",
+        "linked",
         "reason",
         "rule",
         "service",
@@ -36,6 +38,7 @@ class Trace:
         self.status = 0
         self.reason = Reason.ROUTED
         self.rule: Rule | None = None
+        self.linked: LinkedRule | None = None
         self.service = ""
         self.endpoint = ""
         self.attempts = 0
