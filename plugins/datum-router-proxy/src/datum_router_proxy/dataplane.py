@@ -46,6 +46,7 @@ class ProxyDataPlane:
         "_phase",
         "_pipeline",
         "_plan",
+        "_removed",
         "_settings",
         "_transport",
     )  # fmt: skip
@@ -58,6 +59,7 @@ class ProxyDataPlane:
         self._transport = Transport(self._loop, settings)
         self._pipeline = Pipeline(self._loop, holder, observer, settings, self._transport)
         self._listeners: dict[str, ListenerTask] = {}
+        self._removed: list[ListenerTask] = []  # until their last connection is closed, for telemetry
         self._connections: set[Unknown] = set()
         self._counts = AcceptCounts()
         self._accept_limits = AcceptLimits(
@@ -101,6 +103,7 @@ class ProxyDataPlane:
         """Stop accepting; open connections finish what they have begun."""
         task = self._listeners.pop(name, None)
         if task is not None:
+            self._removed.append(task)
             task.stop_accepting()
 
     def begin_drain(self, *, lameduck_s: float, grace_s: float) -> None:
@@ -124,7 +127,15 @@ class ProxyDataPlane:
 
     def take_cells(self) -> Sequence[Cell]:
         """Return counters since the last call, and gauges."""
-        return [Cell(names.IN_FLIGHT.name, (), self._pipeline.in_flight)]
+        cells = [
+            Cell(names.IN_FLIGHT.name, (), self._pipeline.in_flight),
+            Cell(names.TUNNELS.name, (), len(self._pipeline.tunnels)),
+            *self._transport.take_cells(),
+        ]
+        for listener in (*self._listeners.values(), *self._removed):
+            cells += listener.take_cells()
+        self._removed = [listener for listener in self._removed if listener.connections or listener.is_accepting]
+        return cells
 
     # --- connections ---------------------------------------------------------------------------------------------
 

@@ -81,11 +81,12 @@ class Pipeline:
     Attributes:
         is_draining: Answers over HTTP/1 say that they are the last one of their connection.
         in_flight: Requests under way.
+        tunnels: WebSockets that are open, and the task of each.
     """
 
     __slots__ = (
-        "_accounts", "_date", "_date_at", "_holder", "_listener_limits", "_observer", "_transport", "_tunnels",
-        "h1_cache", "h1_limits", "in_flight", "is_draining", "loop", "settings",
+        "_accounts", "_date", "_date_at", "_holder", "_listener_limits", "_observer", "_transport", "h1_cache",
+        "h1_limits", "in_flight", "is_draining", "loop", "settings", "tunnels",
     )  # fmt: skip
 
     def __init__(
@@ -106,7 +107,7 @@ class Pipeline:
         self._observer = observer
         self._accounts = Accounts(observer)
         self._transport = transport
-        self._tunnels: dict[Tunnel, Task] = {}
+        self.tunnels: dict[Tunnel, Task] = {}
         self._listener_limits: dict[str, int] = {}
         self._date: Field = (b"date", b"")
         self._date_at = -math.inf
@@ -121,7 +122,7 @@ class Pipeline:
 
     def close_tunnels(self) -> None:
         """Begin the closing handshake of every WebSocket (threat P9)."""
-        for tunnel, task in self._tunnels.items():
+        for tunnel, task in self.tunnels.items():
             tunnel.must_close = True
             task.wake()
 
@@ -385,12 +386,12 @@ class Pipeline:
         trace.status = 101
         tunnel = Tunnel(self.loop, self.settings, downstream, upstream)
         task = current_task()
-        self._tunnels[tunnel] = task
+        self.tunnels[tunnel] = task
         try:
             await tunnel.run()
             upstream.finish()
         finally:
-            del self._tunnels[tunnel]
+            del self.tunnels[tunnel]
             task.deadline = math.inf
             trace.body.bytes_in = tunnel.bytes_in
             trace.bytes_out = tunnel.bytes_out

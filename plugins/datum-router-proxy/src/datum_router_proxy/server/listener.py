@@ -33,6 +33,8 @@ import msgspec
 import trio
 
 from datum_router.model.listener import Listener
+from datum_router.observe import names
+from datum_router.observe.cells import Cell
 from datum_router.reasons import Reason
 from datum_router_proxy.channel import Channel, ChannelError, PlainChannel
 from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task, park
@@ -97,12 +99,13 @@ class ListenerTask:
 
     Attributes:
         connections: Open connections that came through here, handshakes included.
+        accepted, turned_away: Let in, and reset over a limit, since telemetry has last set them back.
         is_accepting: False once stopped.
     """
 
     __slots__ = (
         "_counts", "_is_stopping", "_limits", "_loop", "_on_connection", "_rejected", "_reserve_fd", "_sock", "_task",
-        "_tls", "connections", "is_accepting", "listener",
+        "_tls", "accepted", "connections", "is_accepting", "listener", "turned_away",
     )  # fmt: skip
 
     def __init__(
@@ -126,6 +129,8 @@ class ListenerTask:
         self._is_stopping = False
         self.listener = listener
         self.connections = 0
+        self.accepted = 0
+        self.turned_away = 0
         self.is_accepting = True
         self._apply_tls(listener)
         self._reserve_fd = _open_reserve()
@@ -243,17 +248,16 @@ class ListenerTask:
             or counts.total >= limits.max_total
             or (is_limited and counts.per_address.get(address, 0) >= limits.max_per_address)
         ):
-            self._rejected("tcp", Reason.TOO_MANY_CONNECTIONS)
-            _reset(sock)
+            self._turn_away(sock, "tcp")
             return
         tls = self._tls
         if tls is not None and is_limited and counts.handshakes.get(address, 0) >= limits.max_handshakes_per_address:
-            self._rejected("tls", Reason.TOO_MANY_CONNECTIONS)
-            _reset(sock)
+            self._turn_away(sock, "tls")
             return
         sock.setblocking(False)
         channel = PlainChannel(self._loop, sock, peer=peer)
         self.connections += 1
+        self.accepted += 1
         counts.total += 1
         counts.per_address[address] = counts.per_address.get(address, 0) + 1
         channel.on_close = lambda: self._closed(address)
@@ -262,6 +266,22 @@ class ListenerTask:
         else:
             counts.handshakes[address] = counts.handshakes.get(address, 0) + 1
             self._loop.spawn(self._handshake(channel, tls), name=f"handshake {self.listener.name}")
+
+    def _turn_away(self, sock: socket.socket, protocol: str) -> None:
+        self._rejected(protocol, Reason.TOO_MANY_CONNECTIONS)
+        self.turned_away += 1
+        _reset(sock)
+
+    def take_cells(self) -> tuple[Cell, ...]:
+        """Return what telemetry shows of this listener."""
+        labels = (self.listener.name,)
+        cells = (
+            Cell(names.CONNECTIONS.name, labels, self.connections),
+            Cell(names.ACCEPTED.name, labels, self.accepted),
+            Cell(names.TURNED_AWAY.name, labels, self.turned_away),
+        )
+        self.accepted = self.turned_away = 0
+        return cells
 
     def _closed(self, address: str) -> None:
         self.connections -= 1

@@ -12,10 +12,13 @@ dials under way. Nothing here keeps a connection that is in use; it comes back b
 from __future__ import annotations
 
 import enum
+from collections.abc import Iterator
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from datum_router.model.endpoint import EndpointKey
 from datum_router.model.service import ServiceKey, UpstreamTls
+from datum_router.observe import names
+from datum_router.observe.cells import Cell
 
 
 class BucketKey(NamedTuple):
@@ -62,13 +65,21 @@ class Verdict(enum.Enum):
 
 
 class Usage:
-    """What one service holds."""
+    """What one service holds, and what has happened since telemetry has last set it back."""
 
-    __slots__ = ("connections", "pending")
+    __slots__ = ("closed", "connections", "opened", "overflowed", "pending")
 
     def __init__(self) -> None:
         self.connections = 0
         self.pending = 0
+        self.opened = 0
+        self.closed = 0
+        self.overflowed = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether there is nothing left to know."""
+        return not (self.connections or self.pending or self.opened or self.closed or self.overflowed)
 
 
 class Bucket(Generic[C, S]):
@@ -120,6 +131,17 @@ class Pool(Generic[C, S]):
         if usage is None:
             usage = self._usage[service] = Usage()
         return usage
+
+    def take_cells(self) -> Iterator[Cell]:
+        """Give what has been counted since the last call, and what is held now."""
+        for service, usage in self._usage.items():
+            labels = (service,)
+            yield Cell(names.UPSTREAM_CONNECTIONS.name, labels, usage.connections)
+            yield Cell(names.UPSTREAM_PENDING.name, labels, usage.pending)
+            yield Cell(names.UPSTREAM_OPENED.name, labels, usage.opened)
+            yield Cell(names.UPSTREAM_CLOSED.name, labels, usage.closed)
+            yield Cell(names.POOL_OVERFLOW.name, labels, usage.overflowed)
+            usage.opened = usage.closed = usage.overflowed = 0
 
     @property
     def connections(self) -> int:
@@ -197,6 +219,7 @@ class Pool(Generic[C, S]):
         if not is_ok:
             self.usage(bucket.key.service).connections -= 1
             return
+        self.usage(bucket.key.service).opened += 1
         bucket.is_shared = shared is not None
         if shared is not None:
             bucket.shared.append(shared)
@@ -214,6 +237,7 @@ class Pool(Generic[C, S]):
         """Note that a connection of the bucket is closed."""
         usage = self.usage(bucket.key.service)
         usage.connections -= 1
+        usage.closed += 1
         if shared is not None and shared in bucket.shared:
             bucket.shared.remove(shared)
 
@@ -243,7 +267,7 @@ class Pool(Generic[C, S]):
             bucket.idle = kept
             if not (kept or bucket.shared or bucket.dialling):
                 del self._buckets[key]
-        for service in [service for service, usage in self._usage.items() if not usage.connections + usage.pending]:
+        for service in [service for service, usage in self._usage.items() if usage.is_over]:
             del self._usage[service]
         return idle_out, shared_out
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections import deque
+from collections.abc import Iterator
 
 from datum_router.compiler.link import Lease, Snapshot
 from datum_router.errors import UpstreamError
 from datum_router.model.endpoint import EndpointKey
 from datum_router.model.service import ServiceKey, UpstreamProtocol, UpstreamTls
+from datum_router.observe.cells import Cell
 from datum_router.reasons import Reason
 from datum_router_proxy.channel import Channel
 from datum_router_proxy.exchange import Upstream
@@ -58,6 +60,10 @@ class Transport:
     def connections(self) -> int:
         """Upstream connections, dials included."""
         return self._pool.connections
+
+    def take_cells(self) -> Iterator[Cell]:
+        """Give what telemetry shows of the services' connections."""
+        return self._pool.take_cells()
 
     async def open(
         self, lease: Lease, *, is_tunnel: bool = False, is_fresh: bool = False, connect_s: float | None = None
@@ -113,7 +119,7 @@ class Transport:
                         return made.begin(task, is_reused=False)
                     continue  # a shared connection is in the bucket now
                 if choice.verdict is Verdict.OVERFLOW:
-                    raise _overflow(service.key, "too many requests wait for a connection")
+                    raise self._overflow(service.key, "too many requests wait for a connection")
                 is_waiting = True
                 waiter = _Waiter(task)
                 await self._wait(service.key, waiter)
@@ -204,7 +210,7 @@ class Transport:
         except DeadlineExpired as exc:
             if not is_ours:
                 raise
-            raise _overflow(service, f"no connection got free within {self._settings.pool_wait_s:g} s") from exc
+            raise self._overflow(service, f"no connection got free within {self._settings.pool_wait_s:g} s") from exc
         finally:
             if is_ours:
                 task.deadline, task.deadline_reason = outer, outer_reason
@@ -212,6 +218,12 @@ class Transport:
                 queue.remove(waiter)
             if not queue and self._waiters.get(service) is queue:
                 del self._waiters[service]
+
+    def _overflow(self, service: ServiceKey, said: str) -> UpstreamError:
+        self._pool.usage(service).overflowed += 1
+        return UpstreamError(
+            f"service {service}: {said}", reason=Reason.POOL_OVERFLOW, status_hint=503, is_unprocessed=True
+        )
 
     def _call_next(self, service: ServiceKey) -> None:
         """Give the longest-waiting request another look at the pool."""
@@ -255,9 +267,3 @@ def _mode(protocol: UpstreamProtocol, tls: UpstreamTls | None, *, is_tunnel: boo
     if protocol is UpstreamProtocol.HTTPS:
         return ("h1" if is_tunnel else "auto"), tls if tls is not None else _DEFAULT_TLS
     return "h2", tls
-
-
-def _overflow(service: ServiceKey, said: str) -> UpstreamError:
-    return UpstreamError(
-        f"service {service}: {said}", reason=Reason.POOL_OVERFLOW, status_hint=503, is_unprocessed=True
-    )
