@@ -136,9 +136,6 @@ TURNED_AWAY = _counter(
     "Client connections reset at once because a limit on connections was reached.",
     LISTENER,
 )
-PROTOCOL_CONNECTIONS = _gauge(
-    "datum_router_protocol_connections", "connections", "Client connections by what they speak.", PROTOCOL
-)
 
 # --- upstream ------------------------------------------------------------------------------------------------------
 ATTEMPTS = _counter(
@@ -234,7 +231,9 @@ LOOP_LAG = _gauge(
 )
 LOOP_TASKS = _gauge("datum_router_loop_tasks", "tasks", "Tasks of the data plane's loop.", PROCESS)
 LOG_DROPPED = _counter(
-    "datum_router_access_log_dropped_total", "lines", "Access-log lines given up because their reader was too slow."
+    "datum_router_log_lines_dropped_total",
+    "lines",
+    "Log lines, the access log's too, given up: their reader is too slow.",
 )
 OUTCOMES_DROPPED = _counter(
     "datum_router_outcomes_dropped_total", "attempts", "Outcomes that passive health did not see, there were too many."
@@ -253,7 +252,7 @@ FOLDED = _gauge(
 
 _ALL = (
     REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, PROTOCOL_REQUESTS, REASONS, IN_FLIGHT, TUNNELS,
-    REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY, PROTOCOL_CONNECTIONS,
+    REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY,
     ATTEMPTS, ATTEMPT_FAILURES, RETRIES, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT, UPSTREAM_CONNECTIONS,
     UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,
     ENDPOINTS, PANIC, PROBES, HEALTH_CHANGES,

@@ -1,4 +1,4 @@
-"""The admin listener: what the gateway knows, as JSON over HTTP on a loopback address. Reads only.
+"""The admin listener: what the gateway knows, as JSON or metrics, over HTTP on a loopback address. Reads only.
 
 Own use of `h11` behind a loopback socket is no data path: nothing here is fast and nothing here is exposed.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import h11
 import msgspec
@@ -21,8 +21,16 @@ REQUEST_TIMEOUT_S = 10.0
 MAX_CONNECTIONS = 64
 """Connections served at once; further ones are closed at once."""
 
-Page = Callable[[], tuple[int, object]]
-"""Gives a status and a JSON-like value, or text."""
+
+class Text(msgspec.Struct, frozen=True, kw_only=True):
+    """A page's body as it is to be sent."""
+
+    body: bytes
+    content_type: str
+
+
+Page = Callable[[], tuple[int, object]] | Callable[[], Awaitable[tuple[int, object]]]
+"""Gives a status and a JSON-like value or `Text`, at once or later."""
 
 
 class Admin:
@@ -60,12 +68,12 @@ class Admin:
             if event is h11.NEED_DATA:
                 connection.receive_data(await stream.receive_some(65536))
             elif isinstance(event, h11.Request):
-                await stream.send_all(self._answer(connection, event))
+                await stream.send_all(await self._answer(connection, event))
                 return
             else:
                 return
 
-    def _answer(self, connection: h11.Connection, request: h11.Request) -> bytes:
+    async def _answer(self, connection: h11.Connection, request: h11.Request) -> bytes:
         path = request.target.split(b"?", 1)[0].decode("ascii", "replace")
         page = self._pages.get(path)
         status: int
@@ -76,15 +84,20 @@ class Admin:
             status, value = 404, {"error": "no such page", "pages": sorted(self._pages)}
         else:
             try:
-                status, value = page()
+                found = page()
+                status, value = found if isinstance(found, tuple) else await found
             except Exception as error:
                 log.exception("admin page failed", extra={"page": path})
                 status, value = 500, {"error": type(error).__name__}
-        body = json.dumps(msgspec.to_builtins(value), indent=2, sort_keys=True).encode() + b"\n"
+        if isinstance(value, Text):
+            body, content_type = value.body, value.content_type
+        else:
+            body = json.dumps(msgspec.to_builtins(value), indent=2, sort_keys=True).encode() + b"\n"
+            content_type = "application/json"
         head = h11.Response(
             status_code=status,
             headers=[
-                ("content-type", "application/json"),
+                ("content-type", content_type),
                 ("content-length", str(len(body))),
                 ("connection", "close"),
             ],

@@ -26,6 +26,7 @@ from datum_router_runtime.feed import Feed
 from datum_router_runtime.probes import ProbeRunner
 from datum_router_runtime.settings import Address, GatewaySettings
 from datum_router_runtime.sockets import ListenerGroup, bind_group
+from datum_router_runtime.telemetry import Telemetry
 from datum_router_runtime.workers import Supervisor, error_summary
 
 log = logging.getLogger(__name__)
@@ -133,6 +134,9 @@ class Gateway:
             concurrency=settings.probe_concurrency,
             clock=time.monotonic,
         )
+        self.telemetry = Telemetry(
+            self.supervisor, book=self.book, feed=self.feed, probes=self.probes, diagnostics=self._diagnostics
+        )
         self._started_at = time.monotonic()
         self._logged: frozenset[Diagnostic] = frozenset()
 
@@ -158,6 +162,7 @@ class Gateway:
             nursery.start_soon(self.feed.run)
             nursery.start_soon(self._watch_data)
             nursery.start_soon(self.probes.run)
+            nursery.start_soon(self.telemetry.run)
             task_status.started()
             await self.supervisor.run()
             nursery.cancel_scope.cancel()
@@ -207,6 +212,7 @@ class Gateway:
             "/plugins": lambda: (200, list(self.plugins.plugins)),
             "/health": self._health,
             "/stats": self._stats,
+            "/metrics": self.telemetry.page,
         }
 
     def _readyz(self) -> tuple[int, object]:

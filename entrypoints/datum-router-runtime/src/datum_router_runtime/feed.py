@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import trio
@@ -33,6 +34,14 @@ class Feed:
 
     Args:
         publish: Called with each result whose content or diagnostics changed; must not block.
+        wall_clock: Unix seconds, for people only.
+
+    Attributes:
+        synced: Every source has said all it knew at its start.
+        failures: Compilations that broke.
+        faulty: Compilations that found an error in a manifest.
+        compilations, total_s, last_s: How many there were, the time they took together, and the last one.
+        succeeded_at: Unix seconds of the last one without an error; 0 before it.
     """
 
     __slots__ = (
@@ -46,8 +55,14 @@ class Feed:
         "_sources",
         "_store",
         "_unsynced",
+        "_wall_clock",
+        "compilations",
         "failures",
+        "faulty",
+        "last_s",
+        "succeeded_at",
         "synced",
+        "total_s",
     )
 
     def __init__(
@@ -59,6 +74,7 @@ class Feed:
         publish: Publish,
         debounce_s: float,
         debounce_max_s: float,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._sources = dict(sources)
         self._store = store
@@ -70,8 +86,14 @@ class Feed:
         self._dirty = trio.Event()
         self._ready = trio.Event()
         self._changed_at = -math.inf
+        self._wall_clock = wall_clock
         self.synced = False
         self.failures = 0
+        self.faulty = 0
+        self.compilations = 0
+        self.last_s = 0.0
+        self.total_s = 0.0
+        self.succeeded_at = 0.0
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -142,19 +164,32 @@ class Feed:
                 # A fault of ours or of a plugin: what is in force stays in force, and the next change is tried again.
                 log.exception("compilation failed, the last good snapshot stays in force")
                 self.failures += 1
-                last = trio.current_time()
+                last = self._note_compiled(started)
                 continue
+            self._note_compiled(started)
+            if all(diagnostic.severity is not Severity.ERROR for diagnostic in result.diagnostics):
+                self.succeeded_at = self._wall_clock()
+            else:
+                self.faulty += 1
             log.debug(
                 "compiled",
                 extra={
                     "version": result.data.version,
                     "rules": len(result.data.rules),
-                    "seconds": round(trio.current_time() - started, 6),
+                    "seconds": round(self.last_s, 6),
                 },
             )
             self._publish(result)
             last = trio.current_time()
             await trio.lowlevel.checkpoint()
+
+    def _note_compiled(self, started: float) -> float:
+        """Count a compilation that has ended; return when that was."""
+        now = trio.current_time()
+        self.compilations += 1
+        self.last_s = now - started
+        self.total_s += self.last_s
+        return now
 
     async def _gather(self, *, until: float) -> None:
         while True:

@@ -292,6 +292,11 @@ class LineWriter(logging.Handler):
         return written.wait(max(0.0, deadline - time.monotonic()))
 
 
+def dropped_lines() -> int:
+    """Return how many lines this process has given up since its handler was installed."""
+    return sum(handler.dropped for handler in logging.getLogger().handlers if isinstance(handler, LineWriter))
+
+
 class _LevelFilter(logging.Filter):
     """Apply a LogFilter to records; remembers the answer for each logger name (loggers are modules: bounded)."""
 

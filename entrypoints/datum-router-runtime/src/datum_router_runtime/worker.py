@@ -23,6 +23,8 @@ from datum_router.errors import ConfigError, DatumRouterError
 from datum_router.model.endpoint import make_locality
 from datum_router.model.listener import Listener
 from datum_router.model.snapshot import Holder, SnapshotData
+from datum_router.observe import names
+from datum_router.observe.cells import Cell
 from datum_router.observe.services import service_cells
 from datum_router.plugins.manager import PluginSet, load_plugins
 from datum_router.plugins.protocols import DataPlane, HealthChange
@@ -44,7 +46,7 @@ from datum_router_runtime.ipc import (
     Programmed,
     Report,
 )
-from datum_router_runtime.logsetup import setup_logging
+from datum_router_runtime.logsetup import dropped_lines, setup_logging
 from datum_router_runtime.reporter import Reporter, access_log
 
 log = logging.getLogger(__name__)
@@ -61,6 +63,7 @@ class Worker:
         "_config",
         "_data",
         "_drain_begun",
+        "_dropped_lines",
         "_holder",
         "_is_frozen",
         "_linker",
@@ -86,6 +89,7 @@ class Worker:
         self._pending: dict[str, socket.socket] = {}
         self._listeners: dict[str, Listener] = {}
         self._drain_begun = False
+        self._dropped_lines = 0
         self._is_frozen = False
 
     @property
@@ -132,7 +136,12 @@ class Worker:
 
     def report(self, *, is_full: bool, answers: int = 0) -> Report:
         """Return what has happened since the last report; a full one also asks data plane and services."""
-        cells = [*self._plane.take_cells(), *service_cells(self._linker.take_states())] if is_full else None
+        cells: list[Cell] | None = None
+        if is_full:
+            dropped = dropped_lines()
+            cells = [*self._plane.take_cells(), *service_cells(self._linker.take_states())]
+            cells.append(Cell(names.LOG_DROPPED.name, (), dropped - self._dropped_lines))
+            self._dropped_lines = dropped
         return self._reporter.take(self._plane.stats(), cells=cells, answers=answers)
 
     def _apply_health(self, changes: tuple[HealthChange, ...]) -> None:
