@@ -9,6 +9,7 @@ import trio
 
 from datum_router.model.service import UpstreamProtocol
 from datum_router.reasons import Reason
+from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.testing_clients import H1Client, H2Client, client
 from datum_router_proxy.testing_peers import (
     Exchange,
@@ -18,6 +19,8 @@ from datum_router_proxy.testing_peers import (
     make_service,
     upstream,
 )
+from datum_router_proxy.wire.hpack_codec import CODECS, HpackCodec
+from datum_router_proxy.wire.hpack_fast import TableCodec
 
 PAIRINGS = [
     pytest.param(down, up, id=f"{down}-{up.lower()}")
@@ -330,3 +333,32 @@ def test_client_that_does_not_read_stops_the_upstream(down: str, up: UpstreamPro
         assert running.plane.stats()["requests_in_flight"] == 1
 
     run(app, test, down, up)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_the_setting_chooses_the_header_codec_of_both_sides(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    decode = {TableCodec: TableCodec.decode, HpackCodec: HpackCodec.decode}
+    for kind, label in ((TableCodec, "table"), (HpackCodec, "hpack")):
+
+        def count(self: TableCodec | HpackCodec, block: bytes, label: str = label) -> list[tuple[bytes, bytes]]:
+            made.append(label)
+            return decode[type(self)](self, block)
+
+        monkeypatch.setattr(kind, "decode", count)
+
+    async def main() -> None:
+        h2c = UpstreamProtocol.H2C
+        with trio.fail_after(10):
+            async with (
+                upstream(echo, h2c) as server,
+                gateway(
+                    [make_service([server.port], protocol=h2c)], settings=ProxySettings(hpack_codec=name)
+                ) as running,
+                client(running.port, "h2") as peer,
+            ):
+                answer = await peer.request("POST", "/", body=b"x")
+                assert (answer.status, answer.body) == (200, b"x")
+
+    trio.run(main)
+    assert made == [name] * 2, "one head from the client, one from the upstream"

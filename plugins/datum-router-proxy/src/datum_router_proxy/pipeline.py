@@ -54,6 +54,7 @@ from datum_router_proxy.trace import Trace
 from datum_router_proxy.tunnel import Tunnel
 from datum_router_proxy.upstream.transport import Transport
 from datum_router_proxy.wire import grpc, hygiene, websocket
+from datum_router_proxy.wire.hpack_codec import LineCache
 from datum_router_proxy.wire.http1 import HeadCache, Http1Limits
 
 log = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Pipeline:
 
     __slots__ = (
         "_accounts", "_date", "_date_at", "_holder", "_listener_limits", "_observer", "_transport", "h1_cache",
-        "h1_limits", "in_flight", "is_draining", "loop", "settings", "tunnels",
+        "h1_limits", "h2_lines", "in_flight", "is_draining", "loop", "settings", "tunnels",
     )  # fmt: skip
 
     def __init__(
@@ -101,6 +102,7 @@ class Pipeline:
         self.settings = settings
         self.h1_limits = Http1Limits()
         self.h1_cache = HeadCache()
+        self.h2_lines = LineCache()
         self.is_draining = False
         self.in_flight = 0
         self._holder = holder

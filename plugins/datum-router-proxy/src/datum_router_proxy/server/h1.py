@@ -15,6 +15,7 @@ from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, 
 from datum_router_proxy.request import Request, Template, from_h1
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.wire import hygiene, websocket
+from datum_router_proxy.wire.hpack_codec import LineCache
 from datum_router_proxy.wire.http1 import (
     FRAMING_CHUNKED,
     FRAMING_NONE,
@@ -43,6 +44,7 @@ class Server(Protocol):
     settings: ProxySettings
     h1_limits: Http1Limits
     h1_cache: HeadCache
+    h2_lines: LineCache
     is_draining: bool
 
     async def serve(self, downstream: Downstream, request: Request) -> None:

@@ -31,6 +31,7 @@ from datum_router_proxy.wire.http2 import (
     StreamReset,
     TrailersReceived,
     WindowOpened,
+    codec_within,
 )
 
 _BODYLESS = frozenset((204, 304))
@@ -54,7 +55,10 @@ class H2Connection(H2Link):
             connection_window_bytes=settings.connection_window_bytes,
         )
         super().__init__(
-            plane.loop, channel, Http2Connection(Role.SERVER, limits), most_output=settings.connection_output_bytes
+            plane.loop,
+            channel,
+            Http2Connection(Role.SERVER, limits, codec_within(limits, settings.hpack_codec, plane.h2_lines)),
+            most_output=settings.connection_output_bytes,
         )
         self._plane = plane
         self._listener = listener

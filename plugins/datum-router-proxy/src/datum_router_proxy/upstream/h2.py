@@ -13,6 +13,7 @@ from datum_router_proxy.exchange import END, End, Interim, UpstreamEvent, Upstre
 from datum_router_proxy.h2link import H2Link, Outbound
 from datum_router_proxy.loop import Loop, Task, park
 from datum_router_proxy.wire import websocket
+from datum_router_proxy.wire.hpack_codec import HeaderCodec
 from datum_router_proxy.wire.http2 import (
     ConnectionTerminated,
     DataReceived,
@@ -53,13 +54,14 @@ class H2Connection(H2Link):
         channel: Channel,
         *,
         limits: Http2Limits,
+        codec: HeaderCodec,
         most_output: int,
         most_streams: int,
         idle_s: float,
         closed: Callable[[H2Connection], None],
         has_slot: Callable[[H2Connection], None],
     ) -> None:
-        super().__init__(loop, channel, Http2Connection(Role.CLIENT, limits), most_output=most_output)
+        super().__init__(loop, channel, Http2Connection(Role.CLIENT, limits, codec), most_output=most_output)
         # At once: a stream may be opened before the connection's task has run, and the preface must come first.
         self.engine.initiate()
         self._streams: dict[int, H2Upstream] = {}

@@ -20,8 +20,9 @@ from datum_router_proxy.upstream.connect import dial
 from datum_router_proxy.upstream.h1 import H1Upstream
 from datum_router_proxy.upstream.h2 import H2Connection
 from datum_router_proxy.upstream.pool import Bucket, BucketKey, Pool, Verdict
+from datum_router_proxy.wire.hpack_codec import LineCache
 from datum_router_proxy.wire.http1 import HeadCache, Http1Limits
-from datum_router_proxy.wire.http2 import Http2Limits
+from datum_router_proxy.wire.http2 import Http2Limits, codec_within
 
 _ALPN = {"h1": ("http/1.1",), "h2": ("h2",), "auto": ("h2", "http/1.1")}
 _DEFAULT_TLS = UpstreamTls()
@@ -40,7 +41,7 @@ class _Waiter:
 class Transport:
     """All upstream connections of one process."""
 
-    __slots__ = ("_h2_limits", "_head_cache", "_head_limits", "_loop", "_pool", "_settings", "_waiters")
+    __slots__ = ("_h2_limits", "_h2_lines", "_head_cache", "_head_limits", "_loop", "_pool", "_settings", "_waiters")
 
     def __init__(self, loop: Loop, settings: ProxySettings) -> None:
         self._loop = loop
@@ -49,6 +50,7 @@ class Transport:
         self._waiters: dict[ServiceKey, deque[_Waiter]] = {}
         self._head_limits = Http1Limits(max_informational=settings.max_interim)
         self._head_cache = HeadCache()
+        self._h2_lines = LineCache()
         self._h2_limits = Http2Limits(
             stream_window_bytes=settings.stream_window_bytes,
             connection_window_bytes=settings.connection_window_bytes,
@@ -166,6 +168,7 @@ class Transport:
             self._loop,
             channel,
             limits=self._h2_limits,
+            codec=codec_within(self._h2_limits, settings.hpack_codec, self._h2_lines),
             most_output=settings.connection_output_bytes,
             most_streams=settings.upstream_streams,
             idle_s=idle_s,

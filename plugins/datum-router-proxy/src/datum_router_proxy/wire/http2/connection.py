@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from datum_router.errors import LocalProtocolError, RemoteProtocolError
 from datum_router.reasons import Reason
 
-from ..hpack_codec import Field, HeaderCodec, make_codec
+from ..hpack_codec import CODECS, Field, HeaderCodec, LineCache, make_codec
 from . import frames as f
 from .events import Event
 from .fields import CHECKED_OUTGOING, are_valid_lines, content_length
@@ -28,6 +28,17 @@ from .state import ConnectionState, Role
 from .stream import NEXT, ClosedBy, Phase, Step, Stream, StreamState
 
 _NO_BODY_STATUS = (b"204", b"304")
+
+
+def codec_within(limits: Http2Limits, name: str = CODECS[0], cache: LineCache | None = None) -> HeaderCodec:
+    """Make the header codec of one connection; see `make_codec` for name and cache."""
+    return make_codec(
+        name,
+        list_bytes=limits.header_list_bytes,
+        max_fields=limits.max_fields,
+        table_bytes=limits.header_table_bytes,
+        cache=cache,
+    )
 
 
 class Http2Connection:
@@ -44,11 +55,7 @@ class Http2Connection:
     def __init__(self, role: Role, limits: Http2Limits | None = None, codec: HeaderCodec | None = None) -> None:
         limits = limits if limits is not None else Http2Limits()
         if codec is None:
-            codec = make_codec(
-                list_bytes=limits.header_list_bytes,
-                max_fields=limits.max_fields,
-                table_bytes=limits.header_table_bytes,
-            )
+            codec = codec_within(limits)
         self._state = ConnectionState(role, limits, codec)
         self._receiver = Receiver(self._state)
 
