@@ -24,7 +24,7 @@ from datum_router.model.endpoint import UNKNOWN_LOCALITY, Endpoint, EndpointKey,
 from datum_router.model.listener import Listener
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
 from datum_router.model.request import LocalReply, RequestHead
-from datum_router.model.route import BackendRef, FilterConfig, PluginFilter, Rule
+from datum_router.model.route import BackendRef, FilterConfig, HashOn, PluginFilter, Rule
 from datum_router.model.service import Service, ServiceKey
 from datum_router.model.snapshot import SnapshotData
 from datum_router.observe.meter import RequestMeter
@@ -36,6 +36,7 @@ from datum_router.routing.matcher import Matcher
 from datum_router.routing.regex import RegexEngine
 
 NO_EXCLUSIONS: frozenset[EndpointKey] = frozenset()
+_REQUEST_ID = "x-request-id"
 
 
 class ServiceState:
@@ -145,6 +146,12 @@ class LinkedRule:
         only = rule.destinations[0] if len(rule.destinations) == 1 else None
         self._single = only if only is not None and only.weight > 0 and not only.problem else None
 
+    @property
+    def reads_request_id(self) -> bool:
+        """Tell whether picks depend on X-Request-Id, which is new for each request."""
+        policy = self.rule.balancing
+        return self._uses_hash and policy.hash_on is HashOn.HEADER and policy.hash_name.lower() == _REQUEST_ID
+
     def select(
         self,
         head: RequestHead,
@@ -242,9 +249,24 @@ class LinkedRule:
 
 
 class Snapshot:
-    """A linked snapshot: immutable, but for the live state of services that it points to."""
+    """A linked snapshot: immutable, but for the live state of services that it points to.
 
-    __slots__ = ("_default", "_hosts", "_matchers", "data", "digest", "rules", "services", "version")
+    Attributes:
+        matches_request_id: A rule has a condition on X-Request-Id, which is new for each request: who remembers
+            which rule won for a head must not do so here.
+    """
+
+    __slots__ = (
+        "_default",
+        "_hosts",
+        "_matchers",
+        "data",
+        "digest",
+        "matches_request_id",
+        "rules",
+        "services",
+        "version",
+    )
 
     def __init__(
         self,
@@ -253,8 +275,11 @@ class Snapshot:
         services: Mapping[ServiceKey, ServiceState],
         matchers: Mapping[str, Matcher],
         default: Matcher,
+        *,
+        matches_request_id: bool = False,
     ) -> None:
         self.data = data
+        self.matches_request_id = matches_request_id
         self.version = data.version
         self.digest = data.digest
         self.rules = rules
@@ -310,9 +335,13 @@ class Linker:
         self._forget_balancers(rules.values())
         if last is not None and _same_matching(last.data, data):
             matchers, default = last._matchers, last._default
+            matches_request_id = last.matches_request_id
         else:
             matchers, default = self._matchers(data)
-        snapshot = Snapshot(data, rules, dict(self._states), matchers, default)
+            matches_request_id = any(
+                condition.name.lower() == _REQUEST_ID for rule in data.rules for condition in rule.match.headers
+            )
+        snapshot = Snapshot(data, rules, dict(self._states), matchers, default, matches_request_id=matches_request_id)
         self._last = snapshot
         return snapshot
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datum_router.compiler.link import LinkedRule
+from datum_router.observe.events import RequestEnded
 from datum_router.observe.meter import RequestMeter
 from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router.reasons import Reason
-from datum_router_proxy.request import Request
+from datum_router_proxy.request import Request, Template
 from datum_router_proxy.trace import Trace
 
 
@@ -33,3 +35,45 @@ class Accounts:
             self._observer.request_reason(protocol, trace.reason)
         if self._wants_events:
             self._observer.request_ended(trace.event(protocol, request, now))
+
+    def express_ended(
+        self,
+        protocol: str,
+        template: Template,
+        request_id: bytes,
+        linked: LinkedRule,
+        service: str,
+        endpoint: str,
+        status: int,
+        bytes_out: int,
+        started_at: float,
+        now: float,
+    ) -> None:
+        """Count a request that the express lane has served: without a body, answered by its first attempt."""
+        key = (protocol, service)
+        meter = linked.meters.get(key)
+        if meter is None:
+            meter = self._observer.meter(protocol=protocol, route=linked.rule.route, service=service)
+            linked.meters[key] = meter
+        meter.ended(status, now - started_at, 0, bytes_out)
+        if self._wants_events:
+            self._observer.request_ended(
+                RequestEnded(
+                    protocol=protocol,
+                    listener=template.listener,
+                    method=template.method,
+                    host=template.host,
+                    path=template.path,
+                    status=status,
+                    reason=Reason.ROUTED,
+                    route=linked.rule.route,
+                    rule=linked.rule.id,
+                    service=service,
+                    endpoint=endpoint,
+                    attempts=1,
+                    bytes_out=bytes_out,
+                    duration_s=now - started_at,
+                    client_ip=template.client_ip,
+                    request_id=request_id.decode("ascii"),
+                )
+            )

@@ -18,6 +18,7 @@ from typing import Protocol
 import msgspec
 
 from datum_router.reasons import Reason
+from datum_router_proxy.answers import Answer, DateField
 
 Field = tuple[bytes, bytes]
 FieldTuple = tuple[Field, ...]
@@ -113,6 +114,18 @@ class Downstream(Body, Protocol):
     @property
     def last_progress(self) -> float:
         """When bytes last moved either way."""
+        ...
+
+    def settle(self) -> None:
+        """Prepare for everything below: the express lane did not serve the request, or not to its end."""
+        ...
+
+    def send_answer(self, answer: Answer, date: DateField, body: bytes) -> bool:
+        """Send a whole response at once, for the express lane; False if that cannot be done now: nothing was sent.
+
+        Raises:
+            ClientGone: The client has left.
+        """
         ...
 
     def send_informational(self, status: int, fields: Sequence[Field]) -> None:

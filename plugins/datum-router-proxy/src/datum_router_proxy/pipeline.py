@@ -18,7 +18,6 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from email.utils import formatdate
 
 import msgspec
 import trio
@@ -34,6 +33,7 @@ from datum_router.policy.retry import IDEMPOTENT, RetryDecision, decide
 from datum_router.policy.timeout import NO_DEADLINE, remaining_s, request_deadline, upstream_grpc_timeout_s
 from datum_router.reasons import Reason
 from datum_router_proxy.accounts import Accounts
+from datum_router_proxy.answers import DateField
 from datum_router_proxy.body import BodyTooLarge, RequestBody
 from datum_router_proxy.exchange import (
     ClientGone,
@@ -46,9 +46,10 @@ from datum_router_proxy.exchange import (
     UpstreamHead,
     UpstreamRequest,
 )
+from datum_router_proxy.express import Begun, ExpressLane
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
 from datum_router_proxy.replies import for_upstream_error, reason_of, send_local_reply
-from datum_router_proxy.request import Request
+from datum_router_proxy.request import Request, Template
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.trace import Trace
 from datum_router_proxy.tunnel import Tunnel
@@ -86,7 +87,7 @@ class Pipeline:
     """
 
     __slots__ = (
-        "_accounts", "_date", "_date_at", "_holder", "_listener_limits", "_observer", "_transport", "h1_cache",
+        "_accounts", "_date", "_express", "_holder", "_listener_limits", "_observer", "_transport", "h1_cache",
         "h1_limits", "h2_lines", "in_flight", "is_draining", "loop", "settings", "tunnels",
     )  # fmt: skip
 
@@ -111,8 +112,10 @@ class Pipeline:
         self._transport = transport
         self.tunnels: dict[Tunnel, Task] = {}
         self._listener_limits: dict[str, int] = {}
-        self._date: Field = (b"date", b"")
-        self._date_at = -math.inf
+        self._date = DateField()
+        self._express = ExpressLane(
+            loop, transport, observer, self._accounts, self._date, max_via_hops=settings.max_via_hops
+        )
 
     def rejected(self, protocol: str, reason: Reason) -> None:
         """Count a refusal."""
@@ -130,8 +133,35 @@ class Pipeline:
 
     # --- a request's life ----------------------------------------------------------------------------------------
 
-    async def serve(self, downstream: Downstream, request: Request) -> None:
+    async def serve(self, downstream: Downstream, template: Template) -> None:
         """Answer one request, whatever happens; on return the client has the whole answer, or an abort."""
+        begun: Begun | None = None
+        if template.is_plain and not self.is_draining:
+            snapshot = self._holder.current
+            rule = template.rule if template.planned_for is snapshot else self._express.plan(template, snapshot)
+            if rule is not None:
+                self._date.refresh(self.loop.now)
+                self.in_flight += 1
+                try:
+                    begun = await self._express.serve(downstream, template, rule, current_task(), downstream.protocol)
+                    if begun is None:
+                        if not downstream.is_flushed:
+                            await self._flushed(downstream)
+                        return
+                except (ClientGone, TaskCancelled, DeadlineExpired) as error:
+                    downstream.abort(Reason.DOWNSTREAM_RESET if isinstance(error, ClientGone) else error.reason)
+                    return
+                except Exception:
+                    log.exception("request failed", extra={"route": rule.rule.route})
+                    downstream.abort(Reason.INTERNAL)
+                    return
+                finally:
+                    self.in_flight -= 1
+        downstream.settle()
+        request = template.request(begun.request_id if begun and begun.request_id else template.make_id(self.loop.rng))
+        await self._serve(downstream, request, begun)
+
+    async def _serve(self, downstream: Downstream, request: Request, begun: Begun | None) -> None:
         template = request.template
         body = RequestBody(
             downstream,
@@ -140,12 +170,12 @@ class Pipeline:
             is_grpc=template.is_grpc,
             most_bytes=self._listener_limits.get(template.listener, 0),
         )
-        trace = Trace(body, self.loop.now)
+        trace = Trace(body, self.loop.now if begun is None else begun.started_at)
         self.in_flight += 1
         try:
             reply: LocalReply | None
             try:
-                reply = await self._forward(downstream, request, trace)
+                reply = await self._forward(downstream, request, trace, begun)
             except DeadlineExpired as error:
                 reply = self._timed_out(error.reason)
             except BodyTooLarge as error:
@@ -176,14 +206,20 @@ class Pipeline:
             self.in_flight -= 1
             self._accounts.ended(downstream.protocol, request, trace, self.loop.now)
 
-    async def _forward(self, downstream: Downstream, request: Request, trace: Trace) -> LocalReply | None:
+    async def _forward(
+        self, downstream: Downstream, request: Request, trace: Trace, begun: Begun | None
+    ) -> LocalReply | None:
         """Get the response from an upstream to the client; return what to say instead if there is none."""
-        snapshot = self._holder.current
-        refusal = self._refusal(snapshot, request)
-        if refusal is not None:
-            return refusal
         head = request.head
-        rule = snapshot.match(head)
+        rule: LinkedRule | None
+        if begun is not None:
+            rule = begun.rule  # it was found, and has no filters
+        else:
+            snapshot = self._holder.current
+            refusal = self._refusal(snapshot, request)
+            if refusal is not None:
+                return refusal
+            rule = snapshot.match(head)
         if rule is None:
             return LocalReply(status=404, reason=Reason.NO_ROUTE, detail="no route matches the request")
         trace.rule = rule.rule
@@ -194,23 +230,29 @@ class Pipeline:
                 return filtered
             head = filtered
 
-        now = self.loop.now
-        trace.deadline = request_deadline(rule.timeouts, now=now, grpc_timeout_s=request.template.grpc_timeout_s)
+        trace.deadline = request_deadline(
+            rule.timeouts, now=trace.started_at, grpc_timeout_s=request.template.grpc_timeout_s
+        )
         task = current_task()
         task.deadline, task.deadline_reason = trace.deadline, Reason.REQUEST_TIMEOUT
 
         excluded = _NO_EXCLUSIONS
         failure: Failure | None = None
         while True:
-            lease = rule.select(
-                head, rng=self.loop.rng, now=self.loop.now, excluded=excluded, is_retry=failure is not None
+            lease = (
+                begun.lease
+                if begun is not None
+                else rule.select(
+                    head, rng=self.loop.rng, now=self.loop.now, excluded=excluded, is_retry=failure is not None
+                )
             )
             if isinstance(lease, LocalReply):
                 return lease if failure is None else _nobody_left(failure.reply)
             try:
-                failure = await self._attempt(downstream, request, head, rule, lease, trace)
+                failure = await self._attempt(downstream, request, head, rule, lease, trace, begun)
             finally:
                 lease.release()
+                begun = None
             if failure is None:
                 return None
             if not failure.decision.retry:
@@ -221,7 +263,14 @@ class Pipeline:
             trace.body.rewind()
 
     async def _attempt(
-        self, downstream: Downstream, request: Request, head: RequestHead, rule: LinkedRule, lease: Lease, trace: Trace
+        self,
+        downstream: Downstream,
+        request: Request,
+        head: RequestHead,
+        rule: LinkedRule,
+        lease: Lease,
+        trace: Trace,
+        begun: Begun | None,
     ) -> Failure | None:
         """Try one endpoint; None once the response has been relayed or, having begun, aborted."""
         trace.attempts += 1
@@ -236,13 +285,19 @@ class Pipeline:
         is_unprocessed = False
         try:
             while True:
-                upstream = await self._transport.open(
-                    lease, is_tunnel=template.is_tunnel, is_fresh=is_fresh, connect_s=rule.timeouts.connect_s
-                )
+                if begun is not None and begun.upstream is not None:
+                    upstream = begun.upstream
+                    if begun.raised is not None:
+                        raise begun.raised
+                else:
+                    upstream = await self._transport.open(
+                        lease, is_tunnel=template.is_tunnel, is_fresh=is_fresh, connect_s=rule.timeouts.connect_s
+                    )
                 try:
-                    upstream.send_head(self._upstream_request(request, head, trace.deadline))
-                    if not template.has_body and not template.is_tunnel:
-                        upstream.send_end()
+                    if begun is None or begun.upstream is None:
+                        upstream.send_head(self._upstream_request(request, head, trace.deadline))
+                        if not template.has_body and not template.is_tunnel:
+                            upstream.send_end()
                     response = await self._response(downstream, upstream, trace)
                     break
                 except UpstreamError as error:
@@ -254,6 +309,7 @@ class Pipeline:
                     upstream.cancel()
                     body.rewind()
                     is_fresh = True
+                    begun = None
             status = response.status
             if status in rule.retry.retry_on_status:
                 outcome = self._outcome(lease, upstream, status=status, reason=Reason.ROUTED)
@@ -569,12 +625,9 @@ class Pipeline:
             downstream.abort(error.reason)
 
     def _date_field(self) -> Field:
-        """Return the Date field, made anew each second (RFC 9110 section 6.6.1)."""
-        now = self.loop.now
-        if now - self._date_at >= 1.0:
-            self._date_at = now
-            self._date = (b"date", formatdate(usegmt=True).encode("ascii"))
-        return self._date
+        """Return the Date field as of now."""
+        self._date.refresh(self.loop.now)
+        return self._date.field
 
 
 def _nobody_left(reply: LocalReply) -> LocalReply:

@@ -9,12 +9,13 @@ from typing import Final, Protocol
 from datum_router.errors import LocalProtocolError, RemoteProtocolError
 from datum_router.model.listener import Listener
 from datum_router.reasons import Reason
+from datum_router_proxy.answers import Answer, DateField
 from datum_router_proxy.channel import Channel, ChannelError
 from datum_router_proxy.exchange import ClientGone, Downstream, Field, FieldTuple
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
-from datum_router_proxy.request import Request, Template, from_h1
+from datum_router_proxy.request import Template, from_h1
 from datum_router_proxy.settings import ProxySettings
-from datum_router_proxy.wire import hygiene, websocket
+from datum_router_proxy.wire import grammar, hygiene, websocket
 from datum_router_proxy.wire.hpack_codec import LineCache
 from datum_router_proxy.wire.http1 import (
     FRAMING_CHUNKED,
@@ -31,10 +32,15 @@ from datum_router_proxy.wire.http1 import (
     RequestReceived,
     Role,
     State,
+    TargetForm,
 )
 
 _LENGTH: Final = FramingKind.LENGTH
 _VIA: Final = {0: b"1.0", 1: b"1.1"}
+_SLASH: Final = 0x2F
+
+MAX_REMEMBERED_HEAD_BYTES: Final = 4096
+"""A longer head is parsed each time: remembering it would cost every idle connection as much."""
 
 
 class Server(Protocol):
@@ -47,7 +53,7 @@ class Server(Protocol):
     h2_lines: LineCache
     is_draining: bool
 
-    async def serve(self, downstream: Downstream, request: Request) -> None:
+    async def serve(self, downstream: Downstream, template: Template) -> None:
         """Answer one request; see `pipeline`."""
         ...
 
@@ -61,8 +67,8 @@ class H1Connection:
 
     __slots__ = (
         "_body_ended", "_channel", "_engine", "_expects_continue", "_hops", "_is_closing", "_is_idle", "_is_tunnel",
-        "_last", "_listener", "_out", "_out_bytes", "_plane", "_task", "_trailers", "has_started", "protocol",
-        "request_websocket_key",
+        "_last", "_last_block", "_last_fields", "_listener", "_out", "_out_bytes", "_plane", "_task", "_trailers",
+        "_unread", "has_started", "protocol", "request_websocket_key",
     )  # fmt: skip
 
     def __init__(self, plane: Server, channel: Channel, listener: Listener) -> None:
@@ -71,7 +77,11 @@ class H1Connection:
         self._listener = listener
         self._engine = Http1Connection(Role.SERVER, plane.h1_limits, plane.h1_cache)
         self._hops: dict[int, hygiene.Hop] = {}
-        self._last: tuple[H1RequestHead, Template] | None = None
+        self._last: Template | None = None
+        # The bytes of the last plain head, and those of them that follow its request line.
+        self._last_block = b""
+        self._last_fields = b""
+        self._unread = b""  # a head that was recognised by its bytes: the engine has not seen it
         self._task: Task | None = None
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -96,17 +106,27 @@ class H1Connection:
         engine = self._engine
         if first:
             engine.receive_data(first)
+        is_first = True
         try:
             while True:
-                head = await self._next_head(is_first=self._last is None)
-                if head is None:
+                template = await self._next_request(is_first=is_first)
+                if template is None:
                     break
-                request = self._begin(head)
-                await plane.serve(self, request)
+                is_first = False
+                await plane.serve(self, template)
                 self._task.deadline = math.inf
-                if not engine.can_reuse or self._is_closing or channel.is_closed:
+                if self._is_closing or channel.is_closed:
                     break
-                engine.start_next_cycle()
+                if self._unread:
+                    self._unread = b""  # the express lane has served it past the engine
+                elif engine.can_reuse:
+                    engine.start_next_cycle()
+                else:
+                    break
+                if engine.buffered_bytes or channel.readable:
+                    # Pipelined requests: others get the loop between two of them, whoever answered.
+                    self._task.wake()
+                    await park()
         except (ChannelError, ClientGone):
             pass  # the client has left: nothing is to be said to anybody
         except TaskCancelled:
@@ -122,8 +142,8 @@ class H1Connection:
         else:
             self._channel.linger()
 
-    async def _next_head(self, *, is_first: bool) -> H1RequestHead | None:
-        """Wait for a request head; None if the connection is to be closed."""
+    async def _next_request(self, *, is_first: bool) -> Template | None:
+        """Wait for a request; None if the connection is to be closed."""
         engine = self._engine
         channel = self._channel
         plane = self._plane
@@ -136,6 +156,7 @@ class H1Connection:
         task.deadline, task.deadline_reason = loop.now + wait_s, Reason.IDLE_TIMEOUT
         if engine.has_partial_head:
             self._start_head_clock(task)
+        block = b""
         try:
             event = engine.next_event()
             while event is NEED_DATA:
@@ -146,7 +167,14 @@ class H1Connection:
                 if data is None:
                     continue
                 if self._is_idle and data:
+                    block = data
+                    template = self._recognise(data)
+                    if template is not None:
+                        self._is_idle = False
+                        return template
                     self._start_head_clock(task)
+                else:
+                    block = b""
                 engine.receive_data(data)
                 event = engine.next_event()
         except DeadlineExpired as error:
@@ -161,7 +189,50 @@ class H1Connection:
             return None  # closed between messages
         task.deadline = math.inf
         self._is_idle = False
-        return event.head
+        template = self._begin(event.head)
+        if template.is_plain and block and not engine.buffered_bytes and event.head.form is TargetForm.ORIGIN:
+            self._remember(block, template)
+        return template
+
+    def _recognise(self, data: bytes) -> Template | None:
+        """Return the template of a head that is known from the one before, byte for byte or but for its target.
+
+        What follows the request line was found to be a complete and valid end of a head that has no body. So the same
+        bytes are again, and if the request line is valid as well the engine would find nothing else.
+        """
+        last = self._last
+        if last is None or not self._last_block:
+            return None
+        if data == self._last_block:
+            self._unread = data
+            return last
+        fields = self._last_fields
+        if not data.endswith(fields):
+            return None
+        line = grammar.REQUEST_LINE.match(data)
+        limits = self._plane.h1_limits
+        if line is None or line.end() != len(data) - len(fields) or len(data) > limits.max_head_bytes:
+            return None
+        raw_method, target, minor = line.groups()
+        if (
+            minor == b"0"
+            or raw_method.decode("ascii") != last.method
+            or target[0] != _SLASH
+            or len(target) > limits.max_target_bytes
+        ):
+            return None
+        template = last.retarget(target)
+        if template is not None:
+            self._unread = data
+            self._last = template
+            self._last_block = data
+        return template
+
+    def _remember(self, block: bytes, template: Template) -> None:
+        if len(block) <= MAX_REMEMBERED_HEAD_BYTES:
+            self._last = template
+            self._last_block = block
+            self._last_fields = block[block.index(b"\r\n") + 2 :]
 
     def _start_head_clock(self, task: Task) -> None:
         self._is_idle = False
@@ -183,24 +254,24 @@ class H1Connection:
         except (LocalProtocolError, ChannelError):
             return  # no answer is possible any more
 
-    def _begin(self, head: H1RequestHead) -> Request:
-        """Make ready for one exchange; clients repeat themselves, so the last head's template is kept."""
-        last = self._last
-        if last is not None and last[0] is head:
-            template = last[1]
-        else:
-            hop = self._hops.get(head.minor_version)
-            if hop is None:
-                hop = self._hops[head.minor_version] = hygiene.Hop(
-                    peer_ip=self._channel.peer[0],
-                    scheme="https" if self._channel.is_tls else "http",
-                    trusted_hops=self._listener.trusted_hops,
-                    via_protocol=_VIA[head.minor_version],
-                )
-            template = from_h1(head, hop, self._listener.name)
-            self._last = (head, template)
-            if head.dropped_fields:
-                self._plane.rejected("h1", Reason.UNDERSCORE_FIELD)
+    def _begin(self, head: H1RequestHead) -> Template:
+        """Make a template of a head that the engine has read, and be ready for its exchange."""
+        hop = self._hops.get(head.minor_version)
+        if hop is None:
+            hop = self._hops[head.minor_version] = hygiene.Hop(
+                peer_ip=self._channel.peer[0],
+                scheme="https" if self._channel.is_tls else "http",
+                trusted_hops=self._listener.trusted_hops,
+                via_protocol=_VIA[head.minor_version],
+            )
+        template = from_h1(head, hop, self._listener.name)
+        if head.dropped_fields:
+            self._plane.rejected("h1", Reason.UNDERSCORE_FIELD)
+            template.is_plain = False  # to be counted each time
+        self._reset(template)
+        return template
+
+    def _reset(self, template: Template) -> None:
         self._trailers = ()
         self._body_ended = False
         self._expects_continue = template.expects_continue
@@ -211,7 +282,6 @@ class H1Connection:
         if not template.has_body:
             self._engine.next_event()  # the end of the message: nothing is on the wire for it
             self._body_ended = True
-        return template.request(self._plane.loop.rng)
 
     @property
     def is_idle(self) -> bool:
@@ -252,6 +322,16 @@ class H1Connection:
     def last_progress(self) -> float:
         """When bytes last moved."""
         return self._channel.last_progress
+
+    def settle(self) -> None:
+        """Let the engine read a head that was recognised by its bytes."""
+        data = self._unread
+        if data:
+            self._unread = b""
+            self._engine.receive_data(data)
+            self._engine.next_event()
+            assert self._last is not None
+            self._reset(self._last)
 
     def read_body(self) -> bytes | None:
         """Return the next piece of the body; see `exchange.Body`."""
@@ -317,6 +397,17 @@ class H1Connection:
     def is_flushed(self) -> bool:
         """True once the kernel has taken everything."""
         return not self._out and not self._channel.buffered
+
+    def send_answer(self, answer: Answer, date: DateField, body: bytes) -> bool:
+        """Send a whole response past the engine; see `exchange.Downstream`."""
+        if self._plane.is_draining or not (self._unread or self._engine.skip_response()):
+            return False
+        head = answer.h1 if answer.has_date else answer.h1 + date.h1
+        try:
+            self._channel.write(b"%b\r\n%b" % (head, body))
+        except ChannelError as error:
+            raise ClientGone from error
+        return True
 
     def send_informational(self, status: int, fields: Sequence[Field]) -> None:
         """Queue a 1xx response."""

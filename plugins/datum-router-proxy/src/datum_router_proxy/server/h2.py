@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from datum_router.errors import LocalProtocolError
 from datum_router.model.listener import Listener
 from datum_router.reasons import Reason
+from datum_router_proxy.answers import Answer, DateField
 from datum_router_proxy.channel import Channel
 from datum_router_proxy.exchange import ClientGone, Field, FieldTuple
 from datum_router_proxy.h2link import H2Link, Outbound
 from datum_router_proxy.loop import Task
-from datum_router_proxy.request import Request, from_h2
+from datum_router_proxy.request import Template, from_h2
 from datum_router_proxy.server.h1 import Server
 from datum_router_proxy.wire import hygiene, websocket
 from datum_router_proxy.wire.http2 import (
@@ -45,7 +46,9 @@ def _status_field(status: int) -> Field:
 class H2Connection(H2Link):
     """One connection of a client."""
 
-    __slots__ = ("_hop", "_idle_since", "_is_closing", "_listener", "_plane", "_stalled_at", "_streams")
+    __slots__ = (
+        "_hop", "_idle_since", "_is_closing", "_last", "_last_event", "_listener", "_plane", "_stalled_at", "_streams",
+    )  # fmt: skip
 
     def __init__(self, plane: Server, channel: Channel, listener: Listener) -> None:
         settings = plane.settings
@@ -66,6 +69,8 @@ class H2Connection(H2Link):
         self._idle_since = plane.loop.now
         self._stalled_at: float | None = None
         self._is_closing = False
+        self._last: Template | None = None
+        self._last_event: RequestReceived | None = None
         self._hop = hygiene.Hop(
             peer_ip=channel.peer[0],
             scheme="https" if channel.is_tls else "http",
@@ -114,11 +119,10 @@ class H2Connection(H2Link):
     def handle(self, event: Event) -> None:
         """Start a request, or note an event in the stream it is for."""
         if isinstance(event, RequestReceived):
-            template = from_h2(event, self._hop, self._listener.name)
+            template = self._template(event)
             stream = H2Stream(self, self._plane, event.stream_id, event, template.expects_continue)
             self._streams[event.stream_id] = stream
-            request = template.request(self._plane.loop.rng)
-            stream.task = self._plane.loop.spawn(stream.run(request), name="stream")
+            stream.task = self._plane.loop.spawn(stream.run(template), name="stream")
             return
         if isinstance(event, WindowOpened):
             if not event.stream_id:
@@ -136,6 +140,30 @@ class H2Connection(H2Link):
         known = self._streams.get(getattr(event, "stream_id", 0))
         if known is not None:
             known.note(event)
+
+    def _template(self, event: RequestReceived) -> Template:
+        """Make a template of a head, or of the one before if only the target is another."""
+        last, before = self._last, self._last_event
+        if (
+            last is not None
+            and before is not None
+            and event.end_stream
+            and event.protocol is None
+            and event.fields == before.fields  # mostly the same object: then nothing is compared
+            and event.method == before.method
+            and event.authority == before.authority
+            and event.scheme == before.scheme
+        ):
+            if event.path == before.path:
+                return last
+            template = last.retarget(event.path)
+            if template is not None:
+                self._last, self._last_event = template, event
+                return template
+        template = from_h2(event, self._hop, self._listener.name)
+        if template.is_plain:
+            self._last, self._last_event = template, event
+        return template
 
     def _answer_rejected(self, event: RequestRejected) -> None:
         self._plane.rejected("h2", event.reason)
@@ -208,10 +236,10 @@ class H2Stream:
         self.stream_id = stream_id
         self.task: Task | None = None
 
-    async def run(self, request: Request) -> None:
+    async def run(self, template: Template) -> None:
         """Serve the request, then stop what the client may still be sending."""
         try:
-            await self._plane.serve(self, request)
+            await self._plane.serve(self, template)
         finally:
             self._is_gone = True
             engine = self._connection.engine
@@ -298,6 +326,19 @@ class H2Stream:
     def is_flushed(self) -> bool:
         """True once the windows have let everything pass to the connection."""
         return self._outbound.is_idle
+
+    def settle(self) -> None:
+        """Do nothing: the engine has read the head."""
+
+    def send_answer(self, answer: Answer, date: DateField, body: bytes) -> bool:
+        """Send a whole response; see `exchange.Downstream`."""
+        if self._connection.is_congested:
+            return False
+        block = answer.h2 if answer.has_date else answer.h2 + date.h2
+        if not self._connection.engine.send_whole(self.stream_id, block, body):
+            return False
+        self.has_started = self._outbound.is_done = True
+        return True
 
     def send_informational(self, status: int, fields: Sequence[Field]) -> None:
         """Queue a 1xx response."""

@@ -10,6 +10,7 @@ from datum_router.reasons import Reason
 from datum_router_proxy.channel import Channel, ChannelError
 from datum_router_proxy.exchange import END, End, Interim, UpstreamEvent, UpstreamHead, UpstreamRequest
 from datum_router_proxy.loop import Task
+from datum_router_proxy.request import Template
 from datum_router_proxy.wire import websocket
 from datum_router_proxy.wire.http1 import (
     FRAMING_CHUNKED,
@@ -96,6 +97,51 @@ class H1Upstream:
             return channel.recv() is None
         except ChannelError:
             return False
+
+    # --- for the express lane ----------------------------------------------------------------------------------
+
+    @property
+    def channel(self) -> Channel:
+        """The connection itself; the express lane writes a request and reads a response past the engine."""
+        return self._channel
+
+    def take(self) -> None:
+        """Begin an exchange past the engine; it ends by `release` or `adopt`."""
+        self._is_busy = True
+
+    def release(self) -> None:
+        """Give the connection back after an exchange past the engine that was complete both ways."""
+        self._is_busy = False
+        self._channel.task = None
+        self._given_back(self)
+
+    def adopt(self, template: Template, data: bytes | None, *, is_sent: bool) -> None:
+        """Bring the engine to where it would be had it written the head of `template` and been given `data`.
+
+        Args:
+            data: What was received, None if nothing was.
+            is_sent: False if the connection broke while the head was written.
+        """
+        self._reset()
+        self.is_reused = True
+        self.is_sent = is_sent
+        self._write_failed = not is_sent
+        engine = self._engine
+        head = template.head
+        length = template.content_length
+        engine.send_request(
+            template.method,
+            head.target.encode("ascii"),
+            template.authority.encode("ascii"),
+            (),
+            framing=FRAMING_NONE if length is None else Framing(_LENGTH, length),
+        )
+        engine.send_end()
+        if data is not None:
+            self.has_received = bool(data)
+            engine.receive_data(data)
+
+    # --- for the pipeline ----------------------------------------------------------------------------------------
 
     def begin(self, task: Task, *, is_reused: bool) -> H1Upstream:
         """Start an exchange for `task`."""

@@ -67,6 +67,26 @@ class Transport:
         """Give what telemetry shows of the services' connections."""
         return self._pool.take_cells()
 
+    @property
+    def h1_limits(self) -> Http1Limits:
+        """What heads of HTTP/1 upstreams are held to."""
+        return self._head_limits
+
+    def take(self, lease: Lease) -> H1Upstream | None:
+        """Return a kept HTTP/1 connection for the express lane if one is there and nothing is doubtful about it."""
+        service = lease.state.service
+        mode = "h1" if service.protocol is UpstreamProtocol.HTTP else "auto"
+        idle = self._pool.idle((service.key, lease.key, lease.endpoint.port, mode), service.tls)
+        if not idle:
+            return None
+        connection = idle[-1][0]
+        channel = connection.channel
+        if channel.readable or channel.is_closed:
+            return None  # closed by the peer, or worse: the pipeline sorts it out
+        idle.pop()
+        connection.take()
+        return connection
+
     async def open(
         self, lease: Lease, *, is_tunnel: bool = False, is_fresh: bool = False, connect_s: float | None = None
     ) -> Upstream:

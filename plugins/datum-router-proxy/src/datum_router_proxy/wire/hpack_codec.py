@@ -27,7 +27,8 @@ _COMPRESSION_ERROR = 0x9
 FAR_PAST = 4
 # RFC 7541 section 4.2 lets an encoder send two; some send every change of their setting.
 MAX_SIZE_UPDATES = 8
-_NEVER_INDEXED = frozenset((b"authorization", b"cookie", b"set-cookie", b"proxy-authorization"))
+NEVER_INDEXED = frozenset((b"authorization", b"cookie", b"set-cookie", b"proxy-authorization"))
+"""Names whose values leave as never-indexed literals (RFC 7541 section 7.1.3)."""
 
 
 class HeaderBlockError(RemoteProtocolError):
@@ -131,7 +132,7 @@ class StaticEncoder:
 
     def _encode_new(self, field: Field) -> bytes:
         name, value = field
-        if isinstance(field, NeverIndexedField) or name in _NEVER_INDEXED:
+        if isinstance(field, NeverIndexedField) or name in NEVER_INDEXED:
             return encode_line(name, value, never_indexed=True)
         line = encode_line(name, value, never_indexed=False)
         if type(field) is tuple:

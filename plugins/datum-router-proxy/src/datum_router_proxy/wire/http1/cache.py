@@ -7,18 +7,19 @@ the old one and what was old is forgotten, unless it was asked for meanwhile.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from datum_router_proxy.wire.http1.events import InformationalReceived, RequestReceived, ResponseReceived
 
 HeadEvent = RequestReceived | ResponseReceived | InformationalReceived
+T = TypeVar("T")
 
 MAX_CACHED_HEAD_BYTES: Final = 4 * 1024
 """Longer heads are parsed each time: they carry large cookies and seldom repeat."""
 
 
-class HeadCache:
-    """Remember head events by block. Share one per listener or upstream service and `Http1Limits`, never across roles.
+class BlockCache(Generic[T]):
+    """Remember what was made of a block, by its exact bytes.
 
     Args:
         max_entries: Most heads held.
@@ -30,12 +31,12 @@ class HeadCache:
     def __init__(self, *, max_entries: int = 1024, max_bytes: int = 512 * 1024) -> None:
         self._half_entries = max(1, max_entries // 2)
         self._half_bytes = max_bytes // 2
-        self._young: dict[bytes, HeadEvent] = {}
-        self._old: dict[bytes, HeadEvent] = {}
+        self._young: dict[bytes, T] = {}
+        self._old: dict[bytes, T] = {}
         self._young_bytes = 0
 
-    def get(self, block: bytes) -> HeadEvent | None:
-        """Return the event for exactly these bytes, or None."""
+    def get(self, block: bytes) -> T | None:
+        """Return what was made of exactly these bytes, or None."""
         event = self._young.get(block)
         if event is None:
             event = self._old.get(block)
@@ -43,7 +44,7 @@ class HeadCache:
                 self.put(block, event)
         return event
 
-    def put(self, block: bytes, event: HeadEvent) -> None:
+    def put(self, block: bytes, event: T) -> None:
         """Remember `event` unless the block is longer than `MAX_CACHED_HEAD_BYTES`."""
         size = len(block)
         if size > MAX_CACHED_HEAD_BYTES or size > self._half_bytes or block in self._young:
@@ -68,3 +69,9 @@ class HeadCache:
         self._young = {}
         self._old = {}
         self._young_bytes = 0
+
+
+class HeadCache(BlockCache[HeadEvent]):
+    """Head events. Share one per listener or upstream service and `Http1Limits`, never across roles."""
+
+    __slots__ = ()

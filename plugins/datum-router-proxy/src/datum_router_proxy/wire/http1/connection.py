@@ -525,6 +525,24 @@ class Http1Connection:
             self._keep_alive = False
         return head
 
+    def skip_response(self) -> bool:
+        """Note that a whole response was written past the engine; False, and nothing noted, where it has a say.
+
+        It has none if the request is complete and nothing was said yet, the connection persists, and neither HTTP/1.0
+        nor an upgrade asks for another head.
+        """
+        if (
+            self._reading is not _DONE
+            or self._writing is not _IDLE
+            or not self._keep_alive
+            or self._client_http10
+            or self._upgrade_asked
+            or not self._is_server
+        ):
+            return False
+        self._writing = _DONE
+        return True
+
     def send_informational(self, status: int, fields: Sequence[Field] = ()) -> bytes:
         """Return a 1xx response (not 101); nothing for an HTTP/1.0 client, which cannot read it (RFC 9110 15.2)."""
         if not self._is_server or self._reading is _IDLE or not 100 <= status <= 199 or status == 101:

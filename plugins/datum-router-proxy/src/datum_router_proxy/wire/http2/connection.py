@@ -242,6 +242,45 @@ class Http2Connection:
             stream.send_expected = 0 if has_no_body else length
         self._send_block(stream, state.codec.encode(fields), step)
 
+    def send_whole(self, stream_id: int, block: bytes, data: bytes) -> bool:
+        """Send a final response as one HEADERS and one DATA frame; False, and nothing sent, where that is not possible.
+
+        Windows, frame size or the stream's phase may forbid it. `block` was made of checked fields without a dynamic
+        table, and states the length of `data` if it states one (server role).
+        """
+        state = self._state
+        stream = state.streams.get(stream_id)
+        size = len(data)
+        largest = state.peer.max_frame_bytes
+        if (
+            stream is None
+            or stream.outbound is not Phase.HEAD
+            or stream.is_head_request
+            or size > stream.send_window
+            or size > state.send_window
+            or size > largest
+            or len(block) >= largest
+        ):
+            return False
+        block = state.codec.encode(()) + block  # perhaps a table size update, which any block may begin with
+        length = len(block)
+        header = f.HEADER.pack
+        head = header(length >> 8, length & 0xFF, f.HEADERS, f.END_HEADERS | (0 if size else f.END_STREAM), stream_id)
+        guard = state.guard
+        if size:
+            state.queue(head + block + header(size >> 8, size & 0xFF, f.DATA, f.END_STREAM, stream_id) + data)
+            stream.send_window -= size
+            state.send_window -= size
+            stream.sent = size
+            guard.data_frames_sent += 1
+        else:
+            state.queue(head + block)
+        guard.payload += length + size
+        guard.pings.give()
+        stream.outbound = Phase.DONE
+        self._finish_sending(stream)
+        return True
+
     def send_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
         """Send body bytes, cut into the peer's frame size; `data` may be empty to end the message.
 

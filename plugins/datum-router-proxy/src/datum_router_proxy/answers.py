@@ -1,0 +1,129 @@
+"""Response heads of HTTP/1 upstreams, parsed and rendered once for both downstream protocols.
+
+Upstreams repeat themselves even more than clients do: the same head comes again until its Date changes. An `Answer`
+is what becomes of one head in the pipeline when no filter touches it, as bytes ready for the wire; `AnswerBook` finds
+it by the exact bytes of the head. A head that is not simple (interim, chunked, closing, switching) is remembered as
+such, and the general road deals with it.
+"""
+
+from __future__ import annotations
+
+from email.utils import formatdate
+from typing import Final
+
+from datum_router.errors import LocalProtocolError, RemoteProtocolError
+from datum_router_proxy.wire import hygiene
+from datum_router_proxy.wire.hpack_codec import NEVER_INDEXED, encode_line
+from datum_router_proxy.wire.http1 import FRAMING_NONE, FramingKind, H1ResponseHead, Http1Limits, writer
+from datum_router_proxy.wire.http1.cache import BlockCache
+from datum_router_proxy.wire.http1.reader import parse_response_head
+
+Field = tuple[bytes, bytes]
+
+_BODYLESS: Final = frozenset((204, 304))
+
+
+class Answer:
+    """A response head as it goes to clients.
+
+    Attributes:
+        length: Body bytes that follow; -1: the head is not simple, nothing else here is set.
+        h1: Status line and fields for HTTP/1, without Date if `has_date` is False, without the final empty line.
+        h2: Header block for HTTP/2 that uses no dynamic table, likewise without Date.
+    """
+
+    __slots__ = ("h1", "h2", "has_date", "length", "status")
+
+    def __init__(self, status: int = 0) -> None:
+        self.status = status
+        self.length = -1
+        self.h1 = b""
+        self.h2 = b""
+        self.has_date = True
+
+
+NOT_SIMPLE: Final = Answer()
+
+
+class AnswerBook:
+    """Find the answer for a head. Share it among upstreams with the same limits."""
+
+    __slots__ = ("_cache", "_limits")
+
+    def __init__(self, limits: Http1Limits) -> None:
+        self._limits = limits
+        self._cache: BlockCache[Answer] = BlockCache()
+
+    def find(self, block: bytes) -> Answer:
+        """Return the answer for a complete head; `NOT_SIMPLE` also if it is none."""
+        answer = self._cache.get(block)
+        if answer is None:
+            answer = self._make(block)
+            self._cache.put(block, answer)
+        return answer
+
+    def clear(self) -> None:
+        """Forget everything (memory pressure)."""
+        self._cache.clear()
+
+    def _make(self, block: bytes) -> Answer:
+        if len(block) > self._limits.max_head_bytes:
+            return NOT_SIMPLE
+        try:
+            head = parse_response_head(block, self._limits)
+            return make_answer(head)
+        except (RemoteProtocolError, LocalProtocolError):
+            return NOT_SIMPLE  # the engine will say what is wrong with it
+
+
+def make_answer(head: H1ResponseHead) -> Answer:
+    """Render a head for clients of both protocols.
+
+    Raises:
+        LocalProtocolError: It must not be sent.
+    """
+    status = head.status
+    framing = head.framing
+    is_bodyless = status in _BODYLESS
+    if status < 200 or not head.keep_alive or head.minor_version == 0 or head.upgrade:
+        return NOT_SIMPLE
+    if not is_bodyless and framing.kind is not FramingKind.LENGTH:
+        return NOT_SIMPLE
+    fields = hygiene.response_fields_for_downstream(head.fields, via_protocol=b"1.1", nominations=head.nominations)
+    answer = Answer(status)
+    answer.has_date = any(name == b"date" for name, _ in fields)
+    answer.length = framing.length
+    length = head.content_length
+    stated = FRAMING_NONE if is_bodyless or not framing.length else framing
+    extra = writer.response_framing_lines(status, stated, length if is_bodyless else None, is_head=False)
+    answer.h1 = writer.encode_response_head(status, None, fields, extra)[:-2]
+    lines = [(b":status", b"%d" % status), *fields]
+    if length is not None and status != 204:
+        lines.append((b"content-length", b"%d" % length))
+    answer.h2 = b"".join(encode_line(name, value, never_indexed=name in NEVER_INDEXED) for name, value in lines)
+    return answer
+
+
+class DateField:
+    """The Date field of answers that come without one, made anew each second (RFC 9110 section 6.6.1).
+
+    Attributes:
+        field, h1, h2: As a field, as a line of HTTP/1, and as a line of a header block.
+    """
+
+    __slots__ = ("_made_at", "field", "h1", "h2")
+
+    def __init__(self) -> None:
+        self._made_at = -1.0
+        self.field: Field = (b"date", b"")
+        self.h1 = b""
+        self.h2 = b""
+
+    def refresh(self, now: float) -> None:
+        """Bring it up to date; `now` is the loop's clock in seconds."""
+        if now - self._made_at >= 1.0 or self._made_at < 0:
+            self._made_at = now
+            value = formatdate(usegmt=True).encode("ascii")
+            self.field = (b"date", value)
+            self.h1 = b"date: " + value + b"\r\n"
+            self.h2 = encode_line(b"date", value, never_indexed=False)

@@ -1,0 +1,191 @@
+"""The express lane: the common request in one page, for both downstream protocols.
+
+Most requests have no body, go to an HTTP/1.1 upstream that a kept connection leads to, and are answered by one head
+with a short body of stated length that arrives in one piece. The pipeline serves them as well, but it must be ready
+for everything; here nothing is asked that cannot be the case. Measured (CPU of one request without the kernel, 1,000
+routes): 44 us by the pipeline, 13 us here.
+
+The lane takes no decision of its own: rule, endpoint, connection, limits, outcome and meters come from where the
+pipeline gets them. As soon as anything is not as expected it hands over what it has begun as a `Begun`, and the
+pipeline goes on from that very point, as if it had done the beginning itself.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final, Protocol
+
+from datum_router.compiler.link import Lease, LinkedRule, Snapshot
+from datum_router.errors import LocalProtocolError
+from datum_router.model.outcome import Outcome
+from datum_router.model.request import LocalReply
+from datum_router.plugins.protocols import DataPlaneObserver
+from datum_router.reasons import Reason
+from datum_router_proxy.accounts import Accounts
+from datum_router_proxy.answers import Answer, AnswerBook, DateField
+from datum_router_proxy.channel import ChannelError
+from datum_router_proxy.exchange import ClientGone
+from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, park
+from datum_router_proxy.request import Template
+from datum_router_proxy.upstream.h1 import H1Upstream
+from datum_router_proxy.upstream.transport import Transport
+
+_ROUTED: Final = Reason.ROUTED
+_REQUEST_TIMEOUT: Final = Reason.REQUEST_TIMEOUT
+
+
+class ExpressDownstream(Protocol):
+    """What the lane asks of a client's side."""
+
+    @property
+    def is_gone(self) -> bool:
+        """True once nobody is there to take the response."""
+        ...
+
+    def send_answer(self, answer: Answer, date: DateField, body: bytes) -> bool:
+        """Send a whole response at once; False if that cannot be done now, and nothing was sent.
+
+        Raises:
+            ClientGone: The client has left.
+        """
+        ...
+
+
+class Begun:
+    """An exchange that the lane has begun and the pipeline is to finish.
+
+    Attributes:
+        lease: To be released by the pipeline; or what is to be replied instead.
+        upstream: Has been sent the request head; None if no kept connection was there.
+        raised: What ended the wait for the response, to be dealt with as if it had been raised in the pipeline.
+    """
+
+    __slots__ = ("lease", "raised", "request_id", "rule", "started_at", "upstream")
+
+    def __init__(self, rule: LinkedRule, lease: Lease | LocalReply, started_at: float) -> None:
+        self.rule = rule
+        self.lease = lease
+        self.started_at = started_at
+        self.request_id = b""
+        self.upstream: H1Upstream | None = None
+        self.raised: Exception | None = None
+
+
+class ExpressLane:
+    """Serve plain requests; one per process."""
+
+    __slots__ = ("_accounts", "_answers", "_date", "_loop", "_max_via_hops", "_observer", "_transport")
+
+    def __init__(
+        self,
+        loop: Loop,
+        transport: Transport,
+        observer: DataPlaneObserver,
+        accounts: Accounts,
+        date: DateField,
+        *,
+        max_via_hops: int,
+    ) -> None:
+        self._loop = loop
+        self._transport = transport
+        self._observer = observer
+        self._accounts = accounts
+        self._date = date
+        self._max_via_hops = max_via_hops
+        self._answers = AnswerBook(transport.h1_limits)
+
+    def plan(self, template: Template, snapshot: Snapshot) -> LinkedRule | None:
+        """Find the rule for a plain template and remember it there; None if the lane cannot serve it."""
+        rule: LinkedRule | None = None
+        is_served = template.scheme != "https" or snapshot.serves_host(template.listener, template.host)
+        if is_served and template.via_hops <= self._max_via_hops and not snapshot.matches_request_id:
+            rule = snapshot.match(template.head)
+        if rule is not None and (rule.filters or rule.reads_request_id):
+            rule = None
+        if rule is not None:
+            try:
+                template.render_h1()
+            except LocalProtocolError:
+                rule = None  # the pipeline says what is wrong with it
+        template.planned_for = snapshot
+        template.rule = rule
+        return rule
+
+    async def serve(
+        self, downstream: ExpressDownstream, template: Template, rule: LinkedRule, task: Task, protocol: str
+    ) -> Begun | None:
+        """Serve one request; None if it is done, else what the pipeline is to finish."""
+        loop = self._loop
+        started_at = loop.now
+        lease = rule.select(template.head, rng=loop.rng, now=started_at)
+        begun = Begun(rule, lease, started_at)
+        if isinstance(lease, LocalReply):
+            return begun
+        upstream = self._transport.take(lease)
+        if upstream is None:
+            return begun
+        try:
+            before, after = template.h1_head or template.render_h1()
+            request_id = template.make_id(loop.rng)
+            channel = upstream.channel
+            channel.task = task
+            limit = rule.timeouts.request_s
+            task.deadline = started_at + limit if limit > 0 else math.inf
+            task.deadline_reason = _REQUEST_TIMEOUT
+            data: bytes | None = None
+            is_sent = False
+            try:
+                channel.write(before + request_id + after)
+                is_sent = True
+                while data is None:
+                    if not channel.readable:
+                        await park()
+                        if downstream.is_gone:
+                            raise ClientGone
+                        continue
+                    data = channel.recv()
+                end = data.find(b"\r\n\r\n") + 4
+                answer = self._answers.find(data[:end])
+                if (
+                    len(data) - end == answer.length
+                    and answer.status not in rule.retry.retry_on_status
+                    and not channel.buffered
+                    and downstream.send_answer(answer, self._date, data[end:])
+                ):
+                    upstream.release()
+                    lease.release()
+                    self._account(protocol, template, begun, lease, request_id, answer)
+                    task.deadline = math.inf
+                    return None
+            except ChannelError:
+                pass  # the upstream's: reading tells the pipeline the same again
+            except (ClientGone, DeadlineExpired, TaskCancelled) as error:
+                begun.raised = error
+            upstream.adopt(template, data, is_sent=is_sent)
+            begun.upstream = upstream
+            begun.request_id = request_id
+            return begun
+        except BaseException:
+            upstream.cancel()
+            lease.release()
+            raise
+
+    def _account(
+        self, protocol: str, template: Template, begun: Begun, lease: Lease, request_id: bytes, answer: Answer
+    ) -> None:
+        service = lease.state.service.key
+        self._observer.attempt_ended(
+            Outcome(service=service, endpoint=lease.key, status=answer.status, reason=_ROUTED, is_sent=True)
+        )
+        self._accounts.express_ended(
+            protocol,
+            template,
+            request_id,
+            begun.rule,
+            service,
+            lease.key,
+            answer.status,
+            answer.length,
+            begun.started_at,
+            self._loop.now,
+        )
