@@ -74,9 +74,9 @@ def test_connection_that_broke_while_idle_is_closed_and_the_next_one_taken() -> 
 def test_surplus_idle_connections_are_given_up_oldest_first() -> None:
     pool, bucket = make()
     three = [dialled(pool, bucket) for _ in range(3)]
-    assert pool.put(bucket, three[0], 1.0) == []
-    assert pool.put(bucket, three[1], 2.0) == []
-    assert pool.put(bucket, three[2], 3.0) == [three[0]]
+    assert pool.put(bucket, three[0], 1.0) is None
+    assert pool.put(bucket, three[1], 2.0) is None
+    assert pool.put(bucket, three[2], 3.0) is three[0]
 
 
 def test_limit_is_per_service_and_evicts_what_is_idle_elsewhere_in_it() -> None:
@@ -156,4 +156,4 @@ def test_changed_tls_settings_retire_what_is_idle() -> None:
     assert retired == [idle]
     assert fresh is not bucket
     late = Idle()
-    assert pool.put(bucket, late, 2.0) == [late], "what comes back from before is closed"
+    assert pool.put(bucket, late, 2.0) is late, "what comes back from before is closed"

@@ -148,6 +148,10 @@ class DataPlaneObserver(Protocol):
         """Take the end of one attempt at an endpoint."""
         ...
 
+    def attempt_answered(self, service: ServiceKey, endpoint: EndpointKey, status: int) -> None:
+        """Take an attempt that was answered whole: what an `Outcome` with this status says, at less cost."""
+        ...
+
     def request_reason(self, protocol: str, reason: Reason) -> None:
         """Count a request that the router answered itself, or that ended otherwise than `routed`."""
         ...

@@ -73,6 +73,15 @@ class Reporter:
         if kind is not OutcomeClass.SUCCESS:
             self._urgent.set()
 
+    def attempt_answered(self, service: ServiceKey, endpoint: EndpointKey, status: int) -> None:
+        """Take an attempt that was answered; a further success costs a look-up and an addition."""
+        if status < 500:
+            runs = self._runs.get((service, endpoint))
+            if runs and not runs[-1][0]:  # OutcomeClass.SUCCESS
+                runs[-1][1] += 1
+                return
+        self.attempt_ended(Outcome(service=service, endpoint=endpoint, status=status, is_sent=True))
+
     def request_reason(self, protocol: str, reason: Reason) -> None:
         """Count why a request did not end as routed."""
         self._counters[(names.REASONS.name, (protocol, reason.value))] += 1

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from datum_router.compiler.link import LinkedRule
+from datum_router.compiler.link import Lease, LinkedRule
 from datum_router.observe.events import RequestEnded
 from datum_router.observe.meter import RequestMeter
 from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router.reasons import Reason
+from datum_router_proxy.loop import Loop
 from datum_router_proxy.request import Request, Template
 from datum_router_proxy.trace import Trace
 
@@ -14,9 +15,10 @@ from datum_router_proxy.trace import Trace
 class Accounts:
     """Finds the meter of a request, which is kept beside its rule: one look-up by two short strings."""
 
-    __slots__ = ("_observer", "_unrouted", "_wants_events")
+    __slots__ = ("_loop", "_observer", "_unrouted", "_wants_events")
 
-    def __init__(self, observer: DataPlaneObserver) -> None:
+    def __init__(self, loop: Loop, observer: DataPlaneObserver) -> None:
+        self._loop = loop
         self._observer = observer
         self._wants_events = observer.wants_events
         self._unrouted: dict[tuple[str, str], RequestMeter] = {}
@@ -40,22 +42,22 @@ class Accounts:
         self,
         protocol: str,
         template: Template,
-        request_id: bytes,
         linked: LinkedRule,
-        service: str,
-        endpoint: str,
+        lease: Lease,
         status: int,
         bytes_out: int,
         started_at: float,
-        now: float,
+        request_id: bytes,
     ) -> None:
         """Count a request that the express lane has served: without a body, answered by its first attempt."""
+        service = lease.state.service.key
         key = (protocol, service)
         meter = linked.meters.get(key)
         if meter is None:
             meter = self._observer.meter(protocol=protocol, route=linked.rule.route, service=service)
             linked.meters[key] = meter
-        meter.ended(status, now - started_at, 0, bytes_out)
+        duration_s = self._loop.now - started_at
+        meter.ended(status, duration_s, 0, bytes_out)
         if self._wants_events:
             self._observer.request_ended(
                 RequestEnded(
@@ -69,10 +71,10 @@ class Accounts:
                     route=linked.rule.route,
                     rule=linked.rule.id,
                     service=service,
-                    endpoint=endpoint,
+                    endpoint=lease.key,
                     attempts=1,
                     bytes_out=bytes_out,
-                    duration_s=now - started_at,
+                    duration_s=duration_s,
                     client_ip=template.client_ip,
                     request_id=request_id.decode("ascii"),
                 )

@@ -17,7 +17,6 @@ from typing import Final, Protocol
 
 from datum_router.compiler.link import Lease, LinkedRule, Snapshot
 from datum_router.errors import LocalProtocolError
-from datum_router.model.outcome import Outcome
 from datum_router.model.request import LocalReply
 from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router.reasons import Reason
@@ -30,7 +29,6 @@ from datum_router_proxy.request import Template
 from datum_router_proxy.upstream.h1 import H1Upstream
 from datum_router_proxy.upstream.transport import Transport
 
-_ROUTED: Final = Reason.ROUTED
 _REQUEST_TIMEOUT: Final = Reason.REQUEST_TIMEOUT
 
 
@@ -118,12 +116,12 @@ class ExpressLane:
         loop = self._loop
         started_at = loop.now
         lease = rule.select(template.head, rng=loop.rng, now=started_at)
-        begun = Begun(rule, lease, started_at)
         if isinstance(lease, LocalReply):
-            return begun
+            return Begun(rule, lease, started_at)
         upstream = self._transport.take(lease)
         if upstream is None:
-            return begun
+            return Begun(rule, lease, started_at)
+        raised: Exception | None = None
         try:
             before, after = template.h1_head or template.render_h1()
             request_id = template.make_id(loop.rng)
@@ -154,38 +152,24 @@ class ExpressLane:
                 ):
                     upstream.release()
                     lease.release()
-                    self._account(protocol, template, begun, lease, request_id, answer)
                     task.deadline = math.inf
+                    status = answer.status
+                    self._observer.attempt_answered(lease.state.service.key, lease.key, status)
+                    self._accounts.express_ended(
+                        protocol, template, rule, lease, status, answer.length, started_at, request_id
+                    )
                     return None
             except ChannelError:
                 pass  # the upstream's: reading tells the pipeline the same again
             except (ClientGone, DeadlineExpired, TaskCancelled) as error:
-                begun.raised = error
+                raised = error
             upstream.adopt(template, data, is_sent=is_sent)
+            begun = Begun(rule, lease, started_at)
             begun.upstream = upstream
             begun.request_id = request_id
+            begun.raised = raised
             return begun
         except BaseException:
             upstream.cancel()
             lease.release()
             raise
-
-    def _account(
-        self, protocol: str, template: Template, begun: Begun, lease: Lease, request_id: bytes, answer: Answer
-    ) -> None:
-        service = lease.state.service.key
-        self._observer.attempt_ended(
-            Outcome(service=service, endpoint=lease.key, status=answer.status, reason=_ROUTED, is_sent=True)
-        )
-        self._accounts.express_ended(
-            protocol,
-            template,
-            request_id,
-            begun.rule,
-            service,
-            lease.key,
-            answer.status,
-            answer.length,
-            begun.started_at,
-            self._loop.now,
-        )

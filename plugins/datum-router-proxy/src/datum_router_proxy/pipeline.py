@@ -108,7 +108,7 @@ class Pipeline:
         self.in_flight = 0
         self._holder = holder
         self._observer = observer
-        self._accounts = Accounts(observer)
+        self._accounts = Accounts(loop, observer)
         self._transport = transport
         self.tunnels: dict[Tunnel, Task] = {}
         self._listener_limits: dict[str, int] = {}

@@ -54,7 +54,7 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
     connection_output_bytes: int = 262_144
     max_concurrent_streams: int = 100
     upstream_streams: int = 100
-    upstream_idle_per_endpoint: int = 64
+    upstream_idle_per_endpoint: int = 1_024
     pool_wait_s: float = 3.0
     retry_body_bytes: int = 65_536
     max_via_hops: int = 10

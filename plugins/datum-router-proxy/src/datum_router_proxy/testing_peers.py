@@ -18,7 +18,7 @@ import h11
 import trio
 
 from datum_router.compiler.link import Linker, Snapshot
-from datum_router.model.endpoint import make_endpoint
+from datum_router.model.endpoint import EndpointKey, make_endpoint
 from datum_router.model.listener import Listener
 from datum_router.model.outcome import Outcome
 from datum_router.model.policy import ConnectionLimits, RetryPolicy, TimeoutPolicy
@@ -57,6 +57,10 @@ class Recorder:
     def request_reason(self, protocol: str, reason: Reason) -> None:
         """Keep it."""
         self.reasons.append((protocol, reason))
+
+    def attempt_answered(self, service: ServiceKey, endpoint: EndpointKey, status: int) -> None:
+        """Keep it as an outcome."""
+        self.attempt_ended(Outcome(service=service, endpoint=endpoint, status=status, is_sent=True))
 
     def attempt_ended(self, outcome: Outcome) -> None:
         """Keep it."""

@@ -85,7 +85,7 @@ class Usage:
 class Bucket(Generic[C, S]):
     """Connections of one key; `idle` is oldest first, with the moment each became idle."""
 
-    __slots__ = ("dialling", "idle", "is_shared", "key", "shared", "tls")
+    __slots__ = ("dialling", "idle", "is_dropped", "is_shared", "key", "shared", "tls")
 
     def __init__(self, key: BucketKey, tls: UpstreamTls | None) -> None:
         self.key = key
@@ -93,6 +93,7 @@ class Bucket(Generic[C, S]):
         self.idle: list[tuple[C, float]] = []
         self.shared: list[S] = []
         self.dialling = 0
+        self.is_dropped = False  # the pool has let go of it: nothing may come back
         # What `auto` turned out to be; None until the first dial has told.
         self.is_shared: bool | None = {"h1": False, "h2": True}.get(key.mode)
 
@@ -155,6 +156,8 @@ class Pool(Generic[C, S]):
             return bucket, []
         fresh: Bucket[C, S] = Bucket(key, tls)
         self._buckets[key] = fresh
+        if bucket is not None:
+            bucket.is_dropped = True
         return fresh, [connection for connection, _ in bucket.idle] if bucket is not None else []
 
     def idle(self, key: tuple[str, str, int, str], tls: UpstreamTls | None) -> list[tuple[C, float]] | None:
@@ -236,14 +239,13 @@ class Pool(Generic[C, S]):
         if shared is not None:
             bucket.shared.append(shared)
 
-    def put(self, bucket: Bucket[C, S], connection: C, now: float) -> list[C]:
+    def put(self, bucket: Bucket[C, S], connection: C, now: float) -> C | None:
         """Take an HTTP/1 connection back; return what is to be closed instead."""
-        if self._buckets.get(bucket.key) is not bucket:
-            return [connection]
-        bucket.idle.append((connection, now))
-        if len(bucket.idle) > self._idle_per_bucket:
-            return [bucket.idle.pop(0)[0]]
-        return []
+        if bucket.is_dropped:
+            return connection
+        idle = bucket.idle
+        idle.append((connection, now))
+        return idle.pop(0)[0] if len(idle) > self._idle_per_bucket else None
 
     def closed(self, bucket: Bucket[C, S], shared: S | None = None) -> None:
         """Note that a connection of the bucket is closed."""
@@ -268,6 +270,7 @@ class Pool(Generic[C, S]):
             if key.endpoint not in known:
                 idle_out += [connection for connection, _ in bucket.idle]
                 shared_out += bucket.shared
+                bucket.is_dropped = True
                 del self._buckets[key]
                 continue
             kept = []
@@ -276,9 +279,7 @@ class Pool(Generic[C, S]):
                     idle_out.append(entry[0])
                 else:
                     kept.append(entry)
-            bucket.idle = kept
-            if not (kept or bucket.shared or bucket.dialling):
-                del self._buckets[key]
+            bucket.idle[:] = kept  # an empty bucket stays: its connections may all be in use
         for service in [service for service, usage in self._usage.items() if usage.is_over]:
             del self._usage[service]
         return idle_out, shared_out

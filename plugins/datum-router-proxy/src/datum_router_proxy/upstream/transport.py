@@ -26,6 +26,7 @@ from datum_router_proxy.wire.http2 import Http2Limits, codec_within
 
 _ALPN = {"h1": ("http/1.1",), "h2": ("h2",), "auto": ("h2", "http/1.1")}
 _DEFAULT_TLS = UpstreamTls()
+_HTTP = UpstreamProtocol.HTTP
 
 
 class _Waiter:
@@ -75,7 +76,7 @@ class Transport:
     def take(self, lease: Lease) -> H1Upstream | None:
         """Return a kept HTTP/1 connection for the express lane if one is there and nothing is doubtful about it."""
         service = lease.state.service
-        mode = "h1" if service.protocol is UpstreamProtocol.HTTP else "auto"
+        mode = "h1" if service.protocol is _HTTP else "auto"
         idle = self._pool.idle((service.key, lease.key, lease.endpoint.port, mode), service.tls)
         if not idle:
             return None
@@ -201,7 +202,8 @@ class Transport:
     # --- connections come back ----------------------------------------------------------------------------------
 
     def _given_back(self, bucket: Bucket[H1Upstream, H2Connection], connection: H1Upstream) -> None:
-        for surplus in self._pool.put(bucket, connection, self._loop.now):
+        surplus = self._pool.put(bucket, connection, self._loop.now)
+        if surplus is not None:
             surplus.close()
         if self._waiters:
             self._call_next(bucket.key.service)

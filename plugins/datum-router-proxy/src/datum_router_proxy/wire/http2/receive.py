@@ -27,7 +27,7 @@ from .events import (
     StreamEnded,
     TrailersReceived,
 )
-from .fields import malformed, parse_request, parse_response, parse_trailers
+from .fields import RegularFields, malformed, parse_request, parse_response, parse_trailers
 from .frames import ErrorCode
 from .guard import calm
 from .state import ConnectionState
@@ -50,6 +50,7 @@ class Receiver:
         "_block_self_dependent",
         "_block_stream",
         "_eof",
+        "_known",
         "_more",
         "_needed",
         "_now",
@@ -73,6 +74,7 @@ class Receiver:
         self._block_flags = 0
         self._block_frames = 0
         self._block_self_dependent = False
+        self._known = RegularFields()
 
     @property
     def has_more(self) -> bool:
@@ -419,6 +421,7 @@ class Receiver:
                 end_stream,
                 path_bytes=limits.path_bytes,
                 allow_protocol=limits.enable_connect_protocol,
+                known=self._known,
             )
         except RemoteProtocolError as error:
             if error.error_code:
