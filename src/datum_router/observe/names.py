@@ -13,6 +13,7 @@ import msgspec
 
 from datum_router.compiler.diagnostics import Severity
 from datum_router.health.view import HealthReason
+from datum_router.policy.retry import REFUSALS
 from datum_router.reasons import Reason
 
 
@@ -77,6 +78,7 @@ LISTENER = Label(name="listener", objects="name of a listener, or `other`")
 CODE_CLASS = Label(name="code_class", values=tuple(dict.fromkeys(CODE_CLASSES)))
 OUTCOME = Label(name="outcome", values=OUTCOMES)
 PERMIT = Label(name="permit", values=("requests", "retries"))
+WHY = Label(name="why", values=REFUSALS)
 STATE = Label(name="state", values=ENDPOINT_STATES)
 CHANGE = Label(name="change", values=tuple(str(reason) for reason in HealthReason))
 SEVERITY = Label(name="severity", values=tuple(str(severity) for severity in Severity))
@@ -153,6 +155,9 @@ ATTEMPT_FAILURES = _counter(
     REASON,
 )
 RETRIES = _counter("datum_router_retries_total", "attempts", "Tries beyond a request's first.", SERVICE)
+NOT_RETRIED = _counter(
+    "datum_router_retries_not_made_total", "attempts", "Failed tries that were not repeated, by why.", WHY
+)
 PERMITS_REFUSED = _counter(
     "datum_router_permits_refused_total",
     "refusals",
@@ -253,8 +258,8 @@ FOLDED = _gauge(
 _ALL = (
     REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, PROTOCOL_REQUESTS, REASONS, IN_FLIGHT, TUNNELS,
     REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY,
-    ATTEMPTS, ATTEMPT_FAILURES, RETRIES, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT, UPSTREAM_CONNECTIONS,
-    UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,
+    ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
+    UPSTREAM_CONNECTIONS, UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,
     ENDPOINTS, PANIC, PROBES, HEALTH_CHANGES,
     CONFIG_VERSION, CONFIG_RELOADED_AT, CONFIG_FAILURES, DIAGNOSTICS, COMPILATIONS, COMPILE_SECONDS, COMPILE_LAST,
     ROUTES, SERVICES,

@@ -64,6 +64,22 @@ _NO_BODY = _no("body_not_replayable")
 _NO_BUDGET = _no("budget_exhausted")
 _NO_TIME = _no("deadline")
 
+REFUSALS = tuple(
+    verdict.why
+    for verdict in (
+        _RESPONSE_STARTED,
+        _DOWNSTREAM_GONE,
+        _SUCCEEDED,
+        _NOT_RETRIABLE,
+        _EXHAUSTED,
+        _NOT_IDEMPOTENT,
+        _NO_BODY,
+        _NO_BUDGET,
+        _NO_TIME,
+    )
+)
+"""Every `why` of a decision against a retry."""
+
 
 def decide(
     outcome: Outcome,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from datum_router.compiler.link import Lease, LinkedRule
+from datum_router.observe import names
+from datum_router.observe.cells import Cell
 from datum_router.observe.events import RequestEnded
 from datum_router.observe.meter import RequestMeter
 from datum_router.plugins.protocols import DataPlaneObserver
+from datum_router.policy.retry import RetryDecision
 from datum_router.reasons import Reason
 from datum_router_proxy.loop import Loop
 from datum_router_proxy.request import Request, Template
@@ -15,12 +20,13 @@ from datum_router_proxy.trace import Trace
 class Accounts:
     """Finds the meter of a request, which is kept beside its rule: one look-up by two short strings."""
 
-    __slots__ = ("_loop", "_observer", "_unrouted", "_wants_events")
+    __slots__ = ("_loop", "_not_retried", "_observer", "_unrouted", "_wants_events")
 
     def __init__(self, loop: Loop, observer: DataPlaneObserver) -> None:
         self._loop = loop
         self._observer = observer
         self._wants_events = observer.wants_events
+        self._not_retried: Counter[str] = Counter()
         self._unrouted: dict[tuple[str, str], RequestMeter] = {}
 
     def ended(self, protocol: str, request: Request, trace: Trace, now: float) -> None:
@@ -79,3 +85,15 @@ class Accounts:
                     request_id=request_id.decode("ascii"),
                 )
             )
+
+    def decided(self, decision: RetryDecision) -> RetryDecision:
+        """Count why a failed attempt is not repeated."""
+        if not decision.retry:
+            self._not_retried[decision.why] += 1
+        return decision
+
+    def take_cells(self) -> list[Cell]:
+        """Return what was counted here since the last call."""
+        cells = [Cell(names.NOT_RETRIED.name, (why,), count) for why, count in self._not_retried.items()]
+        self._not_retried.clear()
+        return cells

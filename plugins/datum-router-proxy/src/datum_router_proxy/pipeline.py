@@ -83,11 +83,11 @@ class Pipeline:
     Attributes:
         is_draining: Answers over HTTP/1 say that they are the last one of their connection.
         in_flight: Requests under way.
-        tunnels: WebSockets that are open, and the task of each.
+        tunnels, accounts: WebSockets that are open and the task of each; what requests tell telemetry.
     """
 
     __slots__ = (
-        "_accounts", "_date", "_express", "_holder", "_listener_limits", "_observer", "_transport", "h1_cache",
+        "_date", "_express", "_holder", "_listener_limits", "_observer", "_transport", "accounts", "h1_cache",
         "h1_limits", "h2_lines", "in_flight", "is_draining", "loop", "settings", "tunnels",
     )  # fmt: skip
 
@@ -108,13 +108,13 @@ class Pipeline:
         self.in_flight = 0
         self._holder = holder
         self._observer = observer
-        self._accounts = Accounts(loop, observer)
+        self.accounts = Accounts(loop, observer)
         self._transport = transport
         self.tunnels: dict[Tunnel, Task] = {}
         self._listener_limits: dict[str, int] = {}
         self._date = DateField()
         self._express = ExpressLane(
-            loop, transport, observer, self._accounts, self._date, max_via_hops=settings.max_via_hops
+            loop, transport, observer, self.accounts, self._date, max_via_hops=settings.max_via_hops
         )
 
     def rejected(self, protocol: str, reason: Reason) -> None:
@@ -204,7 +204,7 @@ class Pipeline:
             downstream.abort(Reason.INTERNAL)
         finally:
             self.in_flight -= 1
-            self._accounts.ended(downstream.protocol, request, trace, self.loop.now)
+            self.accounts.ended(downstream.protocol, request, trace, self.loop.now)
 
     async def _forward(
         self, downstream: Downstream, request: Request, trace: Trace, begun: Begun | None
@@ -577,7 +577,7 @@ class Pipeline:
     def _decide(
         self, outcome: Outcome, head: RequestHead, rule: LinkedRule, lease: Lease, trace: Trace, downstream: Downstream
     ) -> RetryDecision:
-        return decide(
+        decision = decide(
             outcome,
             attempt=trace.attempts,
             method=head.method,
@@ -588,6 +588,7 @@ class Pipeline:
             budget_ok=lease.state.limits.has_retry_budget,
             rng=self.loop.rng,
         )
+        return self.accounts.decided(decision)
 
     def _timed_out(self, reason: Reason) -> LocalReply:
         if reason is Reason.BODY_TIMEOUT:

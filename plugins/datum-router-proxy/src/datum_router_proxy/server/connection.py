@@ -37,7 +37,9 @@ class Unknown:
             task.deadline_reason = Reason.IDLE_TIMEOUT
             try:
                 first = await self._first_bytes()
-            except (ChannelError, DeadlineExpired, TaskCancelled):
+            except (ChannelError, DeadlineExpired, TaskCancelled) as error:
+                if isinstance(error, DeadlineExpired):
+                    self._plane.rejected("tcp", error.reason)
                 channel.close()
                 return
             is_h2 = "h2" in self._listener.alpn and first.startswith(PREFACE)

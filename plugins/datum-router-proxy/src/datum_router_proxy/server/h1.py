@@ -180,6 +180,8 @@ class H1Connection:
         except DeadlineExpired as error:
             if engine.has_partial_head:
                 self._refuse(408, error.reason)
+            else:
+                plane.rejected("h1", error.reason)  # silent for too long: nothing is said, but it is counted
             return None
         except RemoteProtocolError as error:
             if error.reason is not Reason.TRUNCATED:

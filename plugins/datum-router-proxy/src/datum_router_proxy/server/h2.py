@@ -36,6 +36,7 @@ from datum_router_proxy.wire.http2 import (
 )
 
 _BODYLESS = frozenset((204, 304))
+_TIMEOUTS = frozenset((Reason.IDLE_TIMEOUT, Reason.WRITE_TIMEOUT))
 
 
 @functools.lru_cache(maxsize=1024)
@@ -205,6 +206,8 @@ class H2Connection(H2Link):
 
     def lost(self, reason: Reason) -> None:
         """End every stream."""
+        if reason in _TIMEOUTS:
+            self._plane.rejected("h2", reason)
         for stream in list(self._streams.values()):
             stream.leave(Reason.DOWNSTREAM_RESET if reason is Reason.PEER_CLOSED else reason)
 
