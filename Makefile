@@ -4,7 +4,7 @@ BIN := .venv/bin
 DISTS := pyproject.toml $(wildcard plugins/*/pyproject.toml entrypoints/*/pyproject.toml)
 CODE := src plugins entrypoints tests benchmarks demo docs
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test lint types unit core-only docs schema clean
+.PHONY: help demo demo-check test lint types unit core-only promtool docs schema clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -40,6 +40,14 @@ core-only: .venv-core/.ready ## Unit and property tests of the core in an enviro
 	$(BIN)/uv pip install -q --python .venv-core/bin/python --no-deps --reinstall-package datum-router . || \
 	  .venv-core/bin/python -m pip install -q --no-deps --force-reinstall .
 	.venv-core/bin/python -m pytest -q -p no:cacheprovider $(CORE_TESTS)
+
+.run/tools/promtool:
+	mkdir -p .run/tools
+	cd .run/tools && { apt-get -qq download prometheus || { apt-get -qq update && apt-get -qq download prometheus; }; }
+	cd .run/tools && dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xO ./usr/bin/promtool > promtool.new
+	cd .run/tools && chmod +x promtool.new && mv promtool.new promtool && rm prometheus_*.deb
+
+promtool: .run/tools/promtool ## promtool out of Debian's package prometheus, unpacked: the test of /metrics uses it
 
 demo: .venv/.ready ## Three backends and a gateway on port 8080, with curl lines to try
 	$(BIN)/python demo/demo.py
