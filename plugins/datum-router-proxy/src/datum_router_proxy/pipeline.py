@@ -19,7 +19,6 @@ import functools
 import logging
 import math
 
-import msgspec
 import trio
 
 from datum_router.compiler.link import Lease, LinkedRule, Snapshot
@@ -48,7 +47,7 @@ from datum_router_proxy.exchange import (
 )
 from datum_router_proxy.express import Begun, ExpressLane
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
-from datum_router_proxy.replies import for_upstream_error, reason_of, send_local_reply
+from datum_router_proxy.replies import for_upstream_error, nobody_left, reason_of, send_local_reply
 from datum_router_proxy.request import Request, Template
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.trace import Trace
@@ -63,7 +62,6 @@ log = logging.getLogger(__name__)
 _CLIENT_FAULTS = frozenset((400, 405, 408, 413, 417, 421, 501, 508))
 _NOT_THE_ENDPOINT = frozenset((Reason.POOL_OVERFLOW, Reason.BAD_FILTER_OUTPUT, Reason.INTERNAL))
 """How an attempt may end that says nothing about its endpoint, and must not count against it."""
-_UNREACHED = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT))
 _NO_EXCLUSIONS: frozenset[EndpointKey] = frozenset()
 
 
@@ -247,7 +245,7 @@ class Pipeline:
                 )
             )
             if isinstance(lease, LocalReply):
-                return lease if failure is None else _nobody_left(failure.reply)
+                return lease if failure is None else nobody_left(failure.reply)
             try:
                 failure = await self._attempt(downstream, request, head, rule, lease, trace, begun)
             finally:
@@ -629,17 +627,6 @@ class Pipeline:
         """Return the Date field as of now."""
         self._date.refresh(self.loop.now)
         return self._date.field
-
-
-def _nobody_left(reply: LocalReply) -> LocalReply:
-    """Return what to say when a failed attempt cannot be followed by another: the true reason, always.
-
-    Endpoints that could not be reached are 503: the service is unavailable, and asking again later is right. What
-    an endpoint did wrong stays a 502 or 504 (threat G2).
-    """
-    if reply.reason not in _UNREACHED:
-        return reply
-    return msgspec.structs.replace(reply, status=503, detail=f"{reply.detail}, and no other endpoint is left")
 
 
 def _is_clients_choice(request: Request, rule: LinkedRule) -> bool:

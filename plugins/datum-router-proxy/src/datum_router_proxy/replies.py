@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from datum_router.errors import UpstreamError
 from datum_router.model.request import LocalReply
 from datum_router.reasons import Reason
@@ -21,6 +23,7 @@ _SAID = {
     Reason.BAD_UPGRADE: "the upstream does not take this WebSocket",
     Reason.TOO_MANY_INTERIM: "the upstream sent interim responses without end",
 }
+_UNREACHED = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT))
 _RETRY_AFTER: Field = (b"retry-after", b"1")
 
 
@@ -32,6 +35,17 @@ def for_upstream_error(error: UpstreamError) -> LocalReply:
         detail=_SAID.get(error.reason, "the upstream's response could not be understood"),
         headers=(_RETRY_AFTER,) if error.status_hint == 503 else (),
     )
+
+
+def nobody_left(reply: LocalReply) -> LocalReply:
+    """Return what to say when a failed attempt cannot be followed by another: the true reason, always.
+
+    Endpoints that could not be reached are 503: the service is unavailable, and asking again later is right. What
+    an endpoint did wrong stays a 502 or 504 (threat G2).
+    """
+    if reply.reason not in _UNREACHED:
+        return reply
+    return msgspec.structs.replace(reply, status=503, detail=f"{reply.detail}, and no other endpoint is left")
 
 
 def reason_of(reply: LocalReply) -> Reason:
