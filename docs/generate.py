@@ -101,9 +101,9 @@ def metrics_page() -> str:
     lines += ["Which series shows that a limit was reached. What is full first makes the other side wait.", ""]
     lines += ["| setting | series |", "|---|---|"]
     for struct, table in ((ProxySettings, limits.SETTINGS), (AcceptLimits, limits.ACCEPT)):
-        for field in msgspec.structs.fields(struct):
-            series = ", ".join(f"`{one}`" for one in table[field.name])
-            lines.append(f"| `{struct.__name__}.{field.name}` | {series} |")
+        for name in (field.name for field in msgspec.structs.fields(struct) if field.name in table):
+            series = ", ".join(f"`{one}`" for one in table[name])
+            lines.append(f"| `{struct.__name__}.{name}` | {series} |")
     return "\n".join([*lines, ""])
 
 

@@ -16,10 +16,11 @@ TABLES = [(ProxySettings, SETTINGS), (AcceptLimits, ACCEPT)]
 
 
 @pytest.mark.parametrize(("struct", "table"), TABLES, ids=lambda value: getattr(value, "__name__", ""))
-def test_every_setting_is_in_the_table_and_nothing_else(
+def test_every_limit_is_in_the_table_and_nothing_else(
     struct: type[msgspec.Struct], table: Mapping[str, tuple[Shown, ...]]
 ) -> None:
-    assert sorted(table) == sorted(field.name for field in msgspec.structs.fields(struct))
+    # A text chooses between ways to do the same; only numbers are limits.
+    assert sorted(table) == sorted(field.name for field in msgspec.structs.fields(struct) if field.type is not str)
     assert all(table.values())
 
 
