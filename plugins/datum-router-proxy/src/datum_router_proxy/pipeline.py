@@ -29,7 +29,7 @@ from datum_router.model.request import Headers, LocalReply, RequestHead, Respons
 from datum_router.model.snapshot import Holder
 from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router.policy.retry import IDEMPOTENT, RetryDecision, decide
-from datum_router.policy.timeout import NO_DEADLINE, remaining_s, request_deadline, upstream_grpc_timeout_s
+from datum_router.policy.timeout import remaining_s, request_deadline
 from datum_router.reasons import Reason
 from datum_router_proxy.accounts import Accounts
 from datum_router_proxy.answers import DateField
@@ -43,17 +43,16 @@ from datum_router_proxy.exchange import (
     Upstream,
     UpstreamEvent,
     UpstreamHead,
-    UpstreamRequest,
 )
 from datum_router_proxy.express import Begun, ExpressLane
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
-from datum_router_proxy.replies import for_upstream_error, nobody_left, reason_of, send_local_reply
-from datum_router_proxy.request import Request, Template
+from datum_router_proxy.replies import for_upstream_error, nobody_left, reason_of, refuse, send_local_reply, timed_out
+from datum_router_proxy.request import Request, Template, is_clients_choice, upstream_request
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.trace import Trace
 from datum_router_proxy.tunnel import Tunnel
 from datum_router_proxy.upstream.transport import Transport
-from datum_router_proxy.wire import grpc, hygiene, websocket
+from datum_router_proxy.wire import grpc, hygiene
 from datum_router_proxy.wire.hpack_codec import LineCache
 from datum_router_proxy.wire.http1 import HeadCache, Http1Limits
 
@@ -175,7 +174,7 @@ class Pipeline:
             try:
                 reply = await self._forward(downstream, request, trace, begun)
             except DeadlineExpired as error:
-                reply = self._timed_out(error.reason)
+                reply = timed_out(error.reason)
             except BodyTooLarge as error:
                 reply = LocalReply(status=413, reason=error.reason, detail="the request body is too large")
             except RemoteProtocolError as error:
@@ -214,7 +213,8 @@ class Pipeline:
             rule = begun.rule  # it was found, and has no filters
         else:
             snapshot = self._holder.current
-            refusal = self._refusal(snapshot, request)
+            most_bytes = self._listener_limits.get(request.template.listener, 0)
+            refusal = refuse(snapshot, request.template, most_bytes=most_bytes, max_via_hops=self.settings.max_via_hops)
             if refusal is not None:
                 return refusal
             rule = snapshot.match(head)
@@ -293,7 +293,9 @@ class Pipeline:
                     )
                 try:
                     if begun is None or begun.upstream is None:
-                        upstream.send_head(self._upstream_request(request, head, trace.deadline))
+                        upstream.send_head(
+                            upstream_request(request, head, trace.deadline, now=self.loop.now, rng=self.loop.rng)
+                        )
                         if not template.has_body and not template.is_tunnel:
                             upstream.send_end()
                     response = await self._response(downstream, upstream, trace)
@@ -334,7 +336,7 @@ class Pipeline:
         except (TaskCancelled, DeadlineExpired) as error:
             # A deadline counts against the endpoint, unless the client chose it or kept us waiting.
             is_ours = error.reason is Reason.CONNECT_TIMEOUT or (
-                error.reason is Reason.REQUEST_TIMEOUT and not _is_clients_choice(request, rule)
+                error.reason is Reason.REQUEST_TIMEOUT and not is_clients_choice(request, rule)
             )
             ended = Reason.RESPONSE_TIMEOUT if is_ours else Reason.DOWNSTREAM_RESET
             raise
@@ -524,42 +526,6 @@ class Pipeline:
 
     # --- parts -----------------------------------------------------------------------------------------------------
 
-    def _refusal(self, snapshot: Snapshot, request: Request) -> LocalReply | None:
-        """Return the reply to a request that must not go anywhere."""
-        template = request.template
-        if template.refusal is not None:
-            return template.refusal
-        if template.via_hops > self.settings.max_via_hops:
-            return LocalReply(status=508, reason=Reason.LOOP_DETECTED, detail="the request has passed here too often")
-        if template.scheme == "https" and not snapshot.serves_host(template.listener, template.host):
-            return LocalReply(status=421, reason=Reason.MISDIRECTED, detail="the host is not served on this connection")
-        most = self._listener_limits.get(template.listener, 0)
-        if most and template.content_length is not None and template.content_length > most:
-            return LocalReply(status=413, reason=Reason.BODY_TOO_LARGE, detail="the request body is too large")
-        if template.is_options_star:
-            return LocalReply(status=200, reason=Reason.ROUTED)
-        return None
-
-    def _upstream_request(self, request: Request, head: RequestHead, deadline: float) -> UpstreamRequest:
-        template = request.template
-        fields = head.headers.fields
-        key = template.websocket_key
-        if template.is_tunnel and key is None:
-            key = websocket.make_key(self.loop.rng.randbytes(16))
-        if template.is_grpc and deadline != NO_DEADLINE:
-            # The upstream is told what is left, not what the client said once.
-            left = grpc.encode_timeout(upstream_grpc_timeout_s(deadline, now=self.loop.now) or 0.0)
-            fields = (*(field for field in fields if field[0] != b"grpc-timeout"), (b"grpc-timeout", left))
-        return UpstreamRequest(
-            method=head.method,
-            target=head.target.encode("ascii"),
-            authority=head.authority.encode("ascii"),
-            fields=fields,
-            has_body=template.has_body,
-            content_length=None if template.is_tunnel else template.content_length,
-            websocket_key=key,
-        )
-
     def _outcome(
         self, lease: Lease, upstream: Upstream | None, *, status: int, reason: Reason, is_unprocessed: bool = False
     ) -> Outcome:
@@ -587,11 +553,6 @@ class Pipeline:
             rng=self.loop.rng,
         )
         return self.accounts.decided(decision)
-
-    def _timed_out(self, reason: Reason) -> LocalReply:
-        if reason is Reason.BODY_TIMEOUT:
-            return LocalReply(status=408, reason=reason, detail="the request body came too slowly")
-        return LocalReply(status=504, reason=reason, detail="the request took longer than the route allows")
 
     def _answer(self, downstream: Downstream, request: Request, trace: Trace, reply: LocalReply) -> None:
         """Say it if it still can be said; otherwise cut the response that has begun."""
@@ -627,12 +588,6 @@ class Pipeline:
         """Return the Date field as of now."""
         self._date.refresh(self.loop.now)
         return self._date.field
-
-
-def _is_clients_choice(request: Request, rule: LinkedRule) -> bool:
-    """Tell whether the deadline is the client's `grpc-timeout`: a tiny one must not make an endpoint look slow."""
-    asked, allowed = request.template.grpc_timeout_s, rule.timeouts.request_s
-    return asked is not None and (allowed <= 0 or asked < allowed)
 
 
 def _speaks_grpc(response: UpstreamHead) -> bool:

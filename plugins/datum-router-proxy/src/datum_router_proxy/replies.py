@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import msgspec
 
+from datum_router.compiler.link import Snapshot
 from datum_router.errors import UpstreamError
 from datum_router.model.request import LocalReply
 from datum_router.reasons import Reason
 from datum_router_proxy.exchange import Downstream
-from datum_router_proxy.request import Request
+from datum_router_proxy.request import Request, Template
 from datum_router_proxy.wire import grpc
 
 Field = tuple[bytes, bytes]
@@ -89,3 +90,29 @@ def send_local_reply(downstream: Downstream, request: Request, reply: LocalReply
         downstream.send_data(body)
     downstream.send_end()
     return reply.status
+
+
+def timed_out(reason: Reason) -> LocalReply:
+    """Return what to say when a deadline has passed, by what it was for."""
+    if reason is Reason.BODY_TIMEOUT:
+        return LocalReply(status=408, reason=reason, detail="the request body came too slowly")
+    return LocalReply(status=504, reason=reason, detail="the request took longer than the route allows")
+
+
+def refuse(snapshot: Snapshot, template: Template, *, most_bytes: int, max_via_hops: int) -> LocalReply | None:
+    """Return the reply to a request that must not go anywhere, whatever the routes say.
+
+    Args:
+        most_bytes: The listener's `max_request_body_bytes`, 0 = none.
+    """
+    if template.refusal is not None:
+        return template.refusal
+    if template.via_hops > max_via_hops:
+        return LocalReply(status=508, reason=Reason.LOOP_DETECTED, detail="the request has passed here too often")
+    if template.scheme == "https" and not snapshot.serves_host(template.listener, template.host):
+        return LocalReply(status=421, reason=Reason.MISDIRECTED, detail="the host is not served on this connection")
+    if most_bytes and template.content_length is not None and template.content_length > most_bytes:
+        return LocalReply(status=413, reason=Reason.BODY_TOO_LARGE, detail="the request body is too large")
+    if template.is_options_star:
+        return LocalReply(status=200, reason=Reason.ROUTED)
+    return None

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 
 from datum_router.compiler.link import LinkedRule, Snapshot
 from datum_router.model.request import FieldList, Headers, LocalReply, RequestHead
+from datum_router.policy.timeout import NO_DEADLINE, upstream_grpc_timeout_s
 from datum_router.reasons import Reason
 from datum_router.routing.normalize import BadHost, BadPath, normalize_target, parse_authority
+from datum_router_proxy.exchange import UpstreamRequest
 from datum_router_proxy.wire import grammar, grpc, hygiene, websocket
 from datum_router_proxy.wire.http1 import FRAMING_NONE, Framing, FramingKind, H1RequestHead, TargetForm, writer
 from datum_router_proxy.wire.http2 import RequestReceived
@@ -311,3 +313,37 @@ def from_h2(event: RequestReceived, hop: hygiene.Hop, listener: str) -> Template
                 template._refuse(417, Reason.BAD_EXPECT, "only 100-continue can be expected")
     template._fill(event.path, event.authority.lower(), event.fields, hop, frozenset())
     return template
+
+
+def upstream_request(
+    request: Request, head: RequestHead, deadline: float, *, now: float, rng: random.Random
+) -> UpstreamRequest:
+    """Return what is sent upstream for a request whose head may have gone through filters.
+
+    Args:
+        deadline: When the request must be over; `now` is the same clock, seconds.
+    """
+    template = request.template
+    fields = head.headers.fields
+    key = template.websocket_key
+    if template.is_tunnel and key is None:
+        key = websocket.make_key(rng.randbytes(16))
+    if template.is_grpc and deadline != NO_DEADLINE:
+        # The upstream is told what is left, not what the client said once.
+        left = grpc.encode_timeout(upstream_grpc_timeout_s(deadline, now=now) or 0.0)
+        fields = (*(field for field in fields if field[0] != b"grpc-timeout"), (b"grpc-timeout", left))
+    return UpstreamRequest(
+        method=head.method,
+        target=head.target.encode("ascii"),
+        authority=head.authority.encode("ascii"),
+        fields=fields,
+        has_body=template.has_body,
+        content_length=None if template.is_tunnel else template.content_length,
+        websocket_key=key,
+    )
+
+
+def is_clients_choice(request: Request, rule: LinkedRule) -> bool:
+    """Tell whether the deadline is the client's `grpc-timeout`: a tiny one must not make an endpoint look slow."""
+    asked, allowed = request.template.grpc_timeout_s, rule.timeouts.request_s
+    return asked is not None and (allowed <= 0 or asked < allowed)
