@@ -79,29 +79,10 @@ class Http1Connection:
     """
 
     __slots__ = (
-        "_at_trailers",
-        "_body",
-        "_buffer",
-        "_cache",
-        "_chunks",
-        "_client_http10",
-        "_eof",
-        "_error",
-        "_informational",
-        "_is_server",
-        "_keep_alive",
-        "_leading_crlf",
-        "_left",
-        "_method",
-        "_position",
-        "_reading",
-        "_receive_kind",
-        "_scan",
-        "_upgrade_asked",
-        "_writing",
-        "limits",
-        "role",
-    )
+        "_at_trailers", "_body", "_buffer", "_cache", "_chunks", "_client_http10", "_eof", "_error", "_informational",
+        "_is_server", "_keep_alive", "_leading_crlf", "_left", "_method", "_position", "_reading", "_receive_kind",
+        "_scan", "_upgrade_asked", "_writing", "limits", "role",
+    )  # fmt: skip
 
     def __init__(self, role: Role, limits: Http1Limits = DEFAULT_LIMITS, cache: HeadCache | None = None) -> None:
         self.role = role
