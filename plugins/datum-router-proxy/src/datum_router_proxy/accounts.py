@@ -51,11 +51,12 @@ class Accounts:
         linked: LinkedRule,
         lease: Lease,
         status: int,
+        bytes_in: int,
         bytes_out: int,
         started_at: float,
         request_id: bytes,
     ) -> None:
-        """Count a request that the express lane has served: without a body, answered by its first attempt."""
+        """Count a request that the express lane has served: it was answered by its first attempt."""
         service = lease.state.service.key
         key = (protocol, service)
         meter = linked.meters.get(key)
@@ -63,7 +64,7 @@ class Accounts:
             meter = self._observer.meter(protocol=protocol, route=linked.rule.route, service=service)
             linked.meters[key] = meter
         duration_s = self._loop.now - started_at
-        meter.ended(status, duration_s, 0, bytes_out)
+        meter.ended(status, duration_s, bytes_in, bytes_out)
         if self._wants_events:
             self._observer.request_ended(
                 RequestEnded(
@@ -79,6 +80,7 @@ class Accounts:
                     service=service,
                     endpoint=lease.key,
                     attempts=1,
+                    bytes_in=bytes_in,
                     bytes_out=bytes_out,
                     duration_s=duration_s,
                     client_ip=template.client_ip,

@@ -12,13 +12,18 @@ from email.utils import formatdate
 from typing import Final
 
 from datum_router.errors import LocalProtocolError, RemoteProtocolError
-from datum_router_proxy.wire import hygiene
-from datum_router_proxy.wire.hpack_codec import NEVER_INDEXED, encode_line
-from datum_router_proxy.wire.http1 import FRAMING_NONE, FramingKind, H1ResponseHead, Http1Limits, writer
+from datum_router_proxy.wire import grpc, hygiene
+from datum_router_proxy.wire.hpack_codec import encode_line, encode_lines
+from datum_router_proxy.wire.http1 import FRAMING_NONE, Framing, FramingKind, H1ResponseHead, Http1Limits, writer
 from datum_router_proxy.wire.http1.cache import BlockCache
 from datum_router_proxy.wire.http1.reader import parse_response_head
+from datum_router_proxy.wire.http2 import check_outgoing
 
 Field = tuple[bytes, bytes]
+FieldTuple = tuple[Field, ...]
+
+MAX_KEPT_BYTES: Final = 1024
+"""Fields of more bytes than this in all are rendered each time."""
 
 _BODYLESS: Final = frozenset((204, 304))
 
@@ -30,9 +35,10 @@ class Answer:
         length: Body bytes that follow; -1: the head is not simple, nothing else here is set.
         h1: Status line and fields for HTTP/1, without Date if `has_date` is False, without the final empty line.
         h2: Header block for HTTP/2 that uses no dynamic table, likewise without Date.
+        speaks_grpc, has_grpc_status: Of an HTTP/2 upstream: it answers gRPC, and the head is all there is.
     """
 
-    __slots__ = ("h1", "h2", "has_date", "length", "status")
+    __slots__ = ("h1", "h2", "has_date", "has_grpc_status", "length", "speaks_grpc", "status")
 
     def __init__(self, status: int = 0) -> None:
         self.status = status
@@ -40,6 +46,8 @@ class Answer:
         self.h1 = b""
         self.h2 = b""
         self.has_date = True
+        self.speaks_grpc = False
+        self.has_grpc_status = False
 
 
 NOT_SIMPLE: Final = Answer()
@@ -77,31 +85,104 @@ class AnswerBook:
 
 
 def make_answer(head: H1ResponseHead) -> Answer:
-    """Render a head for clients of both protocols.
+    """Render a head of an HTTP/1 upstream for clients of both protocols.
 
     Raises:
         LocalProtocolError: It must not be sent.
     """
     status = head.status
     framing = head.framing
-    is_bodyless = status in _BODYLESS
     if status < 200 or not head.keep_alive or head.minor_version == 0 or head.upgrade:
         return NOT_SIMPLE
-    if not is_bodyless and framing.kind is not FramingKind.LENGTH:
+    if status not in _BODYLESS and framing.kind is not FramingKind.LENGTH:
         return NOT_SIMPLE
     fields = hygiene.response_fields_for_downstream(head.fields, via_protocol=b"1.1", nominations=head.nominations)
+    answer = _render(status, fields, head.content_length)
+    answer.length = framing.length
+    return answer
+
+
+def make_shared_answer(status: int, fields: FieldTuple, content_length: int | None) -> Answer:
+    """Render a head of an HTTP/2 upstream; `length` is -1 if it states none.
+
+    Raises:
+        LocalProtocolError: It must not be sent.
+    """
+    kept = hygiene.response_fields_for_downstream(fields, via_protocol=b"2")
+    answer = _render(status, kept, content_length)
+    answer.length = -1 if content_length is None else content_length
+    for name, value in fields:
+        if name == b"grpc-status":
+            answer.has_grpc_status = answer.speaks_grpc = True
+        elif name == b"content-type" and grpc.is_grpc(value):
+            answer.speaks_grpc = True
+    return answer
+
+
+def _render(status: int, fields: list[Field], length: int | None) -> Answer:
     answer = Answer(status)
     answer.has_date = any(name == b"date" for name, _ in fields)
-    answer.length = framing.length
-    length = head.content_length
-    stated = FRAMING_NONE if is_bodyless or not framing.length else framing
-    extra = writer.response_framing_lines(status, stated, length if is_bodyless else None, is_head=False)
+    is_bodyless = status in _BODYLESS or not length
+    framing = FRAMING_NONE if is_bodyless or length is None else Framing(FramingKind.LENGTH, length)
+    extra = writer.response_framing_lines(status, framing, length if is_bodyless else None, is_head=False)
     answer.h1 = writer.encode_response_head(status, None, fields, extra)[:-2]
     lines = [(b":status", b"%d" % status), *fields]
     if length is not None and status != 204:
         lines.append((b"content-length", b"%d" % length))
-    answer.h2 = b"".join(encode_line(name, value, never_indexed=name in NEVER_INDEXED) for name, value in lines)
+    answer.h2 = encode_lines(lines)
     return answer
+
+
+class SharedAnswerBook:
+    """Find answers for heads of HTTP/2 upstreams, and blocks for their trailers, by their fields.
+
+    Args:
+        entries: Heads and trailers kept (count of each); when full, all are dropped.
+    """
+
+    __slots__ = ("_answers", "_entries", "_trailers")
+
+    def __init__(self, *, entries: int = 1024) -> None:
+        self._entries = entries
+        self._answers: dict[tuple[int, FieldTuple], Answer] = {}
+        self._trailers: dict[tuple[FieldTuple, bool], tuple[bytes, bool]] = {}
+
+    def find(self, status: int, fields: FieldTuple, content_length: int | None) -> Answer:
+        """Return the answer for a head."""
+        key = (status, fields)
+        answer = self._answers.get(key)
+        if answer is None:
+            answer = make_shared_answer(status, fields, content_length)
+            if len(self._answers) >= self._entries:
+                self._answers.clear()
+            if _size(fields) <= MAX_KEPT_BYTES:
+                self._answers[key] = answer
+        return answer
+
+    def trailers(self, fields: FieldTuple, *, te_trailers: bool, is_grpc: bool) -> tuple[bytes, bool]:
+        """Return the block of what is forwarded of trailers, and whether it states a gRPC status."""
+        if not fields or not (te_trailers or is_grpc):
+            return b"", False
+        key = (fields, is_grpc)
+        made = self._trailers.get(key)
+        if made is None:
+            kept = hygiene.trailers_to_forward(fields, te_trailers=te_trailers, is_grpc=is_grpc)
+            check_outgoing(kept, 0, "trailers")
+            made = encode_lines(kept), any(name == b"grpc-status" for name, _ in kept)
+            if len(self._trailers) >= self._entries:
+                self._trailers.clear()
+            if _size(fields) <= MAX_KEPT_BYTES:
+                self._trailers[key] = made
+        return made
+
+    def clear(self) -> None:
+        """Forget everything (memory pressure)."""
+        self._answers.clear()
+        self._trailers.clear()
+
+
+def _size(fields: FieldTuple) -> int:
+    return sum(len(name) + len(value) for name, value in fields)
 
 
 class DateField:

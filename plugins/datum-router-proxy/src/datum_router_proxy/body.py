@@ -45,6 +45,16 @@ class RequestBody:
         self.is_done = not has_body
         self.is_replayable = True
 
+    def note_sent(self) -> None:
+        """Note that the present attempt has been given the whole body, which is here and short, by the express lane."""
+        while not self.is_done:
+            piece = self._downstream.read_body()
+            if not piece:
+                self.is_done = True
+                return
+            self.bytes_in += len(piece)
+            self._keep(piece)
+
     def rewind(self) -> None:
         """Begin anew for another attempt; `is_replayable` must be True."""
         self._cursor = 0

@@ -120,8 +120,18 @@ class Downstream(Body, Protocol):
         """Prepare for everything below: the express lane did not serve the request, or not to its end."""
         ...
 
-    def send_answer(self, answer: Answer, date: DateField, body: bytes) -> bool:
+    def whole_body(self) -> bytes | None:
+        """Return the whole request body, for the express lane, if it is here, short and without trailers.
+
+        It stays to be read by `read_body` all the same.
+        """
+        ...
+
+    def send_answer(self, answer: Answer, date: DateField, body: bytes, trailers: bytes = b"") -> bool:
         """Send a whole response at once, for the express lane; False if that cannot be done now: nothing was sent.
+
+        Args:
+            trailers: A header block without dynamic table.
 
         Raises:
             ClientGone: The client has left.

@@ -16,20 +16,26 @@ import math
 from typing import Final, Protocol
 
 from datum_router.compiler.link import Lease, LinkedRule, Snapshot
-from datum_router.errors import LocalProtocolError
+from datum_router.errors import LocalProtocolError, UpstreamError
 from datum_router.model.request import LocalReply
 from datum_router.plugins.protocols import DataPlaneObserver
+from datum_router.policy.timeout import request_deadline
 from datum_router.reasons import Reason
 from datum_router_proxy.accounts import Accounts
-from datum_router_proxy.answers import Answer, AnswerBook, DateField
+from datum_router_proxy.answers import Answer, AnswerBook, DateField, SharedAnswerBook
 from datum_router_proxy.channel import ChannelError
 from datum_router_proxy.exchange import ClientGone
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, park
 from datum_router_proxy.request import Template
 from datum_router_proxy.upstream.h1 import H1Upstream
+from datum_router_proxy.upstream.h2 import H2Connection, H2Upstream
 from datum_router_proxy.upstream.transport import Transport
+from datum_router_proxy.wire.hpack_codec import encode_line
 
 _REQUEST_TIMEOUT: Final = Reason.REQUEST_TIMEOUT
+
+MAX_BODY_BYTES: Final = 16_384
+"""A longer request body goes through the pipeline, which moves it as the upstream takes it."""
 
 
 class ExpressDownstream(Protocol):
@@ -40,7 +46,11 @@ class ExpressDownstream(Protocol):
         """True once nobody is there to take the response."""
         ...
 
-    def send_answer(self, answer: Answer, date: DateField, body: bytes) -> bool:
+    def whole_body(self) -> bytes | None:
+        """Return the whole request body if it is here and short."""
+        ...
+
+    def send_answer(self, answer: Answer, date: DateField, body: bytes, trailers: bytes = b"") -> bool:
         """Send a whole response at once; False if that cannot be done now, and nothing was sent.
 
         Raises:
@@ -65,14 +75,23 @@ class Begun:
         self.lease = lease
         self.started_at = started_at
         self.request_id = b""
-        self.upstream: H1Upstream | None = None
+        self.upstream: H1Upstream | H2Upstream | None = None
         self.raised: Exception | None = None
 
 
 class ExpressLane:
     """Serve plain requests; one per process."""
 
-    __slots__ = ("_accounts", "_answers", "_date", "_loop", "_max_via_hops", "_observer", "_transport")
+    __slots__ = (
+        "_accounts",
+        "_answers",
+        "_date",
+        "_loop",
+        "_max_via_hops",
+        "_observer",
+        "_shared_answers",
+        "_transport",
+    )
 
     def __init__(
         self,
@@ -91,9 +110,10 @@ class ExpressLane:
         self._date = date
         self._max_via_hops = max_via_hops
         self._answers = AnswerBook(transport.h1_limits)
+        self._shared_answers = SharedAnswerBook()
 
     def plan(self, template: Template, snapshot: Snapshot) -> LinkedRule | None:
-        """Find the rule for a plain template and remember it there; None if the lane cannot serve it."""
+        """Find the rule for a simple template and remember it there; None if the lane cannot serve it."""
         rule: LinkedRule | None = None
         is_served = template.scheme != "https" or snapshot.serves_host(template.listener, template.host)
         if is_served and template.via_hops <= self._max_via_hops and not snapshot.matches_request_id:
@@ -102,7 +122,9 @@ class ExpressLane:
             rule = None
         if rule is not None:
             try:
-                template.render_h1()
+                if template.is_plain:
+                    template.render_h1()
+                template.render_h2(rule, b"http")
             except LocalProtocolError:
                 rule = None  # the pipeline says what is wrong with it
         template.planned_for = snapshot
@@ -118,9 +140,12 @@ class ExpressLane:
         lease = rule.select(template.head, rng=loop.rng, now=started_at)
         if isinstance(lease, LocalReply):
             return Begun(rule, lease, started_at)
-        upstream = self._transport.take(lease)
+        upstream = self._transport.take(lease) if template.is_plain else None
         if upstream is None:
-            return Begun(rule, lease, started_at)
+            link = self._transport.take_shared(lease)
+            if link is None:
+                return Begun(rule, lease, started_at)
+            return await self._serve_shared(downstream, template, rule, lease, link, task, protocol)
         raised: Exception | None = None
         try:
             before, after = template.h1_head or template.render_h1()
@@ -156,7 +181,7 @@ class ExpressLane:
                     status = answer.status
                     self._observer.attempt_answered(lease.state.service.key, lease.key, status)
                     self._accounts.express_ended(
-                        protocol, template, rule, lease, status, answer.length, started_at, request_id
+                        protocol, template, rule, lease, status, 0, answer.length, started_at, request_id
                     )
                     return None
             except ChannelError:
@@ -171,5 +196,71 @@ class ExpressLane:
             return begun
         except BaseException:
             upstream.cancel()
+            lease.release()
+            raise
+
+    async def _serve_shared(
+        self,
+        downstream: ExpressDownstream,
+        template: Template,
+        rule: LinkedRule,
+        lease: Lease,
+        link: H2Connection,
+        task: Task,
+        protocol: str,
+    ) -> Begun | None:
+        """Serve one request by an HTTP/2 upstream: body and response are each here whole, or the pipeline goes on."""
+        loop = self._loop
+        begun = Begun(rule, lease, loop.now)
+        has_body = template.has_body
+        body = downstream.whole_body() if has_body else b""
+        if body is None or len(body) > MAX_BODY_BYTES:
+            return begun
+        upstream: H2Upstream | None = None
+        try:
+            before, after = template.render_h2(rule, link.scheme)
+            request_id = begun.request_id = template.make_id(loop.rng)
+            upstream = begun.upstream = link.begin(task, is_reused=link.is_greeted)
+            limit = request_deadline(rule.timeouts, now=loop.now, grpc_timeout_s=template.grpc_timeout_s)
+            task.deadline, task.deadline_reason = limit, _REQUEST_TIMEOUT
+            try:
+                line = encode_line(b"x-request-id", request_id, never_indexed=False)
+                upstream.send_whole(before + line + after, body, has_body=has_body)
+                while upstream.is_silent:
+                    await park()
+                    if downstream.is_gone:
+                        raise ClientGone
+            except (ClientGone, DeadlineExpired, TaskCancelled, UpstreamError) as error:
+                begun.raised = error
+                return begun
+            whole = upstream.take_whole()
+            if whole is None:
+                return begun
+            head, data, trailer_fields = whole
+            if head.status in rule.retry.retry_on_status:
+                return begun
+            answer = self._shared_answers.find(head.status, head.fields, head.content_length)
+            trailers, has_grpc_status = self._shared_answers.trailers(
+                trailer_fields, te_trailers=template.te_trailers, is_grpc=template.is_grpc
+            )
+            if template.is_grpc and not (answer.speaks_grpc and (answer.has_grpc_status or has_grpc_status)):
+                return begun
+            try:
+                if not downstream.send_answer(answer, self._date, data, trailers):
+                    return begun
+            except ClientGone as error:
+                begun.raised = error
+                return begun
+            upstream.finish()
+            lease.release()
+            task.deadline = math.inf
+            self._observer.attempt_answered(lease.state.service.key, lease.key, head.status)
+            self._accounts.express_ended(
+                protocol, template, rule, lease, head.status, len(body), len(data), begun.started_at, request_id
+            )
+            return None
+        except BaseException:
+            if upstream is not None:
+                upstream.cancel()
             lease.release()
             raise

@@ -133,7 +133,9 @@ class Pipeline:
     async def serve(self, downstream: Downstream, template: Template) -> None:
         """Answer one request, whatever happens; on return the client has the whole answer, or an abort."""
         begun: Begun | None = None
-        if template.is_plain and not self.is_draining:
+        # The lane counts no bytes: a listener with a limit on bodies has them go through the pipeline.
+        is_limited = template.has_body and self._listener_limits.get(template.listener)
+        if template.is_simple and not self.is_draining and not is_limited:
             snapshot = self._holder.current
             rule = template.rule if template.planned_for is snapshot else self._express.plan(template, snapshot)
             if rule is not None:
@@ -285,6 +287,7 @@ class Pipeline:
             while True:
                 if begun is not None and begun.upstream is not None:
                     upstream = begun.upstream
+                    body.note_sent()
                     if begun.raised is not None:
                         raise begun.raised
                 else:

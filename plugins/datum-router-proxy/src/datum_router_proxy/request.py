@@ -12,13 +12,14 @@ from collections.abc import Sequence
 
 from datum_router.compiler.link import LinkedRule, Snapshot
 from datum_router.model.request import FieldList, Headers, LocalReply, RequestHead
-from datum_router.policy.timeout import NO_DEADLINE, upstream_grpc_timeout_s
+from datum_router.policy.timeout import NO_DEADLINE, request_deadline, upstream_grpc_timeout_s
 from datum_router.reasons import Reason
 from datum_router.routing.normalize import BadHost, BadPath, normalize_target, parse_authority
 from datum_router_proxy.exchange import UpstreamRequest
 from datum_router_proxy.wire import grammar, grpc, hygiene, websocket
+from datum_router_proxy.wire.hpack_codec import encode_lines
 from datum_router_proxy.wire.http1 import FRAMING_NONE, Framing, FramingKind, H1RequestHead, TargetForm, writer
-from datum_router_proxy.wire.http2 import RequestReceived
+from datum_router_proxy.wire.http2 import RequestReceived, check_outgoing
 
 Field = tuple[bytes, bytes]
 _PLACEHOLDER = b"-"
@@ -48,16 +49,17 @@ class Template:
 
     Attributes:
         head: As `Request.head`, but with a placeholder where the request id will be.
-        is_plain: Nothing about the request needs more than the express lane: no body, no tunnel, no gRPC, no refusal,
-            and a client that keeps its connection.
+        is_simple: Nothing about the request needs more than the express lane: no tunnel, no refusal, and a client that
+            keeps its connection. Whether a body is simple shows when it is there.
+        is_plain: Simple, without body and not gRPC.
         planned_for, rule: For that snapshot the express lane has found this rule, or None: it does not serve it.
     """
 
     __slots__ = (
-        "_after", "_before", "_h1_fields", "_h1_tail", "_kept_id", "authority", "client_ip", "content_length",
-        "expects_continue", "grpc_timeout_s", "h1_head", "has_body", "head", "host", "is_grpc", "is_options_star",
-        "is_plain", "is_tunnel", "listener", "method", "path", "planned_for", "query", "refusal", "rule", "scheme",
-        "te_trailers", "via_hops", "websocket_key",
+        "_after", "_before", "_h1_fields", "_h1_tail", "_h2_head", "_kept_id", "authority", "client_ip",
+        "content_length", "expects_continue", "grpc_timeout_s", "h1_head", "has_body", "head", "host", "is_grpc",
+        "is_options_star", "is_plain", "is_simple", "is_tunnel", "listener", "method", "path", "planned_for",
+        "query", "refusal", "rule", "scheme", "te_trailers", "via_hops", "websocket_key",
     )  # fmt: skip
 
     head: RequestHead
@@ -83,23 +85,25 @@ class Template:
         self.via_hops = 0
         self.refusal: LocalReply | None = None
         self.is_plain = False
+        self.is_simple = False
         self.planned_for: Snapshot | None = None
         self.rule: LinkedRule | None = None
         self.h1_head: tuple[bytes, bytes] | None = None
         self._h1_fields = b""
         self._h1_tail = b""
+        self._h2_head: tuple[LinkedRule, bytes, bytes, bytes] | None = None
         self._before: FieldList = ()
         self._after: FieldList = ()
         self._kept_id: bytes | None = None
 
     def retarget(self, path_query: bytes) -> Template | None:
-        """Return the template of a plain head that differs in its target alone; None if that must be looked at closer.
+        """Return the template of a simple head that differs in its target alone; None if that must be looked at closer.
 
         Args:
             path_query: Origin-form, of bytes that a request line may hold and within the limit of its length.
         """
         target = normalize_target(path_query)
-        if isinstance(target, BadPath) or target.path == "*" or not self.is_plain:
+        if isinstance(target, BadPath) or target.path == "*" or not self.is_simple:
             return None
         new = Template.__new__(Template)
         # One assignment for each slot: a loop over them costs three times as much.
@@ -109,18 +113,19 @@ class Template:
         new.client_ip = self.client_ip
         new.authority = self.authority
         new.host = self.host
-        new.has_body = False
+        new.has_body = self.has_body
         new.content_length = self.content_length
         new.expects_continue = False
         new.te_trailers = self.te_trailers
-        new.is_grpc = False
-        new.grpc_timeout_s = None
+        new.is_grpc = self.is_grpc
+        new.grpc_timeout_s = self.grpc_timeout_s
         new.is_tunnel = False
         new.is_options_star = False
         new.websocket_key = None
         new.via_hops = self.via_hops
         new.refusal = None
-        new.is_plain = True
+        new.is_plain = self.is_plain
+        new.is_simple = True
         new.planned_for = None
         new.rule = None
         new._before = self._before
@@ -143,6 +148,7 @@ class Template:
         new._h1_fields = self._h1_fields
         new._h1_tail = self._h1_tail
         new.h1_head = None
+        new._h2_head = None
         return new
 
     def render_h1(self) -> tuple[bytes, bytes]:
@@ -175,6 +181,39 @@ class Template:
         self._h1_tail = b"\r\n" + after + b"\r\n"
         id_ends = len(head) - len(self._h1_tail)
         self._h1_fields = head[head.index(b"\r\n") + 2 : id_ends - len(self._kept_id or _PLACEHOLDER)]
+
+    def render_h2(self, rule: LinkedRule, scheme: bytes) -> tuple[bytes, bytes]:
+        """Return the header block for an HTTP/2 upstream, before and after the line of the request id.
+
+        Args:
+            rule: Its timeouts say what `grpc-timeout` becomes: the whole of the time, since nothing of it has gone yet.
+            scheme: What :scheme says on the connection.
+
+        Raises:
+            LocalProtocolError: It must not be sent.
+        """
+        made = self._h2_head
+        if made is not None and made[0] is rule and made[1] == scheme:
+            return made[2], made[3]
+        after = list(self._after)
+        before = list(self._before)
+        deadline = request_deadline(rule.timeouts, now=0.0, grpc_timeout_s=self.grpc_timeout_s)
+        if self.is_grpc and deadline != NO_DEADLINE:
+            before = [field for field in before if field[0] != b"grpc-timeout"]
+            after = [field for field in after if field[0] != b"grpc-timeout"]
+            after.append((b"grpc-timeout", grpc.encode_timeout(deadline)))
+        if self.content_length is not None:
+            after.append((b"content-length", b"%d" % self.content_length))
+        head = (
+            (b":method", self.method.encode("ascii")),
+            (b":scheme", scheme),
+            (b":path", self.head.target.encode("ascii")),
+            (b":authority", self.authority.encode("ascii")),
+        )
+        check_outgoing((*head, *before, *after), len(head), "request")
+        rendered = (encode_lines((*head, *before)), encode_lines(after))
+        self._h2_head = (rule, scheme, *rendered)
+        return rendered
 
     def make_id(self, rng: random.Random) -> bytes:
         """Return the id of one request: a trusted peer's, or a new one."""
@@ -254,11 +293,12 @@ class Template:
             client_ip=self.client_ip,
             listener=self.listener,
         )
-        self.is_plain = (
+        self.is_simple = (
             self.refusal is None
-            and not (self.has_body or self.is_tunnel or self.is_grpc or self.is_options_star or self.expects_continue)
+            and not (self.is_tunnel or self.is_options_star or self.expects_continue)
             and self.method != "HEAD"
         )
+        self.is_plain = self.is_simple and not (self.has_body or self.is_grpc)
 
     def _refuse(self, status: int, reason: Reason, detail: str) -> None:
         if self.refusal is None:
@@ -285,8 +325,8 @@ def from_h1(head: H1RequestHead, hop: hygiene.Hop, listener: str) -> Template:
         hop,
         head.nominations,
     )
-    if not head.keep_alive or head.minor_version == 0 or head.upgrade:
-        template.is_plain = False
+    if not head.keep_alive or head.minor_version == 0 or head.upgrade or template.has_body or template.is_grpc:
+        template.is_simple = template.is_plain = False
     return template
 
 

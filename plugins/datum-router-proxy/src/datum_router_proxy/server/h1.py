@@ -269,7 +269,7 @@ class H1Connection:
         template = from_h1(head, hop, self._listener.name)
         if head.dropped_fields:
             self._plane.rejected("h1", Reason.UNDERSCORE_FIELD)
-            template.is_plain = False  # to be counted each time
+            template.is_plain = template.is_simple = False  # to be counted each time
         self._reset(template)
         return template
 
@@ -400,8 +400,14 @@ class H1Connection:
         """True once the kernel has taken everything."""
         return not self._out and not self._channel.buffered
 
-    def send_answer(self, answer: Answer, date: DateField, body: bytes) -> bool:
+    def whole_body(self) -> bytes | None:
+        """Return None: bodies of HTTP/1 go through the engine."""
+        return None
+
+    def send_answer(self, answer: Answer, date: DateField, body: bytes, trailers: bytes = b"") -> bool:
         """Send a whole response past the engine; see `exchange.Downstream`."""
+        if answer.length != len(body) or trailers:
+            return False
         if self._plane.is_draining or not (self._unread or self._engine.skip_response()):
             return False
         head = answer.h1 if answer.has_date else answer.h1 + date.h1

@@ -148,7 +148,7 @@ class H2Connection(H2Link):
         if (
             last is not None
             and before is not None
-            and event.end_stream
+            and event.end_stream is before.end_stream
             and event.protocol is None
             and event.fields == before.fields  # mostly the same object: then nothing is compared
             and event.method == before.method
@@ -162,7 +162,7 @@ class H2Connection(H2Link):
                 self._last, self._last_event = template, event
                 return template
         template = from_h2(event, self._hop, self._listener.name)
-        if template.is_plain:
+        if template.is_simple:
             self._last, self._last_event = template, event
         return template
 
@@ -333,12 +333,19 @@ class H2Stream:
     def settle(self) -> None:
         """Do nothing: the engine has read the head."""
 
-    def send_answer(self, answer: Answer, date: DateField, body: bytes) -> bool:
+    def whole_body(self) -> bytes | None:
+        """Return the whole body if it has come, is short and has no trailers; it stays to be read all the same."""
+        chunks = self._chunks
+        if not self._is_ended or self._trailers or len(chunks) > 1:
+            return None
+        return chunks[0] if chunks else b""
+
+    def send_answer(self, answer: Answer, date: DateField, body: bytes, trailers: bytes = b"") -> bool:
         """Send a whole response; see `exchange.Downstream`."""
         if self._connection.is_congested:
             return False
         block = answer.h2 if answer.has_date else answer.h2 + date.h2
-        if not self._connection.engine.send_whole(self.stream_id, block, body):
+        if not self._connection.engine.send_whole(self.stream_id, block, body, trailers):
             return False
         self.has_started = self._outbound.is_done = True
         return True

@@ -33,6 +33,10 @@ from datum_router_proxy.wire.http2 import (
 )
 
 Field = tuple[bytes, bytes]
+FieldTuple = tuple[Field, ...]
+
+MOST_PARTS = 8
+"""A response of more pieces than this is relayed piece by piece."""
 
 
 class H2Connection(H2Link):
@@ -291,6 +295,47 @@ class H2Upstream:
         self.is_sent = True
         if has_end:
             self._outbound.is_done = True
+
+    # --- for the express lane ----------------------------------------------------------------------------------
+
+    def send_whole(self, block: bytes, body: bytes, *, has_body: bool) -> None:
+        """Send a request whose head is encoded already and whose body is here whole.
+
+        Raises:
+            UpstreamError: The connection is lost.
+        """
+        connection = self._connection
+        if connection.is_over or self._error is not None:
+            raise self._error or self._lost()
+        sent = connection.engine.send_request_block(self.stream_id, block, body, has_body=has_body)
+        self.is_sent = True
+        if not has_body or sent == len(body):
+            self._outbound.is_done = True
+        else:
+            self._outbound.data(body[sent:])
+            self._outbound.end(())
+        connection.wake()
+
+    @property
+    def is_silent(self) -> bool:
+        """True while nothing has come of the response and nothing has gone wrong."""
+        return not self._buffer and self._error is None
+
+    def take_whole(self) -> tuple[UpstreamHead, bytes, FieldTuple] | None:
+        """Return head, body and trailers if the whole response is here and is nothing special; else take nothing."""
+        buffer = self._buffer
+        if not self._is_ended or self._error is not None or len(buffer) > MOST_PARTS:
+            return None
+        head, last = buffer[0], buffer[-1]
+        if not isinstance(head, UpstreamHead) or head.is_switch or not isinstance(last, End):
+            return None
+        parts = [part for part in buffer if type(part) is bytes]
+        if len(parts) != len(buffer) - 2:
+            return None
+        self._polled_end = True
+        return head, parts[0] if len(parts) == 1 else b"".join(parts), last.trailers
+
+    # --- for the pipeline ----------------------------------------------------------------------------------------
 
     def _lost(self) -> UpstreamError:
         host, port = self._connection.peer

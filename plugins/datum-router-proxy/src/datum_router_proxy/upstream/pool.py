@@ -12,7 +12,7 @@ dials under way. Nothing here keeps a connection that is in use; it comes back b
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from datum_router.model.endpoint import EndpointKey
@@ -171,6 +171,14 @@ class Pool(Generic[C, S]):
             return None
         idle: list[tuple[C, float]] = bucket.idle
         return idle
+
+    def shared(self, key: tuple[str, str, int, str], tls: UpstreamTls | None) -> Sequence[S]:
+        """Return the HTTP/2 connections of a bucket, as `idle` does the others."""
+        bucket = self._buckets.get(key)  # type: ignore[call-overload]  # as above
+        if bucket is None or not (bucket.tls is tls or bucket.tls == tls):
+            return ()
+        shared: list[S] = bucket.shared
+        return shared
 
     def choose(
         self,

@@ -88,6 +88,17 @@ class Transport:
         connection.take()
         return connection
 
+    def take_shared(self, lease: Lease) -> H2Connection | None:
+        """Return a connection that has room for a stream, for the express lane, if one is there."""
+        service = lease.state.service
+        if service.protocol is _HTTP:
+            return None
+        mode = "auto" if service.protocol is UpstreamProtocol.HTTPS else "h2"
+        for connection in self._pool.shared((service.key, lease.key, lease.endpoint.port, mode), service.tls):
+            if connection.has_room():
+                return connection
+        return None
+
     async def open(
         self, lease: Lease, *, is_tunnel: bool = False, is_fresh: bool = False, connect_s: float | None = None
     ) -> Upstream:

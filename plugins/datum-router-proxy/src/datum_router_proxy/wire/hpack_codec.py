@@ -183,6 +183,14 @@ def encode_line(name: bytes, value: bytes, *, never_indexed: bool) -> bytes:
     return head + _length(len(value)) + value
 
 
+def encode_lines(fields: Iterable[Field]) -> bytes:
+    """Encode several field lines; names in `NEVER_INDEXED` and marked fields as never-indexed literals."""
+    return b"".join(
+        encode_line(field[0], field[1], never_indexed=isinstance(field, NeverIndexedField) or field[0] in NEVER_INDEXED)
+        for field in fields
+    )
+
+
 def _length(length: int) -> bytes:
     return _LENGTH[length] if length < 127 else encode_integer(length, 7, 0)
 

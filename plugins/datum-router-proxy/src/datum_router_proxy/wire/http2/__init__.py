@@ -1,6 +1,6 @@
 """The sans-I/O HTTP/2 engine (RFC 9113, RFC 8441): `Http2Connection`, its events and its limits."""
 
-from .connection import Http2Connection, codec_within
+from .connection import Http2Connection, check_outgoing, codec_within
 from .events import (
     ConnectionTerminated,
     DataReceived,
@@ -46,5 +46,6 @@ __all__ = [
     "StreamState",
     "TrailersReceived",
     "WindowOpened",
+    "check_outgoing",
     "codec_within",
 ]

@@ -214,7 +214,7 @@ class Http2Connection:
         is_tunnel = b":protocol" in pseudo
         if is_tunnel and not state.peer.enable_connect_protocol:
             raise LocalProtocolError("request: the peer does not take extended CONNECT", reason=Reason.BAD_UPGRADE)
-        length = _check_outgoing(fields, len(pseudo), "request")
+        length = check_outgoing(fields, len(pseudo), "request")
         block = state.codec.encode(fields)
         state.reserved.discard(stream_id)
         state.own_last_id = stream_id
@@ -235,18 +235,49 @@ class Http2Connection:
         step = Step.INTERIM if is_interim else Step.HEAD_END if end_stream else Step.HEAD
         if NEXT[stream.outbound][step] is None:
             raise LocalProtocolError(f"stream {stream.stream_id}: head was sent before", reason=Reason.STREAM_STATE)
-        length = _check_outgoing(fields, 1, "response")
+        length = check_outgoing(fields, 1, "response")
         if not is_interim:
             # RFC 9110 section 6.4.1: these answers have no body, whatever their content-length says.
             has_no_body = stream.is_head_request or status in _NO_BODY_STATUS
             stream.send_expected = 0 if has_no_body else length
         self._send_block(stream, state.codec.encode(fields), step)
 
-    def send_whole(self, stream_id: int, block: bytes, data: bytes) -> bool:
-        """Send a final response as one HEADERS and one DATA frame; False, and nothing sent, where that is not possible.
+    def send_request_block(self, stream_id: int, block: bytes, data: bytes, *, has_body: bool) -> int:
+        """Send a request whose head is encoded already, and as much of its whole body as goes at once (client role).
 
-        Windows, frame size or the stream's phase may forbid it. `block` was made of checked fields without a dynamic
-        table, and states the length of `data` if it states one (server role).
+        Args:
+            block: Made of checked fields without a dynamic table; neither HEAD nor extended CONNECT.
+            data: The whole body; it ends the message if all of it goes.
+
+        Returns:
+            How many bytes of `data` were sent.
+
+        Raises:
+            LocalProtocolError: The stream was not reserved, or a later one was used before it.
+        """
+        state = self._state
+        if stream_id not in state.reserved or stream_id < state.own_last_id:
+            raise LocalProtocolError(
+                f"stream {stream_id}: not reserved, or a later one was used before it", reason=Reason.STREAM_STATE
+            )
+        state.reserved.discard(stream_id)
+        state.own_last_id = stream_id
+        stream = state.open(stream_id)
+        self._send_block(stream, state.codec.encode(()) + block, Step.HEAD if has_body else Step.HEAD_END)
+        if not has_body:
+            return 0
+        size = len(data)
+        if size > stream.send_window or size > state.send_window:
+            size = max(0, min(stream.send_window, state.send_window))
+        if size or not data:
+            self.send_data(stream_id, data[:size], size == len(data))
+        return size
+
+    def send_whole(self, stream_id: int, block: bytes, data: bytes, trailers: bytes = b"") -> bool:
+        """Send a final response as one HEADERS and one DATA frame, perhaps trailers; False where that is not possible.
+
+        Windows, frame size or the stream's phase may forbid it; nothing is sent then. Both blocks were made of checked
+        fields without a dynamic table; `block` states the length of `data` if it states one (server role).
         """
         state = self._state
         stream = state.streams.get(stream_id)
@@ -260,21 +291,28 @@ class Http2Connection:
             or size > state.send_window
             or size > largest
             or len(block) >= largest
+            or len(trailers) > largest
         ):
             return False
         block = state.codec.encode(()) + block  # perhaps a table size update, which any block may begin with
         length = len(block)
         header = f.HEADER.pack
-        head = header(length >> 8, length & 0xFF, f.HEADERS, f.END_HEADERS | (0 if size else f.END_STREAM), stream_id)
+        ends = f.END_HEADERS | f.END_STREAM
+        parts = [
+            header(length >> 8, length & 0xFF, f.HEADERS, f.END_HEADERS if size or trailers else ends, stream_id),
+            block,
+        ]
         guard = state.guard
         if size:
-            state.queue(head + block + header(size >> 8, size & 0xFF, f.DATA, f.END_STREAM, stream_id) + data)
+            parts += (header(size >> 8, size & 0xFF, f.DATA, 0 if trailers else f.END_STREAM, stream_id), data)
             stream.send_window -= size
             state.send_window -= size
             stream.sent = size
             guard.data_frames_sent += 1
-        else:
-            state.queue(head + block)
+        if trailers:
+            length = len(trailers)
+            parts += (header(length >> 8, length & 0xFF, f.HEADERS, ends, stream_id), trailers)
+        state.queue(b"".join(parts))
         guard.payload += length + size
         guard.pings.give()
         stream.outbound = Phase.DONE
@@ -342,7 +380,7 @@ class Http2Connection:
             raise LocalProtocolError(
                 f"stream {stream_id}: trailers in phase {stream.outbound.name}", reason=Reason.STREAM_STATE
             )
-        if _check_outgoing(fields, 0, "trailers") >= 0:
+        if check_outgoing(fields, 0, "trailers") >= 0:
             raise LocalProtocolError("trailers: content-length is not allowed there", reason=Reason.BAD_TRAILER)
         self._check_length(stream, 0, True)
         self._send_block(stream, self._state.codec.encode(fields), Step.TRAILERS)
@@ -452,7 +490,7 @@ class Http2Connection:
         return stream
 
 
-def _check_outgoing(fields: list[Field] | tuple[Field, ...], pseudo: int, what: str) -> int:
+def check_outgoing(fields: list[Field] | tuple[Field, ...], pseudo: int, what: str) -> int:
     """Check fields before they leave; return the content length, or -1."""
     regular = fields[pseudo:]
     for name, value in fields[:pseudo]:
