@@ -4,7 +4,7 @@ BIN := .venv/bin
 DISTS := pyproject.toml $(wildcard plugins/*/pyproject.toml entrypoints/*/pyproject.toml)
 CODE := src plugins entrypoints tests benchmarks demo docs
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test lint types unit core-only promtool docs schema clean
+.PHONY: help demo demo-check test lint types unit core-only conformance promtool docs schema clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,8 +25,8 @@ lint: .venv/.ready ## ruff check and format check
 types: .venv/.ready ## mypy --strict on core, plugins, entrypoints and the typing snippets
 	$(BIN)/mypy --strict src $(wildcard plugins/*/src entrypoints/*/src) tests/typing
 
-unit: .venv/.ready ## All tests, on both cores
-	$(BIN)/pytest -n 2 --dist loadfile -q tests plugins entrypoints
+unit: .venv/.ready ## All tests, on both cores, but those of `make conformance` that need programs from outside PyPI
+	$(BIN)/pytest -n 2 --dist loadfile -q -m "not external" tests plugins entrypoints
 
 CORE_TESTS := tests/unit tests/property
 .venv-core/.ready: pyproject.toml constraints.txt .venv/.ready
@@ -48,6 +48,16 @@ core-only: .venv-core/.ready ## Unit and property tests of the core in an enviro
 	cd .run/tools && chmod +x promtool.new && mv promtool.new promtool && rm prometheus_*.deb
 
 promtool: .run/tools/promtool ## promtool out of Debian's package prometheus, unpacked: the test of /metrics uses it
+
+# Go's tools are built from tests/tools/go.mod with what its go.sum pins.
+.run/tools/.ready: tests/tools/go.mod tests/tools/go.sum
+	mkdir -p .run/tools
+	cd tests/tools && go build -o ../../.run/tools/ tool
+	touch $@
+
+CORPORA := plugins/datum-router-proxy/tests/test_http1_corpus.py plugins/datum-router-proxy/tests/test_hpack_codec.py
+conformance: .venv/.ready .run/tools/.ready ## h2spec, gRPC interop, WebSocket, nghttp2, curl and the public corpora against a running gateway
+	$(BIN)/pytest -n 2 --dist load -q tests/conformance $(CORPORA)
 
 demo: .venv/.ready ## Three backends and a gateway on port 8080, with curl lines to try
 	$(BIN)/python demo/demo.py
