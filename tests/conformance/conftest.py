@@ -105,14 +105,12 @@ def peers() -> Any:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    lines = sorted(
-        f"{name}: {value}"
-        for outcome in ("passed", "failed")
-        for report in terminalreporter.stats.get(outcome, [])
-        if getattr(report, "when", "") == "call"
-        for name, value in report.user_properties
-    )
-    if lines:
-        terminalreporter.section("what ran")
-        for line in lines:
-            terminalreporter.line(line)
+    counted: dict[str, list[str]] = {}
+    for report in terminalreporter.stats.get("passed", []):
+        if report.when == "call":
+            for name, value in report.user_properties:
+                counted.setdefault(name, []).append(str(value))
+    if counted:
+        terminalreporter.section("what ran and passed")
+        for name, values in sorted(counted.items()):
+            terminalreporter.line(f"{name}: {values[0] if len(values) == 1 else f'{len(values)} cases'}")
