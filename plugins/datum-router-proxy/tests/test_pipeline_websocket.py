@@ -182,6 +182,40 @@ def test_h2_to_h2() -> None:
     bounded(main)
 
 
+def test_tunnel_goes_on_when_the_window_opens_and_the_upstream_has_nothing_new() -> None:
+    # What the window held back leaves with its update; what waits unread in the upstream's socket must follow, though
+    # no event tells of it any more.
+    data = bytes(150_000)
+
+    async def serve(stream: trio.SocketStream) -> None:
+        head = await stream.receive_some(65536)
+        key = head.split(b"sec-websocket-key: ")[1].split(b"\r\n")[0]
+        await stream.send_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n"
+            b"sec-websocket-accept: " + accept_value(key) + b"\r\n\r\n" + data
+        )
+        with contextlib.suppress(trio.BrokenResourceError):
+            await stream.receive_some(1)
+
+    async def main() -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listeners[0].socket.getsockname()[1]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, serve, listeners)
+            async with gateway([make_service([port])]) as running, client(running.port, "h2") as peer:
+                assert isinstance(peer, H2Client)
+                peer.auto_acknowledge = False
+                stream_id = await open_h2_tunnel(peer)
+                await peer.until(lambda: len(peer.answers[stream_id].body) == 65_535)
+                for target in (None, stream_id):
+                    peer.connection.increment_flow_control_window(100_000, target)
+                await peer.flush()
+                await peer.until(lambda: len(peer.answers[stream_id].body) == len(data))
+            nursery.cancel_scope.cancel()
+
+    bounded(main)
+
+
 def test_upstream_without_extended_connect_is_502() -> None:
     async def serve(stream: trio.SocketStream) -> None:
         connection = H2Connection(H2Configuration(client_side=False))

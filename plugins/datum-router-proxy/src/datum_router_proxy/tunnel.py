@@ -92,6 +92,9 @@ class Tunnel:
         task.deadline_reason = Reason.IDLE_TIMEOUT
         task.deadline = self._loop.now + self._settings.tunnel_idle_timeout_s
         while not (self._is_client_done and self._is_upstream_done):
+            # What was held back goes first: once it has left, more may be read, and no event says so again.
+            self._upstream.flush()
+            self._downstream.flush()
             moved = self._to_upstream() | self._to_client()
             self._upstream.flush()
             self._downstream.flush()
