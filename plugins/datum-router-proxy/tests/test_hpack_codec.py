@@ -123,6 +123,58 @@ def test_rfc7541_appendix_c(name: str, case: str) -> None:
         prefix = b""
 
 
+# RFC 7541 appendix C.1: (number, prefix bits, octets).
+INTEGERS = {"C.1.1": (10, 5, "0a"), "C.1.2": (1337, 5, "1f9a0a"), "C.1.3": (42, 8, "2a")}
+
+
+@pytest.mark.parametrize("case", INTEGERS)
+def test_rfc7541_appendix_c1_integers_are_written(case: str) -> None:
+    number, bits, wire = INTEGERS[case]
+    assert encode_integer(number, bits, 0) == bytes.fromhex(wire)
+
+
+@CODECS
+@pytest.mark.parametrize("case", ["C.1.1", "C.1.2"])  # nothing in a block has a prefix of 8 bits
+def test_rfc7541_appendix_c1_integers_are_read(name: str, case: str) -> None:
+    number, _, wire = INTEGERS[case]
+    update = bytes((0x20 | int(wire[:2], 16),)) + bytes.fromhex(wire[2:])
+    codec = make_codec(name)
+    codec.set_decoder_table_limit(number)
+    assert codec.decode(update + b"\x82") == [(b":method", b"GET")]
+    codec = make_codec(name)
+    codec.set_decoder_table_limit(number - 1)
+    with pytest.raises(HeaderBlockError):
+        codec.decode(update + b"\x82")
+
+
+# What the appendix says the dynamic table holds after the last block, newest first; an index past it is an error.
+TABLES = {
+    "C.2.1 literal with indexing": [(b"custom-key", b"custom-header")],
+    "C.2.2 literal without indexing": [],
+    "C.2.3 never indexed": [],
+    "C.2.4 indexed": [],
+    "C.3 requests without Huffman": [THIRD[-1], SECOND[-1], GET[-1]],
+    "C.4 requests with Huffman": [THIRD[-1], SECOND[-1], GET[-1]],
+    "C.5 responses without Huffman": [THIRD_ANSWER[5], THIRD_ANSWER[4], THIRD_ANSWER[2]],
+    "C.6 responses with Huffman": [THIRD_ANSWER[5], THIRD_ANSWER[4], THIRD_ANSWER[2]],
+}
+
+
+@CODECS
+@pytest.mark.parametrize("case", APPENDIX_C)
+def test_rfc7541_appendix_c_leaves_the_dynamic_table_it_shows(name: str, case: str) -> None:
+    table, blocks = APPENDIX_C[case]
+    codec = make_codec(name)
+    prefix = b"" if table == 4_096 else encode_integer(table, 5, 0x20)
+    for wire, _ in blocks:
+        codec.decode(prefix + bytes.fromhex(wire))
+        prefix = b""
+    entries = TABLES[case]
+    assert codec.decode(bytes(0x80 | 62 + at for at in range(len(entries)))) == entries
+    with pytest.raises(HeaderBlockError):
+        codec.decode(bytes((0x80 | 62 + len(entries),)))
+
+
 @CODECS
 def test_never_indexed_fields_are_marked_and_leave_never_indexed(name: str) -> None:
     codec = make_codec(name)
