@@ -55,9 +55,27 @@ promtool: .run/tools/promtool ## promtool out of Debian's package prometheus, un
 	cd tests/tools && go build -o ../../.run/tools/ tool
 	touch $@
 
+# nghttp2's and curl's programs; without apt-get or the right to use it their tests say what is missing.
+.run/tools/.peers:
+	mkdir -p .run/tools
+	command -v nghttp && command -v curl && test -x /usr/sbin/nghttpd || \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	    nghttp2-client nghttp2-server curl; } || echo "conformance: no nghttp2 or curl, and apt-get could not install them"
+	touch $@
+
+# Autobahn's suite runs on Python 2.7 only, which not every machine has.
+.run/autobahn/.ready:
+	mkdir -p .run/autobahn
+	for python in python2.7 $$HOME/.pyenv/versions/2.7.*/bin/python; do \
+	  if $$python -c pass 2>/dev/null; then \
+	    PYTHONUSERBASE=$(CURDIR)/.run/autobahn $$python -W ignore -m pip install -q --user --no-warn-script-location \
+	      --disable-pip-version-check autobahntestsuite==25.10.1 && break; fi; done; \
+	test -x .run/autobahn/bin/wstest || echo "conformance: no Python 2.7 with pip, so Autobahn's suite is not run"
+	touch $@
+
 CORPORA := plugins/datum-router-proxy/tests/test_http1_corpus.py plugins/datum-router-proxy/tests/test_hpack_codec.py
-conformance: .venv/.ready .run/tools/.ready ## h2spec, gRPC interop, WebSocket, nghttp2, curl and the public corpora against a running gateway
-	$(BIN)/pytest -n 2 --dist load -q tests/conformance $(CORPORA)
+conformance: .venv/.ready .run/tools/.ready .run/tools/.peers .run/autobahn/.ready ## h2spec, gRPC interop, WebSocket, nghttp2, curl and the public corpora against a running gateway
+	$(BIN)/pytest -n 2 --dist loadfile -q tests/conformance $(CORPORA)
 
 demo: .venv/.ready ## Three backends and a gateway on port 8080, with curl lines to try
 	$(BIN)/python demo/demo.py
