@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+import h2.config
+import h2.connection
+import h2.events
 import pytest
 import trio
 
@@ -362,3 +365,47 @@ def test_the_setting_chooses_the_header_codec_of_both_sides(name: str, monkeypat
 
     trio.run(main)
     assert made == [name] * 2, "one head from the client, one from the upstream"
+
+
+def test_upload_goes_on_when_the_window_opens_and_the_client_has_sent_all() -> None:
+    # What the upstream's window held back leaves with its update; what waits unread in the client's socket must
+    # follow, though no event tells of it any more.
+    body = bytes(150_000)
+    is_sent = trio.Event()
+
+    async def serve(stream: trio.SocketStream) -> None:
+        connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        connection.initiate_connection()
+        await stream.send_all(connection.data_to_send())
+        received = 0
+        while data := await stream.receive_some(65536):
+            for event in connection.receive_data(data):
+                if isinstance(event, h2.events.DataReceived):
+                    received += len(event.data)
+                    if received == 65_535:
+                        await is_sent.wait()
+                        connection.increment_flow_control_window(100_000)
+                        connection.increment_flow_control_window(100_000, event.stream_id)
+                elif isinstance(event, h2.events.StreamEnded):
+                    length = str(received).encode()
+                    connection.send_headers(event.stream_id, [(b":status", b"200"), (b"x-received", length)], True)
+            await stream.send_all(connection.data_to_send())
+
+    async def main() -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listeners[0].socket.getsockname()[1]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, serve, listeners)
+            async with gateway([make_service([port], protocol=UpstreamProtocol.H2C)]) as running:
+                stream = await trio.open_tcp_stream("127.0.0.1", running.port)
+                head = b"POST / HTTP/1.1\r\nhost: shop.example\r\ncontent-length: %d\r\n\r\n" % len(body)
+                with trio.fail_after(5):
+                    await stream.send_all(head + body)
+                    is_sent.set()
+                    answer = await stream.receive_some(65536)
+                assert answer.startswith(b"HTTP/1.1 200 ")
+                assert b"x-received: 150000\r\n" in answer
+                await stream.aclose()
+            nursery.cancel_scope.cancel()
+
+    bounded(main)

@@ -469,13 +469,13 @@ class Pipeline:
         body = trace.body
         turns = 0
         while True:
+            could_give = upstream.is_writable  # asked first: to poll may flush, and what that frees must be noticed
             moved = not body.is_done and body.move(upstream, self.loop.now)
             could_take = downstream.is_writable
             if could_take:
                 event = upstream.poll()
                 if event is not None:
                     return event
-            could_give = upstream.is_writable
             downstream.flush()
             upstream.flush()
             if downstream.is_gone:
