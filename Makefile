@@ -60,8 +60,7 @@ promtool: .run/tools/promtool ## promtool out of Debian's package prometheus, un
 	mkdir -p .run/tools
 	command -v nghttp && command -v curl && test -x /usr/sbin/nghttpd || \
 	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-	    nghttp2-client nghttp2-server curl; } || echo "conformance: no nghttp2 or curl, and apt-get could not install them"
-	touch $@
+	    nghttp2-client nghttp2-server curl; } && touch $@ || echo "conformance: nghttp2 and curl could not be installed"
 
 # Autobahn's suite runs on Python 2.7 only, which not every machine has.
 .run/autobahn/.ready:

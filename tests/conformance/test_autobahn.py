@@ -23,8 +23,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 HOME = REPOSITORY / ".run" / "autobahn"
 WSTEST = HOME / "bin" / "wstest"
 ENVIRONMENT = {**os.environ, "PYTHONUSERBASE": str(HOME)}
-# All of sections 1 to 7 and 10; of the large cases those that take seconds: 9.3 and 9.4 cut 4 MiB into many fragments, 12
-# and 13 (compression) send 1,000 messages each.
+# All of sections 1 to 7 and 10; of the large cases those that take seconds: 9.3 and 9.4 cut 4 MiB into many fragments,
+# 12 and 13 (compression) send 1,000 messages each.
 SECTIONS = ["1.*", "2.*", "3.*", "4.*", "5.*", "6.*", "7.*", "10.*"]
 LARGE = [*(f"9.{part}.*" for part in (1, 2, 5, 6, 7, 8)), "9.3.6", "9.4.6", "12.1.1", "13.3.1"]
 # The suite calls "informational" what RFC 6455 leaves open: a close after a large message, and close codes above 4999.
