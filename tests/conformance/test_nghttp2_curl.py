@@ -109,10 +109,10 @@ def test_curl(option: str, origin: Any, program: Callable[[str], str], tmp_path:
     again = run("-o", str(got), "-H", "Expect: 100-continue", *chunked, "--data-binary", f"@{sent}", f"{url}/echo")
     assert again[-1] == f"200 {CURL[option]} 1"
     assert got.read_bytes() == BODY
-    # A second request goes on the first one's connection (not a second upload: curl 7.88 fails at that by itself).
-    again = run("-o", str(got), f"{url}/", "-o", str(tmp_path / "second"), f"{url}/large")
-    assert [line.split()[2] for line in again] == ["1", "1" if option == "--http1.0" else "0"]
-    assert (tmp_path / "second").read_bytes() == BODY
+    if option != "--http2-prior-knowledge":  # curl 7.88 fails to reuse such a connection, with nghttpd as well
+        again = run("-o", str(got), f"{url}/", "-o", str(tmp_path / "second"), f"{url}/large")
+        assert [line.split()[2] for line in again] == ["1", "1" if option == "--http1.0" else "0"]
+        assert (tmp_path / "second").read_bytes() == BODY
     record_property(f"curl, upstream {upstream}", option)
 
 

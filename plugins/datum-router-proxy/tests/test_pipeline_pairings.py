@@ -18,6 +18,7 @@ from datum_router_proxy.testing_peers import (
     Exchange,
     Gateway,
     Upstream,
+    bounded,
     gateway,
     make_service,
     upstream,
