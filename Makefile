@@ -82,8 +82,25 @@ demo: .venv/.ready ## Three backends and a gateway on port 8080, with curl lines
 demo-check: .venv/.ready ## The demo unattended on free ports: every example request, failover, a live route edit
 	$(BIN)/python demo/demo.py --check
 
+.PHONY: bench bench-quick bench-compare
+.venv-bench/.ready: benchmarks/requirements.txt benchmarks/gatebench/install.py .venv/.ready
+	test -x .venv-bench/bin/python || $(PY) -m venv .venv-bench
+	$(BIN)/uv pip install -q --python .venv-bench/bin/python -r benchmarks/requirements.txt || \
+	  .venv-bench/bin/python -m pip install -q -r benchmarks/requirements.txt
+	.venv-bench/bin/python benchmarks/run.py install
+	touch $@
+
+bench: .venv-bench/.ready ## Speed and size beside nginx, HAProxy, Envoy and Python proxies; writes docs/benchmarks (30 min, BENCH=options)
+	.venv-bench/bin/python benchmarks/run.py --out docs/benchmarks $(BENCH)
+
+bench-quick: .venv-bench/.ready ## One short round of every measure, to see that all of it works; writes nothing
+	.venv-bench/bin/python benchmarks/run.py --rounds 1 --seconds 1 $(BENCH)
+
+bench-compare: .venv-bench/.ready ## Compare docs/benchmarks/results.json with BASE=results.json; writes .run/bench-compare
+	.venv-bench/bin/python benchmarks/run.py compare $(BASE) docs/benchmarks/results.json --out .run/bench-compare
+
 docs: .venv/.ready ## Regenerate CRDs and reference pages from the typed definitions
 	$(BIN)/python docs/generate.py
 
 clean: ## Remove environments and caches
-	rm -rf .venv .venv-core .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build .run
+	rm -rf .venv .venv-core .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build .run
