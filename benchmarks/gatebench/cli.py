@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import resource
 import signal
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from gatebench import install
@@ -73,8 +75,7 @@ def site_for(options: argparse.Namespace) -> Iterator[tuple[Site, Stage]]:
             yield (
                 site,
                 Stage(
-                    scratch=scratch,
-                    bench_bin=bench_bin,
+                    site=site,
                     vegeta=str(bench_bin / "vegeta"),
                     uris=uris,
                     message=message,
@@ -83,6 +84,14 @@ def site_for(options: argparse.Namespace) -> Iterator[tuple[Site, Stage]]:
             )
         finally:
             upstreams.stop()
+
+
+def raise_file_limit() -> None:
+    """Let this process and its children open as many files as the system allows, 65,536 at most."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+    if soft == resource.RLIM_INFINITY or soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _ended(number: int, _frame: FrameType | None) -> None:
@@ -100,9 +109,10 @@ def main(arguments: Sequence[str]) -> int:
         if (os.cpu_count() or 1) < 2:
             raise BenchError("two cores are needed: one for the proxy, one for load and upstream")
         os.sched_setaffinity(0, {LOAD_CORE})
+        raise_file_limit()
         samples = run_all(options, console)
     except BenchError as error:
-        console.print(f"[red]{error}[/]", highlight=False)
+        console.print(f"[red]{escape(str(error))}[/]", highlight=False)
         return 2
     except KeyboardInterrupt:
         console.print("[red]interrupted; everything that was started has ended[/]")
@@ -119,7 +129,7 @@ def run_all(options: argparse.Namespace, console: Console) -> list[Sample]:
 
     def told(sample: Sample) -> None:
         value = "-" if sample.value is None else f"{sample.value:,.0f}"
-        state = "" if sample.is_good else f" [red]failed: {sample.error or f'{sample.errors} errors'}[/]"
+        state = "" if sample.is_good else f" [red]failed: {escape(sample.error or f'{sample.errors} errors')}[/]"
         cpu = "" if sample.cpu_us is None else f" {sample.cpu_us:6.1f} us CPU"
         console.print(
             f"{time.monotonic() - began:5.0f} s  {sample.measure:<10} {sample.round} "

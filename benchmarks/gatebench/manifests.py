@@ -47,7 +47,7 @@ apiVersion: router.datum.net/v1alpha1
 kind: VPCIngress
 metadata: {{name: bench}}
 spec:
-  host: bench.example
+  host: "*.example"
   listeners:
     - {{name: http, port: {http_port}, protocol: HTTP}}
     - {{name: https, port: {https_port}, protocol: HTTPS}}

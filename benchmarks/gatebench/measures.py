@@ -6,9 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gatebench import tools
-from gatebench.processes import BenchError
-from gatebench.proxies import GRPC_PATH, HOST, PEERS, Proxy
+from gatebench import state, tools
+from gatebench.manifests import ROUTES
+from gatebench.processes import BenchError, memory_bytes
+from gatebench.proxies import GRPC_PATH, HOST, PEERS, Proxy, Site
 from gatebench.tools import Load
 
 CONNECTIONS = 32
@@ -17,6 +18,7 @@ H2_STREAMS = 32
 OPEN_LOOP_CONNECTIONS = 256
 URIS = 20_000
 TWO_WORKERS = "datum-2w"
+DEFAULT_RATE = 2000
 
 # What a browser sends with an XMLHttpRequest; 12 fields with Host, which the load generators add.
 BROWSER_HEADERS = (
@@ -42,8 +44,7 @@ class Stage:
     `rate` is half of what Envoy answers at saturation in this run, requests/s; 0 before that is known.
     """
 
-    scratch: Path
-    bench_bin: Path
+    site: Site
     vegeta: str
     uris: Path
     message: Path
@@ -60,9 +61,12 @@ class Measure:
 
     Attributes:
         key: Its name on the command line and in results.json.
-        unit: Of the figure that counts, which `value` takes from the load: requests/s, bytes/s or us.
+        unit: Of the figure that counts: requests/s, bytes/s, us, bytes or s.
         is_higher_better: Whether a larger figure is the better one.
         proxies: Who takes part, in the order of each round.
+        is_load: Whether it is a load to warm up for, whose CPU time counts for each request.
+        is_once: Whether one round says it all: memory of a fresh process does not drift.
+        routes: Routes that ours has besides the loaded one.
     """
 
     key: str
@@ -71,8 +75,13 @@ class Measure:
     proxies: tuple[str, ...]
     drive: Drive
     is_higher_better: bool = True
+    is_load: bool = True
+    is_once: bool = False
+    routes: int = ROUTES
 
     def value(self, load: Load) -> float | None:
+        if load.figure is not None:
+            return load.figure
         if self.unit == "us":
             return load.p99_us
         return load.bytes_per_s if self.unit == "bytes/s" else load.requests_per_s
@@ -110,7 +119,7 @@ def _h2(*headers: str, has_many_uris: bool = False) -> Drive:
             streams=H2_STREAMS,
             seconds=seconds,
             headers=(f":authority: {HOST}", *headers),
-            scratch=stage.scratch,
+            scratch=stage.site.scratch,
             uris=stage.uris if has_many_uris else None,
         )
 
@@ -124,7 +133,7 @@ def _grpc(stage: Stage, proxy: Proxy, seconds: float) -> Load:
         streams=H2_STREAMS,
         seconds=seconds,
         headers=(f":authority: {HOST}", *GRPC_HEADERS),
-        scratch=stage.scratch,
+        scratch=stage.site.scratch,
         body=stage.message,
     )
 
@@ -139,14 +148,14 @@ def _open_loop(stage: Stage, proxy: Proxy, seconds: float) -> Load:
         rate=stage.rate,
         seconds=seconds,
         connections=OPEN_LOOP_CONNECTIONS,
-        scratch=stage.scratch,
+        scratch=stage.site.scratch,
     )
 
 
 def _bodies(size: str, connections: int) -> Drive:
     def drive(stage: Stage, proxy: Proxy, seconds: float) -> Load:
         return tools.sink(
-            str(stage.bench_bin / "python"),
+            str(stage.site.bench_bin / "python"),
             port=proxy.ports["http1"],
             host=HOST,
             path=f"/bodies/{size}",
@@ -157,14 +166,40 @@ def _bodies(size: str, connections: int) -> Drive:
     return drive
 
 
+def _idle(_stage: Stage, proxy: Proxy, _seconds: float) -> Load:
+    return state.figure(memory_bytes(proxy.serving())[0])
+
+
+def _idle_all(_stage: Stage, proxy: Proxy, _seconds: float) -> Load:
+    return state.figure(memory_bytes(proxy.everything())[1])
+
+
+def _idle_connections(_stage: Stage, proxy: Proxy, _seconds: float) -> Load:
+    return state.idle_connections(proxy)
+
+
+def _routes(stage: Stage, proxy: Proxy, _seconds: float) -> Load:
+    return state.route_memory(stage.site, proxy)
+
+
+def _edit(_stage: Stage, proxy: Proxy, _seconds: float) -> Load:
+    return state.edits(proxy)
+
+
+def _edit_loaded(stage: Stage, proxy: Proxy, _seconds: float) -> Load:
+    return state.edits_under_load(stage.site, proxy, stage.vegeta, stage.rate or DEFAULT_RATE)
+
+
 FULL = ("datum", "envoy", "nginx", "haproxy")
 PYTHON_PEERS = ("aiohttp", "mitmproxy")
+ALL = (*FULL, *PYTHON_PEERS)
+MANY_ROUTES = 5000
 MEASURES = (
     Measure(
         key="h1",
         title="HTTP/1.1 keep-alive, 32 connections",
         unit="requests/s",
-        proxies=(*FULL, *PYTHON_PEERS),
+        proxies=ALL,
         drive=_h1(),
     ),
     Measure(
@@ -220,5 +255,26 @@ MEASURES = (
         unit="requests/s",
         proxies=("datum", TWO_WORKERS),
         drive=_h1(),
+    ),
+    *(
+        Measure(
+            key=key,
+            title=title,
+            unit=unit,
+            proxies=proxies,
+            drive=drive,
+            is_higher_better=False,
+            is_load=False,
+            is_once=is_once,
+            routes=routes,
+        )
+        for key, title, unit, proxies, drive, is_once, routes in (
+            ("memory-idle", "idle worker, resident", "bytes", ALL, _idle, True, ROUTES),
+            ("memory-all", "all idle processes, proportional", "bytes", ALL, _idle_all, True, ROUTES),
+            ("memory-connection", "each idle keep-alive connection", "bytes", (*FULL, "aiohttp"), _idle_connections, True, ROUTES),
+            ("memory-routes", "5,000 routes in a worker", "bytes", ("datum",), _routes, True, MANY_ROUTES),
+            ("edit", "one edit among 10,000 routes until in force, quiet", "us", ("datum",), _edit, False, 10_000),
+            ("edit-loaded", "the same while loaded", "us", ("datum",), _edit_loaded, False, 10_000),
+        )
     ),
 )

@@ -91,6 +91,13 @@ class Child:
     def log_tail(self, length: int = 1500) -> str:
         return self.log.read_text(errors="replace")[-length:].strip()
 
+    def interrupt(self) -> None:
+        """Ask it to end by SIGINT and wait; `stop` is for what does not listen."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(STOP_PATIENCE_S)
+
     def stop(self) -> None:
         """End it: SIGTERM, then SIGKILL to it and whatever it left behind in its session."""
         if self.process.poll() is None:

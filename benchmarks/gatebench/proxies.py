@@ -122,13 +122,22 @@ class Upstreams:
 class Proxy:
     """A running proxy.
 
-    `ports` has `http1` (plain HTTP/1.1), and `http2` (h2c) and `tls` where it speaks them.
+    `source` is the directory of manifests, if it is ours. `ports` has `http1` (plain HTTP/1.1), and `http2` (h2c) and
+    `tls` where it speaks them.
     """
 
-    def __init__(self, name: str, child: Child, ports: Mapping[str, int], workers: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        name: str,
+        child: Child,
+        ports: Mapping[str, int],
+        workers: Sequence[int] = (),
+        source: Path | None = None,
+    ) -> None:
         self.name = name
         self.child = child
         self.ports = ports
+        self.source = source
         self._workers = list(workers)
 
     def serving(self) -> list[int]:
@@ -224,7 +233,7 @@ def _start_datum(name: str, site: Site, directory: Path, *, routes: int) -> Prox
     except BaseException:
         child.stop()
         raise
-    return Proxy(name, child, {"http1": http1, "http2": http1, "tls": tls, "admin": admin}, pids)
+    return Proxy(name, child, {"http1": http1, "http2": http1, "tls": tls, "admin": admin}, pids, source)
 
 
 def _worker_pids(child: Child, admin: int, workers: int) -> list[int]:

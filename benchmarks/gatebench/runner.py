@@ -15,6 +15,7 @@ from gatebench.samples import Sample, median
 WARM_UP_S = 1.0
 START_S = 2.5
 BETWEEN_S = 0.6
+OTHER_S = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,14 @@ class Plan:
 
     def estimate_s(self, seconds: float) -> float:
         """Return about how long the measures take."""
-        runs = sum(len(self.takes_part(measure)) for measure in self.measures)
-        return runs * (START_S + self.rounds * (seconds + WARM_UP_S + BETWEEN_S))
+        total = 0.0
+        for measure in self.measures:
+            each = seconds + WARM_UP_S + BETWEEN_S if measure.is_load else OTHER_S
+            total += len(self.takes_part(measure)) * (START_S + self.rounds_of(measure) * each)
+        return total
+
+    def rounds_of(self, measure: Measure) -> int:
+        return 1 if measure.is_once else self.rounds
 
 
 def run_measure(measure: Measure, plan: Plan, site: Site, stage: Stage, told: Callable[[Sample], None]) -> list[Sample]:
@@ -51,13 +58,13 @@ def run_measure(measure: Measure, plan: Plan, site: Site, stage: Stage, told: Ca
         running: dict[str, Proxy | str] = {}
         for name in plan.takes_part(measure):
             try:
-                proxy = start_proxy(name, site)
+                proxy = start_proxy(name, site, routes=measure.routes)
                 stack.callback(proxy.stop)
                 check_proxy(measure.key, proxy, site, stage.message)
                 running[name] = proxy
             except BenchError as error:
                 running[name] = str(error)
-        for number in range(1, plan.rounds + 1):
+        for number in range(1, plan.rounds_of(measure) + 1):
             for name, proxy_or_error in running.items():
                 if isinstance(proxy_or_error, str):
                     add(Sample(measure=measure.key, proxy=name, round=number, error=proxy_or_error))
@@ -69,7 +76,8 @@ def run_measure(measure: Measure, plan: Plan, site: Site, stage: Stage, told: Ca
 def _take(measure: Measure, proxy: Proxy, stage: Stage, number: int) -> Sample:
     empty = Sample(measure=measure.key, proxy=proxy.name, round=number)
     try:
-        measure.drive(stage, proxy, WARM_UP_S)
+        if measure.is_load:
+            measure.drive(stage, proxy, WARM_UP_S)
         pids = proxy.serving()
         before = cpu_seconds(pids)
         load = measure.drive(stage, proxy, stage.seconds)
@@ -88,7 +96,7 @@ def _take(measure: Measure, proxy: Proxy, stage: Stage, number: int) -> Sample:
         p50_us=load.p50_us,
         p99_us=load.p99_us,
         p999_us=load.p999_us,
-        cpu_us=cpu_s / load.requests * 1e6 if load.requests else None,
+        cpu_us=cpu_s / load.requests * 1e6 if load.requests and measure.is_load else None,
         rss_bytes=rss,
     )
 

@@ -26,7 +26,10 @@ GRACE_S = 20.0
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """What a load generator saw. `errors` counts requests that got no 2xx answer."""
+    """What a load generator saw. `errors` counts requests that got no 2xx answer.
+
+    `figure` is the measured value where it is none of the others: bytes of memory, seconds of compiling.
+    """
 
     requests: int
     errors: int
@@ -35,6 +38,7 @@ class Load:
     p50_us: float | None = None
     p99_us: float | None = None
     p999_us: float | None = None
+    figure: float | None = None
 
     @property
     def requests_per_s(self) -> float:
