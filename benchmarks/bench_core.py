@@ -25,6 +25,7 @@ from datum_router.registry.store import Store
 
 ROUTES = 10_000
 ROUNDS = 3
+SLOW_S = 3.0
 
 
 def parsed_manifests(count: int) -> list[dict[str, object]]:
@@ -40,7 +41,9 @@ def parsed_manifests(count: int) -> list[dict[str, object]]:
 
 def compile_seconds(count: int) -> float:
     """Return how long decoding, compiling and linking of `count` routes takes, from parsed documents."""
-    events = [Upsert(source="bench", raw=document, origin=Origin()) for document in parsed_manifests(count)]
+    events = [
+        Upsert(source="bench", raw=document, origin=Origin(source="bench")) for document in parsed_manifests(count)
+    ]
     best = float("inf")
     for _ in range(ROUNDS):
         plugins = load_plugins()
@@ -51,9 +54,12 @@ def compile_seconds(count: int) -> float:
             store.apply(event)
         result = Compiler(plugins).compile(store.view())
         snapshot = Linker(plugins).link(result.data)
-        best = min(best, time.perf_counter() - start)
+        took = time.perf_counter() - start
+        best = min(best, took)
         if len(snapshot.rules) != count + 1 or result.diagnostics:
             raise AssertionError(f"{len(snapshot.rules)} rules, {result.diagnostics[:2]}")
+        if took > SLOW_S:
+            break  # the bar is at 1 s: repeating this would not save it
     return best
 
 

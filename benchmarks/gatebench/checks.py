@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import http.client
 import subprocess
-from pathlib import Path
 
-from gatebench.measures import GRPC_HEADERS
+from gatebench.measures import GRPC_HEADERS, Stage
 from gatebench.processes import BenchError, find_program
-from gatebench.proxies import GRPC_PATH, HOST, Proxy, Site
+from gatebench.proxies import GRPC_PATH, HOST, Proxy
 from gatebench.tools import header_arguments
 
 KIB = b"x" * 1024
 
 
-def check_proxy(measure: str, proxy: Proxy, site: Site, message: Path) -> None:
+def check_proxy(measure: str, proxy: Proxy, stage: Stage) -> None:
     """Send one request of the measure's kind and compare the answer.
 
     Raises:
@@ -27,14 +26,14 @@ def check_proxy(measure: str, proxy: Proxy, site: Site, message: Path) -> None:
         text = _nghttp(
             "-v",
             "-d",
-            str(message),
+            str(stage.message),
             *header_arguments(GRPC_HEADERS),
             f"http://127.0.0.1:{proxy.ports['http2']}{GRPC_PATH}",
         )
         expect(b"grpc-status: 0" in text, proxy, "trailer grpc-status: 0")
     elif measure.startswith("body-"):
         path = f"/bodies/{measure.removeprefix('body-')}"
-        wanted = hashlib.sha256((site.bodies / path.lstrip("/")).read_bytes()).digest()
+        wanted = hashlib.sha256((stage.site.bodies / path.lstrip("/")).read_bytes()).digest()
         expect(hashlib.sha256(_get(proxy, path)).digest() == wanted, proxy, "body")
     elif measure == "tls":
         command = [

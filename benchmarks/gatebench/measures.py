@@ -15,7 +15,7 @@ from gatebench.tools import Load
 CONNECTIONS = 32
 H2_CONNECTIONS = 8
 H2_STREAMS = 32
-OPEN_LOOP_CONNECTIONS = 256
+OPEN_LOOP_CONNECTIONS = 128
 URIS = 20_000
 TWO_WORKERS = "datum-2w"
 DEFAULT_RATE = 2000
@@ -271,7 +271,15 @@ MEASURES = (
         for key, title, unit, proxies, drive, is_once, routes in (
             ("memory-idle", "idle worker, resident", "bytes", ALL, _idle, True, ROUTES),
             ("memory-all", "all idle processes, proportional", "bytes", ALL, _idle_all, True, ROUTES),
-            ("memory-connection", "each idle keep-alive connection", "bytes", (*FULL, "aiohttp"), _idle_connections, True, ROUTES),
+            (
+                "memory-connection",
+                "each idle keep-alive connection",
+                "bytes",
+                (*FULL, "aiohttp"),
+                _idle_connections,
+                True,
+                ROUTES,
+            ),
             ("memory-routes", "5,000 routes in a worker", "bytes", ("datum",), _routes, True, MANY_ROUTES),
             ("edit", "one edit among 10,000 routes until in force, quiet", "us", ("datum",), _edit, False, 10_000),
             ("edit-loaded", "the same while loaded", "us", ("datum",), _edit_loaded, False, 10_000),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from gatebench.checks import check_proxy
 from gatebench.measures import TWO_WORKERS, Measure, Stage
 from gatebench.processes import BenchError, cpu_seconds, memory_bytes
-from gatebench.proxies import Proxy, Site, start_proxy
+from gatebench.proxies import Proxy, start_proxy
 from gatebench.samples import Sample, median
 
 WARM_UP_S = 1.0
@@ -46,7 +46,7 @@ class Plan:
         return 1 if measure.is_once else self.rounds
 
 
-def run_measure(measure: Measure, plan: Plan, site: Site, stage: Stage, told: Callable[[Sample], None]) -> list[Sample]:
+def run_measure(measure: Measure, plan: Plan, stage: Stage, told: Callable[[Sample], None]) -> list[Sample]:
     """Return the samples of one measure; a proxy that fails yields samples that say why, and the others go on."""
     samples: list[Sample] = []
 
@@ -58,9 +58,9 @@ def run_measure(measure: Measure, plan: Plan, site: Site, stage: Stage, told: Ca
         running: dict[str, Proxy | str] = {}
         for name in plan.takes_part(measure):
             try:
-                proxy = start_proxy(name, site, routes=measure.routes)
+                proxy = start_proxy(name, stage.site, routes=measure.routes)
                 stack.callback(proxy.stop)
-                check_proxy(measure.key, proxy, site, stage.message)
+                check_proxy(measure.key, proxy, stage)
                 running[name] = proxy
             except BenchError as error:
                 running[name] = str(error)
@@ -105,8 +105,3 @@ def half_of_envoy(samples: Sequence[Sample]) -> int:
     """Return half of Envoy's median rate on HTTP/1.1 keep-alive, requests/s; 0 if there is none."""
     rates = [s.value for s in samples if s.measure == "h1" and s.proxy == "envoy" and s.is_good and s.value is not None]
     return int(median(rates) / 2) if rates else 0
-
-
-def in_order(measures: Sequence[Measure], only: Sequence[str]) -> Iterator[Measure]:
-    """Yield the measures whose keys are in `only`, or all if it is empty."""
-    return (measure for measure in measures if not only or measure.key in only)

@@ -168,6 +168,20 @@ def h2load(
         return parse_h2load(text, lines)
 
 
+def vegeta_limits(connections: int) -> list[str]:
+    """Return the options for at most `connections`, which all stay open; ours takes 200 from one address.
+
+    Workers are not bounded: a request that finds no free connection waits for one, and that is part of its time.
+    """
+    return [
+        f"-connections={connections}",
+        f"-max-connections={connections}",
+        f"-workers={connections}",
+        "-timeout=10s",
+        "-max-body=0",
+    ]
+
+
 def parse_vegeta(lines: Iterable[str], *, rate: int, seconds: float) -> Load:
     """Read the CSV of `vegeta encode`: when, status, latency in ns, ...
 
@@ -202,8 +216,7 @@ def vegeta(
     """Send `rate` requests a second to `url` for `seconds`, open loop."""
     results = scratch / "vegeta.bin"
     attack = [program, "attack", f"-rate={rate}/s", f"-duration={seconds:g}s", f"-output={results}"]
-    # As many workers as connections: a free one is always there unless the proxy has stalled for long.
-    attack += [f"-connections={connections}", f"-workers={connections}", "-timeout=10s", "-max-body=0"]
+    attack += vegeta_limits(connections)
     attack += [f"-header={header}" for header in headers]
     run_tool(attack, seconds=seconds + 10, given=f"GET {url}\n")
     text = run_tool([program, "encode", "--to=csv", str(results)], seconds=60)
