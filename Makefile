@@ -22,8 +22,9 @@ lint: .venv/.ready ## ruff check and format check
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check -q $(CODE)
 
-types: .venv/.ready ## mypy --strict on core, plugins, entrypoints and the typing snippets
+types: .venv/.ready ## mypy --strict on core, plugins, entrypoints, benchmarks and the typing snippets
 	$(BIN)/mypy --strict src $(wildcard plugins/*/src entrypoints/*/src) tests/typing
+	MYPYPATH=benchmarks $(BIN)/mypy --strict benchmarks/gatebench $(wildcard benchmarks/*.py)
 
 unit: .venv/.ready ## All tests, on both cores, but those of `make conformance` that need programs from outside PyPI
 	$(BIN)/pytest -n 2 --dist loadfile -q -m "not external" tests plugins entrypoints

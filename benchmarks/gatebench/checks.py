@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import subprocess
 
@@ -12,6 +11,7 @@ from gatebench.proxies import GRPC_PATH, HOST, Proxy
 from gatebench.tools import header_arguments
 
 KIB = b"x" * 1024
+PATIENCE_S = 20.0
 
 
 def check_proxy(measure: str, proxy: Proxy, stage: Stage) -> None:
@@ -21,39 +21,31 @@ def check_proxy(measure: str, proxy: Proxy, stage: Stage) -> None:
         BenchError: The answer is wrong.
     """
     if measure.startswith("h2"):
-        expect(KIB in _nghttp(f"http://127.0.0.1:{proxy.ports['http2']}/users/42"), proxy, "h2c answer")
+        expect(_nghttp(f"http://127.0.0.1:{proxy.ports['http2']}/users/42"), KIB, proxy)
     elif measure == "grpc":
-        text = _nghttp(
-            "-v",
-            "-d",
-            str(stage.message),
-            *header_arguments(GRPC_HEADERS),
-            f"http://127.0.0.1:{proxy.ports['http2']}{GRPC_PATH}",
-        )
-        expect(b"grpc-status: 0" in text, proxy, "trailer grpc-status: 0")
+        url = f"http://127.0.0.1:{proxy.ports['http2']}{GRPC_PATH}"
+        text = _nghttp("-v", "-d", str(stage.message), *header_arguments(GRPC_HEADERS), url)
+        expect(text, KIB, proxy)
+        expect(text, b"grpc-status: 0", proxy)
     elif measure.startswith("body-"):
         path = f"/bodies/{measure.removeprefix('body-')}"
-        wanted = hashlib.sha256((stage.site.bodies / path.lstrip("/")).read_bytes()).digest()
-        expect(hashlib.sha256(_get(proxy, path)).digest() == wanted, proxy, "body")
+        wanted = (stage.site.bodies / path.lstrip("/")).read_bytes()
+        if _get(proxy, path) != wanted:
+            raise BenchError(f"{proxy.name}: wrong body of {path}")
     elif measure == "tls":
-        command = [
-            find_program("openssl"),
-            "s_client",
-            "-connect",
-            f"127.0.0.1:{proxy.ports['tls']}",
-            "-tls1_3",
-            "-brief",
-        ]
-        command += ["-alpn", "http/1.1"]
-        done = subprocess.run(command, check=False, capture_output=True, input=b"", timeout=20)
-        expect(b"Protocol version: TLSv1.3" in done.stderr + done.stdout, proxy, "TLS 1.3 handshake")
+        address = f"127.0.0.1:{proxy.ports['tls']}"
+        text = _output("openssl", "s_client", "-connect", address, "-tls1_3", "-brief", "-alpn", "http/1.1")
+        expect(text, b"Protocol version: TLSv1.3", proxy)
     else:
-        expect(_get(proxy, "/users/42") == KIB, proxy, "answer")
+        expect(_get(proxy, "/users/42"), KIB, proxy)
 
 
-def expect(is_good: bool, proxy: Proxy, what: str) -> None:
-    if not is_good:
-        raise BenchError(f"{proxy.name}: wrong {what}; {proxy.child.log_tail(600)}")
+def expect(found: bytes, wanted: bytes, proxy: Proxy) -> None:
+    """Raise unless the wanted bytes are there."""
+    if wanted not in found:
+        raise BenchError(
+            f"{proxy.name}: no {wanted[:40]!r} in the answer {found[-400:]!r}; its log: {proxy.child.log_tail(400)}"
+        )
 
 
 def _get(proxy: Proxy, path: str) -> bytes:
@@ -62,7 +54,8 @@ def _get(proxy: Proxy, path: str) -> bytes:
         connection.request("GET", path, headers={"Host": HOST})
         answer = connection.getresponse()
         body = answer.read()
-        expect(answer.status == 200, proxy, f"status {answer.status}")
+        if answer.status != 200:
+            raise BenchError(f"{proxy.name}: status {answer.status}; {proxy.child.log_tail(600)}")
         return body
     except (OSError, http.client.HTTPException) as error:
         raise BenchError(f"{proxy.name}: no answer: {error!r}; {proxy.child.log_tail(600)}") from error
@@ -71,10 +64,13 @@ def _get(proxy: Proxy, path: str) -> bytes:
 
 
 def _nghttp(*arguments: str) -> bytes:
-    done = subprocess.run(
-        [find_program("nghttp"), "--no-dep", "-H", f":authority: {HOST}", *arguments],
-        check=False,
-        capture_output=True,
-        timeout=20,
-    )
-    return done.stdout
+    return _output("nghttp", "--no-dep", "-H", f":authority: {HOST}", *arguments)
+
+
+def _output(program: str, *arguments: str) -> bytes:
+    command = [find_program(program), *arguments]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, input=b"", timeout=PATIENCE_S)
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(f"{program} did not end within {PATIENCE_S:g} s") from error
+    return done.stdout + done.stderr

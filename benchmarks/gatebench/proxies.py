@@ -241,7 +241,7 @@ def _worker_pids(child: Child, admin: int, workers: int) -> list[int]:
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{admin}/stats", timeout=5) as page:
             pids = sorted(int(worker["pid"]) for worker in json.load(page)["workers"])
-            if len(pids) == workers:
+            if len(pids) == workers and "ready" in child.log.read_text().splitlines():
                 return pids
         time.sleep(0.05)
-    raise BenchError(f"{child.name}: not {workers} workers in time: {child.log_tail()}")
+    raise BenchError(f"{child.name}: not ready with {workers} workers in time: {child.log_tail()}")

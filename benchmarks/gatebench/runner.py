@@ -85,6 +85,8 @@ def _take(measure: Measure, proxy: Proxy, stage: Stage, number: int) -> Sample:
         rss, _ = memory_bytes(pids)
     except (BenchError, OSError) as error:
         return replace(empty, error=f"{error}; {proxy.child.log_tail(300)}")
+    if measure.is_load and not load.requests and not load.body_bytes:
+        return replace(empty, error="no request was answered", errors=load.errors)
     value = measure.value(load)
     if measure.key == "workers":
         value = load.requests / cpu_s if cpu_s else None

@@ -94,7 +94,7 @@ def route_memory(site: Site, proxy: Proxy) -> Load:
         empty.stop()
 
 
-def edits(proxy: Proxy, count: int = EDITS) -> Load:
+def edits(proxy: Proxy, *, count: int = EDITS, route: int = EDITED) -> Load:
     """Return the median time, in us, from before a file is written until an answer shows the edited route.
 
     One client asks on one connection, one request after another; so a request that is under way when the edit comes
@@ -102,17 +102,17 @@ def edits(proxy: Proxy, count: int = EDITS) -> Load:
     """
     if proxy.source is None:
         raise BenchError(f"{proxy.name} has no manifests")
-    number = EDITED // manifests.PER_FILE
+    number = route // manifests.PER_FILE
     path = proxy.source / f"routes-{number}.yaml"
     first = number * manifests.PER_FILE
     client = Client(proxy.ports["http1"])
-    host, item = divmod(EDITED, 20)
+    host, item = divmod(route, 20)
     times = []
     try:
         for _ in range(count):
             version = str(time.monotonic_ns())
             text = "---\n".join(
-                manifests.other_route(n, version=version if n == EDITED else "")
+                manifests.other_route(n, version=version if n == route else "")
                 for n in range(first, first + manifests.PER_FILE)
             )
             shown = f"x-version: {version}".encode()
