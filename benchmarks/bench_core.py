@@ -14,7 +14,6 @@ from pathlib import Path
 
 import yaml
 from bench_match import flat_heads, flat_rules, measure, spread_heads, spread_rules
-from gatebench import manifests
 
 from datum_router.compiler.compiler import Compiler
 from datum_router.compiler.diagnostics import Origin
@@ -22,6 +21,7 @@ from datum_router.compiler.link import Linker
 from datum_router.plugins.manager import load_plugins
 from datum_router.plugins.protocols import Upsert
 from datum_router.registry.store import Store
+from gatebench import manifests
 
 ROUTES = 10_000
 ROUNDS = 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+
 from gatebench import report, results
 from gatebench.bars import BARS, Bar, State, judge
 from gatebench.processes import BenchError

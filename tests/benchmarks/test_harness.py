@@ -13,6 +13,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from datum_router_cli.load import load_directory
 from gatebench import manifests, state
 from gatebench.bars import BARS
 from gatebench.cli import TITLES, UNITS, main, parse_options
@@ -22,8 +24,6 @@ from gatebench.proxies import HOST, PEERS, Site, fill, make_certificate, start_p
 from gatebench.runner import Plan, half_of_envoy, run_measure
 from gatebench.samples import Sample
 from gatebench.tools import Load
-
-from datum_router_cli.load import load_directory
 
 
 def test_every_bar_is_about_a_measure_that_its_proxies_take_part_in():

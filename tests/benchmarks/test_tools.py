@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+
 from gatebench.processes import BenchError
 from gatebench.tools import parse_h2load, parse_sink, parse_vegeta, parse_wrk, sink
 
