@@ -4,7 +4,7 @@ BIN := .venv/bin
 DISTS := pyproject.toml $(wildcard plugins/*/pyproject.toml entrypoints/*/pyproject.toml)
 CODE := src plugins entrypoints tests benchmarks demo docs
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test lint types unit core-only conformance promtool docs schema clean
+.PHONY: help demo demo-check test lint types unit core-only conformance fuzz promtool docs schema clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,13 +77,17 @@ CORPORA := plugins/datum-router-proxy/tests/test_http1_corpus.py plugins/datum-r
 conformance: .venv/.ready .run/tools/.ready .run/tools/.peers .run/autobahn/.ready ## h2spec, gRPC interop, WebSocket, nghttp2, curl and the public corpora against a running gateway
 	$(BIN)/pytest -n 2 --dist loadfile -q tests/conformance $(CORPORA)
 
+FUZZ_SECONDS ?= 120
+fuzz: .venv/.ready ## Fuzz both wire engines, header codecs and manifest decoders for FUZZ_SECONDS (120) in all
+	$(BIN)/python tests/fuzz/run.py --seconds $(FUZZ_SECONDS) $(FUZZ_TARGETS)
+
 demo: .venv/.ready ## Three backends and a gateway on port 8080, with curl lines to try
 	$(BIN)/python demo/demo.py
 
 demo-check: .venv/.ready ## The demo unattended on free ports: every example request, failover, a live route edit
 	$(BIN)/python demo/demo.py --check
 
-.PHONY: bench bench-quick bench-compare
+.PHONY: help demo demo-check test lint types unit core-only conformance fuzz promtool docs schema clean
 .venv-bench/.ready: benchmarks/requirements.txt benchmarks/gatebench/install.py .venv/.ready
 	test -x .venv-bench/bin/python || $(PY) -m venv .venv-bench
 	$(BIN)/uv pip install -q --python .venv-bench/bin/python -r benchmarks/requirements.txt || \
