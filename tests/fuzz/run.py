@@ -10,6 +10,7 @@ Exit codes: 0 nothing found, 1 something found, 2 the fuzzer could not run.
 from __future__ import annotations
 
 import argparse
+import random
 import subprocess
 import sys
 import time
@@ -18,7 +19,17 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 STATE = REPOSITORY / ".run" / "fuzz"
-NAMES = ("http1_server", "http1_client", "http2_server", "http2_client", "hpack", "manifest", "yaml")
+NAMES = (
+    "http1_server",
+    "http1_client",
+    "llhttp_requests",
+    "llhttp_responses",
+    "http2_server",
+    "http2_client",
+    "hpack",
+    "manifest",
+    "yaml",
+)
 INPUT_TIMEOUT_S = 10
 """One input may take so long; the longest legal ones take a few milliseconds."""
 MEMORY_MB = 1_024
@@ -91,6 +102,12 @@ def fuzz(name: str, seconds: int, seed: int) -> int:
         (seeds / f"vector-{vector.name}").write_bytes(vector.read_bytes()[: target.longest])
     words = STATE / f"{name}.dict"
     words.write_text("".join(f'"{quoted(word)}"\n' for word in dict.fromkeys(target.words)))
+
+    def mutator(data: bytes, longest: int, seed: int) -> bytes:
+        if target.mutate is None or seed % 3 == 0:
+            return bytes(atheris.Mutate(data, longest))
+        return target.mutate(data, random.Random(seed))[:longest]
+
     atheris.Setup(
         [
             name,
@@ -108,6 +125,7 @@ def fuzz(name: str, seconds: int, seed: int) -> int:
         ],
         target.check,
         enable_python_coverage=True,
+        **({} if target.mutate is None else {"custom_mutator": mutator}),
     )
     atheris.Fuzz()
     return 0

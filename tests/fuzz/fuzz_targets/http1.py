@@ -73,7 +73,7 @@ def check_client(data: bytes) -> None:
 
 def _check(role: Role, wire: bytes, choice: int, request: tuple[str, bytes | None]) -> None:
     whole = events_of(role, [wire], request)
-    for parts, cache in ((_pieces(wire, choice), None), (_pieces(wire, 0), None), ([wire], _caches[role])):
+    for parts, cache in ((pieces(wire, choice), None), (pieces(wire, 0), None), ([wire], _caches[role])):
         other = events_of(role, parts, request, cache)
         if whole[-1:] == ["error"] or other[-1:] == ["error"]:
             # Pieces may show a fault earlier, and some of the body before it: the same heads in any case.
@@ -86,8 +86,8 @@ def _check(role: Role, wire: bytes, choice: int, request: tuple[str, bytes | Non
     _write_again(role, whole)
 
 
-def _pieces(wire: bytes, choice: int) -> list[bytes]:
-    """Cut evenly (0: into single octets, then pieces of 2, 3, ...), or unevenly from 16 on."""
+def pieces(wire: bytes, choice: int) -> list[bytes]:
+    """Return the wire cut evenly (0: into single octets, then pieces of 2, 3, ...), or unevenly from 16 on."""
     if choice < 16:
         sizes: Iterable[int] = [choice + 1]
     else:

@@ -9,6 +9,8 @@ request or response that was accepted can be sent again, and is then read as the
 
 from __future__ import annotations
 
+import random
+import struct
 from collections.abc import Iterable
 
 from datum_router_proxy import testing as t
@@ -73,7 +75,9 @@ BLOCKS = tuple(
 )
 GREETED, RECORDS = 1, 2
 CANNED = 0x80
-"""Set in a record's kind: the payload is one of `BLOCKS`, and the length octet says which."""
+"""Set in a record's kind: the payload is a legal one of that kind, and the length octet says which; none follows."""
+_HEADERS = 1
+_SETTING_VALUES = (0, 1, 100, 16_384, 65_535, 2**31 - 1)
 
 WORDS = (
     PREFACE,
@@ -134,12 +138,60 @@ def _frames(records: bytes) -> bytes:
         kind, flags, stream, length = records[position : position + 4]
         position += 4
         if kind & CANNED:
-            payload = BLOCKS[length % len(BLOCKS)]
+            payload = _canned(KINDS[(kind & 0x7F) % len(KINDS)], length)
         else:
             payload = records[position : position + length]
             position += length
         found.append(t.frame(KINDS[(kind & 0x7F) % len(KINDS)], flags, STREAMS[stream % len(STREAMS)], payload))
     return b"".join(found)
+
+
+def _canned(kind: int, which: int) -> bytes:
+    if kind in (f.HEADERS, f.CONTINUATION):
+        return BLOCKS[which % len(BLOCKS)]
+    if kind == f.PRIORITY:
+        return struct.pack(">LB", which % 8, 15)
+    if kind == f.SETTINGS:
+        value = _SETTING_VALUES[which // 8 % len(_SETTING_VALUES)]
+        return struct.pack(">HL", 1 + which % 8, value) if which else b""
+    if kind == f.PING:
+        return bytes((which,)) * 8
+    if kind == f.GOAWAY:
+        return struct.pack(">LL", which % 8, which // 8)
+    if kind in (f.RST_STREAM, f.WINDOW_UPDATE):
+        return struct.pack(">L", 1 << which % 31)
+    return bytes(which)
+
+
+def mutate(data: bytes, rng: random.Random) -> bytes:
+    """Return other records: one more, one less, one twice, or one with another octet in its head."""
+    if len(data) < 2 or not data[0] & RECORDS:
+        data = bytes((GREETED | RECORDS, _HEADERS | CANNED, 5, 1, 0))
+    records = []
+    position = 1
+    while position + 4 <= len(data):
+        size = 4 + (0 if data[position] & CANNED else data[position + 3])
+        records.append(data[position : position + size])
+        position += size
+    at = rng.randrange(len(records) + 1)
+    what = rng.randrange(4)
+    if what == 0 or not records:
+        kind = _HEADERS if rng.random() < 0.4 else rng.randrange(len(KINDS))
+        flags = rng.choice((0, 1, 4, 5, 8, 0x24, 0x25))
+        records.insert(at, bytes((kind | CANNED, flags, rng.randrange(len(STREAMS)), rng.randrange(256))))
+        return data[:1] + b"".join(records)
+    at %= len(records)
+    if what == 1:
+        del records[at]
+    elif what == 2:
+        records.insert(rng.randrange(len(records) + 1), records[at])
+    else:
+        place = rng.randrange(4 if records[at][0] & CANNED else 3)
+        value = rng.choice((0, 1, 4, 5, rng.randrange(256))) if place else rng.randrange(len(KINDS)) | CANNED
+        head = bytearray(records[at][:4])
+        head[place] = value
+        records[at] = bytes(head) + (b"" if head[0] & CANNED else records[at][4:])
+    return data[:1] + b"".join(records)
 
 
 def engine(role: Role) -> Http2Connection:
