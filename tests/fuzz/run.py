@@ -52,13 +52,16 @@ def main() -> int:
     share = max(1, round(options.seconds / len(targets)))
     if options.inside:
         return fuzz(targets[0], share, options.seed)
+    before = set(STATE.glob("finds/*"))
     outcomes = {target: run_apart(target, share, options.seed) for target in targets}
     broken = [target for target, code in outcomes.items() if code != 0]
     for target in targets:
         print(f"{target:<14} {'nothing found' if outcomes[target] == 0 else 'see above'}")
-    finds = sorted(STATE.glob("finds/*"))
+    finds = sorted(set(STATE.glob("finds/*")) - before)
     for find in finds:
         print(f"find: {find.relative_to(REPOSITORY)}")
+    if before:
+        print(f"{len(before)} finds of earlier runs are still there: make vectors of them, or remove them")
     return 1 if finds else 2 if broken else 0
 
 
@@ -67,14 +70,18 @@ def run_apart(target: str, seconds: int, seed: int) -> int:
     command = [sys.executable, __file__, "--inside", "--seconds", str(seconds), "--seed", str(seed), target]
     print(f"--- {target}: {seconds} s", flush=True)
     began = time.monotonic()
-    process = subprocess.run(
-        command,
-        cwd=REPOSITORY,
-        timeout=seconds + GRACE_S,
-        check=False,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
+    try:
+        process = subprocess.run(
+            command,
+            cwd=REPOSITORY,
+            timeout=seconds + GRACE_S,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+    except subprocess.TimeoutExpired:
+        print(f"did not end {GRACE_S:.0f} s after its time, and was killed", flush=True)
+        return 2
     lines = process.stdout.decode(errors="replace").splitlines()
     # libFuzzer's progress is long; its last word and its statistics say enough unless something was found.
     shown = lines if process.returncode else [line for line in lines if line.startswith(("Done", "stat::"))]
