@@ -227,7 +227,8 @@ def answer(subject: Http2Connection, event: Event) -> None:
         if subject.is_open(event.stream_id):
             subject.send_headers(event.stream_id, OK, end_stream=event.stream_id % 4 == 1)
     elif isinstance(event, DataReceived):
-        if subject.is_open(event.stream_id):
+        # An answer to HEAD has no body, and the engine holds its driver to that.
+        if subject.is_open(event.stream_id) and not subject._state.streams[event.stream_id].is_head_request:
             subject.send_data(event.stream_id, bytes(min(5, subject.sendable(event.stream_id))))
         if event.stream_id % 3:
             subject.acknowledge(event.stream_id, len(event.data))
