@@ -4,7 +4,7 @@ BIN := .venv/bin
 DISTS := pyproject.toml $(wildcard plugins/*/pyproject.toml entrypoints/*/pyproject.toml)
 CODE := src plugins entrypoints tests benchmarks demo docs
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test lint types unit core-only conformance fuzz promtool docs schema clean
+.PHONY: help demo demo-check test lint types unit core-only conformance fuzz bench bench-quick bench-compare promtool docs schema clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -87,7 +87,7 @@ demo: .venv/.ready ## Three backends and a gateway on port 8080, with curl lines
 demo-check: .venv/.ready ## The demo unattended on free ports: every example request, failover, a live route edit
 	$(BIN)/python demo/demo.py --check
 
-.PHONY: help demo demo-check test lint types unit core-only conformance fuzz promtool docs schema clean
+.PHONY: help demo demo-check test lint types unit core-only conformance fuzz bench bench-quick bench-compare promtool docs schema clean
 .venv-bench/.ready: benchmarks/requirements.txt benchmarks/gatebench/install.py .venv/.ready
 	test -x .venv-bench/bin/python || $(PY) -m venv .venv-bench
 	$(BIN)/uv pip install -q --python .venv-bench/bin/python -r benchmarks/requirements.txt || \
