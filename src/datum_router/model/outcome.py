@@ -30,6 +30,24 @@ ENDPOINT_FAILURES = frozenset(
         Reason.BAD_UPGRADE,
         Reason.TOO_MANY_INTERIM,
         Reason.TRUNCATED,
+        # What the wire engines say about a response; a request of the client's that is broken is `downstream_reset`.
+        Reason.LENGTH_CONFLICT,
+        Reason.BAD_LENGTH,
+        Reason.BAD_TRANSFER_ENCODING,
+        Reason.UNKNOWN_TRANSFER_CODING,
+        Reason.BAD_LINE_END,
+        Reason.BAD_HEADER,
+        Reason.BAD_CHUNK,
+        Reason.BAD_TRAILER,
+        Reason.BAD_STATUS_LINE,
+        Reason.HEAD_TOO_LARGE,
+        Reason.TOO_MANY_FIELDS,
+        Reason.BAD_PREFACE,
+        Reason.BAD_FRAME,
+        Reason.BAD_HEADER_BLOCK,
+        Reason.FLOW_CONTROL,
+        Reason.STREAM_STATE,
+        Reason.FLOOD,
     }
 )
 """Reasons that are the endpoint's own doing."""
