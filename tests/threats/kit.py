@@ -67,6 +67,19 @@ def read_until(sock: socket.socket, ending: bytes) -> bytes:
     return data
 
 
+def dechunked(body: bytes) -> bytes:
+    """Take the chunk framing off, strictly."""
+    data = bytearray()
+    while True:
+        line, _, body = body.partition(b"\r\n")
+        size = int(line, 16)
+        if not size:
+            return bytes(data)
+        data += body[:size]
+        assert body[size : size + 2] == b"\r\n"
+        body = body[size + 2 :]
+
+
 def cpu_s(pids: list[int]) -> float:
     """Return the processor time in seconds that the processes have used so far (proc(5), fields utime and stime)."""
     ticks = 0
