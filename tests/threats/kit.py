@@ -16,7 +16,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hpack
+
 from datum_router.reasons import Reason
+from datum_router_proxy import testing as h2
+from datum_router_proxy.wire.http2 import PREFACE
 from tests.e2e.conftest import Backend, Gateway, answer, eventually, manifest
 
 HOST = b"Host: a.test\r\n"
@@ -26,6 +30,7 @@ CANARY = b"/smuggled"
 INNER = b"GET " + CANARY + b" HTTP/1.1\r\n" + HOST + b"\r\n"
 """A request that hides in another one's bytes: an upstream that sees it has been smuggled to."""
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
 SILENCE_S = 8.0
 """How long a socket of ours waits for the gateway before the test fails."""
 
@@ -317,6 +322,100 @@ class Arena:
         return self._open_fds() <= self.fds + pooled
 
 
+def free_port() -> int:
+    """Return a loopback port that nobody listens on just now."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+INGRESS = """
+apiVersion: router.datum.net/v1alpha1
+kind: VPCIngress
+metadata: {{name: edge}}
+spec:
+  host: a.test
+  listeners: [{{name: http, port: {port}, protocol: HTTP}}]
+  rules: [{{path: /, service: {{name: a}}}}]
+  {spec}
+"""
+
+
+class Client2:
+    """A client of HTTP/2 that sends any frames and reads them back one by one."""
+
+    def __init__(self, arena: Arena, *, opening: bytes = PREFACE + h2.settings()) -> None:
+        self.sock = arena.connect()
+        self.sock.sendall(opening)
+        self.decoder = hpack.Decoder()
+        self._buffer = b""
+
+    def __enter__(self) -> Client2:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.sock.close()
+
+    def send(self, *parts: bytes) -> None:
+        """Send frames; a gateway that has hung up already is found out by reading."""
+        with contextlib.suppress(ConnectionError):
+            self.sock.sendall(b"".join(parts))
+
+    def frames(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """Yield (type, flags, stream, payload) to the end of the connection."""
+        while True:
+            while len(self._buffer) >= 9 and len(self._buffer) >= 9 + int.from_bytes(self._buffer[:3], "big"):
+                size = 9 + int.from_bytes(self._buffer[:3], "big")
+                one, self._buffer = self._buffer[:size], self._buffer[size:]
+                yield h2.parse(one)[0]
+            try:
+                data = self.sock.recv(65536)
+            except ConnectionError:
+                return
+            if not data:
+                return
+            self._buffer += data
+
+    def until(self, kind: int, stream_id: int = 0) -> tuple[int, bytes]:
+        """Return flags and payload of the next such frame."""
+        for found, flags, stream, payload in self.frames():
+            if found == HEADERS:
+                fields = self.decoder.decode(payload, raw=True)
+                if kind == HEADERS and stream == stream_id:
+                    return flags, repr(dict(fields)).encode()
+            elif (found, stream) == (kind, stream_id):
+                return flags, payload
+        raise AssertionError(f"no frame of type {kind} came")
+
+    def verdict(self, stream_id: int = 1) -> str:
+        """Return how the stream (-1: the connection) ends: `status 200`, `reset 1`, `goaway 11` or `closed`.
+
+        After a GOAWAY with an error the connection has to be closed, too.
+        """
+        status = ""
+        for kind, flags, stream, payload in self.frames():
+            if kind == GOAWAY and payload[4:8] != bytes(4):
+                for _ in self.frames():
+                    pass
+                return f"goaway {int.from_bytes(payload[4:8], 'big')}"
+            if kind == HEADERS:
+                fields = self.decoder.decode(payload, raw=True)
+                if stream == stream_id and not status:
+                    status = "status " + dict(fields)[b":status"].decode()
+            if stream == stream_id:
+                if kind == RST_STREAM and not status:
+                    return f"reset {int.from_bytes(payload, 'big')}"
+                if flags & 1 or kind == RST_STREAM:
+                    return status
+        return "closed"
+
+
+def head2(*extra: tuple[bytes, bytes], path: bytes = b"/", **pseudo: bytes) -> list[tuple[bytes, bytes]]:
+    """Return the fields of a request over HTTP/2; keywords replace or add pseudo-header fields."""
+    fields = {b":method": b"GET", b":scheme": b"http", b":path": path, b":authority": b"a.test"}
+    fields |= {b":" + name.encode(): value for name, value in pseudo.items()}
+    return [*fields.items(), *extra]
+
+
 MARK = """
 ---
 apiVersion: router.datum.net/v1alpha1
@@ -330,18 +429,32 @@ spec:
 
 @contextlib.contextmanager
 def running(
-    directory: Path, *, routes: str | None = None, extra: str = "", env: dict[str, str] | None = None
+    directory: Path,
+    *,
+    routes: str | None = None,
+    extra: str = "",
+    edge: str = "",
+    env: dict[str, str] | None = None,
 ) -> Iterator[Arena]:
-    """Run a gateway over `extra` manifests and, unless `routes` replaces it, a route from `/` to the recorder."""
+    """Run a gateway over `extra` manifests and, unless `routes` replaces it, a route from `/` to the recorder.
+
+    With `edge`, more of the spec of a VPCIngress, all comes in by a listener of that.
+    """
     directory.mkdir(exist_ok=True)
     upstream = Upstream()
     bystander = Backend(answer(b"fine"))
     try:
         service = manifest("a", upstream) if routes is None else routes.format(port=upstream.port)
-        (directory / "a.yaml").write_text(service + extra + MARK)
-        (directory / "b.yaml").write_text(manifest("b", bystander, path="/bystander"))
+        documents = {"a.yaml": service + extra + MARK, "b.yaml": manifest("b", bystander, path="/bystander")}
+        for name, text in documents.items():
+            bound = text.replace("\n  match:", "\n  parentRefs: [{name: edge}]\n  match:") if edge else text
+            (directory / name).write_text(bound)
+        if edge:
+            (directory / "c.yaml").write_text(INGRESS.format(port=free_port(), spec=edge))
         gateway = Gateway(
-            directory, "--listen", "127.0.0.1:0", env={"DATUM_ROUTER_REPORT_INTERVAL_SECS": "0.02", **(env or {})}
+            directory,
+            *(() if edge else ("--listen", "127.0.0.1:0")),
+            env={"DATUM_ROUTER_REPORT_INTERVAL_SECS": "0.02", **(env or {})},
         )
         try:
             yield Arena(gateway, upstream)
