@@ -11,8 +11,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
 import pytest
 
+from datum_router.model.request import Headers, LocalReply, RequestHead, ResponseHead
+from datum_router.model.service import UpstreamProtocol
+from datum_router_proxy import testing_peers as peers
+from datum_router_proxy.testing_clients import client
 from tests.threats.kit import (
     CANARY,
     CLOSE,
@@ -788,3 +793,119 @@ def test_a24_a_name_with_an_underscore_is_dropped_and_counted(arena: Arena, name
     assert b"_" not in head
     assert b"\r\nx-y: z" in head
     assert arena.rejected() == {"h1|underscore_field": 1}
+
+
+def test_a24_every_request_with_such_a_name_is_counted(arena: Arena) -> None:
+    one = get(b"/", b"Content_Length: 5\r\n")
+    assert statuses(arena.ask(one * 3 + get(b"/", CLOSE))) == [200] * 4
+    assert arena.rejected() == {"h1|underscore_field": 3}
+
+
+# --- A25: nothing but our serialiser ends a line -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        b"/old?a=%0d%0aSet-Cookie:%20x=y",
+        b"/old?a=%00",
+        b"/old/%C4%8D%C4%8A",
+        b"/old/%E5%98%8A%E5%98%8Dx",
+        b"/old/%250d",
+    ],
+)
+def test_a25_what_a_client_says_in_a_redirected_url_stays_encoded(redirecting: Arena, path: bytes) -> None:
+    data = redirecting.sees_whole(get(path))
+    assert statuses(data) == [302]
+    assert re.findall(rb"\r\nlocation: ([^\r]*)\r\n", data) == [b"http://a.test" + path]
+    assert b"set-cookie" not in data.lower().partition(b"location: ")[0]
+    assert b"\n" not in data.partition(b"\r\n\r\n")[0].replace(b"\r\n", b"")
+
+
+@pytest.mark.parametrize("path", [b"/old/%0d%0aSet-Cookie:x", b"/old/%00", b"/old/%7f"])
+def test_a25_control_bytes_in_a_redirected_path_are_400(redirecting: Arena, path: bytes) -> None:
+    assert statuses(redirecting.sees_whole(get(path))) == [400]
+    assert redirecting.rejected() == {"h1|bad_path": 1}
+
+
+@pytest.fixture(scope="module")
+def redirecting_ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
+    with running(tmp_path_factory.mktemp("redirecting") / "manifests", extra=REDIRECT) as arena:
+        yield arena
+
+
+@pytest.fixture
+def redirecting(redirecting_ground: Arena) -> Iterator[Arena]:
+    """A gateway that redirects what is under /old to the same path with the same host."""
+    redirecting_ground.begin()
+    yield redirecting_ground
+    redirecting_ground.end()
+
+
+REDIRECT = """
+---
+apiVersion: router.datum.net/v1alpha1
+kind: VPCRoute
+metadata: {name: old}
+spec:
+  match: {pathPrefix: /old}
+  filters: [{type: RequestRedirect, requestRedirect: {scheme: http}}]
+"""
+
+SPLITTERS = [b"a\r\nset-cookie: x=y", b"a\nb", b"a\rb", b"a\0b"]
+
+
+class Splitter:
+    """A filter that puts what it was given where it was told to, as a plugin with a fault would."""
+
+    def __init__(self, place: str, value: bytes) -> None:
+        self.place = place
+        self.field = (b"x-split", value) if "name" not in place else (b"x" + value, b"y")
+
+    def on_request(self, head: RequestHead) -> RequestHead | LocalReply:
+        if self.place.startswith("request"):
+            return msgspec.structs.replace(head, headers=Headers((*head.headers, self.field)))
+        if self.place == "path":
+            return msgspec.structs.replace(head, path="/" + self.field[1].decode())
+        if self.place == "authority":
+            return msgspec.structs.replace(head, authority=self.field[1].decode())
+        if self.place.startswith("reply"):
+            return LocalReply(status=302, reason="routed", headers=(self.field,))
+        return head
+
+    def on_response(self, head: ResponseHead) -> ResponseHead:
+        if self.place.startswith("response"):
+            return msgspec.structs.replace(head, headers=Headers((*head.headers, self.field)))
+        return head
+
+
+PLACES = ["request", "request-name", "path", "authority", "reply", "reply-name", "response", "response-name"]
+
+
+@pytest.mark.parametrize("down", ["h1", "h2"])
+@pytest.mark.parametrize("up", [UpstreamProtocol.HTTP, UpstreamProtocol.H2C])
+@pytest.mark.parametrize("place", PLACES)
+def test_a25_what_a_broken_plugin_makes_is_500_and_not_a_byte_of_it_is_sent(
+    place: str, up: UpstreamProtocol, down: str
+) -> None:
+    async def ok(exchange: peers.Exchange) -> None:
+        await exchange.reply(200, b"fine")
+
+    async def main() -> None:
+        async with peers.upstream(ok, up) as server:
+            service = peers.make_service([server.port], protocol=up)
+            async with peers.gateway([service]) as running:
+                (linked,) = running.holder.current.rules.values()
+                async with client(running.port, down) as peer:
+                    for value in SPLITTERS:
+                        linked.filters = (Splitter(place, value),)
+                        answer = await peer.request("GET", "/")
+                        assert answer.status == 500, (value, answer)
+                        assert answer.body.startswith(b"bad_filter_output"), (value, answer)
+                        assert not any(name.startswith((b"x-split", b"xa", b"set-")) for name, _ in answer.headers)
+                    linked.filters = ()
+                    assert (await peer.request("GET", "/")).body == b"fine"
+                if not place.startswith("response"):
+                    assert len(server.requests) == 1
+
+    peers.bounded(main)
