@@ -18,6 +18,7 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         first_byte_timeout_s: From accept to the first byte of a request (E2).
+        preface_timeout_s: From the first byte of an HTTP/2 preface to its last (D18).
         head_timeout_s: From the first byte of a head to its last, absolute; 408 (E1).
         keep_alive_timeout_s: Silence between requests, and an HTTP/2 connection without streams (E2).
         body_idle_timeout_s: Silence in a request body that we wait for; 408 (E3).
@@ -42,6 +43,7 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     first_byte_timeout_s: float = 10.0
+    preface_timeout_s: float = 5.0
     head_timeout_s: float = 10.0
     keep_alive_timeout_s: float = 60.0
     body_idle_timeout_s: float = 30.0

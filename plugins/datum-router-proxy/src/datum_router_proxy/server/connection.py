@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from datum_router.model.listener import Listener
 from datum_router.reasons import Reason
 from datum_router_proxy.channel import Channel, ChannelError, wait_readable
 from datum_router_proxy.loop import DeadlineExpired, TaskCancelled, current_task
 from datum_router_proxy.server.h1 import H1Connection, Server
 from datum_router_proxy.server.h2 import H2Connection
-from datum_router_proxy.wire.http2 import PREFACE
+from datum_router_proxy.wire.http2 import PREFACE, ErrorCode
+from datum_router_proxy.wire.http2.frames import goaway_frame
 
 
 class Unknown:
@@ -43,20 +46,36 @@ class Unknown:
                 channel.close()
                 return
             is_h2 = "h2" in self._listener.alpn and first.startswith(PREFACE)
+            if not is_h2 and _is_half_a_preface(first) and "h2" in self._listener.alpn:
+                self._plane.rejected("h2", Reason.BAD_PREFACE)
+                with contextlib.suppress(ChannelError):
+                    channel.write(goaway_frame(0, ErrorCode.PROTOCOL_ERROR))
+                channel.linger()
+                return
         serving = (H2Connection if is_h2 else H1Connection)(self._plane, channel, self._listener)
         self._serving = serving
         await serving.run(first)
 
     async def _first_bytes(self) -> bytes:
-        """Return the first bytes: enough to recognise HTTP/2 with prior knowledge (RFC 9113 section 3.3)."""
+        """Return the first bytes: enough to recognise HTTP/2 with prior knowledge (RFC 9113 section 3.3).
+
+        Part of a preface comes back as it is if the rest does not follow in time (threat D18).
+        """
         channel = self._channel
         first = b""
         may_be_h2 = "h2" in self._listener.alpn
         while True:
-            await wait_readable(channel)
+            try:
+                await wait_readable(channel)
+            except DeadlineExpired:
+                if first:
+                    return first
+                raise
             data = channel.recv()
             if data is None:
                 continue
+            if not first and self._task is not None:
+                self._task.deadline = self._plane.loop.now + self._plane.settings.preface_timeout_s
             first += data
             if not data or not may_be_h2 or len(first) >= len(PREFACE) or not PREFACE.startswith(first):
                 return first
@@ -84,3 +103,8 @@ class Unknown:
             self._serving.cut()
         elif self._task is not None:
             self._task.cancel(Reason.DRAINING)
+
+
+def _is_half_a_preface(first: bytes) -> bool:
+    """Tell whether `first` can become nothing but a preface: three bytes may still be a request of HTTP/1."""
+    return first.startswith(b"PRI ") and PREFACE.startswith(first)
