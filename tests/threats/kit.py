@@ -115,6 +115,7 @@ class Upstream:
         connections: All connections since `forget`, with their bytes.
         requests: Head and decoded-by-nobody body of each request that was complete.
         reply: What is sent for a complete request.
+        peak: Most connections that were open at once since `forget`.
         on_head: If set, called with the connection, the head and what followed it, instead of reading a body.
     """
 
@@ -124,6 +125,7 @@ class Upstream:
         self.reply = OK
         self.on_head: Script | None = None
         self.accepted = 0
+        self.peak = 0
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.host, self.port = self._socket.getsockname()[:2]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -134,6 +136,7 @@ class Upstream:
         for item in self.connections:
             item.raw.clear()
         self.requests.clear()
+        self.peak = 0
         self.reply = OK
         self.on_head = None
 
@@ -165,6 +168,7 @@ class Upstream:
             self.accepted += 1
             item = Received(sock)
             self.connections.append(item)
+            self.peak = max(self.peak, sum(not one.is_over for one in self.connections))
             threading.Thread(target=self._serve, args=(item,), daemon=True).start()
 
     def _serve(self, item: Received) -> None:
