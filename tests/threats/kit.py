@@ -18,6 +18,7 @@ from pathlib import Path
 
 import hpack
 
+from datum_router.observe import names
 from datum_router.reasons import Reason
 from datum_router_proxy import testing as h2
 from datum_router_proxy.wire.http2 import PREFACE
@@ -34,6 +35,7 @@ DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION =
 ON_A_TEST = "  hostnames: [a.test]"
 LOOP = b"Via: " + b", ".join([b"1.1 datum-router"] * 11) + b"\r\n"
 """Makes a request that has passed here too often: it is counted, needs no route, and no row of ours sends it."""
+MARKED = f"{names.REASONS.name}|h1|{Reason.LOOP_DETECTED}"
 SILENCE_S = 8.0
 """How long a socket of ours waits for the gateway before the test fails."""
 
@@ -274,15 +276,15 @@ class Arena:
         assert statuses(self.ask(get(b"/", LOOP, CLOSE))) == [508]
         self._marks += 1
         eventually(
-            lambda: self.gateway.stats()["counters"].get(f"requests_reason|{Reason.LOOP_DETECTED}") == self._marks,
+            lambda: self.gateway.stats()["counters"].get(MARKED) == self._marks,
             "the workers' figures are reported",
         )
 
     def rejected(self) -> dict[str, int]:
         """Return what was refused since the test began, as `h1|bad_length`: count (G4)."""
         change = self.counters() - self._before
-        del change[f"rejected|h1|{Reason.LOOP_DETECTED}"]
-        return {name.partition("|")[2]: count for name, count in change.items() if name.startswith("rejected|")}
+        del change[f"{names.REJECTED.name}|h1|{Reason.LOOP_DETECTED}"]
+        return {name.partition("|")[2]: count for name, count in change.items() if name.startswith(names.REJECTED.name)}
 
     # --- the ground rules ------------------------------------------------------------------------------------------
 
@@ -317,8 +319,8 @@ class Arena:
         eventually(self._is_at_rest, f"all given back (held: {self.gateway.stats()['gauges']})", 8.0)
         assert self.gateway.worker_pids() == self.pids
         counters = self.gateway.stats()["counters"]
-        assert "worker_restarts" not in counters
-        assert f"requests_reason|{Reason.INTERNAL}" not in counters
+        assert "datum_router_worker_restarts_total" not in counters
+        assert [name for name in counters if name.endswith(f"|{Reason.INTERNAL}")] == []
         log = self.gateway.log.read_text()
         assert "Traceback" not in log, log[log.index("Traceback") :][:3000]
 

@@ -16,6 +16,7 @@ import pytest
 
 from datum_router.model.request import Headers, LocalReply, RequestHead, ResponseHead
 from datum_router.model.service import UpstreamProtocol
+from datum_router.observe import names
 from datum_router_proxy import testing_peers as peers
 from datum_router_proxy.testing_clients import client
 from tests.threats.kit import (
@@ -424,17 +425,21 @@ class Lie:
     reason: str | None
 
 
+FAILURES = names.ATTEMPT_FAILURES.name
+
+
 def lied(arena: Arena, lie: Lie) -> None:
     """Require that a lie is seen, counted and not relayed, and that its connection is used no more."""
     before = arena.counters()
     arena.upstream.reply = lie.reply
     data = arena.ask(post(b"Content-Length: 0\r\n", CLOSE))
     assert tuple(statuses(data)) == lie.expected
-    failed = {name: count for name, count in (arena.counters() - before).items() if name.startswith("attempts_failed")}
+    change = arena.counters() - before
+    failed = {name.split("|")[-1]: count for name, count in change.items() if name.startswith(FAILURES)}
     if lie.reason is None:
         assert failed == {}
         return
-    assert failed == {f"attempts_failed|{lie.reason}": 1}
+    assert failed == {lie.reason: 1}
     assert arena.rejected() == {}
     arena.upstream.reply = OK
     accepted = arena.upstream.accepted
