@@ -225,6 +225,17 @@ class Upstream:
         return bytes(body[end:])
 
 
+def assert_canonical(head: bytes) -> None:
+    """G6: one Host, one length at most, CRLF only, no fold, names of token characters, no control bytes."""
+    line, *fields = head.split(b"\r\n")
+    assert re.fullmatch(rb"[A-Z!#$%&'*+.^_`|~0-9-]+ [!-~]+ HTTP/1\.1", line), line
+    for field in fields:
+        assert re.fullmatch(rb"[a-z0-9!#$%&'*+.^`|~-]+: [^\x00-\x08\x0a-\x1f\x7f]*", field), field
+    names = [field.partition(b":")[0] for field in fields]
+    assert names.count(b"host") == 1
+    assert names.count(b"content-length") + names.count(b"transfer-encoding") <= 1
+
+
 class Arena:
     """A gateway, a recorder under `/`, a bystander under `/bystander`, and what the gateway held at rest."""
 
@@ -309,7 +320,9 @@ class Arena:
             self._errors.append(repr(error))
 
     def end(self) -> None:
-        """G1 and G5: the bystander never noticed, and everything is as it was."""
+        """G1, G5 and G6: the bystander never noticed, everything is as it was, and what went up was canonical."""
+        for head, _ in self.upstream.requests:
+            assert_canonical(head)
         before = self.answered
         eventually(lambda: self.answered > before + 1 or bool(self._errors), "the bystander is answered")
         self._is_over.set()
