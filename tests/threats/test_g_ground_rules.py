@@ -63,4 +63,4 @@ def test_g5_clients_that_say_half_a_head_or_nothing(arena: Arena) -> None:
         slow.sendall(b"GET / HTTP/1.1\r\nHost: a.te")
         assert statuses(read_all(slow)) == [408]
         assert read_all(silent) == b""
-    assert arena.rejected() == {"h1|head_timeout": 1}
+    assert arena.rejected() == {"h1|head_timeout": 1, "tcp|idle_timeout": 1}

@@ -45,6 +45,7 @@ _UNFAIR = (_just(names.LOOP_LAG),)
 
 SETTINGS: Mapping[str, tuple[Shown, ...]] = {
     "first_byte_timeout_s": (_rejected("tcp", Reason.IDLE_TIMEOUT), _rejected("h1", Reason.IDLE_TIMEOUT)),
+    "preface_timeout_s": (_rejected("h2", Reason.BAD_PREFACE),),
     "head_timeout_s": (_rejected("h1", Reason.HEAD_TIMEOUT),),
     "keep_alive_timeout_s": (_rejected("h1", Reason.IDLE_TIMEOUT), _rejected("h2", Reason.IDLE_TIMEOUT)),
     "body_idle_timeout_s": (_rejected("h1", Reason.BODY_TIMEOUT), _rejected("h2", Reason.BODY_TIMEOUT)),
