@@ -4,7 +4,7 @@ BIN := .venv/bin
 DISTS := pyproject.toml $(wildcard plugins/*/pyproject.toml entrypoints/*/pyproject.toml)
 CODE := src plugins entrypoints tests benchmarks demo docs
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test lint types unit core-only conformance fuzz bench bench-quick bench-compare promtool docs schema clean
+.PHONY: help demo demo-check test lint types unit core-only conformance fuzz bench bench-quick bench-compare promtool soak soak-short docs schema clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -25,6 +25,7 @@ lint: .venv/.ready ## ruff check and format check
 types: .venv/.ready ## mypy --strict on core, plugins, entrypoints, benchmarks and the typing snippets
 	$(BIN)/mypy --strict src $(wildcard plugins/*/src entrypoints/*/src) tests/typing
 	MYPYPATH=benchmarks $(BIN)/mypy --strict benchmarks/gatebench $(wildcard benchmarks/*.py)
+	MYPYPATH=tests/soak $(BIN)/mypy --strict tests/soak/datum_soak
 
 unit: .venv/.ready ## All tests, on both cores, but those of `make conformance` that need programs from outside PyPI
 	$(BIN)/pytest -n 2 --dist loadfile -q -m "not external" tests plugins entrypoints
@@ -87,7 +88,6 @@ demo: .venv/.ready ## Three backends and a gateway on port 8080, with curl lines
 demo-check: .venv/.ready ## The demo unattended on free ports: every example request, failover, a live route edit
 	$(BIN)/python demo/demo.py --check
 
-.PHONY: help demo demo-check test lint types unit core-only conformance fuzz bench bench-quick bench-compare promtool docs schema clean
 .venv-bench/.ready: benchmarks/requirements.txt benchmarks/gatebench/install.py .venv/.ready
 	test -x .venv-bench/bin/python || $(PY) -m venv .venv-bench
 	$(BIN)/uv pip install -q --python .venv-bench/bin/python -r benchmarks/requirements.txt || \
@@ -103,6 +103,13 @@ bench-quick: .venv-bench/.ready ## One short round of every measure, to see that
 
 bench-compare: .venv-bench/.ready ## Compare docs/benchmarks/results.json with BASE=results.json; writes .run/bench-compare
 	.venv-bench/bin/python benchmarks/run.py compare $(BASE) docs/benchmarks/results.json --out .run/bench-compare
+
+SOAK_SECONDS ?= 600
+soak: .venv/.ready ## Mixed load with faults for 10 minutes (SOAK_SECONDS=), verdict on every request in build/soak
+	PYTHONPATH=tests/soak $(BIN)/python -m datum_soak --seconds $(SOAK_SECONDS) --out build/soak
+
+soak-short: .venv/.ready ## The same in 75 seconds, with fewer slow clients
+	PYTHONPATH=tests/soak $(BIN)/python -m datum_soak --seconds 75 --rate 150 --slow-clients 2000 --out build/soak-short
 
 docs: .venv/.ready ## Regenerate CRDs and reference pages from the typed definitions
 	$(BIN)/python docs/generate.py
