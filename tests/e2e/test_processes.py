@@ -113,3 +113,64 @@ def _is_zombie(pid: int) -> bool:
             return stat.read().rsplit(")", 1)[1].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+def test_sighup_replaces_every_worker_and_loses_no_request(
+    directory: Any, start_gateway: Any, start_backend: Any, kit: Any
+) -> None:
+    backend = start_backend(kit.answer(b"ok"))
+    (directory / "a.yaml").write_text(kit.manifest("a", backend))
+    gateway = start_gateway("--listen", "127.0.0.1:0", "--workers", "2")
+    before = set(gateway.worker_pids())
+    results: list[str] = []
+    is_done = threading.Event()
+
+    def client() -> None:
+        while not is_done.is_set():
+            try:
+                results.append(_requests_until_told_to_close(gateway.port, is_done))
+            except OSError as error:
+                results.append(repr(error))
+
+    threads = [threading.Thread(target=client) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    gateway.process.send_signal(signal.SIGHUP)
+    kit.eventually(lambda: gateway.stats()["counters"].get("datum_router_worker_replacements_total") == 2, "both workers are replaced")
+    is_done.set()
+    for thread in threads:
+        thread.join(timeout=20)
+        assert not thread.is_alive()
+    assert set(results) == {"ok"}
+    after = set(gateway.worker_pids())
+    assert len(after) == 2
+    assert not after & before
+    assert gateway.stats()["counters"].get("datum_router_worker_restarts_total", 0) == 0, "none of them died"
+    assert gateway.get("/") == (200, b"ok")
+    assert gateway.stop() == 0
+
+
+def test_sigterm_amid_a_rolling_restart_still_ends_gracefully(
+    directory: Any, start_gateway: Any, start_backend: Any, kit: Any
+) -> None:
+    backend = start_backend(kit.answer(b"ok"))
+    (directory / "a.yaml").write_text(kit.manifest("a", backend))
+    gateway = start_gateway("--listen", "127.0.0.1:0", "--workers", "2")
+    gateway.process.send_signal(signal.SIGHUP)
+    kit.eventually(lambda: len(gateway.worker_pids()) == 3, "a successor beside the two")
+    assert gateway.stop() == 0
+
+
+def _requests_until_told_to_close(port: int, is_done: threading.Event) -> str:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+        while not is_done.is_set():
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+            data = b""
+            while not data.endswith(b"\r\n\r\nok"):
+                chunk = sock.recv(65536)
+                if not chunk:
+                    return f"lost after {data!r}"
+                data += chunk
+            if b"connection: close" in data.lower():
+                break
+    return "ok"

@@ -226,7 +226,12 @@ WORKERS_UP = _gauge("datum_router_workers_up", "workers", "Workers that are up."
 WORKERS_LAGGING = _gauge(
     "datum_router_workers_lagging", "workers", "Workers that do not serve the newest snapshot yet."
 )
-WORKER_RESTARTS = _counter("datum_router_worker_restarts_total", "workers", "Workers that were replaced.")
+WORKER_RESTARTS = _counter(
+    "datum_router_worker_restarts_total", "workers", "Workers that ended unasked and were started again."
+)
+WORKER_REPLACEMENTS = _counter(
+    "datum_router_worker_replacements_total", "workers", "Workers that were replaced by a rolling restart."
+)
 CPU = _counter("datum_router_process_cpu_seconds_total", "seconds", "User and system CPU time.", PROCESS)
 RSS = _gauge("datum_router_process_resident_memory_bytes", "bytes", "Resident memory.", PROCESS)
 FDS = _gauge("datum_router_process_open_fds", "descriptors", "Open file descriptors.", PROCESS)
@@ -263,8 +268,8 @@ _ALL = (
     ENDPOINTS, PANIC, PROBES, HEALTH_CHANGES,
     CONFIG_VERSION, CONFIG_RELOADED_AT, CONFIG_FAILURES, DIAGNOSTICS, COMPILATIONS, COMPILE_SECONDS, COMPILE_LAST,
     ROUTES, SERVICES,
-    BUILD_INFO, UPTIME, WORKERS, WORKERS_UP, WORKERS_LAGGING, WORKER_RESTARTS, CPU, RSS, FDS, MAX_FDS, LOOP_LAG,
-    LOOP_TASKS, LOG_DROPPED, OUTCOMES_DROPPED, SCRAPES, LATE_REPORTS, FOLDED,
+    BUILD_INFO, UPTIME, WORKERS, WORKERS_UP, WORKERS_LAGGING, WORKER_RESTARTS, WORKER_REPLACEMENTS, CPU, RSS, FDS, MAX_FDS,
+    LOOP_LAG, LOOP_TASKS, LOG_DROPPED, OUTCOMES_DROPPED, SCRAPES, LATE_REPORTS, FOLDED,
 )  # fmt: skip
 
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}

@@ -44,8 +44,9 @@ from datum_router_runtime.sockets import ListenerGroup
 def run(directory: str, listen: str | None, workers: int, admin: str | None) -> None:
     """Serve the manifests in DIR; changes to them are in force within a second.
 
-    Ends after SIGTERM or SIGINT when requests in flight are done; a second signal ends it at once. Exit status 2: a
-    setting cannot be used. Broken manifests do not keep it from starting: they are logged, and the rest is served.
+    Ends after SIGTERM or SIGINT when requests in flight are done; a second signal ends it at once. SIGHUP replaces the
+    workers one after another. Exit status 2: a setting cannot be used. Broken manifests do not keep it from starting:
+    they are logged, and the rest is served.
     Prints `listening on http://HOST:PORT` for each listener, then `ready`.
 
     \b

@@ -143,6 +143,9 @@ class Gateway:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until SIGTERM or SIGINT has drained everything; a second signal ends at once.
 
+        SIGHUP replaces the workers one after another; with a terminal as input it says that the terminal is closed,
+        and ends.
+
         Raises:
             ConfigError: The admin address cannot be bound.
         """
@@ -184,8 +187,11 @@ class Gateway:
         self._announce.ready()
 
     async def _signals(self, scope: trio.CancelScope) -> None:
-        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as received:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
             async for number in received:
+                if number == signal.SIGHUP and not _has_terminal():
+                    self.supervisor.replace_workers()
+                    continue
                 if self.supervisor.is_draining:
                     log.warning("second signal, ending at once", extra={"signal": signal.Signals(number).name})
                     scope.cancel()
@@ -279,6 +285,13 @@ async def _admin_listener(address: Address) -> trio.SocketListener:
             reason=Reason.INVALID_VALUE,
         ) from error
     return listeners[0]
+
+
+def _has_terminal() -> bool:
+    try:
+        return os.isatty(0)
+    except OSError:
+        return False
 
 
 def _is_tracing() -> bool:

@@ -118,7 +118,7 @@ class Telemetry:
         put(names.COMPILE_SECONDS, self._feed.total_s)
         put(names.PROBES, self._probes.sent)
         put(names.WORKERS, supervisor.settings.workers)
-        put(names.WORKERS_UP, sum(1 for link in supervisor.links.values() if link.is_up))
+        put(names.WORKERS_UP, len({link.index for link in supervisor.living() if link.is_up}))
         put(names.WORKERS_LAGGING, supervisor.lagging_workers())
         put(names.FOLDED, supervisor.ledger.folded)
         for severity in names.SEVERITY.values:
@@ -130,8 +130,8 @@ class Telemetry:
             put(names.RSS, found.rss_bytes, role)
             put(names.FDS, found.open_fds, role)
             put(names.MAX_FDS, found.max_fds, role)
-        for index, link in supervisor.links.items():
-            self._worker(values, f"worker-{index}", link, now)
+        for link in supervisor.living():  # a worker that is being replaced counts with its successor
+            self._worker(values, f"worker-{link.index}", link, now)
         self._endpoints(values, now)
         return values
 
@@ -141,10 +141,11 @@ class Telemetry:
             if key is not None:
                 values[key] += value
         if "tasks" in link.gauges:
-            values[(names.LOOP_TASKS.name, (role,))] = link.gauges["tasks"]
+            values[(names.LOOP_TASKS.name, (role,))] += link.gauges["tasks"]
         for name, scale in _LAG_STATS.items():
             if name in link.gauges:
-                values[(names.LOOP_LAG.name, (role,))] = link.gauges[name] * scale
+                key = (names.LOOP_LAG.name, (role,))
+                values[key] = max(values[key], link.gauges[name] * scale)
 
     def _endpoints(self, values: collections.defaultdict[CellKey, float], now: float) -> None:
         for service, statuses in self._book.describe().items():

@@ -256,7 +256,8 @@ async def run(fd: int) -> None:
 def main() -> None:
     """Entry point of `python -m datum_router_runtime.worker FD`."""
     setup_logging(os.environ)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole terminal group; the supervisor decides
+    for number in (signal.SIGINT, signal.SIGHUP):  # they reach the whole terminal group; the supervisor decides
+        signal.signal(number, signal.SIG_IGN)
     trio.run(run, int(sys.argv[1]))
 
 

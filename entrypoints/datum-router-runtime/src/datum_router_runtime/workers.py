@@ -1,9 +1,14 @@
 """The supervisor: one process owns sources, compilation and probes, and keeps n workers serving.
 
 States of a worker, as the supervisor sees it: starting (process made, no Hello yet) -> up (has said Hello, has been
-sent the configuration) -> programmed(version) -> gone; gone is followed by starting again unless we drain. Everything
-the supervisor says to a worker goes through that worker's outbox: a worker that does not read cannot block the
-supervisor, and one that falls too far behind gets one full snapshot instead of the deltas it missed.
+sent the configuration) -> programmed(version) -> gone; gone is followed by starting again unless we drain.
+
+A rolling restart (`replace_workers`) goes one worker after another: a successor is started on the same sockets, and
+only when that one serves is the old one told to drain. Both accept from one queue meanwhile, so no connection is
+refused or reset (threat P4); until it is gone the old one gets every change, too.
+
+Everything the supervisor says to a worker goes through that worker's outbox: a worker that does not read cannot block
+the supervisor, and one that falls too far behind gets one full snapshot instead of the deltas it missed.
 """
 
 from __future__ import annotations
@@ -60,6 +65,7 @@ FIRST_RESTART_DELAY_S = 0.05
 MAX_RESTART_DELAY_S = 10.0
 STABLE_AFTER_S = 10.0
 BIND_RETRY_S = 1.0
+REPLACE_POLL_S = 0.02
 DRAIN_SLACK_S = 2.0
 """How much longer than lameduck + grace a worker may take before it is killed."""
 
@@ -71,12 +77,16 @@ class WorkerLink:
         "answered",
         "cells",
         "channel",
+        "drain_begun",
+        "ended",
         "gauges",
+        "has_successor",
         "index",
         "is_up",
         "outbox",
         "pid",
         "process",
+        "programmed",
         "version",
         "wake",
     )
@@ -87,7 +97,11 @@ class WorkerLink:
         self.process = process
         self.pid = process.pid
         self.is_up = False
+        self.has_successor = False
         self.version = 0
+        self.programmed = trio.Event()
+        self.drain_begun = trio.Event()
+        self.ended = trio.Event()
         self.outbox: collections.deque[tuple[Message | bytes, int | None]] = collections.deque()
         self.wake = trio.Event()
         self.answered = 0
@@ -98,6 +112,12 @@ class WorkerLink:
         """Queue a message; never blocks."""
         self.outbox.append((message, fd))
         self.wake.set()
+
+    def drain(self, *, lameduck_s: float, grace_s: float) -> None:
+        """Tell it to finish gracefully; it gets no more listeners, not even those that wait for it here."""
+        self.drain_begun.set()
+        self.outbox = collections.deque(entry for entry in self.outbox if entry[1] is None)
+        self.put(Drain(lameduck_s=lameduck_s, grace_s=grace_s))
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,6 +154,7 @@ class Supervisor:
         self.link_problem: Diagnostic | None = None
         self.groups: dict[str, ListenerGroup] = {}
         self.links: dict[int, WorkerLink] = {}
+        self.retiring: set[WorkerLink] = set()
         self.ledger = Ledger()
         self.restarts: collections.deque[float] = collections.deque()
         self.first_published = trio.Event()
@@ -144,6 +165,7 @@ class Supervisor:
         self._drain_begun = trio.Event()
         self._answered = trio.Event()
         self._measure_number = 0
+        self._replacement_wanted = trio.Event()
 
     # --- configuration in ------------------------------------------------------------------------------------------
 
@@ -160,7 +182,7 @@ class Supervisor:
         self._bind_listeners(new)
         changes = self.book.set_services(new.services, now=now)
         if old is None:
-            for link in self.links.values():
+            for link in self.living():
                 self._send_full(link)
             self.first_published.set()
         else:
@@ -222,8 +244,8 @@ class Supervisor:
                 continue
             self.listener_problems.pop(name, None)
             self.groups[name] = group
-            for link in self.links.values():
-                if link.is_up:
+            for link in self.living():
+                if link.is_up and not link.drain_begun.is_set():
                     link.put(ListenerSocket(name=name), fd=group.sockets[link.index].fileno())
             if self._on_listening is not None:
                 self._on_listening(group)
@@ -237,6 +259,7 @@ class Supervisor:
             async with trio.open_nursery() as workers:
                 for index in range(self.settings.workers):
                     workers.start_soon(self._keep_worker, index)
+                nursery.start_soon(self._replace_when_asked, workers)
             nursery.cancel_scope.cancel()
 
     def drain(self) -> None:
@@ -249,9 +272,18 @@ class Supervisor:
         # accept closes the port (a queue that nobody accepts from would be reset).
         for group in self.groups.values():
             group.close()
-        for link in self.links.values():
-            link.outbox = collections.deque(entry for entry in link.outbox if entry[1] is None)
-            link.put(Drain(lameduck_s=self.settings.lameduck_s, grace_s=self.settings.grace_s))
+        for link in self.living():
+            link.drain(lameduck_s=self.settings.lameduck_s, grace_s=self.settings.grace_s)
+
+    def replace_workers(self) -> None:
+        """Begin a rolling restart: each worker is replaced by a new process, one after another, losing no request.
+
+        Asked again while it is under way, another one follows. An old worker serves until its successor does, however
+        long that takes; the metric `datum_router_worker_replacements_total`
+        counts the finished ones.
+        """
+        log.info("replacing workers", extra={"workers": self.settings.workers})
+        self._replacement_wanted.set()
 
     @property
     def is_draining(self) -> bool:
@@ -273,16 +305,17 @@ class Supervisor:
         reasons = [diagnostic.message for diagnostic in self.listener_problems.values()]
         if self.is_crash_looping:
             reasons.append(f"workers died {len(self.restarts)} times in {self.settings.restart_window_s:g} s")
-        serving = [link for link in self.links.values() if link.is_up and link.version > 0]
+        serving = [link for link in self.living() if link.is_up and link.version > 0]
         if not serving:
             reasons.append("no worker serves a snapshot yet")
         return reasons
 
     def lagging_workers(self) -> int:
-        """Return how many workers don't serve the newest snapshot yet."""
+        """Return how many workers are missing or don't serve the newest snapshot yet."""
         version = self.data.version if self.data is not None else 0
-        serving = sum(1 for link in self.links.values() if link.is_up and link.version == version)
-        return self.settings.workers - serving
+        up = [link for link in self.living() if link.is_up]
+        missing = self.settings.workers - len({link.index for link in up})
+        return missing + sum(1 for link in up if link.version != version)
 
     def worker_status(self) -> list[WorkerStatus]:
         """Return what is known of each worker."""
@@ -290,7 +323,7 @@ class Supervisor:
             WorkerStatus(
                 index=link.index, pid=link.pid, is_up=link.is_up, version=link.version, gauges=dict(link.gauges)
             )
-            for _, link in sorted(self.links.items())
+            for link in sorted(self.living(), key=lambda link: (link.index, not link.has_successor))
         ]
 
     async def _retry_binding(self) -> None:
@@ -303,9 +336,10 @@ class Supervisor:
         delay = FIRST_RESTART_DELAY_S
         while True:
             started = self._clock()
-            code = await self._run_worker(index)
-            if self.is_draining:
+            link = await self._run_worker(index)
+            if self.is_draining or link.has_successor:
                 return
+            code = link.process.returncode
             self.restarts.append(self._clock())
             self._forget_old_restarts()
             if self._clock() - started > STABLE_AFTER_S:
@@ -317,7 +351,32 @@ class Supervisor:
             if self._drain_begun.is_set():
                 return
 
-    async def _run_worker(self, index: int) -> int | None:
+    async def _replace_when_asked(self, workers: trio.Nursery) -> None:
+        while True:
+            await self._replacement_wanted.wait()
+            self._replacement_wanted = trio.Event()
+            for index in range(self.settings.workers):
+                if self.is_draining:
+                    return
+                await self._replace(index, workers)
+
+    async def _replace(self, index: int, workers: trio.Nursery) -> None:
+        old = self.links.pop(index, None)
+        if old is None:
+            return  # it has just ended: what follows is a new one anyway
+        old.has_successor = True
+        self.retiring.add(old)
+        workers.start_soon(self._keep_worker, index)
+        # The successor may die before it serves, and its successor, too: the condition is about the slot.
+        while (new := self.links.get(index)) is None or not new.programmed.is_set():  # noqa: ASYNC110
+            await trio.sleep(REPLACE_POLL_S)
+        if not old.drain_begun.is_set():
+            old.drain(lameduck_s=self.settings.lameduck_s, grace_s=self.settings.grace_s)
+        await old.ended.wait()
+        self.ledger.add(names.WORKER_REPLACEMENTS)
+        log.info("worker replaced", extra={"worker": index, "old_pid": old.pid, "new_pid": new.pid})
+
+    async def _run_worker(self, index: int) -> WorkerLink:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
             process = await trio.lowlevel.open_process(
@@ -340,13 +399,16 @@ class Supervisor:
             with trio.move_on_after(1.0):
                 await process.wait()
         finally:
-            self.links.pop(index, None)
+            if self.links.get(index) is link:
+                del self.links[index]
+            self.retiring.discard(link)
+            link.ended.set()
             link.channel.close()
             if process.returncode is None:
                 with trio.CancelScope(shield=True):
                     process.send_signal(signal.SIGKILL)
                     await process.wait()
-        return process.returncode
+        return link
 
     async def _watch_start(self, link: WorkerLink) -> None:
         await trio.sleep(self.settings.worker_start_timeout_s)
@@ -355,7 +417,7 @@ class Supervisor:
             link.process.send_signal(signal.SIGKILL)
 
     async def _watch_drain(self, link: WorkerLink) -> None:
-        await self._drain_begun.wait()
+        await link.drain_begun.wait()
         await trio.sleep(self.settings.lameduck_s + self.settings.grace_s + DRAIN_SLACK_S)
         log.error("worker did not finish its drain in time", extra={"worker": link.index, "pid": link.pid})
         link.process.send_signal(signal.SIGKILL)
@@ -382,13 +444,14 @@ class Supervisor:
                         if self.data is not None:
                             self._send_full(link)
                         if self.is_draining:
-                            link.put(Drain(lameduck_s=0.0, grace_s=self.settings.grace_s))
+                            link.drain(lameduck_s=0.0, grace_s=self.settings.grace_s)
                     case Programmed(version=version, digest=digest):
                         if self.data is not None and version == self.data.version and digest != self.data.digest:
                             log.error("worker is out of step, full snapshot follows", extra={"worker": link.index})
                             self._send_full(link)
                         else:
                             link.version = version
+                            link.programmed.set()
                     case LinkFailed(version=version, error=error):
                         self.link_problem = Diagnostic(
                             severity=Severity.ERROR,
@@ -431,7 +494,7 @@ class Supervisor:
         """
         self._measure_number += 1
         number = self._measure_number
-        asked = [link for link in self.links.values() if link.is_up]
+        asked = [link for link in self.living() if link.is_up]
         for link in asked:
             link.put(Measure(number=number))
         with trio.move_on_after(timeout_s):
@@ -446,9 +509,13 @@ class Supervisor:
     def gauges(self) -> dict[str, int]:
         """Return the sum of the living workers' gauges."""
         total: collections.Counter[str] = collections.Counter()
-        for link in self.links.values():
+        for link in self.living():
             total.update(link.gauges)
         return dict(total)
+
+    def living(self) -> list[WorkerLink]:
+        """Return every worker there is: those in their places and those that are being replaced."""
+        return [*self.links.values(), *self.retiring]
 
     # --- out ---------------------------------------------------------------------------------------------------------
 
@@ -481,7 +548,7 @@ class Supervisor:
 
     def _broadcast(self, message: Message) -> None:
         encoded: bytes | None = None
-        for link in self.links.values():
+        for link in self.living():
             if not link.is_up:
                 continue  # it gets everything when it says Hello
             if len(link.outbox) >= OUTBOX_LIMIT:
