@@ -64,6 +64,10 @@ def test_a_killed_worker_excuses_nothing_that_ended_before_it_was_killed() -> No
     assert excuse(failure(Cause.RESET, local=HELD, started_s=8.0, ended_s=9.0), FACTS) is None
 
 
+def test_a_killed_worker_excuses_nothing_on_a_later_connection_from_the_same_port() -> None:
+    assert excuse(failure(Cause.RESET, local=HELD, started_s=11.5, ended_s=11.6), FACTS) is None
+
+
 @pytest.mark.parametrize("cause", [Cause.TIMEOUT, Cause.REFUSED, Cause.STATUS, Cause.CORRUPT, Cause.CLIENT])
 def test_a_killed_worker_excuses_no_other_cause(cause: Cause) -> None:
     assert excuse(failure(cause, local=HELD), FACTS) is None

@@ -18,6 +18,7 @@ import sys
 
 import trio
 from websockets.frames import Opcode
+from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from datum_soak.backend_h2 import Http2Server
@@ -139,7 +140,7 @@ class Connection:
                 if not is_open:
                     protocol.send_response(protocol.accept(event))  # type: ignore[arg-type] # the first event is the request
                     is_open = True
-                elif event.opcode is Opcode.BINARY:  # type: ignore[union-attr]
+                elif event.opcode is Opcode.BINARY and protocol.state is State.OPEN:  # type: ignore[union-attr]
                     protocol.send_binary(event.data)  # type: ignore[union-attr]
             for data in protocol.data_to_send():
                 if data:

@@ -8,6 +8,7 @@ import trio
 
 from datum_soak.stage import Stage
 
+DRAIN = "SIGTERM drain"
 BEFORE_DEADLINE_S = 0.5
 EXIT_SLACK_S = 5.0
 
@@ -19,7 +20,7 @@ async def end_under_load(stage: Stage, stop: trio.Event) -> None:
         stop: Ends the load.
     """
     options = stage.options
-    with stage.window("SIGTERM drain"):
+    with stage.window(DRAIN):
         in_flight = stage.load.in_flight
         answered_before = sum(stage.ledger.answered.values())
         stage.gateway.process.send_signal(signal.SIGTERM)

@@ -60,6 +60,11 @@ def sample_process(pid: int, at_s: float) -> ProcessSample | None:
     return ProcessSample(at_s=at_s, rss_mib=pages * _PAGE_BYTES / 2**20, descriptors=descriptors)
 
 
+def is_stopped(pid: int) -> bool:
+    """Tell whether SIGSTOP has taken effect."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def peers_of(pid: int, port: int) -> set[Address]:
     """Return the client addresses of the TCP connections (IPv4) that a process holds on its local `port`."""
     inodes = set()
@@ -222,7 +227,8 @@ class Backends:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                with contextlib.suppress(BrokenPipeError):
+                    stream.close()
 
     def restart(self) -> None:
         """End the process and start an empty one."""

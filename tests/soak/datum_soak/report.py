@@ -11,6 +11,8 @@ import trio
 from rich.console import Console
 from rich.table import Table
 
+from datum_soak.drain import DRAIN
+from datum_soak.faults import EXHAUSTED, ROLLING
 from datum_soak.outcomes import Record
 from datum_soak.processes import ProcessSample
 from datum_soak.stage import Stage
@@ -65,8 +67,8 @@ def facts_of(stage: Stage) -> Facts:
     """Return what the faults did."""
     return Facts(
         killed=stage.killed,
-        exhausted=tuple(window for window in stage.windows if window.name == "descriptors exhausted"),
-        going_away=tuple(w for w in stage.windows if w.name in ("rolling restart", "SIGTERM drain")),
+        exhausted=tuple(window for window in stage.windows if window.name == EXHAUSTED),
+        going_away=tuple(w for w in stage.windows if w.name in (ROLLING, DRAIN)),
     )
 
 

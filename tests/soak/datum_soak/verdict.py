@@ -57,6 +57,10 @@ _LOST_WITH_CONNECTION = frozenset({Cause.RESET, Cause.CLOSED, Cause.CUT_BODY})
 _SHED = frozenset({Cause.RESET, Cause.CONNECT_RESET, Cause.CLOSED, Cause.CONNECT_TIMEOUT})
 
 
+NOTICED_AFTER_S = 1.0
+"""A request may still be sent on a dead connection until its end is noticed; later the port is another connection's."""
+
+
 def excuse(record: Record, facts: Facts) -> Excuse | None:
     """Return why a failure is excused, or None."""
     if record.cause is Cause.ANSWERED:
@@ -65,7 +69,7 @@ def excuse(record: Record, facts: Facts) -> Excuse | None:
         return Excuse.CUT_BY_UPSTREAM
     if record.cause in _LOST_WITH_CONNECTION and record.local is not None:
         killed_at = facts.killed.get(record.local)
-        if killed_at is not None and record.ended_s >= killed_at:
+        if killed_at is not None and record.ended_s >= killed_at and record.started_s <= killed_at + NOTICED_AFTER_S:
             return Excuse.WORKER_KILLED
     if (
         record.cause in _SHED
