@@ -326,6 +326,40 @@ def test_drain_says_going_away_between_frames() -> None:
     bounded(main)
 
 
+def test_drain_leaves_a_tunnel_alone_whose_upstream_has_ended_already() -> None:
+    async def serve(stream: trio.SocketStream) -> None:
+        await stream.receive_some(65536)
+        await stream.send_all(
+            b"HTTP/1.1 101 x\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: "
+            + accept_value(KEY)
+            + b"\r\n\r\n"
+        )
+        await stream.send_eof()
+        while await stream.receive_some(1000):
+            pass
+
+    async def main() -> None:
+        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = listeners[0].socket.getsockname()[1]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, serve, listeners)
+            async with gateway([make_service([port])]) as running, client(running.port, "h1") as peer:
+                assert isinstance(peer, H1Client)
+                await peer.stream.send_all(HANDSHAKE)
+                head = b""
+                with trio.fail_after(3):
+                    while data := await peer.stream.receive_some(1000):
+                        head += data
+                    assert head.startswith(b"HTTP/1.1 101 ")
+                    running.plane.begin_drain(lameduck_s=0.0, grace_s=5.0)  # its side is closed: no close frame fits
+                    await peer.stream.send_eof()
+                    await running.drained()
+                assert [event.reason for event in running.recorder.events] == [Reason.ROUTED]
+            nursery.cancel_scope.cancel()
+
+    bounded(main)
+
+
 def test_frame_tracker_finds_boundaries_whatever_the_pieces() -> None:
     frames = [b"\x81\x05hello", b"\x82\x7e\x01\x00" + bytes(256), b"\x89\x00", b"\x81\x83mask" + b"abc",
               b"\x82\x7f" + (70_000).to_bytes(8, "big") + bytes(70_000)]  # fmt: skip

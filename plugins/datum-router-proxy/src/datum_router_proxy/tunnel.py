@@ -100,7 +100,12 @@ class Tunnel:
             self._downstream.flush()
             if self._downstream.is_gone:
                 raise ClientGone
-            if self.must_close and not self._is_closing and self._tracker.is_between_frames:
+            if (
+                self.must_close
+                and not self._is_closing
+                and not self._is_upstream_done  # else our side of the client's connection is closed already
+                and self._tracker.is_between_frames
+            ):
                 # The client answers with a close frame of its own, which goes upstream like everything it says: so
                 # both ends see a proper closing handshake (RFC 6455 section 7.1.2).
                 self._is_closing = True
