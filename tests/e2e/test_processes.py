@@ -136,7 +136,8 @@ def test_sighup_replaces_every_worker_and_loses_no_request(
     for thread in threads:
         thread.start()
     gateway.process.send_signal(signal.SIGHUP)
-    kit.eventually(lambda: gateway.stats()["counters"].get("datum_router_worker_replacements_total") == 2, "both workers are replaced")
+    counter = "datum_router_worker_replacements_total"
+    kit.eventually(lambda: gateway.stats()["counters"].get(counter) == 2, "both workers are replaced")
     is_done.set()
     for thread in threads:
         thread.join(timeout=20)
