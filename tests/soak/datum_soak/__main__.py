@@ -6,6 +6,7 @@ import argparse
 import resource
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 import trio
@@ -23,7 +24,12 @@ async def soak(options: Options) -> Result:
             await stage.start()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(progress_forever, stage)
-                await play(stage)
+                try:
+                    await play(stage)
+                except* (OSError, RuntimeError, ValueError) as broken:
+                    # The gateway or a backend is gone: what was found until then is reported.
+                    traceback.print_exception(broken)
+                    stage.require("the soak ran to its end", False, repr(broken.exceptions), "no exception")
                 nursery.cancel_scope.cancel()
         finally:
             stage.close()

@@ -29,6 +29,7 @@ EXHAUSTED_LIMIT = 16
 RECOVERED_WITHIN_S = 1.0
 """Threat E7."""
 IDLE_REQUESTS = 12
+SHED_COUNTER = "datum_gateway_rejected_total|tcp|too_many_connections"
 
 
 async def kill_worker(stage: Stage, chooser: random.Random) -> None:
@@ -61,7 +62,7 @@ async def rolling_restart(stage: Stage) -> None:
     """SIGHUP: all workers are replaced, one after another; nothing may be refused, reset or lost (threat P4)."""
     options = stage.options
     before = await stage.gateway.workers()
-    counter = "worker_replacements"
+    counter = "datum_router_worker_replacements_total"
     done = (await stage.gateway.stats()).counters.get(counter, 0) + options.workers
     patience_s = options.workers * (REPLACED_WITHIN_S + options.lameduck_s + options.grace_s)
     with stage.window(ROLLING):
@@ -82,7 +83,7 @@ async def exhaust_descriptors(stage: Stage) -> None:
     """Take every new descriptor away from the workers for some seconds (threat E7)."""
     workers = await stage.gateway.workers()
     established = stage.ledger.answered[Kind.H1_ESTABLISHED]
-    refused_before = (await stage.gateway.stats()).counters.get("rejected|tcp|too_many_connections", 0)
+    refused_before = (await stage.gateway.stats()).counters.get(SHED_COUNTER, 0)
     with stage.window(EXHAUSTED, after_s=RECOVERED_WITHIN_S):
         limits = {pid: resource.prlimit(pid, resource.RLIMIT_NOFILE) for pid in workers.values()}
         try:
@@ -94,7 +95,7 @@ async def exhaust_descriptors(stage: Stage) -> None:
             for pid, pair in limits.items():
                 resource.prlimit(pid, resource.RLIMIT_NOFILE, pair)
         took = await _time_to_recover(stage)
-    refused = (await stage.gateway.stats()).counters.get("rejected|tcp|too_many_connections", 0) - refused_before
+    refused = (await stage.gateway.stats()).counters.get(SHED_COUNTER, 0) - refused_before
     stage.require("connections shed for want of descriptors", refused > 0, refused, "more than 0")
     stage.require("established connections served meanwhile", established > 0, established, "more than 0")
     stage.require(

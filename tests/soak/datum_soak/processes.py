@@ -38,7 +38,7 @@ class Stats(msgspec.Struct, frozen=True, kw_only=True):
     version: int
     lagging_workers: int
     workers: list[WorkerStatus]
-    counters: dict[str, int]
+    counters: dict[str, float]
     gauges: dict[str, int]
 
 
