@@ -7,13 +7,13 @@ import random
 import trio
 
 from datum_soak import config
+from datum_soak.load import EXTRA_PATH
 from datum_soak.outcomes import Cause, Kind
 from datum_soak.stage import Stage
 
 EDIT_EVERY_S = 1.0
 CHURN_EVERY_S = 5.0
 SERVES_WITHIN_S = 5.0
-EXTRA = "extra"
 
 
 async def edit_forever(stage: Stage) -> None:
@@ -32,23 +32,13 @@ async def edit_forever(stage: Stage) -> None:
         if number % 3 == 0:
             is_extra_there = not is_extra_there
         if is_extra_there:
-            text += config.route(EXTRA, f"exactPath: /{EXTRA}/body/10", {"flip-a": 1})
+            text += config.route("extra", f"exactPath: {EXTRA_PATH}", {"flip-a": 1})
         if await stage.editor.apply(stage.gateway, "flip", text, f"edit {stage.generation}"):
             stage.promises.generation = stage.generation
             if number % 3 == 0:
-                await check_extra(stage, is_there=is_extra_there)
-
-
-async def check_extra(stage: Stage, *, is_there: bool) -> None:
-    """Ask for the route that has come or gone; an edit that is in force shows at once on whichever worker is asked."""
-    connection = await stage.load.h1.open()
-    try:
-        answer = await connection.exchange("GET", f"/{EXTRA}/body/10", {"x-soak-id": "extra", "connection": "close"})
-    finally:
-        await connection.aclose()
-    expected = 200 if is_there else 404
-    if answer.status != expected:
-        stage.require(f"edit {stage.generation} is in force", False, answer.status, expected)
+                # In force everywhere, so whichever worker is asked must know.
+                stage.load.is_extra_there = is_extra_there
+                await stage.load.send(Kind.H1_EXTRA)
 
 
 async def churn_forever(stage: Stage) -> None:

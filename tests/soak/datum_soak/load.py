@@ -28,6 +28,7 @@ MIX: Mapping[Kind, float] = {
 }
 """Shares of the open loop. The other kinds have generators of their own."""
 
+EXTRA_PATH = "/extra/body/10"
 SIZES = (0, 1, 100, 1024, 1024, 1024, 4096, 16384, 65536, 262144)
 
 
@@ -86,6 +87,7 @@ class Load:
         self.clock = clock
         self.not_sent = 0
         self.in_flight = 0
+        self.is_extra_there = False
         self.h1 = Http1Pool(gateway)
         self.random = random.Random(seed)
         self._ids = itertools.count(1)
@@ -96,6 +98,7 @@ class Load:
             Kind.H1_SLOW: self._slow,
             Kind.H1_NEW: self._new_connection,
             Kind.H1_FLIP: self._flip,
+            Kind.H1_EXTRA: self._extra,
             Kind.H1_CUT: self._cut,
         }
 
@@ -224,6 +227,22 @@ class Load:
         answer = await self.pooled(attempt, "/flip/body/64")
         check_body(answer.body, make_body(attempt.request_id, 64))
         self.promises.check_generation(answer.fields.get("x-edit", ""), required)
+
+    async def _extra(self, attempt: Attempt) -> None:
+        """Ask for the route that comes and goes, on a new connection: any worker may be the one."""
+        is_there = self.is_extra_there
+        connection = await self.h1.open()
+        try:
+            await self.exchange(attempt, connection, EXTRA_PATH, fields={"connection": "close"})
+        except Failure as failure:
+            if is_there or failure.status != 404:
+                raise
+        else:
+            if not is_there:
+                raise Failure(Cause.STALE_CONFIG, "a route that is gone still answers")
+        finally:
+            with trio.CancelScope(shield=True):
+                await connection.aclose()
 
     async def _new_connection(self, attempt: Attempt) -> None:
         connection = await self.h1.open()

@@ -21,6 +21,7 @@ class Kind(enum.StrEnum):
     H1_SLOW = "h1 slow download"
     H1_NEW = "h1 new connection"
     H1_FLIP = "h1 edited route"
+    H1_EXTRA = "h1 route that comes and goes"
     H1_CUT = "h1 cut by upstream"
     H1_IDLE = "h1 restarted upstream"
     H1_ESTABLISHED = "h1 established"

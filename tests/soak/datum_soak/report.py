@@ -14,6 +14,7 @@ from rich.table import Table
 from datum_soak.drain import DRAIN
 from datum_soak.faults import EXHAUSTED, ROLLING
 from datum_soak.outcomes import Record
+from datum_soak.plot import Panel, svg
 from datum_soak.processes import ProcessSample
 from datum_soak.stage import Stage
 from datum_soak.verdict import Check, Facts, Window, by_window, judge_failures, request_checks
@@ -203,13 +204,36 @@ def markdown(result: Result) -> str:
         parts.extend(f"| {' | '.join(str(cell) for cell in row)} |" for row in rows)
         parts.append("")
     parts.extend(f"{line}\n" for line in closing_lines(result))
+    parts.append("![requests, failures, memory and descriptors over time](soak.svg)\n")
     parts.append("## What happened\n\n```text")
     parts.extend(result.notes)
     parts.append("```\n")
     return "\n".join(parts)
 
 
+def draw(result: Result) -> str:
+    """Return the plot as SVG."""
+    panels = [
+        Panel(title="answered per second", lines={"answered": list(enumerate(result.answered_per_s))}),
+        Panel(
+            title="failed per second (marked cuts not counted)", lines={"failed": list(enumerate(result.failed_per_s))}
+        ),
+        Panel(
+            title="resident memory, MiB",
+            lines={name: [(item.at_s, item.rss_mib) for item in samples] for name, samples in result.samples.items()},
+        ),
+        Panel(
+            title="open descriptors",
+            lines={
+                name: [(item.at_s, item.descriptors) for item in samples] for name, samples in result.samples.items()
+            },
+        ),
+    ]
+    return svg(panels, result.windows, duration_s=float(len(result.answered_per_s)))
+
+
 def write_files(result: Result, out: Path) -> None:
-    """Write `soak.json` and `soak.md`."""
+    """Write `soak.json`, `soak.md` and the plot `soak.svg`."""
     (out / "soak.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1))
+    (out / "soak.svg").write_text(draw(result))
     (out / "soak.md").write_text(markdown(result))
