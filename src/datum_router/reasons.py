@@ -59,6 +59,7 @@ class Reason(enum.StrEnum):
     UPSTREAM_PROTOCOL = "upstream_protocol"
     UPSTREAM_TLS = "upstream_tls"
     POOL_OVERFLOW = "pool_overflow"
+    LOCAL_RESOURCES = "local_resources"
     BAD_FILTER_OUTPUT = "bad_filter_output"
 
     # --- downstream: HTTP/1 and HTTP/2 framing (threats.md A to E) --------------------------------------

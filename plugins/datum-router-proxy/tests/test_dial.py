@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import random
+import resource
 import select
 import socket
 import ssl
@@ -162,6 +163,20 @@ def test_a_refused_connection_says_so(loop: Loop) -> None:
     assert error.status_hint == 502
     assert str(error) == f"endpoint 127.0.0.1 port {port}: connection refused"
     assert loop.descriptors == 0
+
+
+def test_no_descriptors_left_is_no_fault_of_the_endpoint(loop: Loop, server4: socket.socket) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    address, port = server4.getsockname()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # below what is open: every new one is refused
+    try:
+        dialled = Dialled(loop, address, port)
+        pump(loop, lambda: dialled.task.done)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    error = dialled.upstream_error()
+    assert (error.reason, error.status_hint, error.is_unprocessed) == (Reason.LOCAL_RESOURCES, 503, True)
+    assert str(error) == f"endpoint {address} port {port}: too many open files"
 
 
 @pytest.mark.parametrize("address", ["localhost", "upstream.example", "127.1", "0x7f000001", "[::1]", ""])

@@ -23,13 +23,15 @@ RETRIABLE = frozenset(
     {
         Reason.CONNECT_FAILED,
         Reason.CONNECT_TIMEOUT,
+        Reason.LOCAL_RESOURCES,
         Reason.UPSTREAM_TLS,
         Reason.UPSTREAM_RESET,
         Reason.UPSTREAM_REFUSED_STREAM,
         Reason.RESPONSE_TIMEOUT,
     }
 )
-"""Failures that another endpoint may not have. Refusals by our own limits are none: retrying feeds an overload."""
+"""Failures that another endpoint may not have. Refusals by our own limits are none: retrying feeds an overload. Without
+descriptors for a new connection another endpoint may still have an idle one."""
 
 
 MAX_UNREACHED_RETRIES = 4

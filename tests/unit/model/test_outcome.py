@@ -25,6 +25,7 @@ from datum_router.reasons import Reason
         (0, Reason.REQUEST_TIMEOUT, None),
         (0, Reason.BODY_TIMEOUT, None),
         (0, Reason.POOL_OVERFLOW, None),
+        (0, Reason.LOCAL_RESOURCES, None),
         (0, Reason.CIRCUIT_OPEN, None),
         (0, Reason.UPSTREAM_REFUSED_STREAM, None),
     ],

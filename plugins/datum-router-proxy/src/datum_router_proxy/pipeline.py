@@ -59,7 +59,7 @@ from datum_router_proxy.wire.http1 import HeadCache, Http1Limits
 log = logging.getLogger(__name__)
 
 _CLIENT_FAULTS = frozenset((400, 405, 408, 413, 414, 417, 421, 431, 501, 508))
-_NOT_THE_ENDPOINT = frozenset((Reason.POOL_OVERFLOW, Reason.BAD_FILTER_OUTPUT, Reason.INTERNAL))
+_NOT_THE_ENDPOINT = frozenset((Reason.POOL_OVERFLOW, Reason.LOCAL_RESOURCES, Reason.BAD_FILTER_OUTPUT, Reason.INTERNAL))
 """How an attempt may end that says nothing about its endpoint, and must not count against it."""
 _NO_EXCLUSIONS: frozenset[EndpointKey] = frozenset()
 

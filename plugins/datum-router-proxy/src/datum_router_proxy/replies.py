@@ -20,11 +20,12 @@ _SAID = {
     Reason.UPSTREAM_RESET: "the upstream closed the connection before it had answered",
     Reason.UPSTREAM_REFUSED_STREAM: "the upstream refused the request before it had looked at it",
     Reason.UPSTREAM_TLS: "no trusted connection to the upstream could be made",
+    Reason.LOCAL_RESOURCES: "the router has no descriptors or memory left for a connection",
     Reason.POOL_OVERFLOW: "no connection to the upstream got free in time",
     Reason.BAD_UPGRADE: "the upstream does not take this WebSocket",
     Reason.TOO_MANY_INTERIM: "the upstream sent interim responses without end",
 }
-_UNREACHED = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT))
+_UNREACHED = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT, Reason.LOCAL_RESOURCES))
 _RETRY_AFTER: Field = (b"retry-after", b"1")
 
 

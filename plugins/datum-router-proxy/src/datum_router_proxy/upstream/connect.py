@@ -24,6 +24,10 @@ CONTEXT_CACHE = 256
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""What socket(2) says when this process or machine has run out of something."""
+
+
 async def dial(
     loop: Loop,
     address: str,
@@ -98,7 +102,10 @@ def _start(loop: Loop, address: str, port: int) -> PlainChannel:
     except ValueError as exc:
         raise _failed(address, port, "not an IP address") from exc
     except OSError as exc:
-        raise _failed(address, port, (exc.strerror or str(exc)).lower()) from exc
+        said = (exc.strerror or str(exc)).lower()
+        if exc.errno in _OURS:
+            raise _short_of_resources(address, port, said) from exc
+        raise _failed(address, port, said) from exc
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         code = sock.connect_ex((address, port))
@@ -157,6 +164,13 @@ def client_context(tls: UpstreamTls, alpn: tuple[str, ...]) -> ssl.SSLContext:
 def _failed(address: str, port: int, said: str) -> UpstreamError:
     return UpstreamError(
         f"endpoint {address} port {port}: {said}", reason=Reason.CONNECT_FAILED, status_hint=502, is_unprocessed=True
+    )
+
+
+def _short_of_resources(address: str, port: int, said: str) -> UpstreamError:
+    """Return what must not count against the endpoint: it was never asked (threat E7)."""
+    return UpstreamError(
+        f"endpoint {address} port {port}: {said}", reason=Reason.LOCAL_RESOURCES, status_hint=503, is_unprocessed=True
     )
 
 
