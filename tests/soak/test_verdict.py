@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from datum_soak.outcomes import Address, Cause, Kind, Ledger, Record
@@ -80,6 +82,14 @@ def test_short_descriptors_excuse_new_connections_in_that_time_only() -> None:
     assert excuse(failure(Cause.RESET, is_reused=False, has_answer_begun=True, **during), FACTS) is None
     assert excuse(failure(Cause.RESET, is_reused=False, started_s=25.1, ended_s=25.2), FACTS) is None
     assert excuse(failure(Cause.STATUS, status=502, is_reused=False, **during), FACTS) is None
+
+
+def test_short_descriptors_excuse_an_answer_that_says_so_in_that_time_only() -> None:
+    said: dict[str, Any] = {"status": 503, "reason": "local_resources"}
+    assert excuse(failure(Cause.STATUS, started_s=21.0, ended_s=21.5, **said), FACTS) is Excuse.NO_UPSTREAM_DESCRIPTOR
+    assert excuse(failure(Cause.STATUS, started_s=9.0, ended_s=9.5, **said), FACTS) is None
+    other = failure(Cause.STATUS, started_s=21.0, ended_s=21.5, status=503, reason="connect_failed")
+    assert excuse(other, FACTS) is None
 
 
 def test_a_restart_excuses_a_websocket_message_that_crossed_the_close_frame_and_nothing_else() -> None:

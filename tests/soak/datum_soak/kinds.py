@@ -121,7 +121,9 @@ class Http2Kinds:
         )
         if answer.fields.get("grpc-status") != "0":
             code = answer.fields.get("grpc-status", "none")
-            raise Failure(Cause.STATUS, status=200, reason=f"grpc {code} {answer.fields.get('grpc-message', '')}")
+            said = answer.fields.get("grpc-message", "").partition(":")[0]
+            # The router's own answers say UNAVAILABLE with their reason where HTTP has 503.
+            raise Failure(Cause.STATUS, status=503 if code == "14" else 200, reason=said or f"grpc-status {code}")
         try:
             found = messages_of(answer.body)
         except ValueError as error:

@@ -126,7 +126,8 @@ class Load:
         self.in_flight += 1
         failure = Failure(Cause.ANSWERED)
         try:
-            with trio.fail_after(REQUEST_TIMEOUT_S):
+            # Shielded: whoever asked may be cancelled, but every request has an end.
+            with trio.fail_after(REQUEST_TIMEOUT_S, shield=True):
                 await self._sends[kind](attempt)
         except Failure as error:
             failure = error

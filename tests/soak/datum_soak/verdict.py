@@ -35,6 +35,7 @@ class Excuse(enum.StrEnum):
     CUT_BY_UPSTREAM = "cut by its upstream, as marked"
     WORKER_KILLED = "on a connection of the killed worker"
     NO_DESCRIPTORS = "new connection while descriptors had run out"
+    NO_UPSTREAM_DESCRIPTOR = "503 local_resources: no descriptor for an upstream connection"
     TUNNEL_CLOSED = "message crossed the close frame of a gateway going away"
 
 
@@ -78,6 +79,12 @@ def excuse(record: Record, facts: Facts) -> Excuse | None:
         and any(window.overlaps(record) for window in facts.exhausted)
     ):
         return Excuse.NO_DESCRIPTORS
+    if (
+        record.cause is Cause.STATUS
+        and (record.status, record.reason) == (503, "local_resources")
+        and any(window.overlaps(record) for window in facts.exhausted)
+    ):
+        return Excuse.NO_UPSTREAM_DESCRIPTOR
     if record.cause is Cause.GOING_AWAY and any(window.overlaps(record) for window in facts.going_away):
         return Excuse.TUNNEL_CLOSED
     return None
