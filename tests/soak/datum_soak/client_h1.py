@@ -14,6 +14,7 @@ from datum_soak.outcomes import Address, Cause, Failure
 
 READ_BYTES = 65536
 CONNECT_TIMEOUT_S = 5.0
+MAX_IDLE_S = 1.0
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -203,20 +204,25 @@ def _broken(error: BaseException, *, in_body: bool = False) -> Failure:
 
 
 class Http1Pool:
-    """Idle connections, the longest idle first, so that none lies idle for long while others are used."""
+    """Idle connections, the longest idle first; none is used again after `MAX_IDLE_S`.
+
+    A server may close an idle connection just as a request is on its way (RFC 9112 section 9.5), and nobody can help
+    that. A client that wants no such loss gives idle connections up before the server's shortest time, here its
+    lameduck; for what fails on the others there is no excuse.
+    """
 
     __slots__ = ("_gateway", "_idle", "opened")
 
     def __init__(self, gateway: Address) -> None:
         self._gateway = gateway
-        self._idle: collections.deque[Http1Connection] = collections.deque()
+        self._idle: collections.deque[tuple[float, Http1Connection]] = collections.deque()
         self.opened = 0
 
     async def take(self) -> Http1Connection:
         """Return an idle connection that the gateway has not closed, or a new one."""
         while self._idle:
-            connection = self._idle.popleft()
-            if not connection.is_closed_by_peer():
+            since, connection = self._idle.popleft()
+            if trio.current_time() - since < MAX_IDLE_S and not connection.is_closed_by_peer():
                 return connection
             await connection.aclose()
         return await self.open()
@@ -230,11 +236,11 @@ class Http1Pool:
     async def give_back(self, connection: Http1Connection) -> None:
         """Keep it if it can serve again, else close it."""
         if connection.is_reusable:
-            self._idle.append(connection)
+            self._idle.append((trio.current_time(), connection))
         else:
             await connection.aclose()
 
     async def aclose(self) -> None:
         """Close the idle ones."""
         while self._idle:
-            await self._idle.popleft().aclose()
+            await self._idle.popleft()[1].aclose()

@@ -138,7 +138,7 @@ class Http2Connection:
         try:
             await self._flush()
             await stream.done.wait()
-        except trio.BrokenResourceError:
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
             await stream.done.wait()  # the reader finds out why, and what had come before
         except trio.Cancelled:
             self._streams.pop(stream_id, None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import trio
 from websockets.client import ClientProtocol
 from websockets.frames import Frame, Opcode
@@ -24,13 +26,17 @@ class WebSocket:
         self.messages = 0
 
     @classmethod
-    async def open(cls, gateway: Address) -> WebSocket:
+    async def open(cls, gateway: Address, connected: Callable[[Address], None]) -> WebSocket:
         """Connect and do the handshake.
+
+        Args:
+            connected: Told our address before the handshake.
 
         Raises:
             Failure: It was not made.
         """
         socket = cls(await connect(gateway))
+        connected(socket.local)
         try:
             await socket._handshake()
         except BaseException:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import trio
 
@@ -158,8 +158,11 @@ class WebSockets:
                 await until.wait()
 
     async def _echo(self, attempt: Attempt) -> None:
-        tunnel = await self._take()
-        attempt.local = tunnel.local
+        def connected(local: Address) -> None:
+            attempt.local = local
+
+        tunnel = await self._take(connected)
+        connected(tunnel.local)
         attempt.is_reused = tunnel.messages > 0
         message = make_body(attempt.request_id, self._load.random.choice((1, 100, 1024, 65536)))
         try:
@@ -169,7 +172,7 @@ class WebSockets:
             raise
         self._free.append(tunnel)
 
-    async def _take(self) -> WebSocket:
+    async def _take(self, connected: Callable[[Address], None]) -> WebSocket:
         while self._free:
             tunnel = self._free.pop(0)
             try:
@@ -180,7 +183,7 @@ class WebSockets:
                 if not tunnel.is_closed_by_peer:
                     return tunnel
             await tunnel.aclose()
-        return await WebSocket.open(self._gateway)
+        return await WebSocket.open(self._gateway, connected)
 
 
 class Established:

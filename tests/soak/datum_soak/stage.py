@@ -38,7 +38,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 1
     out: Path = Path("build/soak")
     workers: int = 2
-    lameduck_s: float = 2.0
+    lameduck_s: float = 3.0
     grace_s: float = 20.0
 
 
