@@ -125,6 +125,47 @@ def test_a_worker_that_does_not_read_gets_one_full_snapshot_in_place_of_what_it_
     drive(script)
 
 
+def test_a_worker_that_is_being_replaced_gets_every_change_and_may_lag_until_it_is_gone() -> None:
+    async def script(one: Bench) -> None:
+        supervisor = one.supervisor
+        supervisor.publish(snapshot(1))
+        await one.say(Hello(pid=1), Programmed(version=1, digest="d1"))
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        process: Any = SimpleNamespace(pid=4712)
+        successor = WorkerLink(0, ControlChannel(ours), process)
+        one.link.has_successor = True
+        supervisor.retiring.add(supervisor.links.pop(0))
+        supervisor.links[0] = successor
+        try:
+            assert supervisor.lagging_workers() == 0, "its place is filled as long as the old one serves"
+            assert [status.pid for status in supervisor.worker_status()] == [4712, 4711]
+            one.link.outbox.clear()
+            supervisor.publish(snapshot(2))
+            assert one.sent() == ["DeltaSnapshot"]
+            assert supervisor.lagging_workers() == 1
+            assert supervisor.not_ready_reasons() == []
+            one.link.outbox.clear()
+            supervisor.drain()
+            assert one.sent() == ["Drain"]
+            assert one.link.drain_begun.is_set()
+        finally:
+            successor.channel.close()
+            theirs.close()
+
+    drive(script)
+
+
+def test_a_worker_told_to_drain_gets_no_listener_any_more() -> None:
+    async def script(one: Bench) -> None:
+        one.supervisor.publish(snapshot(1))
+        one.link.outbox.clear()
+        await one.say(Hello(pid=1))
+        one.link.drain(lameduck_s=0.0, grace_s=1.0)
+        assert one.sent() == ["FullSnapshot", "Drain"]
+
+    drive(script)
+
+
 def test_a_snapshot_that_cannot_be_linked_is_a_diagnostic_until_the_next_one() -> None:
     async def script(one: Bench) -> None:
         one.supervisor.publish(snapshot(1))

@@ -15,6 +15,14 @@ from datum_soak.report import Result, make_result, print_result, progress_foreve
 from datum_soak.scenario import play
 from datum_soak.stage import Options, Stage
 
+EXTRA_S = 300.0
+"""A soak that takes longer than twice its length and this is cut off, and has failed."""
+
+
+def limit_s(options: Options) -> float:
+    """Return the longest time that the soak may take, in seconds."""
+    return 2 * options.seconds + EXTRA_S
+
 
 async def soak(options: Options) -> Result:
     """Run one soak."""
@@ -25,7 +33,10 @@ async def soak(options: Options) -> Result:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(progress_forever, stage)
                 try:
-                    await play(stage)
+                    with trio.move_on_after(limit_s(options)) as limit:
+                        await play(stage)
+                    if limit.cancelled_caught:
+                        stage.require("the soak ended in time", False, "cut off", f"in {limit_s(options):g} s")
                 except* (OSError, RuntimeError, ValueError) as broken:
                     # The gateway or a backend is gone: what was found until then is reported.
                     traceback.print_exception(broken)

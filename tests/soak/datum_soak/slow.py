@@ -75,6 +75,7 @@ class Herd:
         self._size = size
         self._epoll = select.epoll()
         self._members: dict[int, Member] = {}
+        self._highest = 0
 
     @property
     def count(self) -> int:
@@ -109,6 +110,7 @@ class Herd:
                 manner = Manner.SILENT if self.opened % 2 else Manner.TRICKLE
             member = Member(manner, source, self._stage.gateway.address)
             self._members[member.sock.fileno()] = member
+            self._highest = max(self._highest, member.sock.fileno())
             self._epoll.register(member.sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
 
     def _poll(self) -> None:
@@ -125,9 +127,9 @@ class Herd:
                 self._receive(member, 4096)
 
     def _trickle(self, turn: int) -> None:
-        phase = turn % TRICKLE_EVERY_TURNS
-        for descriptor, member in list(self._members.items()):
-            if descriptor % TRICKLE_EVERY_TURNS != phase or not member.is_open:
+        for descriptor in range(turn % TRICKLE_EVERY_TURNS, self._highest + 1, TRICKLE_EVERY_TURNS):
+            member = self._members.get(descriptor)
+            if member is None or not member.is_open:
                 continue
             if member.manner is Manner.TRICKLE:
                 self._send(member, b"x")

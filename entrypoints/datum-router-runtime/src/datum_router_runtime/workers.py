@@ -323,7 +323,7 @@ class Supervisor:
             WorkerStatus(
                 index=link.index, pid=link.pid, is_up=link.is_up, version=link.version, gauges=dict(link.gauges)
             )
-            for link in sorted(self.living(), key=lambda link: (link.index, not link.has_successor))
+            for link in sorted(self.living(), key=lambda link: (link.index, link.has_successor))
         ]
 
     async def _retry_binding(self) -> None:
