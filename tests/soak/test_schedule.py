@@ -43,6 +43,9 @@ def test_equal_seeds_give_equal_plans_and_others_do_not() -> None:
         (Manner.TRICKLE, b"", 104, False),
         (Manner.TRICKLE, b"HTTP/1.1 500 ", 0, False),
         (Manner.READER, b"HTTP/1.1 200 ", 0, False),
+        (Manner.IDLER, b"HTTP/1.1 200 OK\r\n", 0, True),
+        (Manner.IDLER, b"HTTP/1.1 503 ", 0, False),
+        (Manner.IDLER, b"HTTP/1.1 200 OK\r\n", 104, False),
     ],
 )
 def test_only_the_ends_that_the_threat_list_asks_for_are_right(

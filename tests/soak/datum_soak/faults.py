@@ -21,7 +21,7 @@ ROLLING = "rolling restart"
 KILL = "worker killed"
 IDLE_RESTART = "idle upstream restarted"
 
-REPLACED_WITHIN_S = 20.0
+REPLACED_WITHIN_S = 60.0
 """For a killed worker: what the soak waits; the time it took is in the report."""
 EXHAUSTED_S = 4.0
 EXHAUSTED_LIMIT = 16

@@ -13,7 +13,9 @@ from datum_soak.config import Promises
 from datum_soak.outcomes import Address, Cause, Failure, Kind, Ledger, Record
 from datum_soak.payload import digest, first_difference, make_body
 
-REQUEST_TIMEOUT_S = 20.0
+REQUEST_TIMEOUT_S = 60.0
+"""Longer than the gateway's own limit, and than a new worker takes to start on a busy machine: a connection in the
+queue of a killed worker waits for the next one, which is slow but no loss."""
 MAX_IN_FLIGHT = 3000
 """More than this at once and the generator stops sending: then it, not the gateway, is the subject."""
 
