@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import trio
 from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidStatus
 from websockets.frames import Frame, Opcode
 from websockets.protocol import State
 from websockets.uri import parse_uri
@@ -50,6 +51,10 @@ class WebSocket:
         await self._flush()
         while protocol.state is State.CONNECTING:
             await self._receive()
+            if isinstance(protocol.handshake_exc, InvalidStatus):
+                answer = protocol.handshake_exc.response
+                reason = (answer.body or b"")[:80].decode("latin-1").partition(":")[0].strip()
+                raise Failure(Cause.STATUS, "handshake", status=answer.status_code, reason=reason)
             if protocol.handshake_exc is not None:
                 raise Failure(Cause.PROTOCOL, f"handshake: {protocol.handshake_exc}")
         protocol.events_received()
