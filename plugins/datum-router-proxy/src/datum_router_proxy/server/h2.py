@@ -119,6 +119,12 @@ class H2Connection(H2Link):
 
     def handle(self, event: Event) -> None:
         """Start a request, or note an event in the stream it is for."""
+        kind = type(event)
+        if kind is DataReceived or kind is StreamEnded:
+            known = self._streams.get(event.stream_id)  # type: ignore[union-attr]  # these two have one
+            if known is not None:
+                known.note(event)
+            return
         if isinstance(event, RequestReceived):
             template = self._template(event)
             stream = H2Stream(self, self._plane, event.stream_id, event, template.expects_continue)
@@ -261,10 +267,10 @@ class H2Stream:
         if isinstance(event, DataReceived):
             self._chunks.append(event.data)
             self._progress = self._plane.loop.now
-        elif isinstance(event, TrailersReceived):
-            self._trailers = event.fields
         elif isinstance(event, StreamEnded):
             self._is_ended = True
+        elif isinstance(event, TrailersReceived):
+            self._trailers = event.fields
         elif isinstance(event, StreamReset):
             self.leave(Reason.DOWNSTREAM_RESET)
             return

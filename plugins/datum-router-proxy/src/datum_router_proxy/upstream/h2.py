@@ -35,6 +35,9 @@ from datum_router_proxy.wire.http2 import (
 Field = tuple[bytes, bytes]
 FieldTuple = tuple[Field, ...]
 
+_OF_STREAMS = frozenset((DataReceived, ResponseReceived, TrailersReceived, StreamEnded))
+"""What nearly all events are, and what needs no thought of the connection."""
+
 MOST_PARTS = 8
 """A response of more pieces than this is relayed piece by piece."""
 
@@ -133,6 +136,11 @@ class H2Connection(H2Link):
 
     def handle(self, event: Event) -> None:
         """Note an event in the stream it is for."""
+        if type(event) in _OF_STREAMS:
+            stream = self._streams.get(event.stream_id)  # type: ignore[union-attr]  # these have one
+            if stream is not None:
+                stream.note(event)
+            return
         if isinstance(event, ConnectionTerminated):
             return
         if isinstance(event, SettingsChanged | WindowOpened):

@@ -32,6 +32,20 @@ class RequestReceived(msgspec.Struct, frozen=True, gc=False):
     content_length: int | None
     end_stream: bool
 
+    def on(self, stream_id: int) -> RequestReceived:
+        """Return the same head on another stream."""
+        return RequestReceived(
+            stream_id,
+            self.method,
+            self.scheme,
+            self.authority,
+            self.path,
+            self.protocol,
+            self.fields,
+            self.content_length,
+            self.end_stream,
+        )
+
 
 class RequestRejected(msgspec.Struct, frozen=True, gc=False):
     """Report a request that is to be answered with `status` and must not go anywhere (server role).

@@ -21,7 +21,9 @@ from .events import (
     ConnectionTerminated,
     DataReceived,
     Event,
+    Fields,
     InformationalReceived,
+    RequestReceived,
     RequestRejected,
     ResponseReceived,
     StreamEnded,
@@ -51,6 +53,9 @@ class Receiver:
         "_block_stream",
         "_eof",
         "_known",
+        "_known_request",
+        "_known_response",
+        "_known_trailers",
         "_more",
         "_needed",
         "_now",
@@ -75,6 +80,10 @@ class Receiver:
         self._block_frames = 0
         self._block_self_dependent = False
         self._known = RegularFields()
+        # What was last found, beside the list it was found in: the codec returns the same list for the same block.
+        self._known_request: tuple[list[Field], RequestReceived] | None = None
+        self._known_response: tuple[list[Field], tuple[int, Fields, int | None]] | None = None
+        self._known_trailers: tuple[list[Field], Fields] | None = None
 
     @property
     def has_more(self) -> bool:
@@ -415,14 +424,19 @@ class Receiver:
                 raise fault(f"HEADERS: stream {stream_id} depends on itself")
             if isinstance(fields, HeaderListTooLarge):
                 raise fields
-            request = parse_request(
-                stream_id,
-                fields,
-                end_stream,
-                path_bytes=limits.path_bytes,
-                allow_protocol=limits.enable_connect_protocol,
-                known=self._known,
-            )
+            known = self._known_request
+            if known is not None and fields is known[0] and end_stream is known[1].end_stream:
+                request = known[1].on(stream_id)
+            else:
+                request = parse_request(
+                    stream_id,
+                    fields,
+                    end_stream,
+                    path_bytes=limits.path_bytes,
+                    allow_protocol=limits.enable_connect_protocol,
+                    known=self._known,
+                )
+                self._known_request = (fields, request)
         except RemoteProtocolError as error:
             if error.error_code:
                 state.refuse_stream(stream_id, error, self._now, events)
@@ -466,7 +480,12 @@ class Receiver:
         return None
 
     def _on_response(self, stream: Stream, fields: list[Field], end_stream: bool, events: list[Event]) -> None:
-        status, lines, length = parse_response(fields)
+        known = self._known_response
+        if known is not None and fields is known[0]:
+            status, lines, length = known[1]
+        else:
+            status, lines, length = parsed = parse_response(fields)
+            self._known_response = (fields, parsed)
         if status < 200:
             stream.interim += 1
             if end_stream or status == 101:
@@ -495,7 +514,12 @@ class Receiver:
     def _on_trailers(self, stream: Stream, fields: list[Field], end_stream: bool, events: list[Event]) -> None:
         if not end_stream:
             raise malformed("trailers: HEADERS after the head without END_STREAM", Reason.STREAM_STATE)
-        lines = parse_trailers(fields)
+        known = self._known_trailers
+        if known is not None and fields is known[0]:
+            lines = known[1]
+        else:
+            lines = parse_trailers(fields)
+            self._known_trailers = (fields, lines)
         if 0 <= stream.expected != stream.received and not stream.is_discarding:
             raise malformed(f"body: {stream.received} bytes, content-length says {stream.expected}", Reason.BAD_LENGTH)
         if not stream.is_discarding:
