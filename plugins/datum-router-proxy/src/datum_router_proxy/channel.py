@@ -46,9 +46,9 @@ IOV_MAX = 1024
 CLOSE_FLUSH_S = 5.0
 """How long `close` may go on sending what is buffered."""
 LINGER_S = 1.0
-"""How long `linger` reads and discards before it closes (threats A18)."""
+"""How long `linger` reads and discards before it closes, if nothing else is said (threats A18)."""
 LINGER_BYTES = 65_536
-"""How much `linger` discards."""
+"""How much `linger` discards, if nothing else is said."""
 
 _IN = EPOLLIN | EPOLLRDHUP | EPOLLHUP | EPOLLERR
 _HANGUP = EPOLLRDHUP | EPOLLHUP | EPOLLERR
@@ -153,8 +153,8 @@ class Channel(Protocol):
         """Give the descriptor back; what is buffered is still sent, for at most `CLOSE_FLUSH_S`. Idempotent."""
         ...
 
-    def linger(self) -> None:
-        """Half close, discard at most `LINGER_BYTES` for at most `LINGER_S`, then close: instead of `close` where
+    def linger(self, most_bytes: int = LINGER_BYTES, most_s: float = LINGER_S) -> None:
+        """Half close, discard at most `most_bytes` for at most `most_s` seconds, then close: instead of `close` where
         the peer may still be sending, since closing a socket with unread data destroys an answer on its way.
         """
         ...
@@ -397,11 +397,11 @@ class PlainChannel:
         self.is_closed = True
         if self.buffered and not self._failure and not self._loop.is_closed:
             self._is_finishing = True
-            self._loop.spawn(self._see_off(0), name="close")
+            self._loop.spawn(self._see_off(0, 0.0), name="close")
         else:
             self._release()
 
-    def linger(self) -> None:
+    def linger(self, most_bytes: int = LINGER_BYTES, most_s: float = LINGER_S) -> None:
         """Half close, discard what still comes, then close; see `Channel.linger`."""
         if self.is_closed:
             return
@@ -410,9 +410,9 @@ class PlainChannel:
             return
         self.finish_writes()
         self.is_closed = True
-        self._loop.spawn(self._see_off(LINGER_BYTES), name="linger")
+        self._loop.spawn(self._see_off(most_bytes, most_s), name="linger")
 
-    async def _see_off(self, discard_bytes: int) -> None:
+    async def _see_off(self, discard_bytes: int, discard_s: float) -> None:
         """Send what is buffered, discard up to a bound, give the descriptor back whatever happens."""
         task = self.task = current_task()
         task.deadline_reason = Reason.WRITE_TIMEOUT
@@ -420,7 +420,7 @@ class PlainChannel:
         try:
             while self.buffered and not self._failure:
                 await park()
-            task.deadline = self._loop.now + LINGER_S
+            task.deadline = self._loop.now + discard_s
             while discard_bytes > 0 and not self._failure:
                 if not self.readable:
                     await park()

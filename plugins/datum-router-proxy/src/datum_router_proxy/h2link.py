@@ -159,9 +159,13 @@ class H2Link:
             self.task = None
             self.lost(reason)
             if engine.is_terminated and not channel.hangup:
-                channel.linger()  # the peer may still be sending: it should see our GOAWAY, not a reset
+                self.linger()  # the peer may still be sending: it should see our GOAWAY, not a reset
             else:
                 channel.close()
+
+    def linger(self) -> None:
+        """Close, but read a little longer."""
+        self._channel.linger()
 
     def _deadline(self) -> tuple[float, Reason]:
         return math.inf, Reason.IDLE_TIMEOUT

@@ -37,6 +37,10 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
         max_interim: 1xx responses of an upstream for one request; 502 beyond (A16).
         max_connections_per_listener, max_connections, max_connections_per_address: See `AcceptLimits` (E6).
         tls_handshake_timeout_s: From accept to the end of the handshake (E9).
+        linger_bytes, linger_s: What is still read and discarded of a client that goes on sending after our last answer,
+            before its connection is closed (A18).
+        memory_limit_bytes: At 95 % of it caches and keep-alive go, at 98 % new requests are answered 503; -1 = the
+            container's (cgroup v2 `memory.max`) if it has one, 0 = off, else of one worker's resident memory (E8).
         moves_per_turn: Pieces of body one request moves before others get the loop (trap in section J).
         hpack_codec: Header compression of HTTP/2, both roles: `table` (ours) or `hpack` (the package, several times
             slower; for comparison, or should ours be in doubt). Limits and verdicts are the same (D4, D5).
@@ -65,6 +69,9 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
     max_connections: int = 50_000
     max_connections_per_address: int = 200
     tls_handshake_timeout_s: float = 5.0
+    linger_bytes: int = 65_536
+    linger_s: float = 1.0
+    memory_limit_bytes: int = -1
     moves_per_turn: int = 16
     hpack_codec: str = CODECS[0]
 
@@ -72,6 +79,13 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
         for name in self.__struct_fields__:
             value = getattr(self, name)
             if isinstance(value, str):
+                continue
+            if name == "memory_limit_bytes":
+                if value < -1:
+                    raise ConfigError(
+                        f"proxy setting {name}: found {value}, expected bytes, 0 (off) or -1 (the container's limit)",
+                        reason=Reason.INVALID_VALUE,
+                    )
                 continue
             if not (math.isfinite(value) and value > 0):
                 raise ConfigError(

@@ -23,7 +23,7 @@ from collections import deque
 from collections.abc import Callable
 
 from datum_router.reasons import Reason
-from datum_router_proxy.channel import RECV_BYTES, ChannelError, PlainChannel
+from datum_router_proxy.channel import LINGER_BYTES, LINGER_S, RECV_BYTES, ChannelError, PlainChannel
 from datum_router_proxy.loop import Task, park
 
 TLS_RECORD_BYTES = 16_384
@@ -325,11 +325,11 @@ class TlsChannel:
             self.finish_writes()
             self._raw.close()
 
-    def linger(self) -> None:
+    def linger(self, most_bytes: int = LINGER_BYTES, most_s: float = LINGER_S) -> None:
         """Send close_notify, half close, discard what still comes, then close; see `Channel.linger`."""
         if not self.is_closed:
             self.finish_writes()
-            self._raw.linger()
+            self._raw.linger(most_bytes, most_s)
 
     def abort(self) -> None:
         """Reset the connection; see `Channel.abort`."""

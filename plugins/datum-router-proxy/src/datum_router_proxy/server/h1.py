@@ -140,7 +140,7 @@ class H1Connection:
         if channel.hangup or (self._engine.reading is State.DONE and not channel.readable):
             self._channel.close()
         else:
-            self._channel.linger()
+            self._channel.linger(self._plane.settings.linger_bytes, self._plane.settings.linger_s)
 
     async def _next_request(self, *, is_first: bool) -> Template | None:
         """Wait for a request; None if the connection is to be closed."""

@@ -210,6 +210,10 @@ class H2Connection(H2Link):
             return math.inf, Reason.IDLE_TIMEOUT
         return self._idle_since + settings.keep_alive_timeout_s, Reason.IDLE_TIMEOUT
 
+    def linger(self) -> None:
+        """Close, but read a little longer; see `ProxySettings.linger_s`."""
+        self._channel.linger(self._plane.settings.linger_bytes, self._plane.settings.linger_s)
+
     def lost(self, reason: Reason) -> None:
         """End every stream."""
         if reason in _TIMEOUTS:
