@@ -105,5 +105,6 @@ class Reason(enum.StrEnum):
     TLS_HANDSHAKE = "tls_handshake"
     TOO_MANY_CONNECTIONS = "too_many_connections"
     MISDIRECTED = "misdirected"
+    OVERLOADED = "overloaded"
     DRAINING = "draining"
     INTERNAL = "internal"

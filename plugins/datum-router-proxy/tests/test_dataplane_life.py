@@ -341,7 +341,7 @@ def test_everything_is_given_back_when_clients_have_left(down: str, up: Upstream
                 tasks = 1 if up is UpstreamProtocol.HTTP else 2
                 wanted = {"connections": 0, "requests_in_flight": 0, "upstream_connections": 1, "tasks": tasks}
                 with trio.fail_after(5):
-                    while running.plane.stats() != wanted:  # noqa: ASYNC110  # gauges have no event
+                    while not wanted.items() <= running.plane.stats().items():  # noqa: ASYNC110  # gauges have no event
                         await trio.sleep(0.01)  # the last goodbye may take a second (A18)
 
     bounded(main)

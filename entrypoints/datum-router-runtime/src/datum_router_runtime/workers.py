@@ -507,11 +507,13 @@ class Supervisor:
         return {"|".join((metric, *labels)): value for (metric, labels), value in self.ledger.counters().items()}
 
     def gauges(self) -> dict[str, int]:
-        """Return the sum of the living workers' gauges."""
-        total: collections.Counter[str] = collections.Counter()
+        """Return the living workers' gauges together: the sum, or the highest where the name ends in `_max`."""
+        total: dict[str, int] = {}
         for link in self.living():
-            total.update(link.gauges)
-        return dict(total)
+            for name, value in link.gauges.items():
+                known = total.get(name, 0)
+                total[name] = max(known, value) if name.endswith("_max") else known + value
+        return total
 
     def living(self) -> list[WorkerLink]:
         """Return every worker there is: those in their places and those that are being replaced."""

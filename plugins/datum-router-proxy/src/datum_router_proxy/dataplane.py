@@ -17,12 +17,15 @@ from datum_router.observe.cells import Cell
 from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router_proxy.channel import Channel
 from datum_router_proxy.loop import Loop
+from datum_router_proxy.memory import MemoryGauge, needed_descriptors, raise_descriptor_limit
+from datum_router_proxy.overload import Pressure, pressure
 from datum_router_proxy.pipeline import Pipeline
 from datum_router_proxy.server.connection import Unknown
 from datum_router_proxy.server.drain import DrainPlan, Phase
 from datum_router_proxy.server.listener import AcceptCounts, AcceptLimits, ListenerTask
 from datum_router_proxy.settings import ProxySettings, from_text
 from datum_router_proxy.upstream.transport import Transport
+from datum_router_proxy.wire.hpack_fast import huffman_decoder
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +45,12 @@ class ProxyDataPlane:
         "_holder",
         "_listeners",
         "_loop",
+        "_memory",
         "_observer",
         "_phase",
         "_pipeline",
         "_plan",
+        "_pressure",
         "_removed",
         "_settings",
         "_transport",
@@ -68,6 +73,8 @@ class ProxyDataPlane:
             max_per_address=settings.max_connections_per_address,
             handshake_timeout_s=settings.tls_handshake_timeout_s,
         )
+        self._memory = MemoryGauge(settings.memory_limit_bytes)
+        self._pressure = Pressure.NONE
         self._plan: DrainPlan | None = None
         self._phase = Phase.SERVING
 
@@ -117,12 +124,16 @@ class ProxyDataPlane:
         self._advance()
 
     def stats(self) -> Mapping[str, int]:
-        """Return gauges."""
+        """Return gauges; those that end in `_max` are not added up over workers, the highest counts."""
         return {
             "connections": len(self._connections),
             "requests_in_flight": self._pipeline.in_flight,
             "upstream_connections": self._transport.connections,
             "tasks": self._loop.tasks,
+            "memory_pressure_max": self._pressure,
+            "loop_lag_ms_max": round(self._loop.lag.worst(self._loop.now) * 1000),
+            "loop_step_ms_max": round(self._loop.longest_step_s * 1000),
+            "loop_slow_steps": self._loop.slow_steps,
         }
 
     def take_cells(self) -> Sequence[Cell]:
@@ -162,8 +173,27 @@ class ProxyDataPlane:
             ticks += 1
             if ticks % SWEEP_TICKS == 0:
                 self._transport.sweep(self._holder.current)
+            self._weigh()
             if self._plan is not None:
                 self._advance()
+
+    def _weigh(self) -> None:
+        """Look at memory and act on it (threat E8); every tick, since what is shed comes back."""
+        if not self._memory.limit:
+            return
+        level = pressure(self._memory.used(), self._memory.limit, self._pressure)
+        if level is not self._pressure:
+            log.warning("memory pressure changed", extra={"from": self._pressure.name, "to": level.name})
+        self._pressure = level
+        self._pipeline.is_overloaded = level is Pressure.REFUSE
+        self._pipeline.is_draining = level is not Pressure.NONE or self._phase is not Phase.SERVING
+        if level is Pressure.NONE:
+            return
+        self._pipeline.h1_cache.clear()
+        huffman_decoder().forget()
+        self._transport.shed()
+        for connection in list(self._connections):
+            connection.begin_drain()  # GOAWAY, once each; those that stay are served on
 
     def _advance(self) -> None:
         """Do what the drain's phase asks for; level-based, so a tick too many does no harm."""
@@ -201,4 +231,6 @@ class ProxyDataPlane:
 
 def create(holder: Holder[Snapshot], observer: DataPlaneObserver, settings: Mapping[str, str]) -> ProxyDataPlane:
     """Make a data plane from text settings; ConfigError names what cannot be used."""
-    return ProxyDataPlane(holder, observer, from_text(settings))
+    typed = from_text(settings)
+    raise_descriptor_limit(needed_descriptors(typed.max_connections))
+    return ProxyDataPlane(holder, observer, typed)

@@ -50,6 +50,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
+from datum_router_proxy.overload import RecentWorst
 from datum_router_proxy.task import CURRENT, Bell, Call, DeadlineExpired, Task, TaskCancelled, current_task, park
 
 __all__ = ["DeadlineExpired", "Loop", "Pollable", "Task", "TaskCancelled", "current_task", "park"]
@@ -93,14 +94,16 @@ class Loop:
         now: CLOCK_MONOTONIC seconds, refreshed at every step and sweep (so at most `SWEEP_S` old when idle).
         rng: The data plane's source of randomness.
         lag_s: How late the last sweep was, seconds: what a trio task waits longer because of us (E10).
+        lag: The worst of that, and of single slow steps, of late (E10).
         longest_step_s: The longest single step since the loop began.
+        slow_steps: Steps longer than `SLOW_STEP_S`; each is logged with its task.
         failures: Exceptions that left a task.
         is_closed: True once `run` has ended; nothing can be registered or spawned then.
     """
 
     __slots__ = (
         "_bell", "_clock", "_epoll", "_handlers", "_is_stopping", "_nursery", "_queue", "_tasks",
-        "failures", "is_closed", "lag_s", "longest_step_s", "now", "rng",
+        "failures", "is_closed", "lag", "lag_s", "longest_step_s", "now", "rng", "slow_steps",
     )  # fmt: skip
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, rng: random.Random | None = None) -> None:
@@ -117,7 +120,9 @@ class Loop:
         self.now = clock()
         self.rng = rng if rng is not None else random.Random()
         self.lag_s = 0.0
+        self.lag = RecentWorst()
         self.longest_step_s = 0.0
+        self.slow_steps = 0
         self.failures = 0
 
     @property
@@ -275,6 +280,8 @@ class Loop:
         if took > self.longest_step_s:  # noqa: PLR1730  # a call of max() costs more, at every step
             self.longest_step_s = took
         if took > SLOW_STEP_S:
+            self.slow_steps += 1
+            self.lag.note(took, now)
             log.warning("step blocked the loop", extra={"task": task.name, "seconds": round(took, 3)})
 
     def _finished(self, task: Task) -> None:
@@ -299,6 +306,7 @@ class Loop:
             await trio.sleep(SWEEP_S)
             self.sweep()
             self.lag_s = max(0.0, self.now - due)
+            self.lag.note(self.lag_s, self.now)
 
     def _close(self) -> None:
         self.is_closed = True

@@ -46,7 +46,15 @@ from datum_router_proxy.exchange import (
 )
 from datum_router_proxy.express import Begun, ExpressLane
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
-from datum_router_proxy.replies import for_upstream_error, nobody_left, reason_of, refuse, send_local_reply, timed_out
+from datum_router_proxy.replies import (
+    OVERLOADED,
+    for_upstream_error,
+    nobody_left,
+    reason_of,
+    refuse,
+    send_local_reply,
+    timed_out,
+)
 from datum_router_proxy.request import Request, Template, is_clients_choice, upstream_request
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.trace import Trace
@@ -78,14 +86,15 @@ class Pipeline:
     """Serves requests; one per process. It is what connections know as their `Server`.
 
     Attributes:
-        is_draining: Answers over HTTP/1 say that they are the last one of their connection.
+        is_draining: Answers over HTTP/1 say that they are the last one of their connection: we end, or memory is short.
+        is_overloaded: New requests are refused (threat E8).
         in_flight: Requests under way.
         tunnels, accounts: WebSockets that are open and the task of each; what requests tell telemetry.
     """
 
     __slots__ = (
         "_date", "_express", "_holder", "_listener_limits", "_observer", "_transport", "accounts", "h1_cache",
-        "h1_limits", "h2_lines", "in_flight", "is_draining", "loop", "settings", "tunnels",
+        "h1_limits", "h2_lines", "in_flight", "is_draining", "is_overloaded", "loop", "settings", "tunnels",
     )  # fmt: skip
 
     def __init__(
@@ -102,6 +111,7 @@ class Pipeline:
         self.h1_cache = HeadCache()
         self.h2_lines = LineCache()
         self.is_draining = False
+        self.is_overloaded = False
         self.in_flight = 0
         self._holder = holder
         self._observer = observer
@@ -214,6 +224,8 @@ class Pipeline:
         if begun is not None:
             rule = begun.rule  # it was found, and has no filters
         else:
+            if self.is_overloaded:
+                return OVERLOADED
             snapshot = self._holder.current
             most_bytes = self._listener_limits.get(request.template.listener, 0)
             refusal = refuse(snapshot, request.template, most_bytes=most_bytes, max_via_hops=self.settings.max_via_hops)
@@ -560,7 +572,7 @@ class Pipeline:
     def _answer(self, downstream: Downstream, request: Request, trace: Trace, reply: LocalReply) -> None:
         """Say it if it still can be said; otherwise cut the response that has begun."""
         trace.reason = reason_of(reply)
-        if reply.status in _CLIENT_FAULTS:
+        if reply.status in _CLIENT_FAULTS or trace.reason is Reason.OVERLOADED:
             self._observer.rejected(downstream.protocol, trace.reason)
         if downstream.is_gone:
             raise ClientGone

@@ -25,6 +25,10 @@ _SAID = {
     Reason.BAD_UPGRADE: "the upstream does not take this WebSocket",
     Reason.TOO_MANY_INTERIM: "the upstream sent interim responses without end",
 }
+OVERLOADED = LocalReply(
+    status=503, reason=Reason.OVERLOADED, detail="the router is short of memory", headers=((b"retry-after", b"5"),)
+)
+"""For every new request while memory is short (threat E8)."""
 _UNREACHED = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT, Reason.LOCAL_RESOURCES))
 _RETRY_AFTER: Field = (b"retry-after", b"1")
 

@@ -292,6 +292,14 @@ class Pool(Generic[C, S]):
             del self._usage[service]
         return idle_out, shared_out
 
+    def take_idle(self) -> list[C]:
+        """Return every HTTP/1 connection that carries no request, to be closed: memory is short."""
+        idle: list[C] = []
+        for bucket in self._buckets.values():
+            idle += [connection for connection, _ in bucket.idle]
+            bucket.idle = []
+        return idle
+
     def services(self) -> set[ServiceKey]:
         """Return the services that have buckets."""
         return {key.service for key in self._buckets}

@@ -131,6 +131,10 @@ class HuffmanDecoder:
                 node = 0
         return self._states[node], bytes(done)
 
+    def forget(self) -> None:
+        """Drop what is remembered of earlier texts."""
+        self._memo.clear()
+
 
 @functools.cache
 def huffman_decoder() -> HuffmanDecoder:
