@@ -268,24 +268,33 @@ class Bystander:
 class Arena:
     """A gateway under test and the bystander beside it."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, *, may_reconnect: bool = False, port: int = 0) -> None:
         self.gateway = gateway
+        self.port = port or gateway.port
         self.pids: list[int] = gateway.worker_pids()
+        eventually(lambda: self.gauge("tasks") == self._listeners(), "every worker has every listener")
         self.fds = self.open_fds()
-        self.bystander = Bystander(self.connect)
+        self.bystander = Bystander(self.connect, may_reconnect=may_reconnect)
+
+    def _listeners(self) -> int:
+        return len(self.gateway.stats()["listeners"]) * len(self.pids)
 
     def open_fds(self) -> int:
         """Return the descriptors of all workers."""
         return sum(open_fds(pid) for pid in self.pids)
 
-    def connect(self, source: str = "127.0.0.1", *, receive_buffer: int = 0) -> socket.socket:
+    def connect(self, source: str = "127.0.0.1", *, port: int = 0, receive_buffer: int = 0) -> socket.socket:
         """Connect, from another loopback address if asked."""
         sock = socket.socket()
-        sock.settimeout(PATIENCE_S)
-        if receive_buffer:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        sock.bind((source, 0))
-        sock.connect(("127.0.0.1", self.gateway.port))
+        try:
+            if receive_buffer:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+            sock.bind((source, 0))
+            sock.connect(("127.0.0.1", port or self.port))  # blocking: one that is reset at once has been connected
+            sock.settimeout(PATIENCE_S)
+        except OSError:
+            sock.close()
+            raise
         return sock
 
     def client2(self) -> Client2:
@@ -314,8 +323,7 @@ class Arena:
     def is_at_rest(self) -> bool:
         """Tell whether nothing of a client or a request is left."""
         gauges = self.gateway.stats()["gauges"]
-        listeners = len(self.gateway.stats()["listeners"]) * len(self.pids)
-        if (gauges["connections"], gauges["requests_in_flight"], gauges["tasks"]) != (0, 0, listeners):
+        if (gauges["connections"], gauges["requests_in_flight"], gauges["tasks"]) != (0, 0, self._listeners()):
             return False
         return self.open_fds() <= self.fds + gauges["upstream_connections"]
 
@@ -326,7 +334,8 @@ class Arena:
         try:
             eventually(self.is_at_rest, "everything is given back", AT_REST_S)
         except AssertionError as error:
-            error.add_note(f"{self.gateway.stats()['gauges']}, {self.open_fds()} descriptors, {self.fds} at first")
+            links = [os.readlink(one) for pid in self.pids for one in Path(f"/proc/{pid}/fd").iterdir()]
+            error.add_note(f"{self.gateway.stats()['gauges']}; {self.fds} descriptors at first, now {links}")
             raise
         assert self.gateway.worker_pids() == self.pids
         counters = self.gateway.stats()["counters"]
@@ -364,9 +373,51 @@ def gateway_for(
 
 
 @contextlib.contextmanager
-def arena(tmp_path: Path, *manifests: str, **options: Any) -> Iterator[Arena]:
+def arena(
+    tmp_path: Path, *manifests: str, may_reconnect: bool = False, port: int = 0, **options: Any
+) -> Iterator[Arena]:
     """Run `gateway_for` with a bystander, and hold the ground rules at the end; see the module."""
     with gateway_for(tmp_path, *manifests, **options) as gateway:
-        built = Arena(gateway)
+        built = Arena(gateway, may_reconnect=may_reconnect, port=port)
         yield built
         built.end()
+
+
+def install_plugin(tmp_path: Path, source: str, name: str = "faulty") -> dict[str, str]:
+    """Write an installed distribution with one plugin module; return the environment in which it is found."""
+    site = tmp_path / "site"
+    info = site / f"{name}-1.0.dist-info"
+    info.mkdir(parents=True)
+    (site / f"{name}_plugin.py").write_text(source)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[datum_router]\n{name} = {name}_plugin\n")
+    return {"PYTHONPATH": str(site)}
+
+
+BALANCER_PLUGIN = """
+import os, sys, threading, time
+from datum_router import hookimpl
+from datum_router.plugins import BalancerSpec, PluginInfo
+
+
+@hookimpl
+def datum_router_plugin_info():
+    return PluginInfo(name="faulty", version="1.0", api={api}, stability="alpha", posture="untrusted-downstream")
+
+
+class Faulty:
+    def pick(self, ctx, endpoints, health):
+        {pick}
+
+
+@hookimpl
+def datum_router_balancers():
+    return [BalancerSpec(name="faulty", config=None, create=lambda _policy: Faulty())]
+
+{more}
+"""
+
+
+def balancer_plugin(pick: str, *, api: int = 1, more: str = "") -> str:
+    """Return the source of a plugin whose balancer `faulty` runs the statements `pick` for each request."""
+    return BALANCER_PLUGIN.format(pick=pick.replace("\n", "\n        "), api=api, more=more)
