@@ -31,7 +31,7 @@ class Split:
         )
 
     def choose(self, rng: random.Random, is_usable: Callable[[BackendRef], bool]) -> BackendRef | None:
-        """Return the destination for one request, None if every weight is 0 (the caller answers 503).
+        """Return the destination for one request, None if every weight is 0 (the caller answers 500).
 
         Args:
             is_usable: Tells whether a destination has a usable endpoint; asked for destinations without a problem only.

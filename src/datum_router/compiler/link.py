@@ -168,14 +168,14 @@ class LinkedRule:
 
         Returns:
             A lease, or the reply to give: 503 if nothing is usable or a limit is reached, 500 if the chosen share
-            belongs to a reference that leads nowhere.
+            belongs to a reference that leads nowhere, or every weight is 0 (as the Gateway API has it).
         """
         ref = self._single
         if ref is None:
             ref = self._split.choose(rng, self._is_usable)
             if ref is None:
                 return LocalReply(
-                    status=503, reason=Reason.NO_WEIGHT, detail="all destinations of the route have weight 0"
+                    status=500, reason=Reason.NO_WEIGHT, detail="all destinations of the route have weight 0"
                 )
             if ref.problem:
                 return LocalReply(

@@ -146,7 +146,7 @@ def _destinations(spec: VPCRouteSpec) -> Iterator[Problem]:
             "spec.destinations", "the route has no destinations", "name a VPCService, or add a RequestRedirect"
         )
     if spec.destinations and all(item.weight == 0 for item in spec.destinations):
-        yield warning("spec.destinations", "every weight is 0: its traffic is answered with 503")
+        yield warning("spec.destinations", "every weight is 0: its traffic is answered with 500")
 
 
 def _filters(path: str, filters: Sequence[RouteFilter], spec: VPCRouteSpec) -> Iterator[Problem]:

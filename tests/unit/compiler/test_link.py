@@ -146,7 +146,7 @@ def test_excluded_endpoints_are_left_out_and_none_left_is_503(linker: Linker) ->
 @pytest.mark.parametrize(
     ("ref", "status", "reason"),
     [
-        (BackendRef(service=A, weight=0), 503, Reason.NO_WEIGHT),
+        (BackendRef(service=A, weight=0), 500, Reason.NO_WEIGHT),
         (BackendRef(service=ServiceKey("default/x"), problem="VPCServiceNotFound"), 500, Reason.BACKEND_NOT_FOUND),
     ],
 )

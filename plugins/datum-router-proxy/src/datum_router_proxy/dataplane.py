@@ -190,6 +190,7 @@ class ProxyDataPlane:
         if level is Pressure.NONE:
             return
         self._pipeline.h1_cache.clear()
+        self._pipeline.h2_lines.lines.clear()
         huffman_decoder().forget()
         self._transport.shed()
         for connection in list(self._connections):

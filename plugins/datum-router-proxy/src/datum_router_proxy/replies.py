@@ -29,7 +29,7 @@ OVERLOADED = LocalReply(
     status=503, reason=Reason.OVERLOADED, detail="the router is short of memory", headers=((b"retry-after", b"5"),)
 )
 """For every new request while memory is short (threat E8)."""
-_UNREACHED = frozenset((Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT, Reason.LOCAL_RESOURCES))
+_UNREACHED = frozenset((Reason.CONNECT_FAILED, Reason.LOCAL_RESOURCES))
 _RETRY_AFTER: Field = (b"retry-after", b"1")
 
 

@@ -133,7 +133,7 @@ class HuffmanDecoder:
 
     def forget(self) -> None:
         """Drop what is remembered of earlier texts."""
-        self._memo.clear()
+        self.memo.clear()
 
 
 @functools.cache
