@@ -345,6 +345,33 @@ class Arena:
         assert "Traceback" not in log, log[log.index("Traceback") :][:3000]
 
 
+@contextlib.contextmanager
+def added(arena: Arena, *manifests: str, file: str = "added.yaml") -> Iterator[Path]:
+    """Serve `manifests`, too, for a while, from a file of their own; return when every worker has them in force."""
+    gateway = arena.gateway
+    path = gateway.directory / file
+
+    def settle(change: Callable[[], object]) -> None:
+        before = gateway.stats()["version"]
+        change()
+        eventually(
+            lambda: gateway.stats()["version"] > before and not gateway.stats()["lagging_workers"], "it is in force"
+        )
+
+    settle(lambda: replace_file(path, "---".join(manifests)))
+    try:
+        yield path
+    finally:
+        settle(path.unlink)
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Put a file in place at once, as editors and ConfigMaps do."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.rename(path)
+
+
 def configure(settings: Mapping[str, object]) -> dict[str, str]:
     """Return the environment that gives the data plane these settings."""
     return {"DATUM_ROUTER_DATA_PLANE_CONFIG": ",".join(f"{name}={value}" for name, value in settings.items())}
