@@ -17,6 +17,7 @@ from datum_router.balancing.base import HealthView, PickContext
 from datum_router.balancing.hashkey import hash_key, uses_hash
 from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.balancing.split import Split
+from datum_router.errors import PluginContractError
 from datum_router.filters.base import CheckedFilter, Filter, build_filter
 from datum_router.health.circuit import ServiceLimits
 from datum_router.health.view import HealthTable
@@ -169,6 +170,9 @@ class LinkedRule:
         Returns:
             A lease, or the reply to give: 503 if nothing is usable or a limit is reached, 500 if the chosen share
             belongs to a reference that leads nowhere, or every weight is 0 (as the Gateway API has it).
+
+        Raises:
+            PluginContractError: A plugin's balancer raised, or returned something else than it promises.
         """
         ref = self._single
         if ref is None:
@@ -224,10 +228,18 @@ class LinkedRule:
             )
         key = hash_key(self.rule.balancing, head) if self._uses_hash else None
         context = PickContext(rng=rng, now=now, hash_key=key, active=state.active, excluded=excluded)
-        endpoint = balancer.pick(context)
-        if endpoint is None:
-            state.limits.release_request(is_retry=is_retry)
-            return None
+        endpoint: object = None
+        try:
+            endpoint = balancer.pick(context)
+        except (Exception, SystemExit) as error:
+            raise _broken_balancer(self.rule, f"raised {type(error).__name__}: {error}") from error
+        finally:
+            if not isinstance(endpoint, Endpoint):  # nobody is left, or a plugin's balancer broke its promise
+                state.limits.release_request(is_retry=is_retry)
+        if not isinstance(endpoint, Endpoint):
+            if endpoint is None:
+                return None
+            raise _broken_balancer(self.rule, f"returned {type(endpoint).__name__}, expected Endpoint or None")
         if is_retry:
             state.retried += 1
         state.active[endpoint.key] = state.active.get(endpoint.key, 0) + 1
@@ -435,6 +447,10 @@ class Linker:
                 by_rules[ids] = Matcher(chosen, self._regex)
             matchers[listener.name] = by_rules[ids]
         return matchers, default
+
+
+def _broken_balancer(rule: Rule, what: str) -> PluginContractError:
+    return PluginContractError(f"balancer {rule.balancing.algorithm} of {rule.route}: {what}", reason=Reason.INTERNAL)
 
 
 def _same_matching(old: SnapshotData, new: SnapshotData) -> bool:

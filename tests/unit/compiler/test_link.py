@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from datum_router.compiler.link import Lease, LinkedRule, Linker, Snapshot
+from datum_router.errors import PluginContractError
 from datum_router.model.endpoint import EndpointKey, make_endpoint
 from datum_router.model.listener import Listener
 from datum_router.model.policy import ConnectionLimits
@@ -212,3 +213,24 @@ def test_a_retry_goes_to_a_sibling_when_its_destination_has_nobody_left(linker: 
     lease = select(snapshot, excluded=frozenset({EndpointKey("10.0.0.1:80")}), is_retry=True)
     assert isinstance(lease, Lease)
     assert lease.endpoint.address == "10.0.0.2"
+
+
+@pytest.mark.parametrize("answer", ["10.0.0.1:80", ValueError("oops"), SystemExit(3)])
+def test_a_balancer_that_breaks_its_promise_costs_its_request_and_no_permit(linker: Linker, answer: object) -> None:
+    limits = ConnectionLimits(max_parallel_requests=1)
+    snapshot = linker.link(data([rule()], [service("10.0.0.1", limits=limits)]))
+
+    class Broken:
+        def pick(self, ctx: object) -> object:
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+    linked = snapshot.rules["default/r#0"]
+    whole = linked._balancers[A]
+    linked._balancers[A] = (whole[0], Broken())  # type: ignore[assignment]
+    for _ in range(2):
+        with pytest.raises(PluginContractError, match="balancer round-robin of default/r: "):
+            select(snapshot)
+    linked._balancers[A] = whole
+    assert isinstance(select(snapshot), Lease)
