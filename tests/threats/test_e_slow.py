@@ -205,7 +205,7 @@ def test_e4_a_reader_that_stops_is_backpressure_first_and_cut_after_its_time(slo
     with arena.connect(receive_buffer=4096) as sock:
         sock.sendall(kit.GET)
         assert sock.recv(100).startswith(b"HTTP/1.1 200")
-        arena.counted("requests_reason|write_timeout")
+        arena.counted("reason|write_timeout")
         # Socket buffers of the kernel and our own, not the body.
         assert sink.sent - sent < 25_000_000
         data = kit.read_all(sock)

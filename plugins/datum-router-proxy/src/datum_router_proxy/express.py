@@ -12,11 +12,12 @@ pipeline goes on from that very point, as if it had done the beginning itself.
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Final, Protocol
 
 from datum_router.compiler.link import Lease, LinkedRule, Snapshot
-from datum_router.errors import LocalProtocolError, UpstreamError
+from datum_router.errors import LocalProtocolError, PluginContractError, UpstreamError
 from datum_router.model.request import LocalReply
 from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router.policy.timeout import request_deadline
@@ -31,6 +32,8 @@ from datum_router_proxy.upstream.h1 import H1Upstream
 from datum_router_proxy.upstream.h2 import H2Connection, H2Upstream
 from datum_router_proxy.upstream.transport import Transport
 from datum_router_proxy.wire.hpack_codec import encode_line
+
+log = logging.getLogger(__name__)
 
 _REQUEST_TIMEOUT: Final = Reason.REQUEST_TIMEOUT
 
@@ -137,7 +140,12 @@ class ExpressLane:
         """Serve one request; None if it is done, else what the pipeline is to finish."""
         loop = self._loop
         started_at = loop.now
-        lease = rule.select(template.head, rng=loop.rng, now=started_at)
+        lease: Lease | LocalReply
+        try:
+            lease = rule.select(template.head, rng=loop.rng, now=started_at)
+        except PluginContractError as error:
+            log.error("plugin failed", extra={"error": str(error), "route": rule.rule.route})
+            lease = LocalReply(status=500, reason=error.reason, detail="a plugin of the route failed")
         if isinstance(lease, LocalReply):
             return Begun(rule, lease, started_at)
         upstream = self._transport.take(lease) if template.is_plain else None
