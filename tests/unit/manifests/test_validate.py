@@ -213,7 +213,7 @@ def test_a_broken_rule_is_reported_once_at_its_path(
 
 WARNINGS = [
     ("VPCService", {"endpoints": [ENDPOINT | {"weight": 0}]}, "spec.endpoints", "503"),
-    ("VPCRoute", {"destinations": [DESTINATION | {"weight": 0}]}, "spec.destinations", "503"),
+    ("VPCRoute", {"destinations": [DESTINATION | {"weight": 0}]}, "spec.destinations", "500"),
     ("VPCRoute", match(sourceCIDRs=["10.0.0.1/8"]), "spec.match.sourceCIDRs[0]", "used as 10.0.0.0/8"),
     ("VPCRoute", {"hostnames": ["a.example", "A.example"]}, "spec.hostnames[1]", "second time"),
     (

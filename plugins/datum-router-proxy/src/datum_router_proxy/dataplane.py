@@ -20,6 +20,7 @@ from datum_router_proxy.loop import Loop
 from datum_router_proxy.memory import MemoryGauge, needed_descriptors, raise_descriptor_limit
 from datum_router_proxy.overload import Pressure, pressure
 from datum_router_proxy.pipeline import Pipeline
+from datum_router_proxy.replies import OVERLOADED
 from datum_router_proxy.server.connection import Unknown
 from datum_router_proxy.server.drain import DrainPlan, Phase
 from datum_router_proxy.server.listener import AcceptCounts, AcceptLimits, ListenerTask
@@ -185,7 +186,7 @@ class ProxyDataPlane:
         if level is not self._pressure:
             log.warning("memory pressure changed", extra={"from": self._pressure.name, "to": level.name})
         self._pressure = level
-        self._pipeline.is_overloaded = level is Pressure.REFUSE
+        self._pipeline.overload_reply = OVERLOADED if level is Pressure.REFUSE else None
         self._pipeline.is_draining = level is not Pressure.NONE or self._phase is not Phase.SERVING
         if level is Pressure.NONE:
             return

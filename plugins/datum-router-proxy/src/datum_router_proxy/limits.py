@@ -68,6 +68,10 @@ SETTINGS: Mapping[str, tuple[Shown, ...]] = {
     "max_connections": _TOO_MANY,
     "max_connections_per_address": _TOO_MANY,
     "tls_handshake_timeout_s": (_rejected("tls", Reason.TLS_HANDSHAKE),),
+    # Whoever goes on sending after a refusal is read no further than this.
+    "linger_bytes": (_rejected("h1", Reason.BODY_TOO_LARGE),),
+    "linger_s": (_rejected("h1", Reason.BODY_TOO_LARGE),),
+    "memory_limit_bytes": (_rejected("h1", Reason.OVERLOADED), _rejected("h2", Reason.OVERLOADED)),
     "moves_per_turn": _UNFAIR,
 }
 """By field of `ProxySettings`."""

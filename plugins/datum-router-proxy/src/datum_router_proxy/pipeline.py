@@ -46,15 +46,7 @@ from datum_router_proxy.exchange import (
 )
 from datum_router_proxy.express import Begun, ExpressLane
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
-from datum_router_proxy.replies import (
-    OVERLOADED,
-    for_upstream_error,
-    nobody_left,
-    reason_of,
-    refuse,
-    send_local_reply,
-    timed_out,
-)
+from datum_router_proxy.replies import for_upstream_error, nobody_left, reason_of, refuse, send_local_reply, timed_out
 from datum_router_proxy.request import Request, Template, is_clients_choice, upstream_request
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.trace import Trace
@@ -87,14 +79,13 @@ class Pipeline:
 
     Attributes:
         is_draining: Answers over HTTP/1 say that they are the last one of their connection: we end, or memory is short.
-        is_overloaded: New requests are refused (threat E8).
-        in_flight: Requests under way.
+        overload_reply: What every new request is told instead of being served (threat E8); in_flight: those under way.
         tunnels, accounts: WebSockets that are open and the task of each; what requests tell telemetry.
     """
 
     __slots__ = (
         "_date", "_express", "_holder", "_listener_limits", "_observer", "_transport", "accounts", "h1_cache",
-        "h1_limits", "h2_lines", "in_flight", "is_draining", "is_overloaded", "loop", "settings", "tunnels",
+        "h1_limits", "h2_lines", "in_flight", "is_draining", "loop", "overload_reply", "settings", "tunnels",
     )  # fmt: skip
 
     def __init__(
@@ -111,7 +102,7 @@ class Pipeline:
         self.h1_cache = HeadCache()
         self.h2_lines = LineCache()
         self.is_draining = False
-        self.is_overloaded = False
+        self.overload_reply: LocalReply | None = None
         self.in_flight = 0
         self._holder = holder
         self._observer = observer
@@ -224,8 +215,8 @@ class Pipeline:
         if begun is not None:
             rule = begun.rule  # it was found, and has no filters
         else:
-            if self.is_overloaded:
-                return OVERLOADED
+            if self.overload_reply is not None:
+                return self.overload_reply
             snapshot = self._holder.current
             most_bytes = self._listener_limits.get(request.template.listener, 0)
             refusal = refuse(snapshot, request.template, most_bytes=most_bytes, max_via_hops=self.settings.max_via_hops)
