@@ -24,7 +24,7 @@ import hpack
 from datum_router.observe import names
 from datum_router_proxy import testing as h2
 from datum_router_proxy.wire.http2 import PREFACE
-from tests.e2e.conftest import Backend, Gateway, answer, eventually, manifest
+from tests.conftest import Backend, Gateway, answer, eventually, manifest
 
 HOST = b"Host: a.test\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hpack
-from tests.e2e.conftest import Backend, Gateway, answer, eventually, manifest
 
 from datum_router.observe import names
 from datum_router.reasons import Reason
 from datum_router_proxy import testing as h2
 from datum_router_proxy.wire.http2 import PREFACE
+from tests.conftest import Backend, Gateway, answer, eventually, manifest
 
 HOST = b"Host: a.test\r\n"
 CLOSE = b"Connection: close\r\n"

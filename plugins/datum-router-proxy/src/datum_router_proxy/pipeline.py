@@ -183,12 +183,9 @@ class Pipeline:
             except RemoteProtocolError as error:
                 reply = LocalReply(status=error.status_hint, reason=error.reason, detail="the request body is broken")
             except (LocalProtocolError, PluginContractError) as error:
-                log.error(
-                    "message refused", extra={"error": str(error), "route": trace.rule.route if trace.rule else ""}
-                )
-                reply = LocalReply(
-                    status=500, reason=error.reason, detail="a filter made a message that may not be sent"
-                )
+                route = trace.rule.route if trace.rule else ""
+                log.error("message refused", extra={"error": str(error), "route": route})
+                reply = LocalReply(status=500, reason=error.reason, detail="a filter or a plugin broke its promise")
             if reply is not None:
                 self._answer(downstream, request, trace, reply)
             await self._flushed(downstream)
