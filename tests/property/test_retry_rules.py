@@ -19,6 +19,7 @@ from datum_router.reasons import Reason
 
 SAFE = {"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}
 OTHER_ENDPOINT_MAY_HELP = {
+    Reason.LOCAL_RESOURCES,  # of a retry, which may find a kept connection
     Reason.CONNECT_FAILED,
     Reason.CONNECT_TIMEOUT,
     Reason.UPSTREAM_TLS,
