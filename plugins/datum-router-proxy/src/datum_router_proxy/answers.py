@@ -205,11 +205,12 @@ class DateField:
         self.h1 = b""
         self.h2 = b""
 
-    def refresh(self, now: float) -> None:
-        """Bring it up to date; `now` is the loop's clock in seconds."""
+    def refresh(self, now: float) -> DateField:
+        """Bring it up to date and return it; `now` is the loop's clock in seconds."""
         if now - self._made_at >= 1.0 or self._made_at < 0:
             self._made_at = now
             value = formatdate(usegmt=True).encode("ascii")
             self.field = (b"date", value)
             self.h1 = b"date: " + value + b"\r\n"
             self.h2 = encode_line(b"date", value, never_indexed=False)
+        return self

@@ -141,6 +141,10 @@ class Channel(Protocol):
         """
         ...
 
+    def send(self, data: bytes) -> None:
+        """Do what `write` does with one buffer that is not empty."""
+        ...
+
     def check(self) -> None:
         """Raise ChannelError if the stream is broken or closed."""
         ...
@@ -336,6 +340,22 @@ class PlainChannel:
             self._is_finished = True
             with contextlib.suppress(OSError):  # the peer may be gone already: recv will say so
                 self._sock.shutdown(socket.SHUT_WR)
+
+    def send(self, data: bytes) -> None:
+        """Do what `write` does with one buffer that is not empty, in fewer steps."""
+        if self.buffered or self._failure or self.is_closed or self._is_finishing:
+            self.write(data)
+            return
+        try:
+            sent = self._send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as exc:
+            self._fail(exc)
+            raise self._error() from exc
+        self.last_progress = self._loop.now
+        if sent < len(data):
+            self._keep((data,), sent)
 
     # --- events and failure --------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from datum_router_proxy.answers import Answer, AnswerBook, DateField, SharedAnsw
 from datum_router_proxy.channel import ChannelError
 from datum_router_proxy.exchange import ClientGone
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, park
-from datum_router_proxy.request import Template
+from datum_router_proxy.request import RequestIds, Template
 from datum_router_proxy.upstream.h1 import H1Upstream
 from datum_router_proxy.upstream.h2 import H2Connection, H2Upstream
 from datum_router_proxy.upstream.transport import Transport
@@ -89,6 +89,7 @@ class ExpressLane:
         "_accounts",
         "_answers",
         "_date",
+        "_ids",
         "_loop",
         "_max_via_hops",
         "_observer",
@@ -103,6 +104,7 @@ class ExpressLane:
         observer: DataPlaneObserver,
         accounts: Accounts,
         date: DateField,
+        ids: RequestIds,
         *,
         max_via_hops: int,
     ) -> None:
@@ -113,6 +115,7 @@ class ExpressLane:
         self._date = date
         self._max_via_hops = max_via_hops
         self._answers = AnswerBook(transport.h1_limits)
+        self._ids = ids
         self._shared_answers = SharedAnswerBook()
 
     def plan(self, template: Template, snapshot: Snapshot) -> LinkedRule | None:
@@ -157,7 +160,7 @@ class ExpressLane:
         raised: Exception | None = None
         try:
             before, after = template.h1_head or template.render_h1()
-            request_id = template.make_id(loop.rng)
+            request_id = template.kept_id or self._ids.make()
             channel = upstream.channel
             channel.task = task
             limit = rule.timeouts.request_s
@@ -166,7 +169,7 @@ class ExpressLane:
             data: bytes | None = None
             is_sent = False
             try:
-                channel.write(before + request_id + after)
+                channel.send(before + request_id + after)
                 is_sent = True
                 while data is None:
                     if not channel.readable:
@@ -227,7 +230,7 @@ class ExpressLane:
         upstream: H2Upstream | None = None
         try:
             before, after = template.render_h2(rule, link.scheme)
-            request_id = begun.request_id = template.make_id(loop.rng)
+            request_id = begun.request_id = template.kept_id or self._ids.make()
             upstream = begun.upstream = link.begin(task, is_reused=link.is_greeted)
             limit = request_deadline(rule.timeouts, now=loop.now, grpc_timeout_s=template.grpc_timeout_s)
             task.deadline, task.deadline_reason = limit, _REQUEST_TIMEOUT

@@ -47,7 +47,7 @@ from datum_router_proxy.exchange import (
 from datum_router_proxy.express import Begun, ExpressLane
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
 from datum_router_proxy.replies import for_upstream_error, nobody_left, reason_of, refuse, send_local_reply, timed_out
-from datum_router_proxy.request import Request, Template, is_clients_choice, upstream_request
+from datum_router_proxy.request import Request, RequestIds, Template, is_clients_choice, upstream_request
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.trace import Trace
 from datum_router_proxy.tunnel import Tunnel
@@ -84,7 +84,7 @@ class Pipeline:
     """
 
     __slots__ = (
-        "_date", "_express", "_holder", "_listener_limits", "_observer", "_transport", "accounts", "h1_cache",
+        "_date", "_express", "_holder", "_ids", "_listener_limits", "_observer", "_transport", "accounts", "h1_cache",
         "h1_limits", "h2_lines", "in_flight", "is_draining", "loop", "overload_reply", "settings", "tunnels",
     )  # fmt: skip
 
@@ -111,8 +111,9 @@ class Pipeline:
         self.tunnels: dict[Tunnel, Task] = {}
         self._listener_limits: dict[str, int] = {}
         self._date = DateField()
+        self._ids = RequestIds(loop.rng)
         self._express = ExpressLane(
-            loop, transport, observer, self.accounts, self._date, max_via_hops=settings.max_via_hops
+            loop, transport, observer, self.accounts, self._date, self._ids, max_via_hops=settings.max_via_hops
         )
 
     def rejected(self, protocol: str, reason: Reason) -> None:
@@ -140,7 +141,6 @@ class Pipeline:
             snapshot = self._holder.current
             rule = template.rule if template.planned_for is snapshot else self._express.plan(template, snapshot)
             if rule is not None:
-                self._date.refresh(self.loop.now)
                 self.in_flight += 1
                 try:
                     begun = await self._express.serve(downstream, template, rule, current_task(), downstream.protocol)
@@ -158,7 +158,8 @@ class Pipeline:
                 finally:
                     self.in_flight -= 1
         downstream.settle()
-        request = template.request(begun.request_id if begun and begun.request_id else template.make_id(self.loop.rng))
+        raw_id = (begun.request_id if begun is not None else b"") or template.kept_id or self._ids.make()
+        request = template.request(raw_id)
         await self._serve(downstream, request, begun)
 
     async def _serve(self, downstream: Downstream, request: Request, begun: Begun | None) -> None:
@@ -589,8 +590,7 @@ class Pipeline:
 
     def _date_field(self) -> Field:
         """Return the Date field as of now."""
-        self._date.refresh(self.loop.now)
-        return self._date.field
+        return self._date.refresh(self.loop.now).field
 
 
 def _speaks_grpc(response: UpstreamHead) -> bool:

@@ -259,6 +259,10 @@ class TlsChannel:
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
+    def send(self, data: bytes) -> None:
+        """See `Channel.send`."""
+        self.write(data)
+
     def write(self, *buffers: bytes | memoryview) -> None:
         """Encrypt and send in order; see `Channel.write`."""
         self._raw.check()

@@ -154,11 +154,12 @@ class H1Connection:
         self._is_idle = True
         wait_s = settings.first_byte_timeout_s if is_first else settings.keep_alive_timeout_s
         task.deadline, task.deadline_reason = loop.now + wait_s, Reason.IDLE_TIMEOUT
-        if engine.has_partial_head:
-            self._start_head_clock(task)
         block = b""
         try:
-            event = engine.next_event()
+            # Nearly always nothing is left over from before: then the engine need not be asked.
+            event = NEED_DATA if not engine.buffered_bytes and engine.is_fresh else engine.next_event()
+            if engine.has_partial_head:
+                self._start_head_clock(task)
             while event is NEED_DATA:
                 if not channel.readable:
                     await park()
@@ -410,9 +411,9 @@ class H1Connection:
             return False
         if self._plane.is_draining or not (self._unread or self._engine.skip_response()):
             return False
-        head = answer.h1 if answer.has_date else answer.h1 + date.h1
+        head = answer.h1 if answer.has_date else answer.h1 + date.refresh(self._plane.loop.now).h1
         try:
-            self._channel.write(b"%b\r\n%b" % (head, body))
+            self._channel.send(b"%b\r\n%b" % (head, body))
         except ChannelError as error:
             raise ClientGone from error
         return True

@@ -354,7 +354,7 @@ class H2Stream:
         """Send a whole response; see `exchange.Downstream`."""
         if self._connection.is_congested:
             return False
-        block = answer.h2 if answer.has_date else answer.h2 + date.h2
+        block = answer.h2 if answer.has_date else answer.h2 + date.refresh(self._plane.loop.now).h2
         if not self._connection.engine.send_whole(self.stream_id, block, body, trailers):
             return False
         self.has_started = self._outbound.is_done = True

@@ -146,6 +146,11 @@ class Http1Connection:
         return self._reading is _IDLE and len(self._buffer) > self._position
 
     @property
+    def is_fresh(self) -> bool:
+        """Return whether nothing of an exchange has been read or written: the next event will be a head."""
+        return self._reading is _IDLE and not self._eof
+
+    @property
     def is_peer_closed(self) -> bool:
         """Return whether the peer will send nothing more."""
         return self._eof
