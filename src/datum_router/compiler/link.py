@@ -266,6 +266,8 @@ class Snapshot:
     Attributes:
         matches_request_id: A rule has a condition on X-Request-Id, which is new for each request: who remembers
             which rule won for a head must not do so here.
+        mark: An object that no other snapshot has; who remembers something of this snapshot keeps the mark beside it,
+            which does not keep the snapshot alive.
     """
 
     __slots__ = (
@@ -274,6 +276,7 @@ class Snapshot:
         "_matchers",
         "data",
         "digest",
+        "mark",
         "matches_request_id",
         "rules",
         "services",
@@ -292,6 +295,7 @@ class Snapshot:
     ) -> None:
         self.data = data
         self.matches_request_id = matches_request_id
+        self.mark = object()
         self.version = data.version
         self.digest = data.digest
         self.rules = rules

@@ -190,8 +190,7 @@ class ProxyDataPlane:
         self._pipeline.is_draining = level is not Pressure.NONE or self._phase is not Phase.SERVING
         if level is Pressure.NONE:
             return
-        self._pipeline.h1_cache.clear()
-        self._pipeline.h2_lines.lines.clear()
+        self._pipeline.shed()
         huffman_decoder().forget()
         self._transport.shed()
         for connection in list(self._connections):

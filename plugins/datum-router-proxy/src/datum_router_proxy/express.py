@@ -133,9 +133,14 @@ class ExpressLane:
                 template.render_h2(rule, b"http")
             except LocalProtocolError:
                 rule = None  # the pipeline says what is wrong with it
-        template.planned_for = snapshot
+        template.planned_for = snapshot.mark
         template.rule = rule
         return rule
+
+    def shed(self) -> None:
+        """Forget what is only kept to be faster (threat E8)."""
+        self._answers.clear()
+        self._shared_answers.clear()
 
     async def serve(
         self, downstream: ExpressDownstream, template: Template, rule: LinkedRule, task: Task, protocol: str

@@ -1,9 +1,9 @@
 """A request's life, top to bottom: the same for every pairing of HTTP/1.1 and HTTP/2.
 
 Theory of operation. `serve` is what can end a request early, `_forward` what happens if nothing does: match, filter,
-choose, try, try again. `_attempt` is one try: connection, head, body, response. `_next_event` is the pump under it: it
-moves request body up, takes the next event of the response, and parks if neither is possible; one task does both, so
-a request costs no task of its own on HTTP/1 and back-pressure needs no queue.
+choose, try, try again. `_attempt` is one try: connection, head, body, response. The module `pump` is under it: it moves
+bytes and waits. Requests that need nothing of all this take the lane of the module `express`, and come here only if
+something is not as expected.
 
 Invariants
 - The snapshot is read once. A lease is released exactly once per attempt, and each attempt has one Outcome.
@@ -41,11 +41,11 @@ from datum_router_proxy.exchange import (
     Field,
     Interim,
     Upstream,
-    UpstreamEvent,
     UpstreamHead,
 )
 from datum_router_proxy.express import Begun, ExpressLane
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
+from datum_router_proxy.pump import Pump
 from datum_router_proxy.replies import for_upstream_error, nobody_left, reason_of, refuse, send_local_reply, timed_out
 from datum_router_proxy.request import Request, RequestIds, Template, is_clients_choice, upstream_request
 from datum_router_proxy.settings import ProxySettings
@@ -84,8 +84,8 @@ class Pipeline:
     """
 
     __slots__ = (
-        "_date", "_express", "_holder", "_ids", "_listener_limits", "_observer", "_transport", "accounts", "h1_cache",
-        "h1_limits", "h2_lines", "in_flight", "is_draining", "loop", "overload_reply", "settings", "tunnels",
+        "_date", "_express", "_holder", "_ids", "_listener_limits", "_observer", "_pump", "_transport", "accounts",
+        "h1_cache", "h1_limits", "h2_lines", "in_flight", "is_draining", "loop", "overload_reply", "settings", "tunnels",
     )  # fmt: skip
 
     def __init__(
@@ -110,6 +110,7 @@ class Pipeline:
         self._transport = transport
         self.tunnels: dict[Tunnel, Task] = {}
         self._listener_limits: dict[str, int] = {}
+        self._pump = Pump(loop, settings)
         self._date = DateField()
         self._ids = RequestIds(loop.rng)
         self._express = ExpressLane(
@@ -123,6 +124,12 @@ class Pipeline:
     def limit_body(self, listener: str, most_bytes: int) -> None:
         """Set a listener's `max_request_body_bytes`, 0 = none."""
         self._listener_limits[listener] = most_bytes
+
+    def shed(self) -> None:
+        """Forget what is only kept to be faster (threat E8)."""
+        self.h1_cache.clear()
+        self.h2_lines.lines.clear()
+        self._express.shed()
 
     def close_tunnels(self) -> None:
         """Begin the closing handshake of every WebSocket (threat P9)."""
@@ -139,17 +146,19 @@ class Pipeline:
         is_limited = template.has_body and self._listener_limits.get(template.listener)
         if template.is_simple and not self.is_draining and not is_limited:
             snapshot = self._holder.current
-            rule = template.rule if template.planned_for is snapshot else self._express.plan(template, snapshot)
+            rule = template.rule if template.planned_for is snapshot.mark else self._express.plan(template, snapshot)
             if rule is not None:
                 self.in_flight += 1
                 try:
                     begun = await self._express.serve(downstream, template, rule, current_task(), downstream.protocol)
                     if begun is None:
                         if not downstream.is_flushed:
-                            await self._flushed(downstream)
+                            await self._pump.flushed(downstream)
                         return
                 except (ClientGone, TaskCancelled, DeadlineExpired) as error:
-                    downstream.abort(Reason.DOWNSTREAM_RESET if isinstance(error, ClientGone) else error.reason)
+                    reason = Reason.DOWNSTREAM_RESET if isinstance(error, ClientGone) else error.reason
+                    self._observer.request_reason(downstream.protocol, reason)
+                    downstream.abort(reason)
                     return
                 except Exception:
                     log.exception("request failed", extra={"route": rule.rule.route})
@@ -189,7 +198,7 @@ class Pipeline:
                 reply = LocalReply(status=500, reason=error.reason, detail="a filter or a plugin broke its promise")
             if reply is not None:
                 self._answer(downstream, request, trace, reply)
-            await self._flushed(downstream)
+            await self._pump.flushed(downstream)
         except ClientGone:
             trace.reason = Reason.DOWNSTREAM_RESET
             downstream.abort(Reason.DOWNSTREAM_RESET)
@@ -359,7 +368,7 @@ class Pipeline:
         """Move the request up until the final response head comes; 103 is passed on, other interim ones are not."""
         interim = 0
         while True:
-            event = await self._next_event(downstream, upstream, trace)
+            event = await self._pump.next_event(downstream, upstream, trace)
             if isinstance(event, UpstreamHead):
                 return event
             if isinstance(event, Interim):
@@ -418,7 +427,7 @@ class Pipeline:
         has_status = template.is_grpc and any(name == b"grpc-status" for name, _ in response.fields)
         moves = 0
         while True:
-            event = await self._next_event(downstream, upstream, trace)
+            event = await self._pump.next_event(downstream, upstream, trace)
             if type(event) is bytes:
                 trace.bytes_out += len(event)
                 downstream.send_data(event)
@@ -457,70 +466,6 @@ class Pipeline:
             task.deadline = math.inf
             trace.body.bytes_in = tunnel.bytes_in
             trace.bytes_out = tunnel.bytes_out
-
-    # --- the pump ------------------------------------------------------------------------------------------------
-
-    async def _next_event(self, downstream: Downstream, upstream: Upstream, trace: Trace) -> UpstreamEvent:
-        """Return what comes next of the response, moving the request's body up meanwhile.
-
-        Raises:
-            UpstreamError, ClientGone, RemoteProtocolError, BodyTooLarge: Either side broke.
-            DeadlineExpired: The request's deadline, or a side that moves too slowly.
-        """
-        body = trace.body
-        turns = 0
-        while True:
-            could_give = upstream.is_writable  # asked first: to poll may flush, and what that frees must be noticed
-            moved = not body.is_done and body.move(upstream, self.loop.now)
-            could_take = downstream.is_writable
-            if could_take:
-                event = upstream.poll()
-                if event is not None:
-                    return event
-            downstream.flush()
-            upstream.flush()
-            if downstream.is_gone:
-                raise ClientGone
-            task = current_task()
-            if moved or (not could_take and downstream.is_writable) or (not could_give and upstream.is_writable):
-                turns += 1
-                if turns % self.settings.moves_per_turn:
-                    continue
-                task.wake()
-            self._arm(task, downstream, trace)
-            await park()
-
-    def _arm(self, task: Task, downstream: Downstream, trace: Trace) -> None:
-        """Set the task's deadline to whatever comes first."""
-        ends_at, reason = trace.deadline, Reason.REQUEST_TIMEOUT
-        if not trace.body.is_done:
-            limit = trace.body.limit_at()
-            if limit is not None and limit < ends_at:
-                ends_at, reason = limit, Reason.BODY_TIMEOUT
-        if downstream.is_writable:
-            trace.stalled_at = None
-        else:
-            # After a quiet time the last progress is long ago: the limit counts from when the client began to stall.
-            if trace.stalled_at is None:
-                trace.stalled_at = self.loop.now
-            limit = max(trace.stalled_at, downstream.last_progress) + self.settings.write_timeout_s
-            if limit < ends_at:
-                ends_at, reason = limit, Reason.WRITE_TIMEOUT
-        task.deadline, task.deadline_reason = ends_at, reason
-
-    async def _flushed(self, downstream: Downstream) -> None:
-        """Park until the client's side has taken everything."""
-        downstream.flush()
-        task = current_task()
-        began_at = self.loop.now
-        while not downstream.is_flushed:
-            if downstream.is_gone:
-                raise ClientGone
-            task.deadline = max(began_at, downstream.last_progress) + self.settings.write_timeout_s
-            task.deadline_reason = Reason.WRITE_TIMEOUT
-            await park()
-            downstream.flush()
-        task.deadline = math.inf
 
     async def _pause(self, downstream: Downstream, delay_s: float) -> None:
         """Wait before another attempt, exactly: the sweep is too coarse for a backoff of milliseconds."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from datum_router.compiler.link import LinkedRule, Snapshot
+from datum_router.compiler.link import LinkedRule
 from datum_router.model.request import FieldList, Headers, LocalReply, RequestHead
 from datum_router.policy.timeout import NO_DEADLINE, request_deadline, upstream_grpc_timeout_s
 from datum_router.reasons import Reason
@@ -73,7 +73,8 @@ class Template:
             keeps its connection. Whether a body is simple shows when it is there.
         is_plain: Simple, without body and not gRPC.
         kept_id: The request id of a trusted peer; None: each request gets a new one.
-        planned_for, rule: For that snapshot the express lane has found this rule, or None: it does not serve it.
+        planned_for, rule: For the snapshot with that mark the express lane has found this rule, or None: it does not
+            serve it.
     """
 
     __slots__ = (
@@ -107,7 +108,7 @@ class Template:
         self.refusal: LocalReply | None = None
         self.is_plain = False
         self.is_simple = False
-        self.planned_for: Snapshot | None = None
+        self.planned_for: object = None
         self.rule: LinkedRule | None = None
         self.h1_head: tuple[bytes, bytes] | None = None
         self._h1_fields = b""

@@ -188,19 +188,17 @@ class H2Upstream:
     """One stream; see `exchange.Upstream`. `task` is woken by its events."""
 
     __slots__ = (
-        "_buffer", "_connection", "_error", "_has_head", "_is_done", "_is_ended", "_is_tunnel",
-        "_outbound", "_polled_end", "has_received", "is_reused", "is_sent", "stream_id", "task",
+        "_buffer", "_connection", "_error", "_is_done", "_is_ended", "_is_tunnel", "_outbound", "has_received",
+        "is_reused", "is_sent", "stream_id", "task",
     )  # fmt: skip
 
     def __init__(self, connection: H2Connection, stream_id: int, task: Task, *, is_reused: bool) -> None:
         self._connection = connection
         self._outbound = Outbound(connection.engine, stream_id)
-        self._buffer: deque[UpstreamEvent] = deque()
+        self._buffer: deque[UpstreamEvent | ResponseReceived] = deque()
         self._error: UpstreamError | None = None
-        self._has_head = False
         self._is_done = False
         self._is_ended = False
-        self._polled_end = False
         self._is_tunnel = False
         self.stream_id = stream_id
         self.task = task
@@ -217,17 +215,7 @@ class H2Upstream:
             buffer.append(event.data)
         elif isinstance(event, ResponseReceived):
             self.has_received = True
-            is_switch = self._is_tunnel and event.status < 300
-            buffer.append(
-                UpstreamHead(
-                    status=event.status,
-                    fields=event.fields,
-                    content_length=event.content_length,
-                    is_bodyless=event.end_stream and not is_switch,
-                    via=b"2",
-                    is_switch=is_switch,
-                )
-            )
+            buffer.append(event)
             if event.end_stream:
                 self._is_ended = True
                 buffer.append(END)
@@ -329,19 +317,20 @@ class H2Upstream:
         """True while nothing has come of the response and nothing has gone wrong."""
         return not self._buffer and self._error is None
 
-    def take_whole(self) -> tuple[UpstreamHead, bytes, FieldTuple] | None:
+    def take_whole(self) -> tuple[ResponseReceived, bytes, FieldTuple] | None:
         """Return head, body and trailers if the whole response is here and is nothing special; else take nothing."""
         buffer = self._buffer
         if not self._is_ended or self._error is not None or len(buffer) > MOST_PARTS:
             return None
         head, last = buffer[0], buffer[-1]
-        if not isinstance(head, UpstreamHead) or head.is_switch or not isinstance(last, End):
+        if not isinstance(head, ResponseReceived) or self._is_tunnel or not isinstance(last, End):
             return None
+        if len(buffer) == 3 and type(buffer[1]) is bytes:
+            return head, buffer[1], last.trailers
         parts = [part for part in buffer if type(part) is bytes]
         if len(parts) != len(buffer) - 2:
             return None
-        self._polled_end = True
-        return head, parts[0] if len(parts) == 1 else b"".join(parts), last.trailers
+        return head, b"".join(parts), last.trailers
 
     # --- for the pipeline ----------------------------------------------------------------------------------------
 
@@ -381,8 +370,16 @@ class H2Upstream:
         event = buffer.popleft()
         if type(event) is bytes:
             self._connection.engine.acknowledge(self.stream_id, len(event))
-        elif isinstance(event, End):
-            self._polled_end = True
+        elif isinstance(event, ResponseReceived):
+            is_switch = self._is_tunnel and event.status < 300
+            return UpstreamHead(
+                status=event.status,
+                fields=event.fields,
+                content_length=event.content_length,
+                is_bodyless=event.end_stream and not is_switch,
+                via=b"2",
+                is_switch=is_switch,
+            )
         return event
 
     # --- the end -----------------------------------------------------------------------------------------------

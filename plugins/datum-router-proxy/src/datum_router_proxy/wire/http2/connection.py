@@ -263,14 +263,33 @@ class Http2Connection:
         state.reserved.discard(stream_id)
         state.own_last_id = stream_id
         stream = state.open(stream_id)
-        self._send_block(stream, state.codec.encode(()) + block, Step.HEAD if has_body else Step.HEAD_END)
-        if not has_body:
-            return 0
-        size = len(data)
-        if size > stream.send_window or size > state.send_window:
-            size = max(0, min(stream.send_window, state.send_window))
-        if size or not data:
-            self.send_data(stream_id, data[:size], size == len(data))
+        block = state.codec.encode(()) + block
+        size, length = len(data), len(block)
+        largest = state.peer.max_frame_bytes
+        if not has_body or length > largest or size > largest or size > stream.send_window or size > state.send_window:
+            self._send_block(stream, block, Step.HEAD if has_body else Step.HEAD_END)
+            if not has_body:
+                return 0
+            sent = min(size, self.sendable(stream_id))
+            if sent or not size:
+                self.send_data(stream_id, data[:sent], sent == size)
+            return sent
+        # Nearly always: both frames fit, so they leave as one piece.
+        header = f.HEADER.pack
+        state.queue(
+            header(length >> 8, length & 0xFF, f.HEADERS, f.END_HEADERS, stream_id)
+            + block
+            + header(size >> 8, size & 0xFF, f.DATA, f.END_STREAM, stream_id)
+            + data
+        )
+        stream.sent = size
+        stream.send_window -= size
+        state.send_window -= size
+        guard = state.guard
+        guard.payload += length + size
+        guard.data_frames_sent += 1
+        guard.pings.give()
+        stream.outbound = Phase.DONE
         return size
 
     def send_whole(self, stream_id: int, block: bytes, data: bytes, trailers: bytes = b"") -> bool:
