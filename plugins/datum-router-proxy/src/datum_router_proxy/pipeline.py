@@ -85,7 +85,8 @@ class Pipeline:
 
     __slots__ = (
         "_date", "_express", "_holder", "_ids", "_listener_limits", "_observer", "_pump", "_transport", "accounts",
-        "h1_cache", "h1_limits", "h2_lines", "in_flight", "is_draining", "loop", "overload_reply", "settings", "tunnels",
+        "h1_cache", "h1_limits", "h2_lines", "in_flight", "is_draining", "loop", "overload_reply", "settings",
+        "tunnels",
     )  # fmt: skip
 
     def __init__(
