@@ -78,10 +78,10 @@ class Template:
     """
 
     __slots__ = (
-        "_after", "_before", "_h1_fields", "_h1_tail", "_h2_head", "authority", "client_ip", "content_length",
-        "expects_continue", "grpc_timeout_s", "h1_head", "has_body", "head", "host", "is_grpc", "is_options_star",
-        "is_plain", "is_simple", "is_tunnel", "kept_id", "listener", "method", "path", "planned_for", "query",
-        "refusal", "rule", "scheme", "te_trailers", "via_hops", "websocket_key",
+        "_after", "_before", "_h1_fields", "_h1_tail", "_h2_fields", "_h2_head", "authority", "client_ip",
+        "content_length", "expects_continue", "grpc_timeout_s", "h1_head", "has_body", "head", "host", "is_grpc",
+        "is_options_star", "is_plain", "is_simple", "is_tunnel", "kept_id", "listener", "method", "path",
+        "planned_for", "query", "refusal", "rule", "scheme", "te_trailers", "via_hops", "websocket_key",
     )  # fmt: skip
 
     head: RequestHead
@@ -114,6 +114,7 @@ class Template:
         self._h1_fields = b""
         self._h1_tail = b""
         self._h2_head: tuple[LinkedRule, bytes, bytes, bytes] | None = None
+        self._h2_fields: tuple[LinkedRule, bytes, bytes] | None = None
         self._before: FieldList = ()
         self._after: FieldList = ()
         self.kept_id: bytes | None = None
@@ -171,6 +172,7 @@ class Template:
         new._h1_tail = self._h1_tail
         new.h1_head = None
         new._h2_head = None
+        new._h2_fields = self._h2_fields
         return new
 
     def render_h1(self) -> tuple[bytes, bytes]:
@@ -217,25 +219,32 @@ class Template:
         made = self._h2_head
         if made is not None and made[0] is rule and made[1] == scheme:
             return made[2], made[3]
-        after = list(self._after)
-        before = list(self._before)
-        deadline = request_deadline(rule.timeouts, now=0.0, grpc_timeout_s=self.grpc_timeout_s)
-        if self.is_grpc and deadline != NO_DEADLINE:
-            before = [field for field in before if field[0] != b"grpc-timeout"]
-            after = [field for field in after if field[0] != b"grpc-timeout"]
-            after.append((b"grpc-timeout", grpc.encode_timeout(deadline)))
-        if self.content_length is not None:
-            after.append((b"content-length", b"%d" % self.content_length))
+        fields = self._h2_fields
+        if fields is None or fields[0] is not rule:
+            fields = self._h2_fields = (rule, *self._encode_fields(rule))
+        # Normalised and validated, as for HTTP/1; none of these can be wrong any more.
         head = (
             (b":method", self.method.encode("ascii")),
             (b":scheme", scheme),
             (b":path", self.head.target.encode("ascii")),
             (b":authority", self.authority.encode("ascii")),
         )
-        check_outgoing((*head, *before, *after), len(head), "request")
-        rendered = (encode_lines((*head, *before)), encode_lines(after))
-        self._h2_head = (rule, scheme, *rendered)
-        return rendered
+        before = encode_lines(head) + fields[1]
+        self._h2_head = (rule, scheme, before, fields[2])
+        return before, fields[2]
+
+    def _encode_fields(self, rule: LinkedRule) -> tuple[bytes, bytes]:
+        before: FieldList = self._before
+        after: FieldList = self._after
+        deadline = request_deadline(rule.timeouts, now=0.0, grpc_timeout_s=self.grpc_timeout_s)
+        if self.is_grpc and deadline != NO_DEADLINE:
+            before = tuple(field for field in before if field[0] != b"grpc-timeout")
+            after = tuple(field for field in after if field[0] != b"grpc-timeout")
+            after = (*after, (b"grpc-timeout", grpc.encode_timeout(deadline)))
+        if self.content_length is not None:
+            after = (*after, (b"content-length", b"%d" % self.content_length))
+        check_outgoing((*before, *after), 0, "request")
+        return encode_lines(before), encode_lines(after)
 
     def request(self, raw_id: bytes) -> Request:
         """Make a request of it; `raw_id` is `kept_id` or new."""
