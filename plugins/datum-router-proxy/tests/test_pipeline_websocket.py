@@ -326,7 +326,7 @@ def test_drain_says_going_away_between_frames() -> None:
     bounded(main)
 
 
-def test_drain_leaves_a_tunnel_alone_whose_upstream_has_ended_already() -> None:
+def test_drain_ends_a_tunnel_whose_upstream_has_ended_already_without_waiting_for_the_client() -> None:
     async def serve(stream: trio.SocketStream) -> None:
         await stream.receive_some(65536)
         await stream.send_all(
@@ -351,8 +351,7 @@ def test_drain_leaves_a_tunnel_alone_whose_upstream_has_ended_already() -> None:
                     while data := await peer.stream.receive_some(1000):
                         head += data
                     assert head.startswith(b"HTTP/1.1 101 ")
-                    running.plane.begin_drain(lameduck_s=0.0, grace_s=5.0)  # its side is closed: no close frame fits
-                    await peer.stream.send_eof()
+                    running.plane.begin_drain(lameduck_s=0.0, grace_s=60.0)  # its side is closed: no close frame fits
                     await running.drained()
                 assert [event.reason for event in running.recorder.events] == [Reason.ROUTED]
             nursery.cancel_scope.cancel()

@@ -80,7 +80,7 @@ class Tunnel:
         self.bytes_out = 0
 
     async def run(self) -> None:
-        """Carry bytes until both sides have ended.
+        """Carry bytes until both sides have ended; once it must close, the end of the upstream is enough.
 
         Raises:
             UpstreamError: The upstream broke.
@@ -100,12 +100,9 @@ class Tunnel:
             self._downstream.flush()
             if self._downstream.is_gone:
                 raise ClientGone
-            if (
-                self.must_close
-                and not self._is_closing
-                and not self._is_upstream_done  # else our side of the client's connection is closed already
-                and self._tracker.is_between_frames
-            ):
+            if self.must_close and self._is_upstream_done:
+                return  # our side of the client's connection is closed already: nobody is left to wait for
+            if self.must_close and not self._is_closing and self._tracker.is_between_frames:
                 # The client answers with a close frame of its own, which goes upstream like everything it says: so
                 # both ends see a proper closing handshake (RFC 6455 section 7.1.2).
                 self._is_closing = True
