@@ -99,6 +99,12 @@ def test_a_data_path_module_imports_no_library_that_is_for_probes_only() -> None
             assert not tops(path) & {"h11", "h2", "httpcore"}, path
 
 
+def test_only_the_reference_codec_imports_the_hpack_package() -> None:
+    proxy = REPOSITORY / "plugins" / "datum-router-proxy" / "src" / "datum_router_proxy"
+    importers = {path.name for path in modules(proxy) if "hpack" in tops(path)}
+    assert {name for name in importers if not name.startswith("testing")} == {"hpack_reference.py"}
+
+
 @pytest.mark.parametrize("path", modules(CORE) + [m for p in (*PLUGINS, *ENTRYPOINTS) for m in modules(p)], ids=str)
 def test_modules_keep_to_the_line_limit(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 600

@@ -23,8 +23,9 @@ from datum_router_proxy.testing_peers import (
     make_service,
     upstream,
 )
-from datum_router_proxy.wire.hpack_codec import CODECS, HpackCodec
+from datum_router_proxy.wire.hpack_codec import CODECS
 from datum_router_proxy.wire.hpack_fast import TableCodec
+from datum_router_proxy.wire.hpack_reference import HpackCodec
 
 PAIRINGS = [
     pytest.param(down, up, id=f"{down}-{up.lower()}")

@@ -15,11 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from hpack import Decoder, HPACKError, NeverIndexedHeaderTuple
-from hpack.table import HeaderTable
-
 from datum_router.errors import RemoteProtocolError
 from datum_router.reasons import Reason
+
+from .hpack_tables import STATIC_TABLE
 
 Field = tuple[bytes, bytes]
 
@@ -160,12 +159,9 @@ def encode_integer(value: int, prefix_bits: int, first: int) -> bytes:
     return bytes(out)
 
 
-_INDEXED: dict[Field, bytes] = {
-    (name, value): encode_integer(index, 7, 0x80)
-    for name, (_, values) in HeaderTable.STATIC_TABLE_MAPPING.items()
-    for value, index in values.items()
-}
-_NAME_INDEX: dict[bytes, int] = {name: index for name, (index, _) in HeaderTable.STATIC_TABLE_MAPPING.items()}
+_INDEXED: dict[Field, bytes] = {field: encode_integer(index, 7, 0x80) for index, field in enumerate(STATIC_TABLE, 1)}
+# Names that are there several times go by their first index.
+_NAME_INDEX: dict[bytes, int] = {name: index for index, (name, _) in reversed(list(enumerate(STATIC_TABLE, 1)))}
 _PLAIN_NAME = {name: encode_integer(index, 4, 0x00) for name, index in _NAME_INDEX.items()}
 _SECRET_NAME = {name: encode_integer(index, 4, 0x10) for name, index in _NAME_INDEX.items()}
 _LENGTH = tuple(bytes((length,)) for length in range(127))
@@ -193,53 +189,6 @@ def encode_lines(fields: Iterable[Field]) -> bytes:
 
 def _length(length: int) -> bytes:
     return _LENGTH[length] if length < 127 else encode_integer(length, 7, 0)
-
-
-class HpackCodec:
-    """Decode with the `hpack` package, encode with `StaticEncoder`: the reference implementation."""
-
-    __slots__ = ("_decoder", "_encoder", "_list_bytes", "_max_fields")
-
-    def __init__(self, *, list_bytes: int, max_fields: int, table_bytes: int, cache: LineCache) -> None:
-        self._list_bytes = list_bytes
-        self._max_fields = max_fields
-        self._decoder = Decoder(max_header_list_size=list_bytes * FAR_PAST)
-        # Until our SETTINGS are acknowledged the peer may use the protocol's own 4,096.
-        self._decoder.max_allowed_table_size = max(4_096, table_bytes)
-        self._encoder = StaticEncoder(cache)
-
-    def decode(self, block: bytes) -> list[Field]:
-        """Decode one block; see `HeaderCodec.decode`."""
-        # The package bounds the list's size, but neither its length nor leading size updates, and copies the rest of
-        # the block for every literal: long blocks are counted first. Short ones cannot hold too many fields.
-        if len(block) > self._max_fields * FAR_PAST or (block and block[0] & 0xE0 == 0x20):
-            survey(block, max_fields=self._max_fields * FAR_PAST)
-        try:
-            decoded = self._decoder.decode(block, raw=True)
-        except (HPACKError, IndexError, ValueError) as error:
-            raise HeaderBlockError(f"header block: {type(error).__name__}") from error
-        size = 0
-        fields: list[Field] = []
-        for line in decoded:
-            name, value = line
-            size += 32 + len(name) + len(value)
-            fields.append(
-                NeverIndexedField((name, value)) if isinstance(line, NeverIndexedHeaderTuple) else (name, value)
-            )
-        check_list(size, len(fields), self._list_bytes, self._max_fields)
-        return fields
-
-    def encode(self, fields: Iterable[Field]) -> bytes:
-        """Encode one block; see `HeaderCodec.encode`."""
-        return self._encoder.encode(fields)
-
-    def set_decoder_table_limit(self, limit: int) -> None:
-        """See `HeaderCodec.set_decoder_table_limit`."""
-        self._decoder.max_allowed_table_size = limit
-
-    def set_encoder_table_size(self, size: int) -> None:
-        """See `HeaderCodec.set_encoder_table_size`."""
-        self._encoder.set_table_size(size)
 
 
 def check_list(size: int, count: int, list_bytes: int, max_fields: int) -> None:
@@ -327,6 +276,8 @@ def make_codec(
     """
     lines = cache if cache is not None else LineCache(entries=128)
     if name == "hpack":
+        from .hpack_reference import HpackCodec  # only here: the package costs every worker 2.5 MB
+
         return HpackCodec(list_bytes=list_bytes, max_fields=max_fields, table_bytes=table_bytes, cache=lines)
     if name == "table":
         from .hpack_fast import TableCodec

@@ -19,9 +19,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 
-from hpack.huffman_constants import REQUEST_CODES, REQUEST_CODES_LENGTH
-from hpack.table import HeaderTable
-
 from .hpack_codec import (
     FAR_PAST,
     MAX_SIZE_UPDATES,
@@ -32,9 +29,10 @@ from .hpack_codec import (
     StaticEncoder,
     check_list,
 )
+from .hpack_tables import HUFFMAN_LENGTHS, STATIC_TABLE, huffman_codes
 
 # Index 0 does not exist (RFC 7541 section 6.1); it is told apart before this is read.
-_STATIC: tuple[Field, ...] = ((b"", b""), *HeaderTable.STATIC_TABLE)
+_STATIC: tuple[Field, ...] = ((b"", b""), *STATIC_TABLE)
 _STATIC_LAST = 61
 # Indexed fields of one octet, by that octet: 0x81 to 0xbd.
 _BY_OCTET: tuple[Field, ...] = ((b"", b""),) * 128 + _STATIC
@@ -80,7 +78,7 @@ class HuffmanDecoder:
     def __init__(self) -> None:
         # nodes[n][bit]: a child node if not negative, else -1 - symbol. The root is node 0.
         self._nodes: list[list[int]] = [[0, 0]]
-        for symbol, (code, length) in enumerate(zip(REQUEST_CODES, REQUEST_CODES_LENGTH, strict=True)):
+        for symbol, (code, length) in enumerate(zip(huffman_codes(), HUFFMAN_LENGTHS, strict=True)):
             node = 0
             for shift in range(length - 1, 0, -1):
                 bit = code >> shift & 1
