@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from datum_router.compiler.diagnostics import Origin, Severity
 from datum_router.manifests.decode import decode
-from datum_router.manifests.kinds import OWN_KINDS, KindTable
+from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.schema import field_rows
+from datum_router.manifests.table import KindTable
 
 TABLE = KindTable(OWN_KINDS)
 ORIGIN = Origin(source="test", file="f.yaml", line=1)

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datum_router.compiler.diagnostics import Origin
-from datum_router.manifests.kinds import OWN_KINDS, KindTable
+from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.meta import ObjectKey
+from datum_router.manifests.table import KindTable
 from datum_router.plugins.protocols import Delete, SourceEvent, Upsert
 from datum_router.registry.store import Store, StoreView
 

@@ -9,7 +9,6 @@ import msgspec
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
 from datum_router.manifests._walk import MAX_PROBLEMS, Walker, json_type
-from datum_router.manifests.kinds import KindTable, ResourceKind
 from datum_router.manifests.meta import (
     DEFAULT_NAMESPACE,
     GROUP,
@@ -18,6 +17,7 @@ from datum_router.manifests.meta import (
     ObjectKey,
 )
 from datum_router.manifests.problem import Problem, shown
+from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.reasons import Reason
 
 MAX_NAME_CHARS = 253

@@ -14,8 +14,8 @@ import msgspec.inspect as types
 from msgspec import NODEFAULT, Struct
 
 from datum_router.manifests._yaml_out import dump
-from datum_router.manifests.kinds import ResourceKind
 from datum_router.manifests.served import NOT_SERVED, ONLY_SERVED, NotServed
+from datum_router.manifests.table import ResourceKind
 
 CATEGORY = "datum"
 """`kubectl get datum` lists objects of all our kinds."""

@@ -1,8 +1,13 @@
-"""The core's own kinds, balancers and resolvers, registered through the same hooks as anybody's."""
+"""The core's own kinds, balancers and resolvers, registered through the same hooks as anybody's.
+
+Kinds and resolvers are imported when they are asked for: a worker asks for balancers only, and manifests' types are
+1 MB that it has no use for.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from datum_router.balancing.least_request import LeastRequest
 from datum_router.balancing.maglev import Maglev
@@ -10,11 +15,12 @@ from datum_router.balancing.random_choice import RandomChoice
 from datum_router.balancing.ring_hash import RingHash
 from datum_router.balancing.round_robin import RoundRobin
 from datum_router.balancing.source_ip import SourceIp
-from datum_router.manifests.kinds import OWN_KINDS, ResourceKind
-from datum_router.manifests.secret import ConfigMap, Secret, validate_secret
+from datum_router.manifests.table import ResourceKind
 from datum_router.plugins.hookspecs import hookimpl
 from datum_router.plugins.specs import BalancerSpec, PluginInfo, ResolverSpec
-from datum_router.registry.endpoints import StaticResolver
+
+if TYPE_CHECKING:
+    from datum_router.manifests.secret import ConfigMap, Secret
 
 
 @hookimpl
@@ -26,6 +32,9 @@ def datum_router_plugin_info() -> PluginInfo:
 @hookimpl
 def datum_router_resource_kinds() -> Sequence[ResourceKind]:
     """Add our five kinds, and the credential kinds they refer to."""
+    from datum_router.manifests.kinds import OWN_KINDS
+    from datum_router.manifests.secret import ConfigMap, Secret, validate_secret
+
     return [
         *OWN_KINDS,
         ResourceKind(
@@ -46,6 +55,8 @@ def datum_router_resource_kinds() -> Sequence[ResourceKind]:
 @hookimpl
 def datum_router_endpoint_resolvers() -> Sequence[ResolverSpec]:
     """Add the resolver of endpoints written in the VPCService."""
+    from datum_router.registry.endpoints import StaticResolver
+
     return [ResolverSpec(name="static", create=StaticResolver, priority=10)]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pluggy
 
-from datum_router.manifests.kinds import ResourceKind
+from datum_router.manifests.table import ResourceKind
 from datum_router.plugins.specs import (
     BalancerSpec,
     DataPlaneSpec,

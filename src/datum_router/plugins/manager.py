@@ -5,9 +5,10 @@ Core names win: a plugin that takes a name of the core, or of another plugin, is
 
 from __future__ import annotations
 
-import importlib.metadata
+import functools
+import pkgutil
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -15,7 +16,7 @@ import pluggy
 
 from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.errors import PluginContractError, PluginLoadError
-from datum_router.manifests.kinds import KindTable, ResourceKind
+from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.model.policy import ProbeType
 from datum_router.plugins import hookspecs
 from datum_router.plugins.specs import (
@@ -34,15 +35,24 @@ T = TypeVar("T")
 
 BUILTIN = "builtin"
 HOOK_NAMES = tuple(sorted(name for name in vars(hookspecs) if name.startswith("datum_router_")))
+SERVING_HOOKS = frozenset(
+    ("datum_router_balancers", "datum_router_data_planes", "datum_router_filters", "datum_router_predicates")
+)
+"""The hooks whose answers a process needs that serves, and neither reads manifests nor probes."""
 
 
 class LoadedPlugin(msgspec.Struct, frozen=True, kw_only=True):
-    """One plugin as it was loaded: for `datum-router plugins`."""
+    """One plugin as it was loaded: for `datum-router plugins`, and to load it again in another process.
+
+    Attributes:
+        target: What its entry point refers to, `module` or `module:attribute`; empty if it came from none.
+    """
 
     entry_point: str
     distribution: str
     info: PluginInfo
     hooks: tuple[str, ...]
+    target: str = ""
 
 
 class PluginSet(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,32 +70,52 @@ class PluginSet(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
-    """A plugin module that may be loaded, and where it was found."""
+    """A plugin module that may be loaded, and where it was found; `target` as in `LoadedPlugin`."""
 
     entry_point: str
     distribution: str
     load: Callable[[], object]
+    target: str = ""
 
 
 def installed() -> list[Candidate]:
     """Return the entry points of group `datum_router`, built-in first, then by name."""
+    import importlib.metadata  # only here: with the parser of e-mail heads that it needs, 1.5 MB in each worker
+
     found = [
-        Candidate(entry_point=point.name, distribution=point.dist.name if point.dist else "", load=point.load)
+        Candidate(
+            entry_point=point.name,
+            distribution=point.dist.name if point.dist else "",
+            load=point.load,
+            target=f"{point.module}:{point.attr}" if point.attr else point.module,
+        )
         for point in importlib.metadata.entry_points(group=hookspecs.PROJECT)
     ]
     return sorted(found, key=lambda candidate: (candidate.entry_point != BUILTIN, candidate.entry_point))
+
+
+def candidate_of(entry_point: str, distribution: str, target: str) -> Candidate:
+    """Return what `installed` would for an entry point that is known already, without looking for it on disk."""
+    return Candidate(
+        entry_point=entry_point,
+        distribution=distribution,
+        load=functools.partial(pkgutil.resolve_name, target),
+        target=target,
+    )
 
 
 def load_plugins(
     candidates: Iterable[Candidate] | None = None,
     *,
     disabled: frozenset[str] = frozenset(),
+    hooks: Collection[str] = HOOK_NAMES,
     trace: Callable[[str], None] | None = None,
 ) -> PluginSet:
     """Load every candidate (default: all installed) that is not disabled.
 
     Args:
         disabled: Entry-point names to leave out (`DATUM_ROUTER_DISABLE_PLUGINS`); the built-in one cannot be.
+        hooks: The hooks to call, beside the one that says who a plugin is; what the others would offer is missing.
         trace: Called with one line per hook call (`DATUM_ROUTER_TRACE_PLUGINS`).
 
     Raises:
@@ -100,12 +130,14 @@ def load_plugins(
         if name in disabled and name != BUILTIN:
             continue
         module = _import(candidate)
-        hooks = _hooks_of(module, name)
+        implemented = _hooks_of(module, name)
         manager = pluggy.PluginManager(hookspecs.PROJECT)
         manager.add_hookspecs(hookspecs)
         manager.register(module, name)
         info: PluginInfo | None = None
-        for hook in hooks:
+        for hook in implemented:
+            if info is not None and hook not in hooks:
+                continue
             if trace is not None:
                 trace(f"plugin {name}: calling {hook}()")
             try:
@@ -117,7 +149,15 @@ def load_plugins(
             else:
                 results[hook].extend((name, answer) for answer in answers)
         assert info is not None  # _hooks_of puts the identity hook first and refuses a module without it
-        loaded.append(LoadedPlugin(entry_point=name, distribution=candidate.distribution, info=info, hooks=hooks))
+        loaded.append(
+            LoadedPlugin(
+                entry_point=name,
+                distribution=candidate.distribution,
+                info=info,
+                hooks=implemented,
+                target=candidate.target,
+            )
+        )
     return _collect(loaded, results)
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin
 from datum_router.manifests.meta import ObjectKey
-from datum_router.manifests.vpcservice import VPCService
 from datum_router.model.endpoint import Endpoint, EndpointKey
 from datum_router.model.listener import Listener
 from datum_router.model.outcome import Outcome
@@ -20,6 +19,9 @@ from datum_router.observe.cells import Cell
 from datum_router.observe.events import RequestEnded
 from datum_router.observe.meter import RequestMeter
 from datum_router.reasons import Reason
+
+if TYPE_CHECKING:
+    from datum_router.manifests.vpcservice import VPCService
 
 # --- sources ---------------------------------------------------------------------------------------------------
 

@@ -20,8 +20,8 @@ import msgspec
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
 from datum_router.manifests.decode import Decoded, decode
-from datum_router.manifests.kinds import KindTable
 from datum_router.manifests.meta import DEFAULT_NAMESPACE, ObjectKey
+from datum_router.manifests.table import KindTable
 from datum_router.plugins.protocols import Delete, Problems, SourceEvent, Synced, Upsert
 from datum_router.reasons import Reason
 

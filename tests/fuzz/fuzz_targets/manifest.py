@@ -15,8 +15,9 @@ import msgspec
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
 from datum_router.manifests.decode import decode
-from datum_router.manifests.kinds import OWN_KINDS, KindTable
+from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.schema import field_rows
+from datum_router.manifests.table import KindTable
 from datum_router_files.yamlscan import YamlLimits, read_documents
 
 TABLE = KindTable(OWN_KINDS)

@@ -11,10 +11,11 @@ import pytest
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
 from datum_router.manifests._walk import MAX_PROBLEMS
 from datum_router.manifests.decode import Decoded, decode
-from datum_router.manifests.kinds import OWN_KINDS, KindTable, ResourceKind
+from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.meta import ObjectKey, ObjectMeta
 from datum_router.manifests.problem import Problem
 from datum_router.manifests.servicebinding import AddressSource, ServiceBinding
+from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.manifests.vpcroute import VPCRoute
 from datum_router.manifests.vpcservice import HealthCheckType, Protocol, VPCService
 from datum_router.reasons import Reason

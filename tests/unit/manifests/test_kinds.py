@@ -8,8 +8,9 @@ import pytest
 from datum_router.compiler.diagnostics import Origin
 from datum_router.errors import PluginLoadError
 from datum_router.manifests.decode import decode
-from datum_router.manifests.kinds import OWN_KINDS, KindTable, ResourceKind
+from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.meta import GROUP, VERSION, ObjectMeta
+from datum_router.manifests.table import KindTable, ResourceKind
 
 
 class Thing(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):

@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from datum_router.manifests._yaml_out import dump
-from datum_router.manifests.kinds import OWN_KINDS, ResourceKind
+from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.schema import crd, crd_file_name, crd_yaml, field_rows, reference_markdown
+from datum_router.manifests.table import ResourceKind
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 KINDS = pytest.mark.parametrize("kind", OWN_KINDS, ids=lambda kind: kind.kind)

@@ -8,9 +8,10 @@ import pytest
 
 from datum_router.compiler.diagnostics import Origin
 from datum_router.manifests.decode import decode
-from datum_router.manifests.kinds import OWN_KINDS, KindTable, ResourceKind
+from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.schema import FieldRow, field_rows
 from datum_router.manifests.served import NOT_SERVED, ONLY_SERVED, SERVED
+from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.reasons import Reason
 
 TABLE = KindTable(OWN_KINDS)

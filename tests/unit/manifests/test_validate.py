@@ -6,8 +6,9 @@ import pytest
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
 from datum_router.manifests.decode import decode
-from datum_router.manifests.kinds import OWN_KINDS, KindTable
+from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.rules import is_prime, next_prime
+from datum_router.manifests.table import KindTable
 from datum_router.manifests.vpcroute import MAX_REGEX_BYTES
 from datum_router.reasons import Reason
 

@@ -7,7 +7,7 @@ import pytest
 from datum_router.errors import PluginContractError, PluginLoadError
 from datum_router.plugins import builtin
 from datum_router.plugins.hookspecs import hookimpl
-from datum_router.plugins.manager import Candidate, load_plugins
+from datum_router.plugins.manager import HOOK_NAMES, SERVING_HOOKS, Candidate, candidate_of, load_plugins
 from datum_router.plugins.specs import BalancerSpec, PluginInfo
 
 
@@ -121,3 +121,42 @@ def test_tracing_names_every_hook_call() -> None:
     plugin = module(datum_router_plugin_info=info, datum_router_balancers=lambda: [BALANCER])
     load_plugins([candidate(plugin)], trace=lines.append)
     assert lines == ["plugin x: calling datum_router_plugin_info()", "plugin x: calling datum_router_balancers()"]
+
+
+def test_only_the_hooks_that_are_asked_for_are_called() -> None:
+    def explode() -> list[BalancerSpec]:
+        raise AssertionError("must not be called")
+
+    plugin = module(
+        datum_router_plugin_info=info, datum_router_balancers=lambda: [BALANCER], datum_router_resource_kinds=explode
+    )
+    plugins = load_plugins([candidate(plugin)], hooks=SERVING_HOOKS)
+    assert list(plugins.balancers) == ["mine"]
+    assert not len(plugins.kinds)
+    assert plugins.plugins[0].hooks == (
+        "datum_router_plugin_info",
+        "datum_router_balancers",
+        "datum_router_resource_kinds",
+    )
+
+
+def test_hooks_of_serving_are_hooks() -> None:
+    assert set(HOOK_NAMES) >= SERVING_HOOKS
+
+
+def test_a_plugin_can_be_loaded_again_by_what_is_known_of_it() -> None:
+    first = load_plugins()
+    again = load_plugins(
+        [candidate_of(plugin.entry_point, plugin.distribution, plugin.target) for plugin in first.plugins]
+    )
+    assert again.plugins == first.plugins
+    assert again.data_planes.keys() == first.data_planes.keys()
+
+
+def test_a_target_may_name_an_attribute_of_a_module() -> None:
+    assert candidate_of("x", "dist-x", "datum_router.plugins:builtin").load() is builtin
+
+
+def test_a_target_that_is_gone_is_named_with_its_plugin() -> None:
+    with pytest.raises(PluginLoadError, match="plugin x: cannot be imported from distribution dist-x"):
+        load_plugins([candidate_of("x", "dist-x", "datum_router.no_such_module")])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
-from datum_router.manifests.kinds import OWN_KINDS, KindTable
+from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.meta import ObjectKey
+from datum_router.manifests.table import KindTable
 from datum_router.manifests.vpcservice import VPCService
 from datum_router.plugins.protocols import Delete, Problems, Synced, Upsert
 from datum_router.reasons import Reason

@@ -118,7 +118,9 @@ class Gateway:
         self.store = Store(self.plugins.kinds)
         self.compiler = Compiler(self.plugins, compile_options(settings))
         self.book = HealthBook()
-        self.supervisor = Supervisor(settings, book=self.book, on_listening=self._announce.listening)
+        self.supervisor = Supervisor(
+            settings, book=self.book, plugins=self.plugins.plugins, on_listening=self._announce.listening
+        )
         self.feed = Feed(
             sources={settings.source: make_source(settings, self.plugins)},
             store=self.store,

@@ -30,6 +30,14 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag=
     """Base of all messages; the tag is the class name."""
 
 
+class PluginModule(msgspec.Struct, frozen=True, kw_only=True):
+    """A plugin that the supervisor has loaded, for the worker to load; attributes as in `LoadedPlugin`."""
+
+    entry_point: str
+    distribution: str
+    target: str
+
+
 class Configure(_Message, frozen=True, kw_only=True):
     """First message to a worker: what it is to be."""
 
@@ -42,7 +50,7 @@ class Configure(_Message, frozen=True, kw_only=True):
     lameduck_s: float
     grace_s: float
     access_log: bool
-    disabled_plugins: tuple[str, ...]
+    plugins: tuple[PluginModule, ...]
 
 
 class FullSnapshot(_Message, frozen=True, kw_only=True):

@@ -26,7 +26,7 @@ from datum_router.model.snapshot import Holder, SnapshotData
 from datum_router.observe import names
 from datum_router.observe.cells import Cell
 from datum_router.observe.services import service_cells
-from datum_router.plugins.manager import PluginSet, load_plugins
+from datum_router.plugins.manager import SERVING_HOOKS, PluginSet, candidate_of, load_plugins
 from datum_router.plugins.protocols import DataPlane, HealthChange
 from datum_router.routing.regex import load_engine
 from datum_router_runtime.ipc import (
@@ -239,7 +239,10 @@ async def run(fd: int) -> None:
         config = await channel.receive()
         if not isinstance(config, Configure):
             raise DatumRouterError(f"worker: found {type(config).__name__} as first message, expected Configure")
-        plugins = load_plugins(disabled=frozenset(config.disabled_plugins))
+        plugins = load_plugins(
+            [candidate_of(plugin.entry_point, plugin.distribution, plugin.target) for plugin in config.plugins],
+            hooks=SERVING_HOOKS,
+        )
         reporter = Reporter(has_access_log=config.access_log and access_log.isEnabledFor(logging.INFO))
         worker = Worker(channel, config, plugins, reporter)
         await channel.send(Hello(pid=os.getpid()))

@@ -34,6 +34,7 @@ from datum_router.model.snapshot import SnapshotData
 from datum_router.observe import names
 from datum_router.observe.cells import CellKey
 from datum_router.observe.ledger import Ledger
+from datum_router.plugins.manager import SERVING_HOOKS, LoadedPlugin
 from datum_router.plugins.protocols import HealthChange
 from datum_router.reasons import Reason
 from datum_router_runtime.ipc import (
@@ -50,6 +51,7 @@ from datum_router_runtime.ipc import (
     ListenerSocket,
     Measure,
     Message,
+    PluginModule,
     Programmed,
     Report,
 )
@@ -135,6 +137,7 @@ class Supervisor:
 
     Args:
         clock: CLOCK_MONOTONIC seconds, the same clock as the workers' (health `since` crosses the border).
+        plugins: What was loaded and checked here; workers load those of them that have a part in serving.
         on_listening: Called when a listener is bound, with its group.
     """
 
@@ -144,6 +147,7 @@ class Supervisor:
         *,
         book: HealthBook,
         clock: Callable[[], float] = time.monotonic,
+        plugins: Sequence[LoadedPlugin] = (),
         on_listening: Callable[[ListenerGroup], None] | None = None,
     ) -> None:
         self.settings = settings
@@ -160,6 +164,7 @@ class Supervisor:
         self.first_published = trio.Event()
         self.data_changed = trio.Event()
         self._clock = clock
+        self._plugins = tuple(plugins)
         self._on_listening = on_listening
         self._full: bytes | None = None
         self._drain_begun = trio.Event()
@@ -533,7 +538,11 @@ class Supervisor:
             lameduck_s=settings.lameduck_s,
             grace_s=settings.grace_s,
             access_log=settings.access_log,
-            disabled_plugins=settings.disabled_plugins,
+            plugins=tuple(
+                PluginModule(entry_point=plugin.entry_point, distribution=plugin.distribution, target=plugin.target)
+                for plugin in self._plugins
+                if SERVING_HOOKS.intersection(plugin.hooks)
+            ),
         )
 
     def _send_listeners(self, link: WorkerLink) -> None:

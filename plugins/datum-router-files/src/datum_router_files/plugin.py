@@ -1,12 +1,19 @@
-"""Hook implementations of the files plugin."""
+"""Hook implementations of the files plugin.
+
+The source is imported when it is created: nothing but the supervisor reads YAML.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from datum_router.plugins.hookspecs import hookimpl
 from datum_router.plugins.specs import PluginInfo, SourceSpec
-from datum_router_files.source import NAME, create_source
+from datum_router_files import NAME
+
+if TYPE_CHECKING:
+    from datum_router.plugins.protocols import Source
 
 
 @hookimpl
@@ -18,4 +25,10 @@ def datum_router_plugin_info() -> PluginInfo:
 @hookimpl
 def datum_router_sources() -> Sequence[SourceSpec]:
     """Offer the directory source."""
-    return [SourceSpec(name=NAME, create=create_source)]
+    return [SourceSpec(name=NAME, create=_source)]
+
+
+def _source(settings: Mapping[str, str]) -> Source:
+    from datum_router_files.source import create_source
+
+    return create_source(settings)

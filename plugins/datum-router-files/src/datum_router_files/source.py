@@ -11,9 +11,9 @@ from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.errors import ConfigError
 from datum_router.plugins.protocols import Emit, SourceEvent, Synced
 from datum_router.reasons import Reason
+from datum_router_files import NAME
 from datum_router_files.scan import Scanner
 
-NAME = "files"
 POLL_INTERVAL_S = 0.25
 MIN_POLL_INTERVAL_S = 0.01
 MAX_POLL_INTERVAL_S = 60.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from datum_router.manifests.kinds import ResourceKind
+from datum_router.manifests.table import ResourceKind
 from datum_router.plugins.hookspecs import hookimpl
 from datum_router.plugins.specs import PluginInfo, ResolverSpec
 from datum_router_galactic.kinds import GROUP, VERSION, VPC, VPCAttachment

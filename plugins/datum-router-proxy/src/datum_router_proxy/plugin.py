@@ -1,16 +1,24 @@
-"""Hook implementations of the built-in data plane."""
+"""Hook implementations of the built-in data plane.
+
+What serves and what probes are imported when they are created: workers never probe (httpcore and what it needs are
+4 MB in each of them), and the supervisor never serves.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from datum_router.model.policy import ProbeType
 from datum_router.plugins.hookspecs import hookimpl
 from datum_router.plugins.specs import DataPlaneSpec, HealthCheckSpec, PluginInfo
-from datum_router_proxy.dataplane import create
-from datum_router_proxy.prober import make_prober
 from datum_router_proxy.settings import from_text
+
+if TYPE_CHECKING:
+    from datum_router.compiler.link import Snapshot
+    from datum_router.model.snapshot import Holder
+    from datum_router.plugins.protocols import DataPlane, DataPlaneObserver, Prober
 
 
 @hookimpl
@@ -22,10 +30,22 @@ def datum_router_plugin_info() -> PluginInfo:
 @hookimpl
 def datum_router_data_planes() -> Sequence[DataPlaneSpec]:
     """Add the data plane `proxy`."""
-    return [DataPlaneSpec(name="proxy", validate=from_text, create=create)]
+    return [DataPlaneSpec(name="proxy", validate=from_text, create=_data_plane)]
 
 
 @hookimpl
 def datum_router_health_checks() -> Sequence[HealthCheckSpec]:
     """Add HTTP, TCP and gRPC probes."""
-    return [HealthCheckSpec(type=kind, create=functools.partial(make_prober, kind)) for kind in ProbeType]
+    return [HealthCheckSpec(type=kind, create=functools.partial(_prober, kind)) for kind in ProbeType]
+
+
+def _data_plane(holder: Holder[Snapshot], observer: DataPlaneObserver, settings: Mapping[str, str]) -> DataPlane:
+    from datum_router_proxy.dataplane import create
+
+    return create(holder, observer, settings)
+
+
+def _prober(kind: ProbeType) -> Prober:
+    from datum_router_proxy.prober import make_prober
+
+    return make_prober(kind)
