@@ -11,13 +11,14 @@ from datum_router.plugins.manager import SERVING_HOOKS, load_plugins
 WORKER = """
 import json, sys
 from datum_router.compiler.link import Linker
+from datum_router.routing.regex import load_engine
 from datum_router.model.snapshot import Holder, SnapshotData
 from datum_router.plugins.manager import SERVING_HOOKS, candidate_of, load_plugins
 from datum_router_runtime import worker
 from datum_router_runtime.reporter import Reporter
 
 plugins = load_plugins([candidate_of(*known) for known in json.loads(sys.argv[1])], hooks=SERVING_HOOKS)
-snapshot = Linker(plugins, regex=None).link(SnapshotData())
+snapshot = Linker(plugins, regex=load_engine()).link(SnapshotData())
 plane = plugins.data_planes["proxy"].create(Holder(snapshot), Reporter(has_access_log=False), {})
 print(json.dumps(sorted(sys.modules)))
 """
@@ -38,6 +39,7 @@ NOT_IN_A_WORKER = {
     "hpack",
     "httpcore",
     "importlib.metadata",
+    "re2",
     "rich",
     "yaml",
 }

@@ -10,6 +10,8 @@ of memory; a single pattern falls back to a slower linear automaton instead. Rig
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
@@ -54,38 +56,46 @@ class Re2Engine:
     A text mode that wants valid UTF-8 would let a client slip past an inverted condition by adding a broken byte.
     """
 
-    __slots__ = ("_error", "_module", "_options", "name")
+    __slots__ = ("_compile", "name")
 
     def __init__(self) -> None:
-        import re2  # only here: the core runs without it
-
-        options = re2.Options()
-        options.encoding = re2.Options.Encoding.LATIN1
-        options.max_mem = MAX_PROGRAM_BYTES
-        options.log_errors = False
-        options.never_capture = True
-        options.dot_nl = True  # a decoded query value may hold a line feed, and must not hide behind it
         self.name = "re2"
-        self._module = re2
-        self._options = options
-        self._error: type[Exception] = re2.error
+        self._compile: Callable[[str], CompiledRegex | str] | None = None
 
     def compile(self, pattern: str) -> CompiledRegex | str:
-        """Compile an ASCII pattern."""
+        """Compile an ASCII pattern; the library is imported for the first one."""
+        if self._compile is None:
+            try:
+                self._compile = _re2_compiler()
+            except ImportError as error:
+                return f"its library cannot be imported: {error}"
+        return self._compile(pattern)
+
+
+def _re2_compiler() -> Callable[[str], CompiledRegex | str]:
+    import re2  # only here: the core runs without it, and where no route has a pattern its 2.5 MB are saved
+
+    options = re2.Options()
+    options.encoding = re2.Options.Encoding.LATIN1
+    options.max_mem = MAX_PROGRAM_BYTES
+    options.log_errors = False
+    options.never_capture = True
+    options.dot_nl = True  # a decoded query value may hold a line feed, and must not hide behind it
+
+    def compile_pattern(pattern: str) -> CompiledRegex | str:
         try:
-            compiled: CompiledRegex = self._module.compile(pattern.encode("ascii"), self._options)
-        except self._error as error:
+            compiled: CompiledRegex = re2.compile(pattern.encode("ascii"), options)
+        except re2.error as error:
             text = error.args[0] if error.args else ""
             return text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
         return compiled
 
+    return compile_pattern
+
 
 def load_engine() -> RegexEngine | None:
     """Return the RE2 engine, or None if google-re2 is not installed."""
-    try:
-        return Re2Engine()
-    except ImportError:
-        return None
+    return Re2Engine() if importlib.util.find_spec("re2") is not None else None
 
 
 def compile_regex(pattern: str, engine: RegexEngine | None) -> CompiledRegex | RegexProblem:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from datum_router.reasons import Reason
 from datum_router.routing.matcher import Matcher
 from datum_router.routing.regex import (
     MAX_PATTERN_BYTES,
+    Re2Engine,
     RegexEngine,
     RegexProblem,
     compile_regex,
@@ -138,3 +141,25 @@ def test_longer_pattern_goes_first_and_patterns_stand_between_exact_and_prefix(e
     matcher = Matcher(rules, engine)
     routes = [rule.route if (rule := matcher.match(make_head(p))) else None for p in ("/a/b/c", "/a/b/d", "/a/x")]
     assert routes == ["long", "exact", "short"]
+
+
+def test_the_library_is_imported_for_the_first_pattern_only() -> None:
+    pytest.importorskip("re2", reason="patterns need the optional extra datum-router[re2]")
+    code = (
+        "import sys; from datum_router.routing.regex import load_engine; engine = load_engine(); "
+        "print('re2' in sys.modules); engine.compile('a'); print('re2' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert run.stdout.split() == ["False", "True"]
+
+
+def test_an_engine_that_is_not_installed_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    assert load_engine() is None
+
+
+def test_a_library_that_cannot_be_imported_is_said_for_each_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "re2", None)
+    problem = compile_regex("a", Re2Engine())
+    assert isinstance(problem, RegexProblem)
+    assert "cannot be imported" in problem.message
