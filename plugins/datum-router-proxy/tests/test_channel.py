@@ -238,6 +238,7 @@ def test_what_the_kernel_refuses_is_kept_without_copying_and_sent_in_order(
     channel.write(big)
     kept = channel.buffered
     assert 0 < kept < len(big)
+    assert channel._buffers is not None
     assert channel._buffers[0].obj is big
     channel.write(b"tail", b"er")
     assert channel.buffered == kept + 6
@@ -382,7 +383,7 @@ def test_close_sends_what_is_buffered_then_gives_the_descriptor_back(
 ) -> None:
     channel, far = pair
     closed: list[bool] = []
-    channel.on_close = lambda: closed.append(True)
+    channel.on_close = lambda _: closed.append(True)
     size = 8 * 1024 * 1024
     channel.write(bytes(size))
     channel.close()
@@ -460,7 +461,7 @@ def test_linger_is_bounded_in_time_and_in_bytes(loop: Loop, clock: ManualClock) 
 def test_abort_resets_and_tells_the_owner(loop: Loop, pair: tuple[PlainChannel, socket.socket]) -> None:
     channel, far = pair
     closed: list[bool] = []
-    channel.on_close = lambda: closed.append(True)
+    channel.on_close = lambda _: closed.append(True)
     seen: list[str] = []
 
     async def reader() -> None:

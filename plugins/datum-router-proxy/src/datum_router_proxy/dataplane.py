@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 
 TICK_S = 0.25
 """Seconds between two looks at the drain's timetable."""
+REST_TICKS = 8
+"""Ticks between two looks for connections that rest: 0.2 us each, so 2 ms for 10,000."""
+REST_AFTER_S = 2.0
+"""Seconds of silence after which a connection forgets its last head: 2 KB, for 40 us of the next request."""
 SWEEP_TICKS = 4
 """Idle upstream connections are looked at every so many ticks."""
 
@@ -159,7 +163,10 @@ class ProxyDataPlane:
 
     async def _serve(self, connection: Unknown) -> None:
         try:
-            await connection.run()
+            await connection.find_out()
+            # Not in there: its frame would stay, as would the frame of whoever held the first bytes.
+            if connection.serving is not None:
+                await connection.serving.run(connection.take_first())
         finally:
             self._connections.discard(connection)
             if self._phase is not Phase.SERVING and not self._connections:
@@ -174,6 +181,10 @@ class ProxyDataPlane:
             ticks += 1
             if ticks % SWEEP_TICKS == 0:
                 self._transport.sweep(self._holder.current)
+            if ticks % REST_TICKS == 0:
+                before = self._loop.now - REST_AFTER_S
+                for connection in self._connections:
+                    connection.rest(before)
             self._weigh()
             if self._plan is not None:
                 self._advance()

@@ -89,12 +89,12 @@ class TlsChannel:
         self._raw.task = task
 
     @property
-    def on_close(self) -> Callable[[], None] | None:
+    def on_close(self) -> Callable[[PlainChannel], None] | None:
         """Called once when the descriptor is given back."""
         return self._raw.on_close
 
     @on_close.setter
-    def on_close(self, done: Callable[[], None] | None) -> None:
+    def on_close(self, done: Callable[[PlainChannel], None] | None) -> None:
         self._raw.on_close = done
 
     @property

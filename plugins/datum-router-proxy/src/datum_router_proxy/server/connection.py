@@ -15,19 +15,24 @@ from datum_router_proxy.wire.http2.frames import goaway_frame
 
 
 class Unknown:
-    """A connection that has not said yet what it speaks; afterwards it stands for the one that serves it."""
+    """A connection that has not said yet what it speaks; afterwards it stands for the one that serves it.
 
-    __slots__ = ("_channel", "_listener", "_plane", "_serving", "_task")
+    Attributes:
+        serving: The connection of its protocol, once that is known.
+    """
+
+    __slots__ = ("_channel", "_first", "_listener", "_plane", "_task", "serving")
 
     def __init__(self, plane: Server, channel: Channel, listener: Listener) -> None:
         self._plane = plane
         self._channel = channel
         self._listener = listener
-        self._serving: H1Connection | H2Connection | None = None
+        self.serving: H1Connection | H2Connection | None = None
+        self._first = b""
         self._task = channel.task
 
-    async def run(self) -> None:
-        """Find out, then serve until the end."""
+    async def find_out(self) -> None:
+        """Find out what it speaks and set `serving`; None is left there if it has ended before that."""
         self._task = current_task()
         self._channel.task = self._task
         channel = self._channel
@@ -53,8 +58,13 @@ class Unknown:
                 channel.linger()
                 return
         serving = (H2Connection if is_h2 else H1Connection)(self._plane, channel, self._listener)
-        self._serving = serving
-        await serving.run(first)
+        self._first = first
+        self.serving = serving
+
+    def take_first(self) -> bytes:
+        """Return and forget the bytes that were read to find out; they are held by nobody while it is served."""
+        first, self._first = self._first, b""
+        return first
 
     async def _first_bytes(self) -> bytes:
         """Return the first bytes: enough to recognise HTTP/2 with prior knowledge (RFC 9113 section 3.3).
@@ -83,24 +93,29 @@ class Unknown:
     @property
     def is_idle(self) -> bool:
         """True while no request is under way."""
-        return self._serving is None or self._serving.is_idle
+        return self.serving is None or self.serving.is_idle
+
+    def rest(self, before: float) -> None:
+        """Give up what only speeds up the next request, if nothing has come or gone since `before`."""
+        if self.serving is not None and self._channel.last_progress < before:
+            self.serving.rest()
 
     def begin_drain(self) -> None:
         """Announce the end as far as the protocol can."""
-        if self._serving is not None:
-            self._serving.begin_drain()
+        if self.serving is not None:
+            self.serving.begin_drain()
 
     def finish_drain(self) -> None:
         """Take no further request; close now if none is under way."""
-        if self._serving is not None:
-            self._serving.finish_drain()
+        if self.serving is not None:
+            self.serving.finish_drain()
         elif self._task is not None:
             self._task.cancel(Reason.DRAINING)
 
     def cut(self) -> None:
         """End everything."""
-        if self._serving is not None:
-            self._serving.cut()
+        if self.serving is not None:
+            self.serving.cut()
         elif self._task is not None:
             self._task.cancel(Reason.DRAINING)
 

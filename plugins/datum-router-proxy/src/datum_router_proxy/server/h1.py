@@ -66,7 +66,7 @@ class H1Connection:
     """One connection, which is its own `exchange.Downstream`: one request at a time (threat A19)."""
 
     __slots__ = (
-        "_body_ended", "_channel", "_engine", "_expects_continue", "_hops", "_is_closing", "_is_idle", "_is_tunnel",
+        "_body_ended", "_channel", "_engine", "_expects_continue", "_hop", "_is_closing", "_is_idle", "_is_tunnel",
         "_last", "_last_block", "_last_fields", "_listener", "_out", "_out_bytes", "_plane", "_task", "_trailers",
         "_unread", "has_started", "protocol", "request_websocket_key",
     )  # fmt: skip
@@ -76,7 +76,7 @@ class H1Connection:
         self._channel = channel
         self._listener = listener
         self._engine = Http1Connection(Role.SERVER, plane.h1_limits, plane.h1_cache)
-        self._hops: dict[int, hygiene.Hop] = {}
+        self._hop: hygiene.Hop | None = None  # made for the version of HTTP that the last head had
         self._last: Template | None = None
         # The bytes of the last plain head, and those of them that follow its request line.
         self._last_block = b""
@@ -106,6 +106,7 @@ class H1Connection:
         engine = self._engine
         if first:
             engine.receive_data(first)
+            first = b""
         is_first = True
         try:
             while True:
@@ -114,6 +115,7 @@ class H1Connection:
                     break
                 is_first = False
                 await plane.serve(self, template)
+                template = None  # an idle connection is to hold nothing but what `rest` can forget
                 self._task.deadline = math.inf
                 if self._is_closing or channel.is_closed:
                     break
@@ -259,13 +261,14 @@ class H1Connection:
 
     def _begin(self, head: H1RequestHead) -> Template:
         """Make a template of a head that the engine has read, and be ready for its exchange."""
-        hop = self._hops.get(head.minor_version)
-        if hop is None:
-            hop = self._hops[head.minor_version] = hygiene.Hop(
+        hop = self._hop
+        via = _VIA[head.minor_version]
+        if hop is None or hop.via_protocol is not via:
+            hop = self._hop = hygiene.Hop(
                 peer_ip=self._channel.peer[0],
                 scheme="https" if self._channel.is_tls else "http",
                 trusted_hops=self._listener.trusted_hops,
-                via_protocol=_VIA[head.minor_version],
+                via_protocol=via,
             )
         template = from_h1(head, hop, self._listener.name)
         if head.dropped_fields:
@@ -290,6 +293,13 @@ class H1Connection:
     def is_idle(self) -> bool:
         """True between requests."""
         return self._is_idle
+
+    def rest(self) -> None:
+        """Forget the last head while nothing is under way: two of three KB that an idle connection would hold."""
+        if self._is_idle:
+            self._last = None
+            self._last_block = self._last_fields = b""
+            self._hop = None
 
     def begin_drain(self) -> None:
         """Do nothing: the next answer says that it is the last one."""

@@ -90,6 +90,11 @@ class H2Connection(H2Link):
         """True while no stream is open."""
         return not self._streams
 
+    def rest(self) -> None:
+        """Forget the last head while nothing is under way."""
+        if not self._streams:
+            self._last = self._last_event = None
+
     def begin_drain(self) -> None:
         """Announce the end (RFC 9113 section 6.8); streams that come meanwhile are served."""
         self.engine.begin_shutdown()

@@ -260,7 +260,7 @@ class ListenerTask:
         self.accepted += 1
         counts.total += 1
         counts.per_address[address] = counts.per_address.get(address, 0) + 1
-        channel.on_close = lambda: self._closed(address)
+        channel.on_close = self._closed
         if tls is None:
             self._hand_over(channel)
         else:
@@ -283,10 +283,10 @@ class ListenerTask:
         self.accepted = self.turned_away = 0
         return cells
 
-    def _closed(self, address: str) -> None:
+    def _closed(self, channel: PlainChannel) -> None:
         self.connections -= 1
         self._counts.total -= 1
-        _decrement(self._counts.per_address, address)
+        _decrement(self._counts.per_address, channel.peer[0])
 
     def _hand_over(self, channel: Channel) -> None:
         try:

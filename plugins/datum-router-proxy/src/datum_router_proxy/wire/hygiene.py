@@ -138,7 +138,9 @@ class Hop:
         via_protocol: Version the peer spoke, `1.0`, `1.1` or `2`.
     """
 
-    __slots__ = ("_host", "_host_fields", "forwarded_for", "node", "peer_ip", "scheme", "trusted_hops", "via")
+    __slots__ = (
+        "_host", "_host_fields", "forwarded_for", "node", "peer_ip", "scheme", "trusted_hops", "via", "via_protocol",
+    )  # fmt: skip
 
     def __init__(
         self, *, peer_ip: str, scheme: str = "http", trusted_hops: int = 0, via_protocol: bytes = b"1.1"
@@ -146,6 +148,7 @@ class Hop:
         self.peer_ip = peer_ip.encode("ascii")
         self.scheme = scheme.encode("ascii")
         self.trusted_hops = trusted_hops
+        self.via_protocol = via_protocol
         self.via = via_protocol + b" " + PSEUDONYM
         self.node = forwarded_node(self.peer_ip)
         self.forwarded_for: Field = (b"x-forwarded-for", self.peer_ip)
