@@ -197,6 +197,55 @@ def test_data_in_the_same_segment_as_the_end_of_the_handshake_is_readable(loop: 
     far.close()
 
 
+class Counting:
+    """Stands before an SSL object and notes how each read went."""
+
+    def __init__(self, inner: ssl.SSLObject) -> None:
+        self._inner = inner
+        self.reads: list[int | None] = []
+        self.writes = 0
+
+    def read(self, size: int) -> bytes:
+        self.reads.append(None)
+        data = self._inner.read(size)
+        self.reads[-1] = len(data)
+        return data
+
+    def write(self, data: bytes) -> int:
+        self.writes += 1
+        return self._inner.write(data)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+
+def test_a_message_in_one_record_costs_one_read_and_an_answer_in_two_buffers_one_record(loop: Loop) -> None:
+    go_on = threading.Event()
+    got: list[bytes] = []
+
+    def work(secured: ssl.SSLSocket) -> None:
+        wait_for(go_on)
+        for _ in range(3):
+            secured.sendall(b"request")
+            got.append(secured.recv(100))  # one record at a time
+
+    channel, peer, _ = connect(loop, work)
+    counting = Counting(channel._object)
+    channel._object = counting  # type: ignore[assignment]
+    go_on.set()
+    for _ in range(3):
+        data = None
+        while data is None:
+            pump(loop, lambda: channel.readable)
+            data = channel.recv()
+        assert data == b"request"
+        channel.write(b"head ", b"body")
+    finish(loop, channel, peer)
+    assert got == [b"head body"] * 3
+    assert counting.reads[:3] == [7, 7, 7]  # none of them found nothing; what follows is the end
+    assert counting.writes == 3
+
+
 def test_large_transfers_both_ways_at_once(loop: Loop) -> None:
     size = 6 * 1024 * 1024
     down, up = random.Random(1).randbytes(size), random.Random(2).randbytes(size)

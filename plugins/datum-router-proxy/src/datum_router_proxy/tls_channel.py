@@ -71,8 +71,9 @@ class TlsChannel:
         self._object = context.wrap_bio(
             self._received, self._sent, server_side=server_side, server_hostname=server_hostname
         )
-        self._plain: deque[bytes] = deque()  # decrypted early, by finish_writes
-        self._unsent: deque[memoryview] = deque()  # not encrypted yet: OpenSSL wants to read first
+        # Both are made when they are needed: empty ones would cost each connection 1.5 KB.
+        self._plain: deque[bytes] | None = None  # decrypted early, by finish_writes
+        self._unsent: deque[memoryview] | None = None  # not encrypted yet: OpenSSL wants to read first
         self._is_ended = False
         self._is_finishing = False
         self._is_fresh = False  # records may be waiting between the socket and us
@@ -212,18 +213,27 @@ class TlsChannel:
         """Return decrypted bytes of one or several records; see `Channel.recv`."""
         if self._plain:
             return self._plain.popleft()
-        chunks: list[bytes] = []
+        read = self._object.read
+        received = self._received
+        chunks: list[bytes] | None = None
+        got = b""
         total = feeds = 0
-        while total < size and not self._is_ended:
-            try:
-                data = self._object.read(size - total)
-            except ssl.SSLWantReadError:
-                if total:
-                    break
+        # What has been decrypted is never longer than what it came from, so this many bytes hold it; a larger buffer
+        # would be made for nothing. To read where nothing waits would cost an exception: the socket is asked first.
+        waiting = received.pending + self._object.pending()
+        while not self._is_ended:
+            if not waiting:
                 if feeds >= TLS_FEEDS:
-                    raise self._broken("too many records without data") from None
+                    raise self._broken("too many records without data")
                 feeds += 1
                 if not self._feed():
+                    break
+                waiting = received.pending or 1  # 1: the end, which read says
+            try:
+                data = read(min(waiting, size - total))
+            except ssl.SSLWantReadError:
+                waiting = 0  # OpenSSL has taken the part of a record that was there
+                if total:
                     break
                 continue
             except ssl.SSLEOFError as exc:
@@ -239,15 +249,21 @@ class TlsChannel:
             if not data:
                 self._is_ended = True
                 break
-            chunks.append(data)
+            if chunks is not None:
+                chunks.append(data)
+            elif total:
+                chunks = [got, data]
+            else:
+                got = data
             total += len(data)
-            if not self._received.pending and not self._object.pending():
+            waiting = received.pending + self._object.pending()
+            if not waiting or total >= size:
                 break
-        self._is_fresh = self._is_ended or self._received.pending > 0 or self._object.pending() > 0
+        self._is_fresh = waiting > 0 or self._is_ended
         if self._sent.pending or self._unsent:
             self._encrypt_unsent()
         if total:
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+            return got if chunks is None else b"".join(chunks)
         return b"" if self._is_ended else None
 
     def _broken(self, said: str, *, is_truncated: bool = False) -> ChannelError:
@@ -259,26 +275,35 @@ class TlsChannel:
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    def send(self, data: bytes) -> None:
-        """See `Channel.send`."""
-        self.write(data)
+    def send(self, data: bytes | memoryview) -> None:
+        """Encrypt and send one buffer; see `Channel.send`."""
+        if self._is_finishing or self._unsent or len(data) > TLS_RECORD_BYTES:
+            self.write(data)
+            return
+        raw = self._raw
+        raw.check()
+        try:
+            self._object.write(data)
+        except ssl.SSLWantReadError:
+            self._unsent = deque((memoryview(data),))
+            self._push()
+            return
+        except ssl.SSLError as exc:
+            raise self._broken(exc.reason or "tls error") from exc
+        raw.send(self._sent.read())
 
     def write(self, *buffers: bytes | memoryview) -> None:
         """Encrypt and send in order; see `Channel.write`."""
         self._raw.check()
         if self._is_finishing:
             raise AssertionError("write: called after finish_writes")
-        if len(buffers) == 1 and len(buffers[0]) <= TLS_RECORD_BYTES and buffers[0] and not self._unsent:
-            try:
-                self._object.write(buffers[0])
-            except ssl.SSLWantReadError:
-                self._unsent.append(memoryview(buffers[0]))
-            except ssl.SSLError as exc:
-                raise self._broken(exc.reason or "tls error") from exc
-            self._push()
-            return
         if len(buffers) > 1 and sum(map(len, buffers)) <= TLS_JOIN_BYTES:
             buffers = (b"".join(buffers),)
+        if len(buffers) == 1 and not self._unsent and 0 < len(buffers[0]) <= TLS_RECORD_BYTES:
+            self.send(buffers[0])
+            return
+        if self._unsent is None:
+            self._unsent = deque()
         self._unsent.extend(memoryview(data) for data in buffers if len(data))
         self._encrypt_unsent()
 
@@ -293,6 +318,7 @@ class TlsChannel:
                     done += self._object.write(data[done : done + TLS_RECORD_BYTES])
                     unsent[0] = data[done:]
                 unsent.popleft()
+            self._unsent = None
         except ssl.SSLWantReadError:
             pass  # only within a renegotiation, which our contexts refuse; recv tries again
         except ssl.SSLError as exc:
@@ -306,6 +332,7 @@ class TlsChannel:
             return
         self._is_finishing = True
         # SSL_shutdown looks for the peer's close_notify and would drop data it meets: take that out first.
+        plain: deque[bytes] = deque()
         while not self._is_ended:
             try:
                 data = self._object.read(RECV_BYTES)
@@ -314,7 +341,9 @@ class TlsChannel:
             if not data:
                 self._is_ended = True
             else:
-                self._plain.append(data)
+                plain.append(data)
+        if plain:
+            self._plain = plain
         with contextlib.suppress(ssl.SSLError, ChannelError):
             self._object.unwrap()
         with contextlib.suppress(ChannelError):
