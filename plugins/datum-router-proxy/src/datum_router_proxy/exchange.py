@@ -210,6 +210,10 @@ class Upstream(Protocol):
         """True if another piece of the request body may be queued."""
         ...
 
+    def note_stall(self, seconds: float) -> None:
+        """Take note that for so long the client took nothing: what is read for a slow one is kept (threat E5)."""
+        ...
+
     def send_head(self, request: UpstreamRequest) -> None:
         """Queue the request head.
 

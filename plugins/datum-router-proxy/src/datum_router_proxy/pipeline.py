@@ -34,6 +34,7 @@ from datum_router.reasons import Reason
 from datum_router_proxy.accounts import Accounts
 from datum_router_proxy.answers import DateField
 from datum_router_proxy.body import BodyTooLarge, RequestBody
+from datum_router_proxy.channel import RECV_BYTES
 from datum_router_proxy.exchange import (
     ClientGone,
     Downstream,
@@ -432,7 +433,7 @@ class Pipeline:
             if type(event) is bytes:
                 trace.bytes_out += len(event)
                 downstream.send_data(event)
-                moves += 1
+                moves += 1 + len(event) // RECV_BYTES  # a long piece counts for several
                 if moves >= self.settings.moves_per_turn:
                     moves = 0
                     upstream.flush()

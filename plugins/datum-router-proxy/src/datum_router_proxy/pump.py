@@ -51,7 +51,10 @@ class Pump:
                     continue
                 task.wake()
             self._arm(task, downstream, trace)
+            parked_at = self._loop.now
             await park()
+            if trace.stalled_at is not None:
+                upstream.note_stall(self._loop.now - parked_at)
 
     def _arm(self, task: Task, downstream: Downstream, trace: Trace) -> None:
         """Set the task's deadline to whatever comes first."""

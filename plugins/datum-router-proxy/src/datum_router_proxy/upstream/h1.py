@@ -7,7 +7,7 @@ from typing import Final
 
 from datum_router.errors import RemoteProtocolError, UpstreamError
 from datum_router.reasons import Reason
-from datum_router_proxy.channel import Channel, ChannelError
+from datum_router_proxy.channel import BULK_BYTES, RECV_BYTES, Channel, ChannelError
 from datum_router_proxy.exchange import END, End, Interim, UpstreamEvent, UpstreamHead, UpstreamRequest
 from datum_router_proxy.loop import Task
 from datum_router_proxy.request import Template
@@ -37,6 +37,9 @@ _VIA: Final = {0: b"1.0", 1: b"1.1"}
 _NO_BODY: Final = FramingKind.NONE
 _LENGTH: Final = FramingKind.LENGTH
 
+SLOW_CLIENT_S: Final = 0.01
+"""A client that takes nothing for longer is slow: what is read for it waits here, so less is read at once (E5)."""
+
 
 class H1Upstream:
     """See `exchange.Upstream`.
@@ -49,8 +52,8 @@ class H1Upstream:
 
     __slots__ = (
         "_buffer_bytes", "_channel", "_closed", "_engine", "_given_back", "_is_busy", "_is_closed",
-        "_is_ended", "_is_tunnel", "_key", "_offered", "_out", "_out_bytes", "_write_failed", "has_received",
-        "is_reused", "is_sent",
+        "_is_ended", "_is_tunnel", "_key", "_offered", "_out", "_out_bytes", "_read_bytes", "_write_failed",
+        "has_received", "is_reused", "is_sent",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +82,7 @@ class H1Upstream:
         self._is_ended = False
         self._is_tunnel = False
         self._write_failed = False
+        self._read_bytes = RECV_BYTES
         self._key: bytes | None = None
         self._offered: tuple[Field, ...] = ()
         self.is_reused = False
@@ -236,11 +240,14 @@ class H1Upstream:
             while event is NEED_DATA:
                 if not channel.readable:
                     return None
-                data = channel.recv()
+                size = self._read_bytes
+                data = channel.recv(size)
                 if data is None:
                     return None
                 if data:
                     self.has_received = True
+                    if len(data) == size < BULK_BYTES:
+                        self._read_bytes = size * 2
                 engine.receive_data(data)
                 event = engine.next_event()
         except ChannelError as error:
@@ -261,6 +268,11 @@ class H1Upstream:
             raise self._broken("closed before a response", Reason.UPSTREAM_RESET)
         raise AssertionError("upstream: polled after the end")
 
+    def note_stall(self, seconds: float) -> None:
+        """Read in small pieces again if the client is slow; see `exchange.Upstream`."""
+        if seconds > SLOW_CLIENT_S:
+            self._read_bytes = RECV_BYTES
+
     def _head(self, head: H1ResponseHead) -> UpstreamHead:
         is_switch = False
         if head.status == 101:
@@ -270,6 +282,8 @@ class H1Upstream:
         framing = head.framing
         is_bodyless = not is_switch and (framing.kind is _NO_BODY or (framing.kind is _LENGTH and not framing.length))
         length = framing.length if framing.kind is _LENGTH else head.content_length
+        if length is not None and length > RECV_BYTES:
+            self._read_bytes = BULK_BYTES
         return UpstreamHead(
             status=head.status,
             fields=head.fields,

@@ -251,6 +251,9 @@ class H2Upstream:
 
     # --- the request -------------------------------------------------------------------------------------------
 
+    def note_stall(self, seconds: float) -> None:
+        """Do nothing: what comes at once is bounded by the window of the stream."""
+
     @property
     def is_writable(self) -> bool:
         """True if another piece may be queued."""
