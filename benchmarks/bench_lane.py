@@ -12,6 +12,7 @@ import gc
 import random
 import time
 from collections.abc import Callable, Iterator
+from typing import cast
 from unittest import mock
 
 from datum_router.compiler.link import Linker
@@ -21,10 +22,11 @@ from datum_router.model.snapshot import Holder, SnapshotData
 from datum_router.plugins.manager import load_plugins
 from datum_router.reasons import Reason
 from datum_router.testing.factories import make_rule, make_service
+from datum_router_proxy.channel import Channel
 from datum_router_proxy.express import ExpressLane
 from datum_router_proxy.loop import Loop, Task
 from datum_router_proxy.pipeline import Pipeline
-from datum_router_proxy.server.connection import Unknown
+from datum_router_proxy.server.h1 import H1Connection
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.upstream import transport
 from datum_router_runtime.reporter import Reporter
@@ -152,8 +154,7 @@ def measure(requests: Callable[[], Iterator[bytes]]) -> float:
         pipeline = Pipeline(loop, holder, Reporter(has_access_log=False), settings, connections)
         for _ in range(CLIENTS):
             channel = MemoryChannel(requests(), later, whole=1024 + 100)
-            connection = Unknown(pipeline, channel, listener)
-            channel.task = loop.spawn(connection.run(), name="client")
+            channel.task = loop.spawn(H1Connection(pipeline, cast(Channel, channel), listener).run(b""), name="client")
             channel.advance()
             clients.append(channel)
 

@@ -120,6 +120,11 @@ class Downstream(Body, Protocol):
         """Prepare for everything below: the express lane did not serve the request, or not to its end."""
         ...
 
+    @property
+    def has_unread(self) -> bool:
+        """True if the request body may be whole in the next round of the loop."""
+        ...
+
     def whole_body(self) -> bytes | None:
         """Return the whole request body, for the express lane, if it is here, short and without trailers.
 

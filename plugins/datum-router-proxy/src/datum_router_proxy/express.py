@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 
 _REQUEST_TIMEOUT: Final = Reason.REQUEST_TIMEOUT
 
+MAX_ROUNDS: Final = 4
+"""How often a message that has begun is looked at again while its connection has unread input: one read is parsed
+in rounds of 64 frames, and a cut between two of them says nothing about the peer."""
+
 MAX_BODY_BYTES: Final = 16_384
 """A longer request body goes through the pipeline, which moves it as the upstream takes it."""
 
@@ -47,6 +51,11 @@ class ExpressDownstream(Protocol):
     @property
     def is_gone(self) -> bool:
         """True once nobody is there to take the response."""
+        ...
+
+    @property
+    def has_unread(self) -> bool:
+        """True if the body may be whole in the next round of the loop."""
         ...
 
     def whole_body(self) -> bytes | None:
@@ -228,11 +237,17 @@ class ExpressLane:
         loop = self._loop
         begun = Begun(rule, lease, loop.now)
         has_body = template.has_body
-        body = downstream.whole_body() if has_body else b""
-        if body is None or len(body) > MAX_BODY_BYTES:
-            return begun
         upstream: H2Upstream | None = None
         try:
+            body = downstream.whole_body() if has_body else b""
+            rounds = MAX_ROUNDS
+            while body is None and rounds and downstream.has_unread:
+                rounds -= 1
+                task.wake()
+                await park()
+                body = downstream.whole_body()
+            if body is None or len(body) > MAX_BODY_BYTES or not link.has_room():
+                return begun
             try:
                 before, after = template.render_h2(rule, link.scheme)
             except LocalProtocolError:
@@ -248,6 +263,11 @@ class ExpressLane:
                     await park()
                     if downstream.is_gone:
                         raise ClientGone
+                rounds = MAX_ROUNDS
+                while rounds and upstream.may_be_whole_soon:
+                    rounds -= 1
+                    task.wake()
+                    await park()
             except (ClientGone, DeadlineExpired, TaskCancelled, UpstreamError) as error:
                 begun.raised = error
                 return begun

@@ -121,6 +121,11 @@ class H2Link:
         return True
 
     @property
+    def has_unread(self) -> bool:
+        """True if input is there that no event has been made of yet: the next round may complete a message."""
+        return self.engine.has_buffered or self._channel.readable
+
+    @property
     def last_progress(self) -> float:
         """When bytes last moved on the connection."""
         return self._channel.last_progress

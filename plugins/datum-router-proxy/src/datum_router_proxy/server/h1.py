@@ -411,6 +411,11 @@ class H1Connection:
         """True once the kernel has taken everything."""
         return not self._out and not self._channel.buffered
 
+    @property
+    def has_unread(self) -> bool:
+        """Return False: bodies of HTTP/1 go through the engine."""
+        return False
+
     def whole_body(self) -> bytes | None:
         """Return None: bodies of HTTP/1 go through the engine."""
         return None

@@ -348,6 +348,11 @@ class H2Stream:
     def settle(self) -> None:
         """Do nothing: the engine has read the head."""
 
+    @property
+    def has_unread(self) -> bool:
+        """True if more of the body may be there in the next round."""
+        return not self._is_ended and self._connection.has_unread
+
     def whole_body(self) -> bytes | None:
         """Return the whole body if it has come, is short and has no trailers; it stays to be read all the same."""
         chunks = self._chunks

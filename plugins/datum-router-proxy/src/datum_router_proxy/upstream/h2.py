@@ -320,6 +320,11 @@ class H2Upstream:
         """True while nothing has come of the response and nothing has gone wrong."""
         return not self._buffer and self._error is None
 
+    @property
+    def may_be_whole_soon(self) -> bool:
+        """True if a response has begun whose end may be among what the connection has not looked at yet."""
+        return not (self._is_ended or self._error) and self._connection.has_unread
+
     def take_whole(self) -> tuple[ResponseReceived, bytes, FieldTuple] | None:
         """Return head, body and trailers if the whole response is here and is nothing special; else take nothing."""
         buffer = self._buffer
