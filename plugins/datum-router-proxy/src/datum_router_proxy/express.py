@@ -23,7 +23,7 @@ from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router.policy.timeout import request_deadline
 from datum_router.reasons import Reason
 from datum_router_proxy.accounts import Accounts
-from datum_router_proxy.answers import Answer, AnswerBook, DateField, SharedAnswerBook
+from datum_router_proxy.answers import NOT_SIMPLE, Answer, AnswerBook, DateField, SharedAnswerBook
 from datum_router_proxy.channel import ChannelError
 from datum_router_proxy.exchange import ClientGone
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, park
@@ -192,9 +192,9 @@ class ExpressLane:
                         continue
                     data = channel.recv()
                 end = data.find(b"\r\n\r\n") + 4
-                answer = self._answers.find(data[:end])
+                answer = self._answers.find(data[:end]) if end > 3 else NOT_SIMPLE
                 if (
-                    len(data) - end == answer.length
+                    0 <= answer.length == len(data) - end
                     and answer.status not in rule.retry.retry_on_status
                     and not channel.buffered
                     and downstream.send_answer(answer, self._date, data[end:])
