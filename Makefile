@@ -12,7 +12,7 @@ help: ## Show this list
 .venv/.ready: requirements-dev.txt constraints.txt $(DISTS)
 	test -x $(BIN)/python || $(PY) -m venv .venv
 	$(BIN)/python -m pip install -q uv && \
-	  $(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -r requirements-dev.txt || \
+	  $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt -r requirements-dev.txt || \
 	  $(BIN)/python -m pip install -q -c constraints.txt -r requirements-dev.txt
 	touch $@
 

@@ -34,6 +34,7 @@ NOT_IN_A_WORKER = {
     "datum_router_files.scan",
     "datum_router_proxy.prober",
     "datum_router_runtime.workers",
+    "email.utils",
     "h11",
     "h2",
     "hpack",

@@ -8,7 +8,7 @@ such, and the general road deals with it.
 
 from __future__ import annotations
 
-from email.utils import formatdate
+import time
 from typing import Final
 
 from datum_router.errors import LocalProtocolError, RemoteProtocolError
@@ -190,6 +190,22 @@ def _size(fields: FieldTuple) -> int:
     return sum(len(name) + len(value) for name, value in fields)
 
 
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def http_date(seconds: float) -> bytes:
+    """Return seconds since 1970 as IMF-fixdate (RFC 9110 section 5.6.7), whatever the locale.
+
+    `email.utils` would do it as well, and would cost every worker 0.6 MB with all that it imports.
+    """
+    now = time.gmtime(seconds)
+    return (
+        f"{_DAYS[now.tm_wday]}, {now.tm_mday:02} {_MONTHS[now.tm_mon - 1]} {now.tm_year:04} "
+        f"{now.tm_hour:02}:{now.tm_min:02}:{now.tm_sec:02} GMT"
+    ).encode("ascii")
+
+
 class DateField:
     """The Date field of answers that come without one, made anew each second (RFC 9110 section 6.6.1).
 
@@ -209,7 +225,7 @@ class DateField:
         """Bring it up to date and return it; `now` is the loop's clock in seconds."""
         if now - self._made_at >= 1.0 or self._made_at < 0:
             self._made_at = now
-            value = formatdate(usegmt=True).encode("ascii")
+            value = http_date(time.time())
             self.field = (b"date", value)
             self.h1 = b"date: " + value + b"\r\n"
             self.h2 = encode_line(b"date", value, never_indexed=False)
