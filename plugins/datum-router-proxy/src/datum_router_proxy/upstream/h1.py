@@ -37,6 +37,8 @@ _VIA: Final = {0: b"1.0", 1: b"1.1"}
 _NO_BODY: Final = FramingKind.NONE
 _LENGTH: Final = FramingKind.LENGTH
 
+BULK_CONNECTIONS: Final = 128
+"""With more upstream connections than that nothing but short pieces is read: long ones can hold 24 MiB in all (E5)."""
 SLOW_CLIENT_S: Final = 0.01
 """A client that takes nothing for longer is slow: what is read for it waits here, so less is read at once (E5)."""
 
@@ -48,12 +50,13 @@ class H1Upstream:
         given_back: Called with the connection when it can carry another exchange.
         closed: Called once it is closed.
         buffer_bytes: Queued before `is_writable` turns False.
+        may_read_bulk: Asked before longer pieces are read: whether that many connections may hold one each.
     """
 
     __slots__ = (
         "_buffer_bytes", "_channel", "_closed", "_engine", "_given_back", "_is_busy", "_is_closed",
-        "_is_ended", "_is_tunnel", "_key", "_offered", "_out", "_out_bytes", "_read_bytes", "_write_failed",
-        "has_received", "is_reused", "is_sent",
+        "_is_ended", "_is_tunnel", "_key", "_may_read_bulk", "_offered", "_out", "_out_bytes", "_read_bytes",
+        "_write_failed", "has_received", "is_reused", "is_sent",
     )  # fmt: skip
 
     def __init__(
@@ -65,12 +68,14 @@ class H1Upstream:
         given_back: Given,
         closed: Given,
         buffer_bytes: int,
+        may_read_bulk: Callable[[], bool],
     ) -> None:
         self._channel = channel
         self._engine = Http1Connection(Role.CLIENT, limits, cache)
         self._given_back = given_back
         self._closed = closed
         self._buffer_bytes = buffer_bytes
+        self._may_read_bulk = may_read_bulk
         self._is_closed = False
         self._is_busy = False
         self._out: list[bytes] = []
@@ -247,7 +252,8 @@ class H1Upstream:
                 if data:
                     self.has_received = True
                     if len(data) == size < BULK_BYTES:
-                        self._read_bytes = size * 2
+                        # We are asked only when the client has taken what was before: so it is a fast one so far.
+                        self._read_bytes = size * 2 if self._may_read_bulk() else RECV_BYTES
                 engine.receive_data(data)
                 event = engine.next_event()
         except ChannelError as error:
@@ -282,8 +288,6 @@ class H1Upstream:
         framing = head.framing
         is_bodyless = not is_switch and (framing.kind is _NO_BODY or (framing.kind is _LENGTH and not framing.length))
         length = framing.length if framing.kind is _LENGTH else head.content_length
-        if length is not None and length > RECV_BYTES:
-            self._read_bytes = BULK_BYTES
         return UpstreamHead(
             status=head.status,
             fields=head.fields,

@@ -17,7 +17,7 @@ from datum_router_proxy.exchange import Upstream
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, current_task, park
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.upstream.connect import dial
-from datum_router_proxy.upstream.h1 import H1Upstream
+from datum_router_proxy.upstream.h1 import BULK_CONNECTIONS, H1Upstream
 from datum_router_proxy.upstream.h2 import H2Connection
 from datum_router_proxy.upstream.pool import Bucket, BucketKey, Pool, Verdict
 from datum_router_proxy.wire.hpack_codec import LineCache
@@ -192,7 +192,11 @@ class Transport:
             given_back=functools.partial(self._given_back, bucket),
             closed=functools.partial(self._h1_closed, bucket),
             buffer_bytes=settings.buffer_bytes,
+            may_read_bulk=self._may_read_bulk,
         )
+
+    def _may_read_bulk(self) -> bool:
+        return self._pool.connections <= BULK_CONNECTIONS
 
     def _make_h2(self, bucket: Bucket[H1Upstream, H2Connection], channel: Channel, idle_s: float) -> H2Connection:
         settings = self._settings
