@@ -13,7 +13,7 @@ from datum_router.plugins.protocols import ManifestView
 from datum_router.reasons import Reason
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A diagnostic before it knows file and line."""
 
     key: ObjectKey
@@ -25,7 +25,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
     is_reference: bool = False
 
 
-class ServiceRefResult(msgspec.Struct, frozen=True, kw_only=True):
+class ServiceRefResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What a reference to a VPCService leads to: `problem` is empty if it may be used."""
 
     service: VPCService | None

@@ -8,13 +8,14 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
-from datum_router.manifests._walk import MAX_PROBLEMS, Walker, json_type
+from datum_router.manifests._walk import KNOWN_METADATA, MAX_PROBLEMS, Walker, json_type
 from datum_router.manifests.meta import (
     DEFAULT_NAMESPACE,
     GROUP,
     LABEL_PATTERN,
     SUBDOMAIN_PATTERN,
     ObjectKey,
+    ObjectMeta,
 )
 from datum_router.manifests.problem import Problem, shown
 from datum_router.manifests.table import KindTable, ResourceKind
@@ -25,10 +26,12 @@ MAX_NAMESPACE_CHARS = 63
 
 _NAME = re.compile(SUBDOMAIN_PATTERN.removesuffix("$") + r"\Z")
 _NAMESPACE = re.compile(LABEL_PATTERN.removesuffix("$") + r"\Z")
+_METADATA = frozenset(ObjectMeta.__struct_encode_fields__) | KNOWN_METADATA
+_JSON = msgspec.json.Encoder()
 _CONVERT_PATH = re.compile(r" - at `\$\.?([^`]*)`\Z")
 
 
-class Decoded(msgspec.Struct, frozen=True, kw_only=True):
+class Decoded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What became of one raw object.
 
     Attributes:
@@ -64,6 +67,10 @@ def decode(raw: Mapping[str, object], origin: Origin, kinds: KindTable) -> Decod
     kind = kinds.get(api_version, kind_name)
     if kind is None:
         return _unknown_kind(api_version, key, origin, kinds)
+    quick = _decode_plain(raw, kind, key, kinds)
+    if quick is not None:
+        manifest, found = _check(quick, kind)
+        return Decoded(manifest=manifest, key=key, kind=kind, diagnostics=_located(found, str(key), origin))
     walker = Walker()
     walker.problems += problems
     body: dict[str, object] = dict(raw)
@@ -74,7 +81,7 @@ def decode(raw: Mapping[str, object], origin: Origin, kinds: KindTable) -> Decod
         found.append(
             Problem(path="", reason=Reason.INVALID_VALUE, message=f"more than {MAX_PROBLEMS} problems, others left out")
         )
-    manifest: msgspec.Struct | None = None
+    manifest = None
     if not _is_bad(found) and isinstance(cleaned, dict):
         manifest, more = _convert(cleaned, status, kind, key)
         found += more
@@ -82,6 +89,34 @@ def decode(raw: Mapping[str, object], origin: Origin, kinds: KindTable) -> Decod
         manifest, more = _check(manifest, kind)
         found += more
     return Decoded(manifest=manifest, key=key, kind=kind, diagnostics=_located(found, str(key), origin))
+
+
+def _decode_plain(
+    raw: Mapping[str, object], kind: ResourceKind, key: ObjectKey, kinds: KindTable
+) -> msgspec.Struct | None:
+    """Return the manifest of an object that msgspec alone can judge, None if the walk has to look at it.
+
+    Nearly every object is fine, and msgspec finds that out twenty times faster than the walk does. What the walk
+    reports or mends and msgspec would pass over shows in the object's JSON text: nulls, control characters, numbers
+    beyond 64 bits and, by UnicodeEncodeError, lone surrogates; aliases show as an error unless they stand for plain
+    text (`PlainText`). A false alarm costs time, nothing else.
+    """
+    plain = kinds.plain_text_of(kind)
+    if plain is None:
+        return None
+    metadata = raw.get("metadata")
+    if not isinstance(metadata, dict) or not metadata.keys() <= _METADATA:
+        return None
+    body = {**raw, "metadata": {**metadata, "namespace": key.namespace}}
+    status = body.pop("status", None) if kind.is_status_ours else None
+    try:
+        if not plain.accepts(_JSON.encode(body)):
+            return None
+        if status is not None:
+            body["status"] = status
+        return msgspec.convert(body, kind.struct, strict=True)
+    except (msgspec.ValidationError, RecursionError, UnicodeError, TypeError, ValueError, OverflowError):
+        return None
 
 
 def _is_bad(problems: Iterable[Problem]) -> bool:

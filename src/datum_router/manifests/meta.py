@@ -89,7 +89,7 @@ def parse_duration(text: str) -> float:
 # --- identity --------------------------------------------------------------------------------------------------
 
 
-class GroupVersionKind(Struct, frozen=True, kw_only=True, order=True):
+class GroupVersionKind(Struct, frozen=True, kw_only=True, order=True, gc=False):
     """What an object is: API group (empty for core/v1), version and kind."""
 
     group: str
@@ -102,7 +102,7 @@ class GroupVersionKind(Struct, frozen=True, kw_only=True, order=True):
         return f"{self.group}/{self.version}" if self.group else self.version
 
 
-class ObjectKey(Struct, frozen=True, kw_only=True, order=True):
+class ObjectKey(Struct, frozen=True, kw_only=True, order=True, gc=False):
     """Which object: kind, namespace, name, in this order of comparison. Cluster-scoped: namespace is empty."""
 
     kind: str
@@ -114,7 +114,7 @@ class ObjectKey(Struct, frozen=True, kw_only=True, order=True):
         return f"{self.kind.lower()} {where}"
 
 
-class OwnerReference(Struct, frozen=True, kw_only=True, rename="camel"):
+class OwnerReference(Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     """Who an object belongs to."""
 
     api_version: str = ""
@@ -125,7 +125,7 @@ class OwnerReference(Struct, frozen=True, kw_only=True, rename="camel"):
     block_owner_deletion: bool | None = None
 
 
-class ObjectMeta(Struct, frozen=True, kw_only=True, rename="camel"):
+class ObjectMeta(Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     """The metadata of an object. Fields that only the API server cares about (`managedFields`) are passed over."""
 
     name: str
@@ -144,11 +144,11 @@ class ObjectMeta(Struct, frozen=True, kw_only=True, rename="camel"):
 # --- parts of specs and statuses -------------------------------------------------------------------------------
 
 
-class SpecPart(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class SpecPart(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, gc=False):
     """Base of everything that users write: unknown fields are refused."""
 
 
-class StatusPart(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+class StatusPart(Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True, gc=False):
     """Base of everything that we write back: unknown fields are passed over when it is read."""
 
 

@@ -7,7 +7,9 @@ field cannot be forgotten. Paths are JSON paths with `[]` for any item; a refuse
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import functools
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -273,6 +275,8 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
 
 def find_not_served(kind: str, manifest: msgspec.Struct) -> Iterator[Problem]:
     """Yield a problem for every field that says something no engine acts on."""
+    if not _says_anything(kind, manifest, ""):
+        return  # nearly every manifest: one walk down its fields in place of one for each row of the tables
     for entry in NOT_SERVED.get(kind, ()):
         for path, value, default in _values(manifest, entry.path.split("."), "", msgspec.NODEFAULT):
             if entry.values:
@@ -291,6 +295,76 @@ def _problem(path: str, message: str, hint: str) -> Problem:
     return Problem(path=path, reason=Reason.NOT_SERVED, message=message, hint=hint)
 
 
+class _Step(msgspec.Struct, frozen=True, gc=False):
+    """A field whose value, or what stands below it, has to be looked at."""
+
+    attribute: str
+    is_list: bool
+    refused: tuple[str, ...]
+    served: str | None
+    below: str
+
+
+class _Plan(msgspec.Struct, frozen=True, gc=False):
+    """What the tables say of one Struct: fields refused unless they are `unsaid`, and fields to look into."""
+
+    values: Callable[[msgspec.Struct], object]
+    unsaid: object
+    steps: tuple[_Step, ...]
+
+
+@functools.cache
+def _plan(kind: str, prefix: str, struct: type[msgspec.Struct]) -> _Plan:
+    """Return the plan for `struct` where it stands at `prefix` of a `kind`. As many as there are types and places."""
+    refused = {entry.path: entry.values for entry in NOT_SERVED.get(kind, ())}
+    served = {where: value for where, value, _ in ONLY_SERVED.get(kind, ())}
+    known = (*refused, *served)
+    steps: list[_Step] = []
+    unsaid: dict[str, object] = {}
+    for index, name in enumerate(struct.__struct_encode_fields__):
+        attribute = struct.__struct_fields__[index]
+        for is_list in (False, True):
+            path = (f"{prefix}.{name}" if prefix else name) + ("[]" if is_list else "")
+            if not is_list and refused.get(path) == ():
+                unsaid[attribute] = _default_of(struct, index)
+                continue
+            below = path if any(other.startswith(f"{path}.") for other in known) else ""
+            if path in refused or path in served or below:
+                steps.append(_Step(attribute, is_list, refused.get(path, ()), served.get(path), below))
+    values = operator.attrgetter(*unsaid) if unsaid else _nothing
+    only = len(unsaid) == 1  # then an attrgetter gives the value itself
+    return _Plan(values, next(iter(unsaid.values())) if only else tuple(unsaid.values()), tuple(steps))
+
+
+def _nothing(_: msgspec.Struct) -> object:
+    return ()
+
+
+def _says_anything(kind: str, part: msgspec.Struct, prefix: str) -> bool:
+    """Tell whether any row of the tables applies, without making up paths and words."""
+    plan = _plan(kind, prefix, type(part))
+    if plan.values(part) != plan.unsaid:
+        return True
+    for step in plan.steps:
+        value = getattr(part, step.attribute)
+        if value is None or value == ():
+            continue
+        for item in value if step.is_list else (value,):
+            if step.refused and str(item) in step.refused:
+                return True
+            if step.served is not None and item != step.served:
+                return True
+            if step.below and isinstance(item, msgspec.Struct) and _says_anything(kind, item, step.below):
+                return True
+    return False
+
+
+def _default_of(struct: type[msgspec.Struct] | msgspec.Struct, index: int) -> object:
+    # Defaults stand for the last fields; asking `msgspec.structs.fields` would evaluate all annotations again.
+    from_end = index - len(struct.__struct_fields__) + len(struct.__struct_defaults__)
+    return struct.__struct_defaults__[from_end] if from_end >= 0 else msgspec.NODEFAULT
+
+
 def _values(part: object, names: list[str], path: str, default: object) -> Iterator[tuple[str, object, object]]:
     """Yield (JSON path, value, default) of every place that a path with `[]` leads to."""
     if not names:
@@ -305,10 +379,7 @@ def _values(part: object, names: list[str], path: str, default: object) -> Itera
     value = getattr(part, part.__struct_fields__[index])
     where = f"{path}.{name}" if path else name
     if not names[0].endswith("[]"):
-        # Defaults stand for the last fields; asking `msgspec.structs.fields` would evaluate all annotations again.
-        from_end = index - len(part.__struct_fields__) + len(part.__struct_defaults__)
-        field_default = part.__struct_defaults__[from_end] if from_end >= 0 else msgspec.NODEFAULT
-        yield from _values(value, names[1:], where, field_default)
+        yield from _values(value, names[1:], where, _default_of(part, index))
     elif isinstance(value, tuple):
         for position, item in enumerate(value):
             yield from _values(item, names[1:], f"{where}[{position}]", msgspec.NODEFAULT)

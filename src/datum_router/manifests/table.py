@@ -10,6 +10,7 @@ import msgspec.inspect
 
 from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.errors import PluginLoadError
+from datum_router.manifests._walk import PlainText, plain_text
 from datum_router.manifests.meta import GROUP, VERSION, GroupVersionKind
 from datum_router.manifests.problem import Problem
 
@@ -79,7 +80,7 @@ def default_content(manifest: msgspec.Struct) -> object:
 class KindTable:
     """Look up kinds by `(apiVersion, kind)`; immutable, iterates over its rows in order."""
 
-    __slots__ = ("_by_version", "_kinds", "_types")
+    __slots__ = ("_by_version", "_kinds", "_plain", "_types")
 
     def __init__(self, kinds: Sequence[ResourceKind]) -> None:
         """Take the rows.
@@ -102,6 +103,7 @@ class KindTable:
                 )
             self._by_version[index] = kind
         self._types: dict[tuple[str, str], msgspec.inspect.Type] = {}
+        self._plain: dict[type[msgspec.Struct], PlainText | None] = {}
 
     def __iter__(self) -> Iterator[ResourceKind]:
         return iter(self._kinds)
@@ -127,6 +129,12 @@ class KindTable:
         if found is None:
             found = self._types[index] = msgspec.inspect.type_info(kind.struct)
         return found
+
+    def plain_text_of(self, kind: ResourceKind) -> PlainText | None:
+        """Return `plain_text` of a kind's type; made once per table."""
+        if kind.struct not in self._plain:
+            self._plain[kind.struct] = plain_text(self.type_of(kind))
+        return self._plain[kind.struct]
 
     def near_miss(self, api_version: str, kind: str) -> str:
         """Return a hint for an unknown kind that was probably meant to be one of ours; empty for all others."""

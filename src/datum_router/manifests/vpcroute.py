@@ -416,7 +416,7 @@ class VPCRouteStatus(StatusPart, frozen=True, kw_only=True):
     parents: tuple[ParentStatus, ...] = ()
 
 
-class VPCRoute(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class VPCRoute(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, gc=False):
     """Which requests go to which services, and how."""
 
     api_version: str

@@ -294,7 +294,7 @@ class VPCServiceStatus(StatusPart, frozen=True, kw_only=True):
     conditions: Conditions = ()
 
 
-class VPCService(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
+class VPCService(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, gc=False):
     """A service inside a Galactic VPC that is to be reached from elsewhere."""
 
     api_version: str

@@ -144,7 +144,7 @@ class Rewrite(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="ty
     prefix_path: str | None = None
 
 
-class PluginFilter(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", tag="plugin"):
+class PluginFilter(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="plugin"):
     """A filter of a plugin by its registered name; `config` is JSON text that the plugin's config Struct decodes."""
 
     name: str
@@ -154,7 +154,7 @@ class PluginFilter(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", 
 FilterConfig = HeaderEdit | Redirect | Rewrite | PluginFilter
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True):
+class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One ordered unit: if `hostnames` and `match` hold, `filters` run and a destination is chosen.
 
     Attributes:

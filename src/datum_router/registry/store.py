@@ -29,7 +29,7 @@ MAX_ANONYMOUS = 1000
 """Objects without a usable name whose diagnostics are kept; sources report most of them themselves."""
 
 
-class StoreChange(msgspec.Struct, frozen=True, kw_only=True):
+class StoreChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What one event changed: objects in force, and whether `diagnostics()` or places of objects differ."""
 
     changed: frozenset[ObjectKey] = frozenset()
@@ -39,7 +39,7 @@ class StoreChange(msgspec.Struct, frozen=True, kw_only=True):
 NO_CHANGE = StoreChange()
 
 
-class _Entry(msgspec.Struct, frozen=True, kw_only=True):
+class _Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An object in force."""
 
     manifest: msgspec.Struct

@@ -193,14 +193,21 @@ def normalize_rule_path(text: str) -> str | BadPath:
     """
     if "?" in text or "#" in text:
         return BadPath("a query or fragment in a path")
-    encoded = "".join(
+    if text.isascii() and text.isprintable() and " " not in text:
+        encoded = text.encode("ascii")  # what follows would change nothing
+    else:
+        encoded = _encode_rule_path(text)
+    normalized = normalize_target(encoded)
+    return normalized if isinstance(normalized, BadPath) else normalized.path
+
+
+def _encode_rule_path(text: str) -> bytes:
+    return "".join(
         char
         if "!" <= char <= "~" or char < " " or char == "\x7f"
         else "".join(f"%{octet:02X}" for octet in _utf8(char))
         for char in text
     ).encode("ascii")
-    normalized = normalize_target(encoded)
-    return normalized if isinstance(normalized, BadPath) else normalized.path
 
 
 def _utf8(char: str) -> bytes:
