@@ -17,7 +17,7 @@ from bench_match import flat_heads, flat_rules, measure, spread_heads, spread_ru
 
 from datum_router.compiler.compiler import Compiler
 from datum_router.compiler.diagnostics import Origin
-from datum_router.compiler.link import Linker
+from datum_router.compiler.linker import Linker
 from datum_router.plugins.manager import load_plugins
 from datum_router.plugins.protocols import Upsert
 from datum_router.registry.store import Store

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import cast
 from unittest import mock
 
-from datum_router.compiler.link import Linker
+from datum_router.compiler.linker import Linker
 from datum_router.model.endpoint import make_endpoint
 from datum_router.model.listener import Listener
 from datum_router.model.snapshot import Holder, SnapshotData

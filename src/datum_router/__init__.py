@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from datum_router.balancing.base import Balancer, HealthView, PickContext
     from datum_router.compiler.compiler import CompileOptions, Compiler, CompileResult
     from datum_router.compiler.diagnostics import Diagnostic, Severity
-    from datum_router.compiler.link import Linker, Snapshot
+    from datum_router.compiler.link import Snapshot
+    from datum_router.compiler.linker import Linker
     from datum_router.errors import ConfigError, DatumRouterError, PluginError, ProtocolError, UpstreamError
     from datum_router.model.endpoint import Endpoint, make_endpoint
     from datum_router.model.request import Headers, LocalReply, RequestHead, ResponseHead
@@ -76,7 +77,7 @@ _HOMES = {
     "Endpoint": "model.endpoint",
     "Headers": "model.request",
     "HealthView": "balancing.base",
-    "Linker": "compiler.link",
+    "Linker": "compiler.linker",
     "LocalReply": "model.request",
     "Matcher": "routing.matcher",
     "PickContext": "balancing.base",

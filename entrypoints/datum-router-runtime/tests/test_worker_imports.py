@@ -10,7 +10,7 @@ from datum_router.plugins.manager import SERVING_HOOKS, load_plugins
 
 WORKER = """
 import json, sys
-from datum_router.compiler.link import Linker
+from datum_router.compiler.linker import Linker
 from datum_router.routing.regex import load_engine
 from datum_router.model.snapshot import Holder, SnapshotData
 from datum_router.plugins.manager import SERVING_HOOKS, candidate_of, load_plugins

@@ -100,6 +100,28 @@ def candidates(service: Service, health: HealthView, locality: LocalityPolicy, g
     )
 
 
+class SharedCandidates:
+    """The candidates of one service as it is now, computed once for all rules of one locality policy."""
+
+    __slots__ = ("_found", "_health", "_service")
+
+    def __init__(self) -> None:
+        self._service: Service | None = None
+        self._health: HealthView | None = None
+        self._found: dict[tuple[LocalityPolicy, Locality], Candidates] = {}
+
+    def get(self, service: Service, health: HealthView, locality: LocalityPolicy, gateway: Locality) -> Candidates:
+        """Return `candidates` of the same arguments."""
+        if service is not self._service or health is not self._health:
+            self._service, self._health = service, health
+            self._found.clear()
+        key = (locality, gateway)
+        found = self._found.get(key)
+        if found is None:
+            found = self._found[key] = candidates(service, health, locality, gateway)
+        return found
+
+
 def _levels(groups: Sequence[Sequence[Endpoint]], capacities: Sequence[float], total: float) -> tuple[Level, ...]:
     """Share the load: each level takes what it can of what is left; what no level can take is shared by capacity.
 

@@ -14,7 +14,7 @@ import msgspec
 
 from datum_router.balancing.base import ALL_USABLE, Balancer, HealthView, PickContext
 from datum_router.balancing.hashkey import is_sticky
-from datum_router.balancing.locality import Candidates, Level, candidates, ramped
+from datum_router.balancing.locality import Candidates, Level, SharedCandidates, ramped
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Endpoint, EndpointKey, Locality
 from datum_router.model.route import BalancingPolicy, LocalityPolicy
 from datum_router.model.service import Service
@@ -44,6 +44,7 @@ class ServiceBalancer:
         "_originals",
         "_ramp_at",
         "_service",
+        "_shared",
         "_slow_start_s",
         "_whole",
         "candidates",
@@ -58,8 +59,15 @@ class ServiceBalancer:
         balancer: Balancer,
         gateway_locality: Locality = UNKNOWN_LOCALITY,
         health: HealthView = ALL_USABLE,
+        shared: SharedCandidates | None = None,
     ) -> None:
+        """Begin with the service as it is now.
+
+        Args:
+            shared: What all rules of the service share, so that candidates are computed once for all of them.
+        """
         self._service = service
+        self._shared = shared or SharedCandidates()
         self._locality = locality
         self._balancer = balancer
         self._gateway_locality = gateway_locality
@@ -135,19 +143,20 @@ class ServiceBalancer:
         return ctx.rng.random()
 
     def _compute(self) -> None:
-        new = candidates(self._service, self._health, self._locality, self._gateway_locality)
+        new = self._shared.get(self._service, self._health, self._locality, self._gateway_locality)
+        levels = tuple(level.endpoints for level in new.levels)
         before = [level.endpoints for level in self.candidates.levels]
-        levels = tuple(
+        if before:
             # Equal candidates stay the same object: balancers keep tables by identity.
-            next((known for known in before if known == level.endpoints), level.endpoints)
-            for level in new.levels
-        )
-        self.candidates = msgspec.structs.replace(
-            new,
-            levels=tuple(
-                Level(upto=level.upto, endpoints=endpoints) for level, endpoints in zip(new.levels, levels, strict=True)
-            ),
-        )
+            levels = tuple(next((known for known in before if known == one), one) for one in levels)
+            new = msgspec.structs.replace(
+                new,
+                levels=tuple(
+                    Level(upto=level.upto, endpoints=endpoints)
+                    for level, endpoints in zip(new.levels, levels, strict=True)
+                ),
+            )
+        self.candidates = new
         self._bounds = tuple(level.upto for level in new.levels)
         self._use(levels, None)
         # Health brings no time with it: the next pick does the first ramp.

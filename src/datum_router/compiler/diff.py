@@ -8,54 +8,102 @@ from typing import Literal
 
 import msgspec
 
+from datum_router.compiler.splice import differences, splice
 from datum_router.errors import ConfigError
+from datum_router.model.listener import Listener
 from datum_router.model.route import Rule
+from datum_router.model.service import Service, ServiceKey
 from datum_router.model.snapshot import SnapshotData, SnapshotDelta
 from datum_router.reasons import Reason
 
+PART_DIGEST_BYTES = 16
 SECRET_FIELDS = frozenset({"key_pem", "cert_pem", "ca_pem"})
 
 
 def digest_of(data: SnapshotData) -> str:
     """Return a hash of what `data` does: services, rules and listeners, not the version."""
+    return combine_digests(
+        {key: part_digest(service) for key, service in data.services.items()},
+        b"".join(map(part_digest, data.rules)),
+        data.listeners,
+    )
+
+
+def part_digest(part: Service | Rule) -> bytes:
+    """Return the hash of one service or rule, `PART_DIGEST_BYTES` long."""
+    return hashlib.blake2b(_encode(part), digest_size=PART_DIGEST_BYTES).digest()
+
+
+def combine_digests(
+    services: Mapping[ServiceKey, bytes], rules: bytes | bytearray, listeners: Sequence[Listener]
+) -> str:
+    """Return the digest of a snapshot out of those of its parts, so that one edit needs one part hashed anew.
+
+    This is a tree of hashes with one level (as Merkle's): the parts' hashes stand side by side in order, all of equal
+    length and with their number in front, so that two inputs are hashed alike only if they are alike or if blake2b
+    has a collision. The order of rules counts, that of services does not.
+
+    Args:
+        rules: Hashes of all rules in order.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    encoder = msgspec.msgpack.Encoder(order="deterministic")
-    digest.update(encoder.encode(data.services))
-    for rule in data.rules:
-        digest.update(encoder.encode(rule))
-    digest.update(encoder.encode(data.listeners))
+    digest.update(len(services).to_bytes(8, "big"))
+    for key in sorted(services):
+        digest.update(services[key])  # a service holds its own key
+    digest.update((len(rules) // PART_DIGEST_BYTES).to_bytes(8, "big"))
+    digest.update(rules)
+    digest.update(_encode(listeners))
     return digest.hexdigest()
 
 
+def _encode(part: object) -> bytes:
+    return msgspec.msgpack.encode(part, order="deterministic")
+
+
 def make_delta(old: SnapshotData, new: SnapshotData) -> SnapshotDelta:
-    """Return what turns `old` into `new`. Objects are compared by identity first: cheap where parts are shared."""
-    services = {
-        key: service
-        for key, service in new.services.items()
-        if (before := old.services.get(key)) is not service and before != service
-    }
-    old_rules = {rule.id: rule for rule in old.rules}
-    rules = tuple(rule for rule in new.rules if (known := old_rules.get(rule.id)) is not rule and known != rule)
-    same_order = len(old.rules) == len(new.rules) and all(
-        a.id == b.id for a, b in zip(old.rules, new.rules, strict=True)
-    )
+    """Return what turns `old` into `new`. Cheap where parts are shared: they are compared by identity first."""
+    services: dict[ServiceKey, Service] = {}
+    removed: tuple[ServiceKey, ...] = ()
+    if old.services is not new.services:
+        services = {
+            key: service
+            for key, service in new.services.items()
+            if (before := old.services.get(key)) is not service and before != service
+        }
+        removed = tuple(key for key in old.services if key not in new.services)
+    gone, added = rule_differences(old.rules, new.rules)
     return SnapshotDelta(
         base=old.version,
         version=new.version,
         digest=new.digest,
         services=services,
-        removed_services=tuple(key for key in old.services if key not in new.services),
-        rules=rules,
-        order=None if same_order else tuple(rule.id for rule in new.rules),
+        removed_services=removed,
+        removed_rules=tuple(gone),
+        rules=tuple(new.rules[position] for position in added),
+        positions=tuple(added),
         listeners=None if old.listeners == new.listeners else new.listeners,
     )
+
+
+def rule_differences(old: tuple[Rule, ...], new: tuple[Rule, ...]) -> tuple[list[int], list[int]]:
+    """Return `differences` of rules; rules that are equal count as the same one."""
+    gone, added = differences(old, new)
+    table = {old[position].id: old[position] for position in gone}
+    equals = {
+        position: before
+        for position in added
+        if (before := table.get(new[position].id)) is not None and before == new[position]
+    }
+    if not equals:
+        return gone, added
+    return differences(old, tuple(equals.get(position, rule) for position, rule in enumerate(new)))
 
 
 def apply_delta(old: SnapshotData, delta: SnapshotDelta) -> SnapshotData:
     """Return `old` with `delta` applied; unchanged parts are shared.
 
     Raises:
-        ConfigError: The delta is for another version, or names a rule that neither side has: ask for a full snapshot.
+        ConfigError: The delta is for another version, or names places that are not there: ask for a full snapshot.
     """
     if delta.base != old.version:
         raise ConfigError(
@@ -66,15 +114,12 @@ def apply_delta(old: SnapshotData, delta: SnapshotDelta) -> SnapshotData:
     if delta.services or delta.removed_services:
         gone = set(delta.removed_services)
         services = {key: service for key, service in old.services.items() if key not in gone} | dict(delta.services)
-    rules: tuple[Rule, ...] = old.rules
-    if delta.rules or delta.order is not None:
-        table: dict[str, Rule] = {rule.id: rule for rule in old.rules}
-        table.update((rule.id, rule) for rule in delta.rules)
-        order: Sequence[str] = delta.order if delta.order is not None else tuple(rule.id for rule in old.rules)
-        missing = next((name for name in order if name not in table), None)
-        if missing is not None:
-            raise ConfigError(f"snapshot delta: rule {missing} is unknown; a full snapshot is needed")
-        rules = tuple(table[name] for name in order)
+    rules = old.rules
+    if delta.removed_rules or delta.rules:
+        try:
+            rules = splice(old.rules, delta.removed_rules, delta.positions, delta.rules)
+        except ValueError as error:
+            raise ConfigError(f"snapshot delta: {error}; a full snapshot is needed") from error
     return SnapshotData(
         version=delta.version,
         digest=delta.digest,

@@ -9,35 +9,30 @@ snapshots, since no request may be sent to an endpoint that is gone.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
-
-import msgspec
+from collections.abc import Iterable, Mapping
 
 from datum_router.balancing.base import HealthView, PickContext
 from datum_router.balancing.hashkey import hash_key, uses_hash
+from datum_router.balancing.locality import SharedCandidates
 from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.balancing.split import Split
 from datum_router.errors import PluginContractError
-from datum_router.filters.base import CheckedFilter, Filter, build_filter
+from datum_router.filters.base import Filter
 from datum_router.health.circuit import ServiceLimits
-from datum_router.health.view import HealthTable
-from datum_router.model.endpoint import UNKNOWN_LOCALITY, Endpoint, EndpointKey, Locality, make_endpoint
-from datum_router.model.listener import Listener
+from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
 from datum_router.model.request import LocalReply, RequestHead
-from datum_router.model.route import BackendRef, FilterConfig, HashOn, PluginFilter, Rule
+from datum_router.model.route import BackendRef, HashOn, Rule
 from datum_router.model.service import Service, ServiceKey
 from datum_router.model.snapshot import SnapshotData
 from datum_router.observe.meter import RequestMeter
-from datum_router.plugins.manager import PluginSet
-from datum_router.plugins.protocols import HealthChange
 from datum_router.reasons import Reason
 from datum_router.routing.host import host_matches
 from datum_router.routing.matcher import Matcher
-from datum_router.routing.regex import RegexEngine
 
+_NO_SPLIT = Split(())
 NO_EXCLUSIONS: frozenset[EndpointKey] = frozenset()
-_REQUEST_ID = "x-request-id"
+REQUEST_ID = "x-request-id"
 
 
 class ServiceState:
@@ -49,7 +44,7 @@ class ServiceState:
         retried: Retries begun since telemetry has last set it back.
     """
 
-    __slots__ = ("active", "balancers", "limits", "retried", "service", "view")
+    __slots__ = ("active", "balancers", "candidates", "limits", "retried", "service", "view")
 
     def __init__(self, service: Service, view: HealthView) -> None:
         self.service = service
@@ -57,7 +52,8 @@ class ServiceState:
         self.active: dict[EndpointKey, int] = {}
         self.limits = ServiceLimits(service.limits)
         self.retried = 0
-        self.balancers: list[ServiceBalancer] = []
+        self.balancers: dict[ServiceBalancer, None] = {}  # an ordered set
+        self.candidates = SharedCandidates()
 
     def update(self, service: Service) -> None:
         """Take a new version of the service."""
@@ -134,24 +130,42 @@ class LinkedRule:
         self,
         rule: Rule,
         filters: tuple[Filter, ...],
-        balancers: Mapping[ServiceKey, tuple[ServiceState, ServiceBalancer]],
+        balancers: dict[ServiceKey, tuple[ServiceState, ServiceBalancer]],
     ) -> None:
         self.rule = rule
         self.filters = filters
         self.retry: RetryPolicy = rule.retry
         self.timeouts: TimeoutPolicy = rule.timeouts
         self.meters: dict[tuple[str, str], RequestMeter] = {}
-        self._balancers = dict(balancers)
-        self._split = Split(rule.destinations)
+        self._balancers = balancers
         self._uses_hash = uses_hash(rule.balancing)
         only = rule.destinations[0] if len(rule.destinations) == 1 else None
         self._single = only if only is not None and only.weight > 0 and not only.problem else None
+        self._split = _NO_SPLIT if self._single is not None else Split(rule.destinations)
+
+    def uses_states(self, states: Mapping[ServiceKey, ServiceState]) -> bool:
+        """Tell whether the rule, linked anew, would be linked with the same states of its services."""
+        pairs = self._balancers
+        return all(
+            (pairs[ref.service][0] if ref.service in pairs else None) is states.get(ref.service)
+            for ref in self.rule.destinations
+            if not ref.problem
+        )
+
+    def balancer_of(self, service: ServiceKey, state: ServiceState) -> ServiceBalancer | None:
+        """Return the balancer for a destination if it was made for this very state of the service."""
+        pair = self._balancers.get(service)
+        return pair[1] if pair is not None and pair[0] is state else None
+
+    def balancers(self) -> Iterable[tuple[ServiceState, ServiceBalancer]]:
+        """Return all balancers, each with the state of its service."""
+        return self._balancers.values()
 
     @property
     def reads_request_id(self) -> bool:
         """Tell whether picks depend on X-Request-Id, which is new for each request."""
         policy = self.rule.balancing
-        return self._uses_hash and policy.hash_on is HashOn.HEADER and policy.hash_name.lower() == _REQUEST_ID
+        return self._uses_hash and policy.hash_on is HashOn.HEADER and policy.hash_name.lower() == REQUEST_ID
 
     def select(
         self,
@@ -271,12 +285,12 @@ class Snapshot:
     """
 
     __slots__ = (
-        "_default",
         "_hosts",
-        "_matchers",
         "data",
+        "default",
         "digest",
         "mark",
+        "matchers",
         "matches_request_id",
         "rules",
         "services",
@@ -300,8 +314,8 @@ class Snapshot:
         self.digest = data.digest
         self.rules = rules
         self.services = services
-        self._matchers = matchers
-        self._default = default
+        self.matchers = matchers
+        self.default = default
         self._hosts = {listener.name: listener.hostnames for listener in data.listeners if listener.hostnames}
 
     def match(self, head: RequestHead) -> LinkedRule | None:
@@ -310,7 +324,7 @@ class Snapshot:
             allowed = self._hosts.get(head.listener)
             if allowed is not None and not any(host_matches(name, head.host) for name in allowed):
                 return None
-        matcher = self._matchers.get(head.listener, self._default) if self._matchers else self._default
+        matcher = self.matchers.get(head.listener, self.default) if self.matchers else self.default
         rule = matcher.match(head)
         return None if rule is None else self.rules[rule.id]
 
@@ -320,155 +334,5 @@ class Snapshot:
         return allowed is None or any(host_matches(name, host) for name in allowed)
 
 
-class Linker:
-    """Make snapshots and carry live state from one to the next. One per serving process, single-threaded."""
-
-    __slots__ = ("_health", "_last", "_locality", "_plugins", "_regex", "_retired", "_states")
-
-    def __init__(
-        self, plugins: PluginSet, *, regex: RegexEngine | None = None, gateway_locality: Locality = UNKNOWN_LOCALITY
-    ) -> None:
-        self._plugins = plugins
-        self._regex = regex
-        self._locality = gateway_locality
-        self._states: dict[ServiceKey, ServiceState] = {}
-        self._retired: list[ServiceState] = []
-        self._health = HealthTable()
-        self._last: Snapshot | None = None
-
-    def link(self, data: SnapshotData) -> Snapshot:
-        """Return the serving form of `data`; unchanged rules, matchers and services are taken from the last one."""
-        last = self._last
-        self._update_services(data)
-        old_rules: Mapping[str, LinkedRule] = last.rules if last is not None else {}
-        rules: dict[str, LinkedRule] = {}
-        for rule in data.rules:
-            before = old_rules.get(rule.id)
-            if before is not None and before.rule == rule and self._is_current(before):
-                rules[rule.id] = before
-            else:
-                rules[rule.id] = self._link_rule(rule, before)
-        self._forget_balancers(rules.values())
-        if last is not None and _same_matching(last.data, data):
-            matchers, default = last._matchers, last._default
-            matches_request_id = last.matches_request_id
-        else:
-            matchers, default = self._matchers(data)
-            matches_request_id = any(
-                condition.name.lower() == _REQUEST_ID for rule in data.rules for condition in rule.match.headers
-            )
-        snapshot = Snapshot(data, rules, dict(self._states), matchers, default, matches_request_id=matches_request_id)
-        self._last = snapshot
-        return snapshot
-
-    def apply_health(self, changes: Sequence[HealthChange]) -> None:
-        """Take changes of endpoints' usability; they act on all snapshots at once."""
-        for key in self._health.apply(changes):
-            state = self._states.get(key)
-            if state is not None:
-                state.update_health(self._health.view(key))
-
-    def reset_health(self, changes: Sequence[HealthChange]) -> None:
-        """Forget all health and take `changes` as the whole truth."""
-        self._health.reset(changes)
-        for key, state in self._states.items():
-            state.update_health(self._health.view(key))
-
-    def take_states(self) -> list[ServiceState]:
-        """Return the state of every service, for telemetry; a deleted one until its last request has ended."""
-        states = [*self._states.values(), *self._retired]
-        self._retired = [state for state in self._retired if state.limits.requests]
-        return states
-
-    def _update_services(self, data: SnapshotData) -> None:
-        for key in [key for key in self._states if key not in data.services]:
-            # Requests that are under way on an older snapshot still hold it; new ones must find no endpoint.
-            state = self._states.pop(key)
-            self._retired.append(state)
-            state.update(msgspec.structs.replace(state.service, endpoints=()))
-        for key, service in data.services.items():
-            known = self._states.get(key)
-            if known is None:
-                self._states[key] = ServiceState(service, self._health.view(key))
-            elif known.service is not service and known.service != service:
-                known.update(service)
-
-    def _is_current(self, linked: LinkedRule) -> bool:
-        pairs = linked._balancers
-        return all(
-            (pairs[ref.service][0] if ref.service in pairs else None) is self._states.get(ref.service)
-            for ref in linked.rule.destinations
-        )
-
-    def _link_rule(self, rule: Rule, before: LinkedRule | None) -> LinkedRule:
-        filters = tuple(self._filter(config, rule) for config in rule.filters)
-        balancers: dict[ServiceKey, tuple[ServiceState, ServiceBalancer]] = {}
-        keeps = before is not None and before.rule.balancing == rule.balancing and before.rule.locality == rule.locality
-        for ref in rule.destinations:
-            state = self._states.get(ref.service)
-            if state is None or ref.problem:
-                continue
-            old = before._balancers.get(ref.service) if keeps and before is not None else None
-            if old is not None and old[0] is state:
-                balancers[ref.service] = old
-                continue
-            balancer = ServiceBalancer(
-                state.service,
-                balancing=rule.balancing,
-                locality=rule.locality,
-                balancer=self._plugins.balancers[rule.balancing.algorithm].create(rule.balancing),
-                gateway_locality=self._locality,
-                health=state.view,
-            )
-            state.balancers.append(balancer)
-            balancers[ref.service] = (state, balancer)
-        return LinkedRule(rule, filters, balancers)
-
-    def _filter(self, config: FilterConfig, rule: Rule) -> Filter:
-        if isinstance(config, PluginFilter):
-            return CheckedFilter(self._plugins.filters[config.name].create(config), config.name)
-        return build_filter(config, rule)
-
-    def _forget_balancers(self, rules: Iterable[LinkedRule]) -> None:
-        """Drop balancers of rules that are gone, so that health changes do not feed the dead."""
-        alive: dict[int, list[ServiceBalancer]] = {}
-        for linked in rules:
-            for state, balancer in linked._balancers.values():
-                alive.setdefault(id(state), []).append(balancer)
-        for state in self._states.values():
-            state.balancers = alive.get(id(state), [])
-
-    def _matchers(self, data: SnapshotData) -> tuple[dict[str, Matcher], Matcher]:
-        default = Matcher([rule for rule in data.rules if not rule.listeners], self._regex)
-        if all(not rule.listeners for rule in data.rules):
-            return {}, default
-        matchers: dict[str, Matcher] = {}
-        by_rules: dict[tuple[str, ...], Matcher] = {}
-        for listener in data.listeners:
-            chosen = [rule for rule in data.rules if not rule.listeners or listener.name in rule.listeners]
-            ids = tuple(rule.id for rule in chosen)
-            if ids not in by_rules:
-                by_rules[ids] = Matcher(chosen, self._regex)
-            matchers[listener.name] = by_rules[ids]
-        return matchers, default
-
-
 def _broken_balancer(rule: Rule, what: str) -> PluginContractError:
     return PluginContractError(f"balancer {rule.balancing.algorithm} of {rule.route}: {what}", reason=Reason.INTERNAL)
-
-
-def _same_matching(old: SnapshotData, new: SnapshotData) -> bool:
-    """Tell whether matchers of `old` serve `new`: same rules in the same order, same listener names."""
-    return (
-        len(old.rules) == len(new.rules)
-        and all(
-            a is b
-            or (a.id == b.id and a.match == b.match and a.hostnames == b.hostnames and a.listeners == b.listeners)
-            for a, b in zip(old.rules, new.rules, strict=True)
-        )
-        and _names(old.listeners) == _names(new.listeners)
-    )
-
-
-def _names(listeners: Iterable[Listener]) -> list[str]:
-    return [listener.name for listener in listeners]

@@ -85,10 +85,11 @@ class _Record:
 class _ServiceBook:
     """One service's policies and records."""
 
-    __slots__ = ("active", "key", "outlier", "records")
+    __slots__ = ("active", "key", "outlier", "records", "service")
 
     def __init__(self, key: ServiceKey) -> None:
         self.key = key
+        self.service: Service | None = None
         self.active: ActiveHealthPolicy | None = None
         self.outlier: OutlierDetector | None = None
         self.records: dict[EndpointKey, _Record] = {}
@@ -228,9 +229,12 @@ class HealthBook:
 
     def _set_service(self, key: ServiceKey, service: Service, now: float) -> list[HealthChange]:
         book = self._services.get(key)
+        if book is not None and book.service is service:
+            return []  # the same object: nothing of it can have changed
         is_new = book is None
         if book is None:
             book = self._services[key] = _ServiceBook(key)
+        book.service = service
         keys = dict.fromkeys(endpoint.key for endpoint in service.endpoints)
         changes = self._forget(book, keys)
         added = [endpoint for endpoint in keys if endpoint not in book.records]

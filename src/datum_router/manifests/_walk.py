@@ -296,7 +296,9 @@ class PlainText(msgspec.Struct, frozen=True):
 
 
 _DIGITS = bytes(0x30 if 0x30 <= octet <= 0x39 else octet for octet in range(256))
-_LONG_NUMBER = b"0" * 19  # what `_DIGITS` makes of a number that is perhaps beyond 64 bits; 20 times faster than a regex
+_LONG_NUMBER = (
+    b"0" * 19
+)  # what `_DIGITS` makes of a number that is perhaps beyond 64 bits; 20 times faster than a regex
 
 
 def plain_text(kind: types.Type) -> PlainText | None:

@@ -35,15 +35,21 @@ class SnapshotData(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SnapshotDelta(msgspec.Struct, frozen=True, kw_only=True):
-    """The difference between two `SnapshotData`; `order` lists all rule ids if the order or set of rules changed."""
+    """The difference between two `SnapshotData`.
+
+    Attributes:
+        removed_rules: Positions in the old order of rules that are gone or changed, ascending.
+        rules, positions: Rules that are new or changed, and where each stands in the new order, ascending.
+    """
 
     base: int
     version: int
     digest: str
     services: Mapping[ServiceKey, Service] = {}
     removed_services: tuple[ServiceKey, ...] = ()
+    removed_rules: tuple[int, ...] = ()
     rules: tuple[Rule, ...] = ()
-    order: tuple[str, ...] | None = None
+    positions: tuple[int, ...] = ()
     listeners: tuple[Listener, ...] | None = None
 
 

@@ -47,7 +47,7 @@ def test_delta_names_only_what_changed() -> None:
     new = snapshot(2, [OLD.rules[0], rule("default/b#0", weight=1)], list(OLD.services.values()))
     delta = make_delta(OLD, new)
     assert [item.id for item in delta.rules] == ["default/b#0"]
-    assert delta.order is None
+    assert (delta.removed_rules, delta.positions) == ((1,), (1,))
     assert not delta.services
     assert delta.listeners is None
 

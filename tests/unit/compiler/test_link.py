@@ -5,7 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from datum_router.compiler.link import Lease, LinkedRule, Linker, Snapshot
+from datum_router.compiler.link import Lease, LinkedRule, Snapshot
+from datum_router.compiler.linker import Linker
 from datum_router.errors import PluginContractError
 from datum_router.model.endpoint import EndpointKey, make_endpoint
 from datum_router.model.listener import Listener
@@ -93,9 +94,9 @@ def test_unchanged_rules_and_matchers_are_taken_over(linker: Linker) -> None:
     first = linker.link(data([one, two], [service("10.0.0.1")]))
     second = linker.link(data([one, two], [service("10.0.0.1", "10.0.0.2")], 2))
     assert second.rules["default/r#0"] is first.rules["default/r#0"]
-    assert second._default is first._default
+    assert second.default is first.default
     third = linker.link(data([one], [service("10.0.0.1")], 3))
-    assert third._default is not first._default
+    assert third.default is not first.default
 
 
 def test_new_endpoints_act_at_once_on_requests_that_hold_an_older_snapshot(linker: Linker) -> None:

@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from datum_router.compiler.link import Lease, Linker, Snapshot
+from datum_router.compiler.link import Lease, Snapshot
+from datum_router.compiler.linker import Linker
 from datum_router.model.endpoint import make_endpoint
 from datum_router.model.policy import ConnectionLimits
 from datum_router.model.request import LocalReply, RequestHead

@@ -18,7 +18,8 @@ import time
 import trio
 
 from datum_router.compiler.diff import apply_delta
-from datum_router.compiler.link import Linker, Snapshot
+from datum_router.compiler.link import Snapshot
+from datum_router.compiler.linker import Linker
 from datum_router.errors import ConfigError, DatumRouterError
 from datum_router.model.endpoint import make_locality
 from datum_router.model.listener import Listener
@@ -150,7 +151,7 @@ class Worker:
     async def _program(self, data: SnapshotData) -> None:
         self._data = data
         try:
-            snapshot = self._linker.link(data)
+            snapshot = await self._link(data)
         except Exception as error:
             # A balancer or filter of a plugin broke: what is in force stays in force, and the supervisor is told.
             log.exception("snapshot cannot be put in force", extra={"version": data.version})
@@ -166,6 +167,17 @@ class Worker:
             gc.collect()
             gc.freeze()
         await self._channel.send(Programmed(version=data.version, digest=data.digest))
+
+    async def _link(self, data: SnapshotData) -> Snapshot:
+        """Link step by step: requests are served in between, however many rules have to be made anew."""
+        steps = self._linker.link_in_steps(data)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                snapshot: Snapshot = end.value
+                return snapshot
+            await trio.lowlevel.checkpoint()
 
     def _attach_listeners(self) -> None:
         wanted = {listener.name: listener for listener in self._data.listeners}

@@ -17,7 +17,8 @@ import h2.settings
 import h11
 import trio
 
-from datum_router.compiler.link import Linker, Snapshot
+from datum_router.compiler.link import Snapshot
+from datum_router.compiler.linker import Linker
 from datum_router.model.endpoint import EndpointKey, make_endpoint
 from datum_router.model.listener import Listener
 from datum_router.model.outcome import Outcome

@@ -1,0 +1,280 @@
+"""Make a serving `Snapshot` of each `SnapshotData`, out of the last one: only what changed is made anew.
+
+Theory of operation. Unchanged rules are the same objects in old and new data, so `compiler.splice` finds the changed
+ones at the speed of C; each of them is linked and moved in copies of the tables that hold it, matchers included. The
+old snapshot stays as it is: requests that began with it go on. A rule whose service came or went is linked again, too.
+
+Linking may be done in steps, so that a process that serves can do so in between: nothing is in force before the last
+step, but endpoints and limits of services, which act on all snapshots at once, are from the first. If a plugin breaks
+half-way nothing else of the new data is left behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Mapping, Sequence
+
+import msgspec
+
+from datum_router.balancing.service_balancer import ServiceBalancer
+from datum_router.compiler.diff import rule_differences
+from datum_router.compiler.link import REQUEST_ID, LinkedRule, ServiceState, Snapshot
+from datum_router.filters.base import CheckedFilter, Filter, build_filter
+from datum_router.health.view import HealthTable
+from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality
+from datum_router.model.route import FilterConfig, PluginFilter, Rule, RuleId
+from datum_router.model.service import ServiceKey
+from datum_router.model.snapshot import SnapshotData
+from datum_router.plugins.manager import PluginSet
+from datum_router.plugins.protocols import HealthChange
+from datum_router.routing.matcher import STEP_RULES, Matcher
+from datum_router.routing.regex import RegexEngine
+
+_REBUILD_SHARE = 4
+"""If more than one in so many rules changed, tables are built anew rather than changed rule by rule."""
+
+_Matchers = tuple[dict[str, Matcher], Matcher]
+
+
+class Linker:
+    """Make snapshots and carry live state from one to the next. One per serving process, single-threaded."""
+
+    __slots__ = (
+        "_bound_rules",
+        "_health",
+        "_last",
+        "_locality",
+        "_moved",
+        "_plugins",
+        "_regex",
+        "_request_id_rules",
+        "_retired",
+        "_states",
+    )
+
+    def __init__(
+        self, plugins: PluginSet, *, regex: RegexEngine | None = None, gateway_locality: Locality = UNKNOWN_LOCALITY
+    ) -> None:
+        self._plugins = plugins
+        self._regex = regex
+        self._locality = gateway_locality
+        self._states: dict[ServiceKey, ServiceState] = {}
+        self._moved: set[ServiceKey] = set()  # services that came or went since the last snapshot
+        self._retired: list[ServiceState] = []
+        self._health = HealthTable()
+        self._bound_rules = 0
+        self._request_id_rules = 0
+        self._last = Snapshot(SnapshotData(), {}, {}, {}, Matcher((), regex))
+
+    def link(self, data: SnapshotData) -> Snapshot:
+        """Return the serving form of `data`; unchanged rules, matchers and services are taken from the last one."""
+        steps = self.link_in_steps(data)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                snapshot: Snapshot = end.value
+                return snapshot
+
+    def link_in_steps(self, data: SnapshotData) -> Generator[None, None, Snapshot]:
+        """Do as `link` does and yield every few milliseconds. Run one at a time, to its end."""
+        last = self._last
+        self._update_services(data)
+        gone, added = rule_differences(last.data.rules, data.rules)
+        old = [last.data.rules[position] for position in gone]
+        new = [data.rules[position] for position in added]
+        made: list[tuple[ServiceState, ServiceBalancer]] = []
+        try:
+            rules = yield from self._link_rules(last, data, old, new, made)
+            matchers, default = yield from self._matchers(last, data, old, new)
+        except BaseException:
+            for state, balancer in made:
+                state.balancers.pop(balancer, None)
+            raise
+        self._forget_balancers(last, rules, old)
+        self._bound_rules += _count_bound(new) - _count_bound(old)
+        self._request_id_rules += _count_request_id(new) - _count_request_id(old)
+        self._moved.clear()
+        snapshot = Snapshot(
+            data, rules, dict(self._states), matchers, default, matches_request_id=self._request_id_rules > 0
+        )
+        self._last = snapshot
+        return snapshot
+
+    def apply_health(self, changes: Sequence[HealthChange]) -> None:
+        """Take changes of endpoints' usability; they act on all snapshots at once."""
+        for key in self._health.apply(changes):
+            state = self._states.get(key)
+            if state is not None:
+                state.update_health(self._health.view(key))
+
+    def reset_health(self, changes: Sequence[HealthChange]) -> None:
+        """Forget all health and take `changes` as the whole truth."""
+        self._health.reset(changes)
+        for key, state in self._states.items():
+            state.update_health(self._health.view(key))
+
+    def take_states(self) -> list[ServiceState]:
+        """Return the state of every service, for telemetry; a deleted one until its last request has ended."""
+        states = [*self._states.values(), *self._retired]
+        self._retired = [state for state in self._retired if state.limits.requests]
+        return states
+
+    # --- services --------------------------------------------------------------------------------------------------
+
+    def _update_services(self, data: SnapshotData) -> None:
+        for key in [key for key in self._states if key not in data.services]:
+            # Requests that are under way on an older snapshot still hold it; new ones must find no endpoint.
+            state = self._states.pop(key)
+            self._moved.add(key)
+            self._retired.append(state)
+            state.update(msgspec.structs.replace(state.service, endpoints=()))
+        for key, service in data.services.items():
+            known = self._states.get(key)
+            if known is None:
+                self._states[key] = ServiceState(service, self._health.view(key))
+                self._moved.add(key)
+            elif known.service is not service and known.service != service:
+                known.update(service)
+
+    # --- rules -----------------------------------------------------------------------------------------------------
+
+    def _link_rules(
+        self,
+        last: Snapshot,
+        data: SnapshotData,
+        old: Sequence[Rule],
+        new: Sequence[Rule],
+        made: list[tuple[ServiceState, ServiceBalancer]],
+    ) -> Generator[None, None, dict[str, LinkedRule]]:
+        rules = dict(last.rules)
+        for rule in old:
+            del rules[rule.id]
+        for position, rule in enumerate(new, 1):
+            rules[rule.id] = self._link_rule(rule, last.rules.get(rule.id), made)
+            if position % STEP_RULES == 0:
+                yield
+        if self._moved:
+            known = set(map(id, new))
+            for position, rule in enumerate(data.rules, 1):
+                if position % (8 * STEP_RULES) == 0:
+                    yield
+                if id(rule) in known or all(ref.service not in self._moved for ref in rule.destinations):
+                    continue
+                before = rules[rule.id]
+                if not before.uses_states(self._states):
+                    rules[rule.id] = self._link_rule(rule, before, made)
+        return rules
+
+    def _link_rule(
+        self, rule: Rule, before: LinkedRule | None, made: list[tuple[ServiceState, ServiceBalancer]]
+    ) -> LinkedRule:
+        filters = tuple(self._filter(config, rule) for config in rule.filters)
+        balancers: dict[ServiceKey, tuple[ServiceState, ServiceBalancer]] = {}
+        keeps = before is not None and before.rule.balancing == rule.balancing and before.rule.locality == rule.locality
+        for ref in rule.destinations:
+            state = self._states.get(ref.service)
+            if state is None or ref.problem or ref.service in balancers:
+                continue
+            balancer = before.balancer_of(ref.service, state) if keeps and before is not None else None
+            if balancer is None:
+                balancer = ServiceBalancer(
+                    state.service,
+                    balancing=rule.balancing,
+                    locality=rule.locality,
+                    balancer=self._plugins.balancers[rule.balancing.algorithm].create(rule.balancing),
+                    gateway_locality=self._locality,
+                    health=state.view,
+                    shared=state.candidates,
+                )
+                state.balancers[balancer] = None
+                made.append((state, balancer))
+            balancers[ref.service] = (state, balancer)
+        return LinkedRule(rule, filters, balancers)
+
+    def _filter(self, config: FilterConfig, rule: Rule) -> Filter:
+        if isinstance(config, PluginFilter):
+            return CheckedFilter(self._plugins.filters[config.name].create(config), config.name)
+        return build_filter(config, rule)
+
+    def _forget_balancers(self, last: Snapshot, rules: Mapping[str, LinkedRule], old: Iterable[Rule]) -> None:
+        """Drop balancers of rules that are gone, so that health changes do not feed the dead."""
+        replaced: set[str] = {rule.id for rule in old}
+        if self._moved:
+            replaced.update(key for key, linked in last.rules.items() if rules.get(key) is not linked)
+        for rule_id in replaced:
+            now = rules.get(rule_id)
+            kept = {balancer for _, balancer in now.balancers()} if now is not None else set()
+            for state, balancer in last.rules[rule_id].balancers():
+                if balancer not in kept:
+                    state.balancers.pop(balancer, None)
+
+    # --- matchers --------------------------------------------------------------------------------------------------
+
+    def _matchers(
+        self, last: Snapshot, data: SnapshotData, old: Sequence[Rule], new: Sequence[Rule]
+    ) -> Generator[None, None, _Matchers]:
+        """Return the matcher of each listener, if any rule is bound to some, and that of rules bound to none."""
+        old, new = _without_same_match(old, new)
+        bound = self._bound_rules + _count_bound(new) - _count_bound(old)
+        names = [listener.name for listener in data.listeners]
+        same_names = [listener.name for listener in last.data.listeners] == names
+        if bool(bound) != bool(last.matchers) or (bound and not same_names):
+            return (yield from self._build_matchers(data, names, is_bound=bound > 0))
+        if not old and not new:
+            return dict(last.matchers), last.default
+        if (len(old) + len(new)) * _REBUILD_SHARE > len(data.rules) and len(new) > STEP_RULES:
+            return (yield from self._build_matchers(data, names, is_bound=bound > 0))
+        known: dict[tuple[int, tuple[RuleId, ...], tuple[RuleId, ...]], Matcher] = {}
+        matchers: dict[str, Matcher] = {}
+        for name, before in last.matchers.items():
+            out, into = _serving(old, name), _serving(new, name)
+            index = (id(before), tuple(rule.id for rule in out), tuple(rule.id for rule in into))
+            if index not in known:
+                known[index] = before.updated(out, into) if out or into else before
+                yield
+            matchers[name] = known[index]
+        out, into = _serving(old), _serving(new)
+        return matchers, last.default.updated(out, into) if out or into else last.default
+
+    def _build_matchers(
+        self, data: SnapshotData, names: Iterable[str], *, is_bound: bool
+    ) -> Generator[None, None, _Matchers]:
+        default = yield from Matcher.in_steps(_serving(data.rules), self._regex)
+        matchers: dict[str, Matcher] = {}
+        if not is_bound:
+            return matchers, default
+        by_rules: dict[tuple[RuleId, ...], Matcher] = {}
+        for name in names:
+            chosen = _serving(data.rules, name)
+            ids = tuple(rule.id for rule in chosen)
+            if ids not in by_rules:
+                by_rules[ids] = yield from Matcher.in_steps(chosen, self._regex)
+            matchers[name] = by_rules[ids]
+        return matchers, default
+
+
+def _serving(rules: Sequence[Rule], listener: str | None = None) -> list[Rule]:
+    """Return the rules that are bound to no listener, and those bound to `listener`."""
+    return [rule for rule in rules if not rule.listeners or listener in rule.listeners]
+
+
+def _without_same_match(old: Sequence[Rule], new: Sequence[Rule]) -> tuple[list[Rule], list[Rule]]:
+    """Leave out rules whose new version matches the same requests with the same precedence."""
+    table = {rule.id: rule for rule in old}
+    same = {
+        rule.id
+        for rule in new
+        if (before := table.get(rule.id)) is not None
+        and before.match == rule.match
+        and (before.hostnames, before.listeners) == (rule.hostnames, rule.listeners)
+        and (before.created_at, before.route, before.index) == (rule.created_at, rule.route, rule.index)
+    }
+    return [rule for rule in old if rule.id not in same], [rule for rule in new if rule.id not in same]
+
+
+def _count_bound(rules: Iterable[Rule]) -> int:
+    return sum(1 for rule in rules if rule.listeners)
+
+
+def _count_request_id(rules: Iterable[Rule]) -> int:
+    return sum(1 for rule in rules if any(item.name.lower() == REQUEST_ID for item in rule.match.headers))
