@@ -1,22 +1,26 @@
 """The compiler: manifests and plugins in, one immutable `SnapshotData` and diagnostics out. Never raises on user input.
 
-Unchanged parts are reused by reference: a service or a route whose manifest, and whose neighbourhood as far as it looks
-at it, is what it was last time costs a dictionary look-up. Rules leave in the one total order of
-`compiler.precedence`; data planes need no order of arrival.
+Theory of operation. Each object is compiled by itself into a result that is kept together with what it was made from
+(`compiler.memo`); what all VPCIngresses offer together is one such result. A view is compared with the last one, and
+only results that what changed could alter are made again. Rules that came and went move in a table that is in the one
+total order of `compiler.precedence` and knows conflicts and digests (`compiler.table`); data planes need no order of
+arrival. Unchanged parts stay the same objects, so that whoever comes next finds the changed ones by identity.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import msgspec
 
-from datum_router.compiler.conflicts import find_conflicts
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
-from datum_router.compiler.diff import digest_of
+from datum_router.compiler.diff import combine_digests, part_digest, rule_differences
 from datum_router.compiler.ingress import IngressCompiler, IngressScope
-from datum_router.compiler.precedence import sort_key
+from datum_router.compiler.memo import Changes, Look, Made, Memo, RecordingView
 from datum_router.compiler.refs import Finding, locate, resolve_service
 from datum_router.compiler.rules import RouteCompiler
-from datum_router.compiler.services import ServiceCompiler
+from datum_router.compiler.services import ServiceCompiler, service_key
+from datum_router.compiler.table import RuleTable
 from datum_router.manifests.meta import ObjectKey
 from datum_router.manifests.servicebinding import ServiceBinding
 from datum_router.manifests.vpcingress import VPCIngress
@@ -27,6 +31,7 @@ from datum_router.model.route import Rule
 from datum_router.model.service import Service, ServiceKey
 from datum_router.model.snapshot import SnapshotData
 from datum_router.plugins.manager import PluginSet
+from datum_router.plugins.protocols import ManifestView
 from datum_router.reasons import Reason
 from datum_router.registry.endpoints import EndpointRegistry
 from datum_router.registry.store import StoreView
@@ -56,99 +61,183 @@ class CompileResult(msgspec.Struct, frozen=True, kw_only=True):
     diagnostics: tuple[Diagnostic, ...] = ()
 
 
-class Compiler:
-    """Compile views of one store; keeps the last results for reuse."""
+SCOPE: Look = ("the scope of all VPCIngresses",)
+"""Stands, among what a route looked at, for what all VPCIngresses together offer."""
 
-    __slots__ = ("_last", "_options", "_plugins", "_routes", "_services", "_version")
+
+class Compiler:
+    """Compile views of one store, each out of the last one: what did not change is not looked at again.
+
+    The result is a function of the view alone, but for its version and for endpoints of bindings without `autoSync`.
+    """
+
+    __slots__ = (
+        "_bindings",
+        "_digests",
+        "_last",
+        "_options",
+        "_plugins",
+        "_route_compiler",
+        "_routes",
+        "_scope",
+        "_service_compiler",
+        "_services",
+        "_table",
+        "_version",
+        "_view",
+    )
 
     def __init__(self, plugins: PluginSet, options: CompileOptions | None = None) -> None:
         self._plugins = plugins
         self._options = options or CompileOptions()
-        self._services = ServiceCompiler(EndpointRegistry([spec.create() for spec in plugins.resolvers]))
-        self._routes = RouteCompiler(plugins, regex=self._options.regex)
-        self._last: SnapshotData | None = None
+        self._service_compiler = ServiceCompiler(EndpointRegistry([spec.create() for spec in plugins.resolvers]))
+        self._route_compiler = RouteCompiler(plugins, regex=self._options.regex)
+        self._last = SnapshotData()
         self._version = 0
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin from nothing with the next view."""
+        self._view: StoreView | None = None
+        self._services: Memo[Service] = Memo("VPCService")
+        self._bindings: Memo[None] = Memo("ServiceBinding")
+        self._routes: Memo[tuple[Rule, ...]] = Memo("VPCRoute")
+        self._scope: Made[IngressScope] = Made(IngressScope(), (), (("VPCIngress",),))
+        self._table = RuleTable()
+        self._digests: dict[ServiceKey, bytes] = {}
 
     def compile(self, view: StoreView) -> CompileResult:
         """Return the snapshot of `view`. Equal content keeps the version and the object of the last call."""
-        findings: list[Finding] = []
-        services: dict[ServiceKey, Service] = {}
-        last_services = self._last.services if self._last is not None else {}
-        for manifest in view.list("VPCService"):
+        try:
+            changes = Changes(view.changes(self._view))
+            services = self._compile_services(view, changes)
+            for _ in self._bindings.update(view, changes, _check_binding):
+                pass
+            removed, added = self._compile_scope(view, changes)
+            self._compile_routes(view, changes, removed, added)
+            self._table.update(removed, added)
+            data = self._publish(services, self._listeners())
+        except BaseException:
+            self._forget()  # half of it may be new: what is kept must be whole
+            raise
+        self._view = view
+        findings = [
+            *self._services.findings(),
+            *self._bindings.findings(),
+            *self._scope.findings,
+            *self._routes.findings(),
+            *(_conflict(loser, winner) for loser, winner in self._table.conflicts()),
+        ]
+        diagnostics = (*view.diagnostics(), *(_located(finding, view) for finding in findings))
+        return CompileResult(data=data, diagnostics=diagnostics)
+
+    def _compile_services(self, view: StoreView, changes: Changes) -> Mapping[ServiceKey, Service]:
+        """Return all services; the very mapping of the last snapshot if none of them changed."""
+
+        def make(manifest: msgspec.Struct, recording: RecordingView) -> tuple[Service, Sequence[Finding]] | None:
             if not isinstance(manifest, VPCService):
-                continue
-            service, found = self._services.compile(manifest, view)
-            findings += found
-            before = last_services.get(service.key)
-            services[service.key] = before if before is not None and before == service else service
-        self._check_bindings(view, findings)
+                return None
+            service, findings = self._service_compiler.compile(manifest, recording)
+            before = self._last.services.get(service.key)
+            return (before if before is not None and before == service else service), findings
 
-        ingresses = [item for item in view.list("VPCIngress") if isinstance(item, VPCIngress)]
-        scope, listeners = self._compile_ingresses(ingresses, view, findings)
-        rules: list[Rule] = list(scope.rules)
-        for route in view.list("VPCRoute"):
-            if isinstance(route, VPCRoute):
-                found_rules, found = self._routes.compile(route, view, scope)
-                rules += found_rules
-                findings += found
-        rules.sort(key=sort_key)
-        for loser, winner in find_conflicts(rules):
-            findings.append(_conflict(loser, winner))
-        data = self._publish(services, self._reuse(rules), listeners)
-        diagnostics = [*view.diagnostics(), *(_located(finding, view) for finding in findings)]
-        return CompileResult(data=data, diagnostics=tuple(diagnostics))
+        is_changed = False
+        for (namespace, name), old, new in self._services.update(view, changes, make):
+            if new is not None and new is not old:
+                self._digests[new.key] = part_digest(new)
+            elif new is None:
+                self._digests.pop(service_key(namespace, name), None)
+            is_changed |= new is not old
+        if not is_changed and len(self._digests) == len(self._last.services):
+            return self._last.services
+        return {service.key: service for _, service in self._services.results()}
 
-    def _reuse(self, rules: list[Rule]) -> tuple[Rule, ...]:
-        """Replace rules by their equals of the last snapshot, so that later comparisons are by identity."""
-        if self._last is None:
-            return tuple(rules)
-        old = {rule.id: rule for rule in self._last.rules}
-        return tuple(before if (before := old.get(rule.id)) is not None and before == rule else rule for rule in rules)
+    def _compile_scope(self, view: StoreView, changes: Changes) -> tuple[list[Rule], list[Rule]]:
+        """Bring the scope up to date; return the rules of VPCIngresses that are gone, and new ones."""
+        before = self._scope
+        if changes.looks.isdisjoint(before.looks):
+            return [], []
+        recording = RecordingView(view)
+        ingresses = [item for item in recording.list("VPCIngress") if isinstance(item, VPCIngress)]
+        scope = IngressCompiler(recording, host=self._options.ingress_host).compile(ingresses)
+        if self._options.listen is not None:
+            scope = scope.unbound()
+        rules = self._reuse(scope.rules, {rule.id: rule for rule in before.result.rules or self._last.rules})
+        self._scope = Made(msgspec.structs.replace(scope, rules=rules), scope.findings, tuple(recording.looks))
+        if self._scope.result.ingresses != before.result.ingresses:
+            changes.looks.add(SCOPE)
+        return _exchanged(before.result.rules, rules)
 
-    def _publish(
-        self, services: dict[ServiceKey, Service], rules: tuple[Rule, ...], listeners: tuple[Listener, ...]
-    ) -> SnapshotData:
-        last = self._last
+    def _compile_routes(self, view: StoreView, changes: Changes, removed: list[Rule], added: list[Rule]) -> None:
+        """Bring routes up to date; put the rules that are gone, and new ones, into the lists."""
+        scope = self._scope.result
+        # After `_forget` there are no old results to take equal rules from, but there is the last snapshot.
+        known: dict[str, Rule] = {rule.id: rule for rule in self._last.rules} if self._view is None else {}
+
+        def make(
+            manifest: msgspec.Struct, recording: RecordingView
+        ) -> tuple[tuple[Rule, ...], Sequence[Finding]] | None:
+            if not isinstance(manifest, VPCRoute):
+                return None
+            rules, findings = self._route_compiler.compile(manifest, recording, scope)
+            if manifest.spec.parent_refs:
+                recording.looks.add(SCOPE)
+            return (self._reuse(tuple(rules), known) if known else tuple(rules)), findings
+
+        for name, old, new in self._routes.update(view, changes, make):
+            if old and new:
+                new = self._reuse(new, {rule.id: rule for rule in old})
+                self._routes.replace(name, new)
+            gone, come = _exchanged(old or (), new or ())
+            removed += gone
+            added += come
+
+    @staticmethod
+    def _reuse(rules: tuple[Rule, ...], known: Mapping[str, Rule]) -> tuple[Rule, ...]:
+        """Replace rules by their equals of the last compilation, so that comparisons from here on are by identity."""
+        return tuple(old if (old := known.get(rule.id)) is not None and old == rule else rule for rule in rules)
+
+    def _listeners(self) -> tuple[Listener, ...]:
+        if self._options.listen is not None:
+            # `--listen` is one plain listener that serves all routes, in place of what VPCIngresses ask for.
+            return (self._options.listen,)
+        listeners = self._scope.result.listeners
+        if not listeners and self._options.fallback_listener is not None:
+            return (self._options.fallback_listener,)
+        return listeners
+
+    def _publish(self, services: Mapping[ServiceKey, Service], listeners: tuple[Listener, ...]) -> SnapshotData:
+        last, rules = self._last, self._table.rules
         if (
-            last is not None
+            self._version
             and last.listeners == listeners
-            and last.services == services
-            and len(last.rules) == len(rules)
-            and all(a is b for a, b in zip(last.rules, rules, strict=True))
+            and (last.services is services or last.services == services)
+            and (last.rules is rules or rule_differences(last.rules, rules) == ([], []))
         ):
             return last
         self._version += 1
-        data = SnapshotData(version=self._version, services=services, rules=rules, listeners=listeners)
-        data = msgspec.structs.replace(data, digest=digest_of(data))
-        self._last = data
-        return data
+        digest = combine_digests(self._digests, self._table.digests, listeners)
+        self._last = SnapshotData(
+            version=self._version, digest=digest, services=services, rules=rules, listeners=listeners
+        )
+        return self._last
 
-    def _compile_ingresses(
-        self, ingresses: list[VPCIngress], view: StoreView, findings: list[Finding]
-    ) -> tuple[IngressScope, tuple[Listener, ...]]:
-        compiler = IngressCompiler(view, host=self._options.ingress_host)
-        scope = compiler.compile(ingresses)
-        findings += scope.findings
-        listeners = list(scope.listeners)
-        if self._options.listen is not None:
-            # `--listen` is one plain listener that serves all routes, in place of what VPCIngresses ask for.
-            return scope.unbound(), (self._options.listen,)
-        if not listeners and self._options.fallback_listener is not None:
-            return scope, (self._options.fallback_listener,)
-        return scope, tuple(listeners)
 
-    def _check_bindings(self, view: StoreView, findings: list[Finding]) -> None:
-        for binding in view.list("ServiceBinding"):
-            if isinstance(binding, ServiceBinding):
-                key = ObjectKey(kind="ServiceBinding", namespace=binding.metadata.namespace, name=binding.metadata.name)
-                ref = binding.spec.vpc_service_ref
-                result = resolve_service(
-                    view, referrer=key, path="spec.vpcServiceRef.name", name=ref.name, namespace=ref.namespace
-                )
-                if result.finding is not None:
-                    findings.append(
-                        msgspec.structs.replace(result.finding, message=result.finding.message.split(";", 1)[0])
-                    )
+def _check_binding(manifest: msgspec.Struct, view: ManifestView) -> tuple[None, Sequence[Finding]] | None:
+    if not isinstance(manifest, ServiceBinding):
+        return None
+    key = ObjectKey(kind="ServiceBinding", namespace=manifest.metadata.namespace, name=manifest.metadata.name)
+    ref = manifest.spec.vpc_service_ref
+    result = resolve_service(view, referrer=key, path="spec.vpcServiceRef.name", name=ref.name, namespace=ref.namespace)
+    if result.finding is None:
+        return None, ()
+    return None, [msgspec.structs.replace(result.finding, message=result.finding.message.split(";", 1)[0])]
+
+
+def _exchanged(old: Sequence[Rule], new: Sequence[Rule]) -> tuple[list[Rule], list[Rule]]:
+    """Return the rules of `old` that are not in `new`, and the other way round, by identity."""
+    old_ids, new_ids = set(map(id, old)), set(map(id, new))
+    return [rule for rule in old if id(rule) not in new_ids], [rule for rule in new if id(rule) not in old_ids]
 
 
 def _conflict(loser: Rule, winner: Rule) -> Finding:

@@ -112,6 +112,29 @@ class StoreView:
         """Return all manifests of a kind in order of namespace and name; O(1) but for the first call after a change."""
         return self._buckets.get(kind, _EMPTY).manifests()
 
+    def changes(self, since: StoreView | None) -> dict[str, set[tuple[str, str]]]:
+        """Return, by kind, namespace and name of what came, went or has another manifest than in an older view.
+
+        Objects that only moved in their file have not changed. O(objects of kinds that were touched).
+        """
+        changed: dict[str, set[tuple[str, str]]] = {}
+        older: Mapping[str, _Bucket] = {} if since is None else since._buckets
+        for kind in self._buckets.keys() | older.keys():
+            old, new = older.get(kind, _EMPTY).entries, self._buckets.get(kind, _EMPTY).entries
+            if old is new:
+                continue
+            get = old.get
+            names = {
+                name
+                for name, entry in new.items()
+                if (before := get(name)) is not entry and (before is None or before.manifest is not entry.manifest)
+            }
+            if len(old) + sum(name not in old for name in names) > len(new):
+                names |= old.keys() - new.keys()
+            if names:
+                changed[kind] = names
+        return changed
+
     def origin(self, key: ObjectKey) -> Origin | None:
         """Return where the version in force of an object came from, or None."""
         entry = self._buckets.get(key.kind, _EMPTY).entries.get((key.namespace, key.name))
