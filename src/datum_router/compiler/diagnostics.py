@@ -26,19 +26,21 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         source: Name of the source plugin, for example `files`.
         file: Path as the user would type it; empty for objects from an API.
         line: 1-based line at which the document begins; 0 if lines mean nothing here.
-        lines: JSON path (`spec.match.pathPrefix`, `spec.destinations[0].weight`) -> 1-based line.
+        lines: JSON path (`spec.match.pathPrefix`, `spec.destinations[0].weight`) -> 1-based line, not counting `below`.
+        below: Lines above the part of the file that `lines` counts in, so that alike objects can share `lines`.
     """
 
     source: str
     file: str = ""
     line: int = 0
     lines: Mapping[str, int] = {}
+    below: int = 0
 
     def locate(self, path: str) -> int:
         """Return the line of `path`, or of its nearest known ancestor, or of the document."""
         while path:
             if path in self.lines:
-                return self.lines[path]
+                return self.below + self.lines[path]
             cut = max(path.rfind("."), path.rfind("["))
             path = path[:cut] if cut > 0 else ""
         return self.line

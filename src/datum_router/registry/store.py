@@ -14,6 +14,7 @@ Views are immutable: the store copies a kind's table before it changes one that 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -69,10 +70,10 @@ _EMPTY = _Bucket({})
 class _Claim:
     """What one source says of one object. `manifest` and `origin` are the last good version's."""
 
-    __slots__ = ("content", "diagnostics", "file", "latest", "manifest", "origin", "raw")
+    __slots__ = ("content", "diagnostics", "file", "fingerprint", "latest", "manifest", "origin")
 
     def __init__(self) -> None:
-        self.raw: Mapping[str, object] | None = None
+        self.fingerprint = b""  # of the latest version, whose text need not be kept; empty: unknown
         self.latest: Origin | None = None
         self.file = ""
         self.manifest: msgspec.Struct | None = None
@@ -193,8 +194,14 @@ class Store:
 
     def _upsert(self, event: Upsert) -> StoreChange:
         origin = event.origin
-        if self._is_echo(event):
-            return NO_CHANGE
+        fingerprint = _fingerprint(event.raw)
+        known = self._claim_on(event, fingerprint)
+        if known is not None:
+            before = known[2]
+            if before.latest == origin:
+                return NO_CHANGE
+            if before.manifest is not None and before.latest == before.origin and not before.diagnostics:
+                return self._move(*known, event)
         decoded = decode(event.raw, origin, self._kinds)
         key = decoded.key
         if key is None:
@@ -207,7 +214,7 @@ class Store:
             )
         claims = self._claims.setdefault(key, _Claims())
         claim = claims.by_source.setdefault(event.source, _Claim())
-        claim.raw, claim.latest, claim.file = event.raw, origin, origin.file
+        claim.fingerprint, claim.latest, claim.file = fingerprint, origin, origin.file
         claim.diagnostics = decoded.diagnostics
         is_changed = False
         is_moved = False
@@ -270,26 +277,30 @@ class Store:
             return NO_CHANGE
         return StoreChange(diagnostics_changed=self._report(index, decoded.diagnostics))
 
-    def _is_echo(self, event: Upsert) -> bool:
-        """Tell whether this very version is known already, without decoding it."""
-        metadata = event.raw.get("metadata") if isinstance(event.raw, Mapping) else None
+    def _claim_on(self, event: Upsert, fingerprint: bytes) -> tuple[ObjectKey, _Claims, _Claim] | None:
+        """Return the claim whose latest version has the very text of this event's, without decoding it."""
+        raw = event.raw
+        metadata = raw.get("metadata") if fingerprint and isinstance(raw, Mapping) else None
         if not isinstance(metadata, Mapping):
-            return False
-        kind, namespace, name = (
-            event.raw.get("kind"),
-            metadata.get("namespace", DEFAULT_NAMESPACE),
-            metadata.get("name"),
-        )
+            return None
+        kind, namespace, name = raw.get("kind"), metadata.get("namespace", DEFAULT_NAMESPACE), metadata.get("name")
         if not isinstance(kind, str) or not isinstance(namespace, str) or not isinstance(name, str):
-            return False
-        claims = self._claims.get(ObjectKey(kind=kind, namespace=namespace, name=name))
+            return None
+        key = ObjectKey(kind=kind, namespace=namespace, name=name)
+        claims = self._claims.get(key)
         claim = None if claims is None else claims.by_source.get(event.source)
-        if claim is None or claim.raw is None or claim.latest != event.origin:
-            return False
-        try:
-            return claim.raw == event.raw
-        except RecursionError:  # nested deeper than can be compared; decoding looks only as deep as types go
-            return False
+        if claims is None or claim is None or claim.fingerprint != fingerprint:
+            return None
+        return key, claims, claim
+
+    def _move(self, key: ObjectKey, claims: _Claims, claim: _Claim, event: Upsert) -> StoreChange:
+        """Take another place of a version that is good and was read before."""
+        claim.latest = claim.origin = event.origin
+        claim.file = event.origin.file
+        is_owner = claims.owner == event.source
+        if is_owner:
+            self._put(key, claims)
+        return StoreChange(diagnostics_changed=self._report_object(key, claims) or is_owner)
 
     # --- state -----------------------------------------------------------------------------------------------------
 
@@ -336,6 +347,15 @@ class Store:
             del self._reports[index]
         self._diagnostics = None
         return True
+
+
+def _fingerprint(raw: object) -> bytes:
+    """Return a hash that two texts share only if they decode alike; empty if there is none."""
+    try:
+        # MessagePack keeps apart what JSON would not: numbers and texts as keys, integers and floats.
+        return hashlib.blake2b(msgspec.msgpack.encode(raw, order="deterministic"), digest_size=16).digest()
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+        return b""
 
 
 def _text(key: ObjectKey) -> str:

@@ -36,8 +36,9 @@ from datum_router.errors import SourceError
 from datum_router.manifests.meta import DEFAULT_NAMESPACE, GROUP, LABEL_PATTERN, SUBDOMAIN_PATTERN, ObjectKey
 from datum_router.plugins.protocols import Delete, Problems, SourceEvent, Upsert
 from datum_router.reasons import Reason
+from datum_router_files.documents import Chunk, Document, FileContent
 from datum_router_files.listing import MAX_FILES, MAX_TOTAL_BYTES, Listing, Signature, list_files
-from datum_router_files.yamlscan import Document, FileContent, YamlLimits, read_documents
+from datum_router_files.yamlscan import YamlLimits, read_documents
 
 MAX_REREADS = 5
 RBAC_GROUP = "rbac.authorization.k8s.io"
@@ -80,16 +81,18 @@ class _File:
     """What is known of one file.
 
     `documents` are those in it, and those it held before it broke. `is_doubtful` while the file says otherwise or is
-    gone, but has not yet said so twice.
+    gone, but has not yet said so twice; `is_missed` once it was gone at one scan that counts.
     """
 
     __slots__ = (
+        "chunks",
         "diagnostics",
         "digest",
         "documents",
         "held_digest",
         "held_rounds",
         "is_doubtful",
+        "is_missed",
         "is_settled",
         "signature",
     )
@@ -101,7 +104,9 @@ class _File:
         self.held_digest = b""
         self.held_rounds = 0
         self.documents: dict[Identity, Document] = {}
+        self.chunks: Mapping[bytes, Chunk] = {}
         self.is_doubtful = False
+        self.is_missed = False
         self.diagnostics: tuple[Diagnostic, ...] = ()
 
 
@@ -138,11 +143,13 @@ class Scanner:
         self._problems: dict[str, tuple[Diagnostic, ...]] = {}
         self._trouble: dict[str, tuple[Diagnostic, ...]] = {}
 
-    def scan(self, *, is_full: bool = False) -> list[SourceEvent]:
+    def scan(self, *, is_full: bool = False, is_early: bool = False) -> list[SourceEvent]:
         """Return what changed since the last scan as one batch; the first scan returns everything.
 
         Args:
             is_full: Return every object and problem again, besides the deletes of what is gone.
+            is_early: The scan comes out of turn: what is in doubt stays so, since two scans a moment apart that see
+                the same bytes prove nothing.
 
         Raises:
             SourceError: The directory is not there (or cannot be read) and no scan has succeeded yet.
@@ -159,8 +166,9 @@ class Scanner:
             self._files = {}
         has_changed = is_first or is_full
         for path, (signature, data) in contents.items():
-            has_changed |= self._take(self._files.setdefault(path, _File()), path, signature, data, is_first=is_first)
-        has_changed |= self._forget_missing(listing)
+            file = self._files.setdefault(path, _File())
+            has_changed |= self._take(file, path, signature, data, is_first=is_first, is_early=is_early)
+        has_changed |= self._forget_missing(listing, is_early=is_early)
         trouble = self._listing_problems(listing)
         has_changed |= trouble != self._trouble
         self._trouble = trouble
@@ -198,8 +206,16 @@ class Scanner:
         file = self._files.get(path) if self._files is not None else None
         return file is not None and file.is_settled and file.signature == signature
 
-    def _take(self, file: _File, path: str, signature: Signature, data: bytes | OSError, *, is_first: bool) -> bool:
+    def directories(self) -> set[str]:
+        """Return the directories that files were found in by the last scan, and the one that was asked for."""
+        root = self._root if os.path.isdir(self._root) else os.path.dirname(self._root) or "."
+        return {root, *(os.path.dirname(path) or "." for path in self._files or ())}
+
+    def _take(
+        self, file: _File, path: str, signature: Signature, data: bytes | OSError, *, is_first: bool, is_early: bool
+    ) -> bool:
         """Update `file` from its bytes; return whether anything visible changed."""
+        file.is_missed = False
         if isinstance(data, OSError):
             found = (self._problem(path, f"the file cannot be read: {data.strerror or data}", "check its permissions"),)
             has_changed = file.diagnostics != found
@@ -211,42 +227,49 @@ class Scanner:
             file.signature = signature
             file.held_digest, file.held_rounds = b"", 0
             return False
-        content = read_documents(data, file=path, source=self._source, limits=self._limits.yaml)
-        documents, diagnostics = self._by_key(content, path)
+        content = read_documents(data, file=path, source=self._source, limits=self._limits.yaml, known=file.chunks)
+        documents, diagnostics = self._by_key(content, path, file.documents)
         is_broken = has_errors(diagnostics)
         looks_unfinished = is_broken or any(key not in documents for key in file.documents)
-        if looks_unfinished and not is_first and digest != file.held_digest:
-            file.held_rounds += 1
-            if file.held_rounds < self._limits.max_hold_rounds:
+        if looks_unfinished and not is_first and (is_early or digest != file.held_digest):
+            file.held_rounds += not is_early
+            if is_early or file.held_rounds < self._limits.max_hold_rounds:
+                if not is_early or digest != file.held_digest:
+                    file.held_digest = b"" if is_early else digest
                 file.is_doubtful = True
-                file.signature, file.digest, file.held_digest, file.is_settled = signature, b"", digest, False
+                file.signature, file.digest, file.is_settled = signature, b"", False
                 return True
         file.documents = file.documents | documents if is_broken else documents
-        file.diagnostics, file.is_doubtful = diagnostics, False
+        file.diagnostics, file.is_doubtful, file.chunks = diagnostics, False, content.chunks
         file.signature, file.digest, file.is_settled = signature, digest, False
         file.held_digest, file.held_rounds = b"", 0
         return True
 
-    def _forget_missing(self, listing: Listing) -> bool:
+    def _forget_missing(self, listing: Listing, *, is_early: bool) -> bool:
         assert self._files is not None
         has_changed = False
         for path in [name for name in self._files if name not in listing.files]:
             file = self._files[path]
             if path in listing.left_out or any(_is_within(path, above) for above in listing.unreadable):
                 continue
-            has_changed = True
-            if file.signature is None:  # the second scan in a row without it
+            if file.is_missed and not is_early:  # the second scan in a row without it
                 del self._files[path]
-            else:
-                file.is_doubtful = True
-                file.signature, file.digest, file.is_settled = None, b"", False
+                has_changed = True
+                continue
+            has_changed |= not file.is_doubtful
+            file.is_missed |= not is_early
+            file.is_doubtful = True
+            file.signature, file.digest, file.is_settled = None, b"", False
         return has_changed
 
-    def _by_key(self, content: FileContent, path: str) -> tuple[dict[Identity, Document], tuple[Diagnostic, ...]]:
+    def _by_key(
+        self, content: FileContent, path: str, before: Mapping[Identity, Document]
+    ) -> tuple[dict[Identity, Document], tuple[Diagnostic, ...]]:
         documents: dict[Identity, Document] = {}
         diagnostics = list(content.diagnostics)
+        named = {id(document): key for key, document in before.items()}
         for document in content.documents:
-            key = self._key(document, path, diagnostics)
+            key = named.get(id(document)) or self._key(document, path, diagnostics)
             if key is None:
                 continue
             if key in documents:
@@ -307,9 +330,51 @@ class Scanner:
 
     def _diff(self, *, is_full: bool) -> list[SourceEvent]:
         files = self._files or {}
+        wanted, problems = self._combine(files)
+        for scope, diagnostics in self._trouble.items():
+            problems[scope] = (*diagnostics, *problems.get(scope, ()))
+        events: list[SourceEvent] = []
+        deleted: set[ObjectKey] = set()
+        for identity in [identity for identity in self._emitted if identity not in wanted]:
+            deleted.add(identity[1])
+            file = self._emitted[identity].origin.file
+            events.append(Delete(source=self._source, key=identity[1], file=file))
+        for scope in sorted(problems.keys() | self._problems.keys()):
+            now = problems.get(scope, ())
+            if is_full or now != self._problems.get(scope, ()):
+                events.append(Problems(source=self._source, scope=scope, diagnostics=now))
+        emitted = self._emitted
+        known = emitted.get
+        if is_full:
+            changed = list(wanted.items())
+        else:
+            # A delete names no group, so it may have taken a namesake of another group with it: say that one again.
+            changed = [
+                (identity, document)
+                for identity, document in wanted.items()
+                if (before := known(identity)) is not document and before != document
+            ]
+            if deleted:
+                told = {identity for identity, _ in changed}
+                changed += [item for item in wanted.items() if item[0][1] in deleted and item[0] not in told]
+        events += [Upsert(source=self._source, raw=document.raw, origin=document.origin) for _, document in changed]
+        self._emitted, self._problems = wanted, problems
+        return events
+
+    def _combine(
+        self, files: Mapping[str, _File]
+    ) -> tuple[dict[Identity, Document], dict[str, tuple[Diagnostic, ...]]]:
+        """Return what all files together want to be in force, and what is wrong by path."""
         wanted: dict[Identity, Document] = {}
         problems: dict[str, tuple[Diagnostic, ...]] = {}
-        for path in sorted(files):
+        paths = sorted(files)
+        if not any(file.is_doubtful for file in files.values()):
+            for path in paths:
+                wanted.update(files[path].documents)
+            if len(wanted) == sum(len(file.documents) for file in files.values()):
+                return wanted, {path: files[path].diagnostics for path in paths if files[path].diagnostics}
+            wanted.clear()
+        for path in paths:
             found = list(files[path].diagnostics)
             certain = {} if files[path].is_doubtful else files[path].documents
             for key, document in certain.items():
@@ -319,28 +384,10 @@ class Scanner:
                     wanted[key] = document
             if found:
                 problems[path] = tuple(found)
-        for path in sorted(files):
+        for path in paths:
             if files[path].is_doubtful:
                 wanted = files[path].documents | wanted
-        for scope, diagnostics in self._trouble.items():
-            problems[scope] = (*diagnostics, *problems.get(scope, ()))
-        events: list[SourceEvent] = []
-        deleted: set[ObjectKey] = set()
-        for identity, document in self._emitted.items():
-            if identity not in wanted:
-                deleted.add(identity[1])
-                events.append(Delete(source=self._source, key=identity[1], file=document.origin.file))
-        for scope in sorted(problems.keys() | self._problems.keys()):
-            now = problems.get(scope, ())
-            if is_full or now != self._problems.get(scope, ()):
-                events.append(Problems(source=self._source, scope=scope, diagnostics=now))
-        for identity, document in wanted.items():
-            before = self._emitted.get(identity)
-            # A delete names no group, so it may have taken a namesake of another group with it: say that one again.
-            if is_full or identity[1] in deleted or (before is not document and before != document):
-                events.append(Upsert(source=self._source, raw=document.raw, origin=document.origin))
-        self._emitted, self._problems = wanted, problems
-        return events
+        return wanted, problems
 
     def _listing_problems(self, listing: Listing) -> dict[str, tuple[Diagnostic, ...]]:
         trouble: dict[str, tuple[Diagnostic, ...]] = {

@@ -1,7 +1,8 @@
-"""The `files` source: scan a directory again and again, and emit what changed."""
+"""The `files` source: scan a directory when it changes, and again and again, and emit what changed."""
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -13,6 +14,7 @@ from datum_router.plugins.protocols import Emit, SourceEvent, Synced
 from datum_router.reasons import Reason
 from datum_router_files import NAME
 from datum_router_files.scan import Scanner
+from datum_router_files.watch import Watch
 
 POLL_INTERVAL_S = 0.25
 MIN_POLL_INTERVAL_S = 0.01
@@ -21,12 +23,16 @@ MAX_POLL_INTERVAL_S = 60.0
 # but still often enough that a change is in force within a second.
 MAX_BUSY_INTERVAL_S = 0.6
 _IDLE_FACTOR = 4.0
+_MIN_PAUSE_S = 0.02
+"""Least time between scans that changes call for, so that a burst of edits is gathered."""
+
+log = logging.getLogger(__name__)
 
 
 class FilesSource:
     """Deliver the manifests of a directory; see `datum_router_files.scan` for what is seen when."""
 
-    __slots__ = ("_lock", "_poll_interval_s", "_scanner", "_sleep")
+    __slots__ = ("_lock", "_poll_interval_s", "_scanner", "_sleep", "_watches")
 
     def __init__(
         self,
@@ -34,10 +40,17 @@ class FilesSource:
         *,
         poll_interval_s: float = POLL_INTERVAL_S,
         sleep: Callable[[float], Awaitable[None]] = trio.sleep,
+        watches: bool = False,
     ) -> None:
+        """Prepare to run.
+
+        Args:
+            watches: Let the system tell of changes, and poll beside it.
+        """
         self._scanner = scanner
         self._poll_interval_s = poll_interval_s
         self._sleep = sleep
+        self._watches = watches
         self._lock = threading.Lock()
 
     async def run(self, emit: Emit) -> None:
@@ -49,20 +62,52 @@ class FilesSource:
         Raises:
             SourceError: The directory is not there at the start.
         """
-        events = await trio.to_thread.run_sync(self._scan, True, abandon_on_cancel=True)
-        emit([*events, Synced(source=NAME)])
+        watch = self._begin_watching()
+        try:
+            events = await trio.to_thread.run_sync(self._scan, True, False, watch, abandon_on_cancel=True)
+            emit([*events, Synced(source=NAME)])
+            async with trio.open_nursery() as nursery:
+                if watch is not None:
+                    nursery.start_soon(self._follow, watch, emit)
+                await self._poll(watch, emit)
+        finally:
+            if watch is not None:
+                watch.close()
+
+    async def _poll(self, watch: Watch | None, emit: Emit) -> None:
         took = 0.0
         while True:
             await self._sleep(max(self._poll_interval_s, min(took * _IDLE_FACTOR, MAX_BUSY_INTERVAL_S)))
             started = trio.current_time()
-            events = await trio.to_thread.run_sync(self._scan, False, abandon_on_cancel=True)
+            events = await trio.to_thread.run_sync(self._scan, False, False, watch, abandon_on_cancel=True)
             took = trio.current_time() - started
             if events:
                 emit(events)
 
-    def _scan(self, is_full: bool) -> list[SourceEvent]:
+    async def _follow(self, watch: Watch, emit: Emit) -> None:
+        """Scan when the system tells of a change: the first one after a quiet moment at once, then with pauses."""
+        while True:
+            await watch.changed()
+            started = trio.current_time()
+            events = await trio.to_thread.run_sync(self._scan, False, True, watch, abandon_on_cancel=True)
+            took = trio.current_time() - started
+            if events:
+                emit(events)
+            await trio.sleep(max(_MIN_PAUSE_S, took))
+
+    def _begin_watching(self) -> Watch | None:
+        try:
+            return Watch() if self._watches else None
+        except OSError as error:
+            log.info("changes of files are found by polling alone", extra={"error": str(error)})
+            return None
+
+    def _scan(self, is_full: bool, is_early: bool, watch: Watch | None) -> list[SourceEvent]:
         with self._lock:  # an abandoned scan may still be running when the source is started again
-            return self._scanner.scan(is_full=is_full)
+            events = self._scanner.scan(is_full=is_full, is_early=is_early)
+            if watch is not None:
+                watch.follow(self._scanner.directories())
+            return events
 
 
 def create_source(settings: Mapping[str, str]) -> FilesSource:
@@ -93,4 +138,4 @@ def create_source(settings: Mapping[str, str]) -> FilesSource:
             f"{MIN_POLL_INTERVAL_S} to {MAX_POLL_INTERVAL_S}",
             reason=Reason.INVALID_VALUE,
         )
-    return FilesSource(Scanner(path, source=NAME), poll_interval_s=poll_interval_s)
+    return FilesSource(Scanner(path, source=NAME), poll_interval_s=poll_interval_s, watches=True)

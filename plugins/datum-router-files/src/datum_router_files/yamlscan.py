@@ -14,10 +14,14 @@ A number with a leading zero (`0777`) stays text for the same reason: YAML 1.1 a
 
 A document with an error yields a diagnostic and the others of the file are still read; an error of syntax ends the
 file, and what stood before it is kept. The caller decides what that means for objects already in force.
+
+A file without any error is read chunk by chunk, from `---` to `---`, and chunks that an earlier content had are not
+parsed again. A file with an error is read as a whole, so that messages and lines are those of the whole.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator, Mapping
 from typing import NoReturn
@@ -28,9 +32,10 @@ import yaml
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
 from datum_router.manifests.problem import shown
 from datum_router.reasons import Reason
+from datum_router_files.documents import Chunk, Document, FileContent, split
+from datum_router_files.explain import MAX_DEPTH, DocumentError, FileError, explain
 
 MAX_FILE_BYTES = 8 * 1024 * 1024
-MAX_DEPTH = 100
 MAX_NODES = 1_000_000
 MAX_ALIASED_NODES = 100_000
 MAX_PATH_CHARACTERS = 1024
@@ -56,35 +61,6 @@ _INDEX = re.compile(r"[0-9]{1,9}")
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML without libyaml is slower and gives the same events
 _TAG = "tag:yaml.org,2002:"
 
-_SENTENCES = {
-    "mapping values are not allowed in this context": (
-        "a colon stands where no key can begin",
-        "put quotes around a value that contains ': ', and indent keys of one mapping equally",
-    ),
-    "did not find expected key": (
-        "this line does not fit the indentation of the mapping above it",
-        "indent keys of one mapping equally, and close quotes and brackets",
-    ),
-    "could not find expected ':'": ("a key has no ':' after it", "write `key: value`"),
-    "did not find expected '-' indicator": (
-        "a list is followed by something that is not a `- ` item",
-        "indent the items of one list equally",
-    ),
-    "did not find expected ',' or ']'": ("a list in brackets is not closed", "add the missing ',' or ']'"),
-    "did not find expected ',' or '}'": ("a mapping in braces is not closed", "add the missing ',' or '}'"),
-    "did not find expected node content": (
-        "a list or mapping in brackets is not closed, or a value is missing in it",
-        "add the missing bracket or value",
-    ),
-    "found unexpected end of stream": ("a quoted text is not closed", "add the closing quote"),
-    "found unknown escape character": (
-        "a backslash in double quotes begins an escape that YAML does not know",
-        "write it twice, or use single quotes",
-    ),
-    "exceeded maximum nesting depth": (f"nested deeper than {MAX_DEPTH} levels", "flatten the document"),
-    "found incompatible YAML document": ("the %YAML directive names a version that is not 1.1 or 1.2", "remove it"),
-}
-
 
 class YamlLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds on one file.
@@ -102,37 +78,14 @@ class YamlLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_aliased_nodes: int = MAX_ALIASED_NODES
 
 
-class Document(msgspec.Struct, frozen=True, kw_only=True):
-    """One mapping of the file, `List` items counted one by one. `raw` holds JSON types only; do not change it."""
-
-    raw: Mapping[str, object]
-    origin: Origin
-
-
-class FileContent(msgspec.Struct, frozen=True, kw_only=True):
-    """What one file holds.
-
-    Attributes:
-        diagnostics: Empty if every document could be read.
-    """
-
-    documents: tuple[Document, ...] = ()
-    diagnostics: tuple[Diagnostic, ...] = ()
-
-
-class _FileError(Exception):
-    """The rest of the file cannot be read."""
-
-    def __init__(self, line: int, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.line, self.message, self.hint = line, message, hint
-
-
-class _DocumentError(_FileError):
-    """One document cannot be used; the next one may be."""
-
-
-def read_documents(data: bytes, *, file: str, source: str = "files", limits: YamlLimits | None = None) -> FileContent:
+def read_documents(
+    data: bytes,
+    *,
+    file: str,
+    source: str = "files",
+    limits: YamlLimits | None = None,
+    known: Mapping[bytes, Chunk] = {},
+) -> FileContent:
     """Return the documents of one YAML or JSON file, and what is wrong with it.
 
     Empty documents are skipped and objects of `kind: List` (or `...List` with `items`) are given one by one, with
@@ -141,12 +94,80 @@ def read_documents(data: bytes, *, file: str, source: str = "files", limits: Yam
     Args:
         data: The whole file; UTF-8, with or without byte order mark.
         file: Its name as a user would type it; `.json` also accepts JSON's paired `\\u` escapes.
+        known: The chunks of an earlier content of the same file: what is in it unchanged is not parsed again.
     """
     limits = limits or YamlLimits()
+    if len(data) <= limits.max_file_bytes:
+        try:
+            content = _read_chunks(data.removeprefix(b"\xef\xbb\xbf"), file, source, limits, known)
+        except (FileError, yaml.YAMLError):
+            content = None  # the whole file says what is wrong, and where
+        if content is not None:
+            return content
+    return _read_whole(data, file, source, limits)
+
+
+def _read_chunks(
+    data: bytes, file: str, source: str, limits: YamlLimits, known: Mapping[bytes, Chunk]
+) -> FileContent | None:
+    """Return what a file without any error holds, None if it cannot be split or is over a limit."""
+    parts = split(data)
+    if parts is None:
+        return None
+    chunks: dict[bytes, Chunk] = {}
+    documents: list[Document] = []
+    shapes: dict[tuple[tuple[str, int], ...], dict[str, int]] = {}
+    below = nodes = aliased = path_characters = 0
+    for part in parts:
+        digest = hashlib.blake2b(part, digest_size=16).digest()
+        chunk = chunks.get(digest) or known.get(digest)
+        if chunk is None:
+            chunk = _read_chunk(bytes(part), below, file, source, limits, shapes)
+        chunk = chunks[digest] = chunk.at(below)
+        documents += chunk.documents
+        below += chunk.breaks
+        nodes += chunk.nodes
+        aliased += chunk.aliased
+        path_characters += chunk.path_characters
+    if nodes > limits.max_nodes or aliased > limits.max_aliased_nodes or path_characters > MAX_ALL_PATH_CHARACTERS:
+        return None
+    return FileContent(documents=tuple(documents), chunks=chunks)
+
+
+def _read_chunk(
+    data: bytes,
+    below: int,
+    file: str,
+    source: str,
+    limits: YamlLimits,
+    shapes: dict[tuple[tuple[str, int], ...], dict[str, int]],
+) -> Chunk:
+    """Parse one chunk; `shapes` lets documents of one shape share the lines of their paths."""
+    reader = _reader(_decode(data, limits), file, limits)
+    documents: list[Document] = []
+    while (start := reader.next_document()) is not None:
+        raw = reader.read_document()
+        if raw is None:
+            continue
+        for item, lines, line in _expand(raw, reader.lines, _first_line(reader.lines, start)):
+            shared = shapes.setdefault(tuple(lines.items()), lines)
+            origin = Origin(source=source, file=file, line=line + below, lines=shared, below=below)
+            documents.append(_document(item, origin, line))
+    return Chunk(
+        documents=tuple(documents),
+        below=below,
+        breaks=data.count(b"\n"),
+        nodes=reader.nodes,
+        aliased=reader.aliased,
+        path_characters=reader.path_characters,
+    )
+
+
+def _read_whole(data: bytes, file: str, source: str, limits: YamlLimits) -> FileContent:
     documents: list[Document] = []
     diagnostics: list[Diagnostic] = []
 
-    def report(error: _FileError) -> None:
+    def report(error: FileError) -> None:
         diagnostics.append(
             Diagnostic(
                 severity=Severity.ERROR,
@@ -160,15 +181,11 @@ def read_documents(data: bytes, *, file: str, source: str = "files", limits: Yam
         )
 
     try:
-        text = _decode(data, limits)
-        if file.endswith(".json"):
-            text = _SURROGATES.sub(_join_surrogates, text)
-        events = yaml.parse(text, Loader=_LOADER)
-        reader = _Reader(_Events(iter(events)), limits)
+        reader = _reader(_decode(data, limits), file, limits)
         while (start := reader.next_document()) is not None:
             try:
                 raw = reader.read_document()
-            except _DocumentError as error:
+            except DocumentError as error:
                 report(error)
                 if not reader.skip_document():
                     break
@@ -176,14 +193,30 @@ def read_documents(data: bytes, *, file: str, source: str = "files", limits: Yam
             if raw is None:
                 continue
             try:
-                documents += _expand(raw, reader.lines, _first_line(reader.lines, start), file, source)
-            except _DocumentError as error:
+                documents += [
+                    _document(item, Origin(source=source, file=file, line=line, lines=lines), line)
+                    for item, lines, line in _expand(raw, reader.lines, _first_line(reader.lines, start))
+                ]
+            except DocumentError as error:
                 report(error)
-    except _FileError as error:
+    except FileError as error:
         report(error)
     except yaml.YAMLError as error:
-        report(_explain(error, data))
+        report(explain(error, data))
     return FileContent(documents=tuple(documents), diagnostics=tuple(diagnostics))
+
+
+def _reader(text: str, file: str, limits: YamlLimits) -> _Reader:
+    if file.endswith(".json"):
+        text = _SURROGATES.sub(_join_surrogates, text)
+    return _Reader(_Events(iter(yaml.parse(text, Loader=_LOADER))), limits)
+
+
+def _document(raw: dict[str, object], origin: Origin, line: int) -> Document:
+    try:
+        return Document(encoded=msgspec.json.encode(raw), origin=origin)
+    except UnicodeEncodeError:
+        raise DocumentError(line, "a text holds half of a surrogate pair", "remove the escape") from None
 
 
 # --- text ----------------------------------------------------------------------------------------------------------
@@ -191,53 +224,26 @@ def read_documents(data: bytes, *, file: str, source: str = "files", limits: Yam
 
 def _decode(data: bytes, limits: YamlLimits) -> str:
     if len(data) > limits.max_file_bytes:
-        raise _FileError(
+        raise FileError(
             0, f"the file has more than {limits.max_file_bytes} bytes, the limit for one file", "split it into several"
         )
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise _FileError(1, "the file is UTF-16, expected UTF-8", "save it as UTF-8")
+        raise FileError(1, "the file is UTF-16, expected UTF-8", "save it as UTF-8")
     try:
         text = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise _FileError(line, f"byte 0x{data[error.start]:02x} is not UTF-8", "save the file as UTF-8") from None
+        raise FileError(line, f"byte 0x{data[error.start]:02x} is not UTF-8", "save the file as UTF-8") from None
     bad = _UNPRINTABLE.search(text)
     if bad is not None:
         line = text.count("\n", 0, bad.start()) + 1
-        raise _FileError(line, f"character U+{ord(bad.group()):04X} cannot stand in YAML", "remove it")
+        raise FileError(line, f"character U+{ord(bad.group()):04X} cannot stand in YAML", "remove it")
     return text
 
 
 def _join_surrogates(found: re.Match[str]) -> str:
     high, low = int(found[2], 16), int(found[3], 16)
     return f"{found[1]}\\U{0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00):08x}"
-
-
-def _explain(error: yaml.YAMLError, data: bytes) -> _FileError:
-    problem = str(getattr(error, "problem", "") or getattr(error, "reason", "") or error)
-    mark = getattr(error, "problem_mark", None)
-    line = mark.line + 1 if mark is not None else 0
-    column = mark.column + 1 if mark is not None else 0
-    message, hint = _SENTENCES.get(problem, (problem, ""))
-    lines = data.splitlines()
-    here = lines[line - 1] if 0 < line <= len(lines) else b""
-    if problem == "found a tab character that violates indentation":
-        message, hint = "a tab stands where YAML allows only spaces", "indent with spaces"
-    elif problem == "found character that cannot start any token":
-        character = here[column - 1 : column]
-        if character == b"\t" or (here[:column].strip(b" \t") == b"" and b"\t" in here[:column]):
-            message, hint = "a tab stands where YAML allows only spaces", "indent with spaces"
-        else:
-            shown = character.decode("ascii", "replace") if character else "this character"
-            message, hint = f"`{shown}` cannot begin a value", "put the value in quotes"
-    elif b"{{" in here:
-        hint = "this looks like a template: render it first, and give the router its output"
-    elif problem == "found unexpected end of stream":
-        begin = getattr(error, "context_mark", None)
-        if begin is not None:  # where the quote was opened says more than where the file ends
-            line, column = begin.line + 1, begin.column + 1
-    where = f" (column {column})" if column else ""
-    return _FileError(line, f"{message}{where}", hint)
 
 
 # --- events -> values ------------------------------------------------------------------------------------------------
@@ -268,15 +274,15 @@ class _Anchored(msgspec.Struct, frozen=True):
 class _Reader:
     """Build the values of one file; `lines` belongs to the document read last."""
 
-    __slots__ = ("_aliased", "_anchors", "_deepest", "_events", "_limits", "_nodes", "_path_characters", "lines")
+    __slots__ = ("_anchors", "_deepest", "_events", "_limits", "aliased", "lines", "nodes", "path_characters")
 
     def __init__(self, events: _Events, limits: YamlLimits) -> None:
         self._events = events
         self._limits = limits
-        self._nodes = 0
-        self._aliased = 0
+        self.nodes = 0
+        self.aliased = 0
         self._deepest = 0
-        self._path_characters = 0
+        self.path_characters = 0
         self._anchors: dict[str, _Anchored | None] = {}
         self.lines: dict[str, int] = {}
 
@@ -299,7 +305,7 @@ class _Reader:
             return None
         if not isinstance(value, dict):
             found = "a list" if isinstance(value, list) else "a single value"
-            raise _DocumentError(
+            raise DocumentError(
                 _line(event),
                 f"found {found}, expected an object with apiVersion, kind and metadata",
                 "separate objects by a line with ---" if isinstance(value, list) else "",
@@ -316,14 +322,14 @@ class _Reader:
         return True
 
     def _node(self, event: yaml.Event, path: str, depth: int) -> object:
-        self._nodes += 1
-        if self._nodes > self._limits.max_nodes:
-            raise _FileError(_line(event), f"more than {self._limits.max_nodes} values in one file", "split the file")
+        self.nodes += 1
+        if self.nodes > self._limits.max_nodes:
+            raise FileError(_line(event), f"more than {self._limits.max_nodes} values in one file", "split the file")
         if isinstance(event, yaml.AliasEvent):
             return self._alias(event, depth)
         assert isinstance(event, yaml.NodeEvent)  # the parser's grammar: what is no end is a node
         anchor: str | None = event.anchor
-        before, deepest = self._nodes + self._aliased, self._deepest
+        before, deepest = self.nodes + self.aliased, self._deepest
         if anchor is not None:
             self._anchors[anchor] = None
             self._deepest = depth
@@ -338,14 +344,14 @@ class _Reader:
                 assert isinstance(event, yaml.SequenceStartEvent)
                 value = self._sequence(event, path, depth + 1)
         if anchor is not None:
-            nodes = self._nodes + self._aliased - before + 1
+            nodes = self.nodes + self.aliased - before + 1
             self._anchors[anchor] = _Anchored(value, nodes, self._deepest - depth)
             self._deepest = max(deepest, self._deepest)
         return value
 
     def _descend(self, depth: int, event: yaml.Event) -> None:
         if depth > self._limits.max_depth:
-            raise _DocumentError(
+            raise DocumentError(
                 _line(event), f"nested deeper than {self._limits.max_depth} levels", "flatten the document"
             )
         self._deepest = max(self._deepest, depth)
@@ -354,18 +360,18 @@ class _Reader:
         name = event.anchor
         shown = (name or "")[:_SHOWN_CHARACTERS]
         if name not in self._anchors:
-            raise _DocumentError(_line(event), f"alias *{shown} names no anchor above it", f"define &{shown} before it")
+            raise DocumentError(_line(event), f"alias *{shown} names no anchor above it", f"define &{shown} before it")
         anchored = self._anchors[name]
         if anchored is None:
-            raise _DocumentError(_line(event), f"alias *{shown} stands inside its own anchor", "write the value out")
+            raise DocumentError(_line(event), f"alias *{shown} stands inside its own anchor", "write the value out")
         self._repeat(anchored.nodes, event)
         self._descend(depth + anchored.height, event)
         return anchored.value
 
     def _repeat(self, nodes: int, event: yaml.Event) -> None:
-        self._aliased += nodes
-        if self._aliased > self._limits.max_aliased_nodes:
-            raise _FileError(
+        self.aliased += nodes
+        if self.aliased > self._limits.max_aliased_nodes:
+            raise FileError(
                 _line(event),
                 f"aliases repeat more than {self._limits.max_aliased_nodes} values",
                 "write the values out, or split the file",
@@ -373,10 +379,10 @@ class _Reader:
 
     def _mark(self, path: str, step: str, event: yaml.Event) -> str:
         """Note the line of `path` + `step` and return that path; beyond the limits the parent stands for it."""
-        if len(path) + len(step) > MAX_PATH_CHARACTERS or self._path_characters > MAX_ALL_PATH_CHARACTERS:
+        if len(path) + len(step) > MAX_PATH_CHARACTERS or self.path_characters > MAX_ALL_PATH_CHARACTERS:
             return path
         below = path + step
-        self._path_characters += len(below)
+        self.path_characters += len(below)
         self.lines[below] = _line(event)
         return below
 
@@ -401,7 +407,7 @@ class _Reader:
             key = self._key(event)
             line = _line(event)
             if key in key_lines:
-                raise _DocumentError(
+                raise DocumentError(
                     line,
                     f"key `{key[:_SHOWN_CHARACTERS]}` is given twice, "
                     + (f"in line {line}" if key_lines[key] == line else f"in lines {key_lines[key]} and {line}"),
@@ -415,7 +421,7 @@ class _Reader:
         return found
 
     def _key(self, event: yaml.Event) -> str:
-        self._nodes += 1
+        self.nodes += 1
         if isinstance(event, yaml.AliasEvent):
             key = self._alias(event, 0)
         elif isinstance(event, yaml.ScalarEvent):
@@ -423,7 +429,7 @@ class _Reader:
             if event.anchor is not None:
                 self._anchors[event.anchor] = _Anchored(key, 1, 0)
         else:
-            raise _DocumentError(
+            raise DocumentError(
                 _line(event),
                 "a key is a list or a mapping, expected text",
                 "quote a value that begins with a brace; render a template first",
@@ -432,7 +438,7 @@ class _Reader:
             shown = "empty (null)" if key is None else f"the number {key}"
             if isinstance(key, bool):
                 shown = f"the boolean {str(key).lower()}"
-            raise _DocumentError(_line(event), f"a key is {shown}, expected text", "put the key in quotes")
+            raise DocumentError(_line(event), f"a key is {shown}, expected text", "put the key in quotes")
         return key
 
     def _merge(self, into: dict[str, object], value: object, path: str, where: yaml.Event) -> None:
@@ -440,7 +446,7 @@ class _Reader:
         mappings = value if isinstance(value, list) else [value]
         for mapping in mappings:
             if not isinstance(mapping, dict):
-                raise _DocumentError(
+                raise DocumentError(
                     _line(where), "`<<` takes a mapping or a list of mappings", 'write "<<" if a plain key is meant'
                 )
             self._repeat(len(mapping), where)
@@ -469,7 +475,7 @@ def _first_line(lines: Mapping[str, int], start: int) -> int:
 def _plain_tag(event: yaml.CollectionStartEvent, expected: str) -> None:
     tag = event.tag
     if tag is not None and tag not in ("!", _TAG + expected):
-        raise _DocumentError(_line(event), f"tag {_shown_tag(tag)} is not supported here", "remove the tag")
+        raise DocumentError(_line(event), f"tag {_shown_tag(tag)} is not supported here", "remove the tag")
 
 
 def _shown_tag(tag: str) -> str:
@@ -526,17 +532,20 @@ def _fitting(value: int, event: yaml.ScalarEvent) -> int:
 
 
 def _refuse(event: yaml.Event, message: str, hint: str) -> NoReturn:
-    raise _DocumentError(_line(event), message, hint)
+    raise DocumentError(_line(event), message, hint)
 
 
 # --- lists -----------------------------------------------------------------------------------------------------------
 
 
-def _expand(raw: dict[str, object], lines: dict[str, int], line: int, file: str, source: str) -> list[Document]:
+def _expand(
+    raw: dict[str, object], lines: dict[str, int], line: int
+) -> list[tuple[dict[str, object], dict[str, int], int]]:
+    """Return the objects in a document: value, lines of paths, first line."""
     kind = raw.get("kind")
     items = raw.get("items")
     if not (isinstance(kind, str) and kind.endswith("List") and isinstance(items, list)):
-        return [Document(raw=raw, origin=Origin(source=source, file=file, line=line, lines=lines))]
+        return [(raw, lines, line)]
     below: list[dict[str, int]] = [{} for _ in items]
     for path, at in lines.items():
         head, bracket, rest = path.partition("]")
@@ -544,10 +553,10 @@ def _expand(raw: dict[str, object], lines: dict[str, int], line: int, file: str,
         # A key may itself look like a path, so the number is checked before it is believed.
         if bracket and rest and _INDEX.fullmatch(number) and int(number) < len(items):
             below[int(number)][rest.removeprefix(".")] = at
-    documents: list[Document] = []
+    found: list[tuple[dict[str, object], dict[str, int], int]] = []
     for index, item in enumerate(items):
         at = lines.get(f"items[{index}]", line)
         if not isinstance(item, dict):
-            raise _DocumentError(at, f"items[{index}] of a {kind} is not an object", "give every item a kind")
-        documents += _expand(item, below[index], at, file, source)
-    return documents
+            raise DocumentError(at, f"items[{index}] of a {kind} is not an object", "give every item a kind")
+        found += _expand(item, below[index], at)
+    return found
