@@ -48,13 +48,21 @@ class _Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 class _Bucket:
-    """The objects of one kind. Sorted at the first look after a change; a bucket that is shared is never changed."""
+    """The objects of one kind. Sorted at the first look after a change; a bucket that is shared is never changed.
 
-    __slots__ = ("_sorted", "entries", "is_shared")
+    Attributes:
+        base: The last shared bucket's `mark`.
+        touched: Objects that were put or taken out since then.
+    """
 
-    def __init__(self, entries: dict[tuple[str, str], _Entry]) -> None:
+    __slots__ = ("_sorted", "base", "entries", "is_shared", "mark", "touched")
+
+    def __init__(self, entries: dict[tuple[str, str], _Entry], base: object, touched: set[tuple[str, str]]) -> None:
         self.entries = entries
         self.is_shared = False
+        self.mark = object()
+        self.base = base
+        self.touched = touched
         self._sorted: tuple[msgspec.Struct, ...] | None = None
 
     def manifests(self) -> tuple[msgspec.Struct, ...]:
@@ -64,7 +72,12 @@ class _Bucket:
         return self._sorted
 
 
-_EMPTY = _Bucket({})
+def _manifest(entries: Mapping[tuple[str, str], _Entry], name: tuple[str, str]) -> msgspec.Struct | None:
+    entry = entries.get(name)
+    return None if entry is None else entry.manifest
+
+
+_EMPTY = _Bucket({}, None, set())
 
 
 class _Claim:
@@ -116,24 +129,20 @@ class StoreView:
     def changes(self, since: StoreView | None) -> dict[str, set[tuple[str, str]]]:
         """Return, by kind, namespace and name of what came, went or has another manifest than in an older view.
 
-        Objects that only moved in their file have not changed. O(objects of kinds that were touched).
+        Objects that only moved in their file have not changed. O(changes) for the view before this one of the same
+        store, else O(objects of kinds that were touched).
         """
         changed: dict[str, set[tuple[str, str]]] = {}
         older: Mapping[str, _Bucket] = {} if since is None else since._buckets
         for kind in self._buckets.keys() | older.keys():
-            old, new = older.get(kind, _EMPTY).entries, self._buckets.get(kind, _EMPTY).entries
-            if old is new:
+            before, now = older.get(kind, _EMPTY), self._buckets.get(kind, _EMPTY)
+            if before is now:
                 continue
-            get = old.get
-            names = {
-                name
-                for name, entry in new.items()
-                if (before := get(name)) is not entry and (before is None or before.manifest is not entry.manifest)
-            }
-            if len(old) + sum(name not in old for name in names) > len(new):
-                names |= old.keys() - new.keys()
-            if names:
-                changed[kind] = names
+            old, new = before.entries, now.entries
+            names = now.touched if now.base is before.mark else old.keys() | new.keys()
+            differing = {name for name in names if _manifest(old, name) is not _manifest(new, name)}
+            if differing:
+                changed[kind] = differing
         return changed
 
     def origin(self, key: ObjectKey) -> Origin | None:
@@ -315,17 +324,18 @@ class Store:
 
     def _put(self, key: ObjectKey, claims: _Claims) -> None:
         """Bring the table of a kind in line with the owner's claim."""
-        bucket = self._buckets.get(key.kind)
-        entries = {} if bucket is None else bucket.entries
-        if bucket is None or bucket.is_shared:
-            entries = dict(entries)
+        bucket = self._buckets.get(key.kind, _EMPTY)
+        if bucket is _EMPTY or bucket.is_shared:
+            bucket = _Bucket(dict(bucket.entries), bucket.mark, set())
+        entries = bucket.entries
         name = (key.namespace, key.name)
+        bucket.touched.add(name)
         owner = None if claims.owner is None else claims.by_source[claims.owner]
         if owner is None or owner.manifest is None or owner.origin is None:
             entries.pop(name, None)
         else:
             entries[name] = _Entry(manifest=owner.manifest, origin=owner.origin)
-        self._buckets[key.kind] = _Bucket(entries)
+        self._buckets[key.kind] = bucket
 
     def _report_object(self, key: ObjectKey, claims: _Claims) -> bool:
         """Bring the diagnostics of all claims on an object up to date; return whether any differ."""

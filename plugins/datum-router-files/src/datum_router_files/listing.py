@@ -98,13 +98,14 @@ def _walk(
             raise
         unreadable[shown] = error.strerror or str(error)
         return
+    shown_prefix, real_prefix = os.path.join(shown, ""), os.path.join(real, "")
     for entry in children:
         if entry.name.startswith("."):
             continue
-        path = os.path.join(shown, entry.name)
+        path = f"{shown_prefix}{entry.name}"
         try:
             info = entry.stat()
-            resolved = os.path.realpath(path) if entry.is_symlink() else os.path.join(real, entry.name)
+            resolved = os.path.realpath(path) if entry.is_symlink() else f"{real_prefix}{entry.name}"
         except FileNotFoundError:
             continue  # vanished, or a symlink to nothing: the swap of a ConfigMap passes through this
         except OSError as error:

@@ -116,7 +116,18 @@ _Contents = dict[str, tuple[Signature, bytes | OSError]]
 class Scanner:
     """Turn the state of a directory into events. Not thread-safe; `scan` blocks on the file system."""
 
-    __slots__ = ("_emitted", "_files", "_limits", "_list", "_problems", "_read", "_root", "_source", "_trouble")
+    __slots__ = (
+        "_emitted",
+        "_files",
+        "_limits",
+        "_list",
+        "_problems",
+        "_read",
+        "_root",
+        "_shown",
+        "_source",
+        "_trouble",
+    )
 
     def __init__(
         self,
@@ -140,6 +151,8 @@ class Scanner:
         self._read = read or read_regular_file
         self._files: dict[str, _File] | None = None
         self._emitted: dict[Identity, Document] = {}
+        # The documents of each file that are in force; None if some are not, because others take their place.
+        self._shown: dict[str, dict[Identity, Document]] | None = None
         self._problems: dict[str, tuple[Diagnostic, ...]] = {}
         self._trouble: dict[str, tuple[Diagnostic, ...]] = {}
 
@@ -330,19 +343,17 @@ class Scanner:
 
     def _diff(self, *, is_full: bool) -> list[SourceEvent]:
         files = self._files or {}
+        few = None if is_full else self._diff_few(files)
+        if few is not None:
+            return few
         wanted, problems = self._combine(files)
-        for scope, diagnostics in self._trouble.items():
-            problems[scope] = (*diagnostics, *problems.get(scope, ()))
         events: list[SourceEvent] = []
         deleted: set[ObjectKey] = set()
         for identity in [identity for identity in self._emitted if identity not in wanted]:
             deleted.add(identity[1])
             file = self._emitted[identity].origin.file
             events.append(Delete(source=self._source, key=identity[1], file=file))
-        for scope in sorted(problems.keys() | self._problems.keys()):
-            now = problems.get(scope, ())
-            if is_full or now != self._problems.get(scope, ()):
-                events.append(Problems(source=self._source, scope=scope, diagnostics=now))
+        events += self._tell_problems(problems, is_full=is_full)
         emitted = self._emitted
         known = emitted.get
         if is_full:
@@ -358,8 +369,51 @@ class Scanner:
                 told = {identity for identity, _ in changed}
                 changed += [item for item in wanted.items() if item[0][1] in deleted and item[0] not in told]
         events += [Upsert(source=self._source, raw=document.raw, origin=document.origin) for _, document in changed]
-        self._emitted, self._problems = wanted, problems
+        self._emitted = wanted
+        is_plain = len(wanted) == sum(len(file.documents) for file in files.values())
+        self._shown = {path: file.documents for path, file in files.items()} if is_plain else None
         return events
+
+    def _diff_few(self, files: Mapping[str, _File]) -> list[SourceEvent] | None:
+        """Return what `_diff` returns, looking only at files that have other documents than at the last diff.
+
+        None if that is not enough: an object is gone or stands in two files, or a file is in doubt.
+        """
+        shown = self._shown
+        if shown is None or len(shown.keys() - files.keys()) or any(file.is_doubtful for file in files.values()):
+            return None
+        touched = sorted(path for path, file in files.items() if file.documents is not shown.get(path))
+        old: dict[Identity, Document] = {}
+        new: dict[Identity, Document] = {}
+        for path in touched:
+            old.update(shown.get(path, {}))
+            new.update(files[path].documents)
+        if len(new) != sum(len(files[path].documents) for path in touched) or not old.keys() <= new.keys():
+            return None
+        if any(identity in self._emitted for identity in new.keys() - old.keys()):
+            return None
+        problems = {path: files[path].diagnostics for path in sorted(files) if files[path].diagnostics}
+        events = self._tell_problems(problems, is_full=False)
+        for identity, document in new.items():
+            before = self._emitted.get(identity)
+            if before is not document:
+                self._emitted[identity] = document
+                if before != document:
+                    events.append(Upsert(source=self._source, raw=document.raw, origin=document.origin))
+        for path in touched:
+            shown[path] = files[path].documents
+        return events
+
+    def _tell_problems(self, problems: dict[str, tuple[Diagnostic, ...]], *, is_full: bool) -> list[SourceEvent]:
+        """Return what differs from what was told last, trouble with reading included."""
+        for scope, diagnostics in self._trouble.items():
+            problems[scope] = (*diagnostics, *problems.get(scope, ()))
+        told, self._problems = self._problems, problems
+        return [
+            Problems(source=self._source, scope=scope, diagnostics=problems.get(scope, ()))
+            for scope in sorted(problems.keys() | told.keys())
+            if is_full or problems.get(scope, ()) != told.get(scope, ())
+        ]
 
     def _combine(
         self, files: Mapping[str, _File]
