@@ -82,6 +82,7 @@ class Linker:
         gone, added = rule_differences(last.data.rules, data.rules)
         old = [last.data.rules[position] for position in gone]
         new = [data.rules[position] for position in added]
+        yield
         made: list[tuple[ServiceState, ServiceBalancer]] = []
         try:
             rules = yield from self._link_rules(last, data, old, new, made)
@@ -90,7 +91,8 @@ class Linker:
             for state, balancer in made:
                 state.balancers.pop(balancer, None)
             raise
-        self._forget_balancers(last, rules, old)
+        yield
+        yield from self._forget_balancers(last, rules, old)
         self._bound_rules += _count_bound(new) - _count_bound(old)
         self._request_id_rules += _count_request_id(new) - _count_request_id(old)
         self._moved.clear()
@@ -196,12 +198,16 @@ class Linker:
             return CheckedFilter(self._plugins.filters[config.name].create(config), config.name)
         return build_filter(config, rule)
 
-    def _forget_balancers(self, last: Snapshot, rules: Mapping[str, LinkedRule], old: Iterable[Rule]) -> None:
+    def _forget_balancers(
+        self, last: Snapshot, rules: Mapping[str, LinkedRule], old: Iterable[Rule]
+    ) -> Generator[None, None, None]:
         """Drop balancers of rules that are gone, so that health changes do not feed the dead."""
         replaced: set[str] = {rule.id for rule in old}
         if self._moved:
             replaced.update(key for key, linked in last.rules.items() if rules.get(key) is not linked)
-        for rule_id in replaced:
+        for position, rule_id in enumerate(replaced, 1):
+            if position % (4 * STEP_RULES) == 0:
+                yield
             now = rules.get(rule_id)
             kept = {balancer for _, balancer in now.balancers()} if now is not None else set()
             for state, balancer in last.rules[rule_id].balancers():
@@ -215,6 +221,7 @@ class Linker:
     ) -> Generator[None, None, _Matchers]:
         """Return the matcher of each listener, if any rule is bound to some, and that of rules bound to none."""
         old, new = _without_same_match(old, new)
+        yield
         bound = self._bound_rules + _count_bound(new) - _count_bound(old)
         names = [listener.name for listener in data.listeners]
         same_names = [listener.name for listener in last.data.listeners] == names

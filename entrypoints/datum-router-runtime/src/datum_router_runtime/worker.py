@@ -171,13 +171,18 @@ class Worker:
     async def _link(self, data: SnapshotData) -> Snapshot:
         """Link step by step: requests are served in between, however many rules have to be made anew."""
         steps = self._linker.link_in_steps(data)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                snapshot: Snapshot = end.value
-                return snapshot
-            await trio.lowlevel.checkpoint()
+        # So many new objects would call for several full collections, each longer than any step.
+        gc.disable()
+        try:
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    snapshot: Snapshot = end.value
+                    return snapshot
+                await trio.lowlevel.checkpoint()
+        finally:
+            gc.enable()
 
     def _attach_listeners(self) -> None:
         wanted = {listener.name: listener for listener in self._data.listeners}
