@@ -10,7 +10,7 @@ import pytest
 from datum_router_proxy.channel import BULK_BYTES, RECV_BYTES, Channel
 from datum_router_proxy.exchange import END, UpstreamHead, UpstreamRequest
 from datum_router_proxy.loop import Loop, Task
-from datum_router_proxy.upstream.h1 import SLOW_CLIENT_S, H1Upstream
+from datum_router_proxy.upstream.h1 import FAST_CLIENT_READS, SLOW_CLIENT_S, H1Upstream
 from datum_router_proxy.wire.http1 import HeadCache, Http1Limits
 
 
@@ -84,7 +84,8 @@ def test_a_long_body_is_read_in_longer_and_longer_pieces() -> None:
     chunk = b"10000\r\n" + bytes(65_536) + b"\r\n"
     upstream, source = make(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n" + chunk * 20 + b"0\r\n\r\n")
     assert drain(upstream) == 20 * 65_536
-    assert source.asked[:4] == [RECV_BYTES, 2 * RECV_BYTES, BULK_BYTES, BULK_BYTES]
+    assert source.asked[:FAST_CLIENT_READS] == [RECV_BYTES] * FAST_CLIENT_READS
+    assert source.asked[FAST_CLIENT_READS:][:3] == [2 * RECV_BYTES, BULK_BYTES, BULK_BYTES]
     assert max(source.asked) == BULK_BYTES
 
 
@@ -97,7 +98,7 @@ def test_a_short_answer_is_read_in_one_short_piece() -> None:
 @pytest.mark.parametrize(("stalled_s", "expected"), [(SLOW_CLIENT_S * 2, RECV_BYTES), (SLOW_CLIENT_S / 2, BULK_BYTES)])
 def test_e5_for_a_slow_client_little_is_read(stalled_s: float, expected: int) -> None:
     upstream, source = make(b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n" + bytes(1_000_000))
-    for _ in range(4):
+    for _ in range(FAST_CLIENT_READS + 3):
         upstream.poll()
     assert source.asked[-1] == BULK_BYTES
     upstream.note_stall(stalled_s)
@@ -106,11 +107,11 @@ def test_e5_for_a_slow_client_little_is_read(stalled_s: float, expected: int) ->
 
 
 def test_each_exchange_begins_with_short_pieces() -> None:
-    one = b"HTTP/1.1 200 OK\r\ncontent-length: 600000\r\n\r\n"
+    one = b"HTTP/1.1 200 OK\r\ncontent-length: 900000\r\n\r\n"
     upstream, source = make(one)
     assert isinstance(upstream.poll(), UpstreamHead)
-    source._data = bytes(600_000)
-    assert drain(upstream) == 600_000
+    source._data = bytes(900_000)
+    assert drain(upstream) == 900_000
     upstream.finish()
     source._data = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
     start(upstream)

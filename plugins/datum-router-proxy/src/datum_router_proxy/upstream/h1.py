@@ -39,6 +39,8 @@ _LENGTH: Final = FramingKind.LENGTH
 
 BULK_CONNECTIONS: Final = 128
 """With more upstream connections than that nothing but short pieces is read: long ones can hold 24 MiB in all (E5)."""
+FAST_CLIENT_READS: Final = 3
+"""Short pieces in full before longer ones are read: a stalled HTTP/2 stream buffers two of them at most (D10)."""
 SLOW_CLIENT_S: Final = 0.01
 """A client that takes nothing for longer is slow: what is read for it waits here, so less is read at once (E5)."""
 
@@ -54,7 +56,7 @@ class H1Upstream:
     """
 
     __slots__ = (
-        "_buffer_bytes", "_channel", "_closed", "_engine", "_given_back", "_is_busy", "_is_closed",
+        "_buffer_bytes", "_channel", "_closed", "_engine", "_full_reads", "_given_back", "_is_busy", "_is_closed",
         "_is_ended", "_is_tunnel", "_key", "_may_read_bulk", "_offered", "_out", "_out_bytes", "_read_bytes",
         "_write_failed", "has_received", "is_reused", "is_sent",
     )  # fmt: skip
@@ -88,6 +90,7 @@ class H1Upstream:
         self._is_tunnel = False
         self._write_failed = False
         self._read_bytes = RECV_BYTES
+        self._full_reads = 0
         self._key: bytes | None = None
         self._offered: tuple[Field, ...] = ()
         self.is_reused = False
@@ -252,8 +255,10 @@ class H1Upstream:
                 if data:
                     self.has_received = True
                     if len(data) == size < BULK_BYTES:
-                        # We are asked only when the client has taken what was before: so it is a fast one so far.
-                        self._read_bytes = size * 2 if self._may_read_bulk() else RECV_BYTES
+                        self._full_reads += 1
+                        # More than a downstream's buffer has come and we are still asked: the client takes it fast.
+                        if self._full_reads >= FAST_CLIENT_READS:
+                            self._read_bytes = size * 2 if self._may_read_bulk() else RECV_BYTES
                 engine.receive_data(data)
                 event = engine.next_event()
         except ChannelError as error:
@@ -278,6 +283,7 @@ class H1Upstream:
         """Read in small pieces again if the client is slow; see `exchange.Upstream`."""
         if seconds > SLOW_CLIENT_S:
             self._read_bytes = RECV_BYTES
+            self._full_reads = 0
 
     def _head(self, head: H1ResponseHead) -> UpstreamHead:
         is_switch = False
