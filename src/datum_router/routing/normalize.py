@@ -34,6 +34,7 @@ _SEGMENT_REST = rb"[A-Za-z0-9\-._~!$&'()*+,;=:@]"
 _CANONICAL_TARGET = re.compile(
     rb"((?:/" + _SEGMENT_FIRST + _SEGMENT_REST + rb"*+)*+/?+)(?<=.)(?:\?([!-\"$-~]*+))?\Z", re.DOTALL
 )
+_CANONICAL_PATH = re.compile(r"(?=/)(?:/" + _SEGMENT_FIRST.decode() + _SEGMENT_REST.decode() + r"*+)*+/?+\Z")
 _QUERY = re.compile(rb"[!-\"$-~]*+\Z")
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -191,6 +192,8 @@ def normalize_rule_path(text: str) -> str | BadPath:
     Manifests may hold non-ASCII characters and blanks; they are percent-encoded as UTF-8 first, as clients do.
     `?` and `#` are refused: conditions on the query have their own field.
     """
+    if _CANONICAL_PATH.match(text):
+        return text
     if "?" in text or "#" in text:
         return BadPath("a query or fragment in a path")
     if text.isascii() and text.isprintable() and " " not in text:
