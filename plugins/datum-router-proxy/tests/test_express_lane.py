@@ -14,8 +14,9 @@ from datum_router.model.policy import RetryPolicy
 from datum_router.model.service import UpstreamProtocol
 from datum_router_proxy.accounts import Accounts
 from datum_router_proxy.express import ExpressLane
-from datum_router_proxy.testing_clients import H1Client, client
+from datum_router_proxy.testing_clients import Answer, H1Client, H2Client, client
 from datum_router_proxy.testing_peers import Exchange, bounded, gateway, make_rule, make_service, upstream
+from datum_router_proxy.upstream.h2 import H2Upstream
 
 TIMES = 4
 ID = re.compile(rb"[0-9a-f]{32}")
@@ -209,3 +210,60 @@ def test_pipelined_requests_and_other_targets_are_told_apart() -> None:
             assert [one.path for one in server.requests] == wanted
 
     bounded(main)
+
+
+async def unary_in_one_piece(peer: H2Client, body: bytes, times: int) -> list[Answer]:
+    """Send that many calls, all of them in one write."""
+    fields = [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
+    streams = []
+    with mock.patch.object(peer, "flush", mock.AsyncMock()):
+        for _ in range(times):
+            streams.append(await peer.open("POST", "/shop.Cart/Get", fields, end=False))
+            peer.connection.send_data(streams[-1], body, end_stream=True)
+    await peer.flush()
+    return [await peer.receive(stream_id) for stream_id in streams]
+
+
+def test_u8_bodies_that_wait_for_the_upstreams_window_go_on_when_it_opens() -> None:
+    """Found by the soak: the rest of a body was never sent, and its request ended at its deadline."""
+    count, body = 16, b"\0\0\0\x3e\x80" + bytes(16_000)  # 256,080 bytes for a window of 65,535
+    partly_sent = 0
+    answers: list[tuple[int, bytes, list[tuple[bytes, bytes]]]] = []
+
+    gate = trio.Event()
+    begun = 0
+
+    async def app(one: Exchange) -> None:
+        nonlocal begun
+        begun += 1
+        if begun > 5:  # four bodies and a part of the next one fill the window
+            gate.set()
+        if begun > 1:
+            await gate.wait()
+        got = await one.body()
+        await one.head(200, [(b"content-type", b"application/grpc")])
+        await one.data(b"\0\0\0\0\x05%5d" % len(got))
+        await one.end([(b"grpc-status", b"0")])
+
+    send = H2Upstream.send_whole
+
+    def send_whole(self: H2Upstream, block: bytes, data: bytes, *, has_body: bool) -> None:
+        nonlocal partly_sent
+        send(self, block, data, has_body=has_body)
+        partly_sent += not self._outbound.is_done
+
+    async def main() -> None:
+        async with (
+            upstream(app, UpstreamProtocol.GRPC) as server,
+            gateway([make_service([server.port], protocol=UpstreamProtocol.GRPC)]) as running,
+            client(running.port, "h2") as peer,
+        ):
+            assert isinstance(peer, H2Client)
+            for times in (1, count):  # the first one opens the connection
+                for answer in await unary_in_one_piece(peer, body, times):
+                    answers.append((answer.status, answer.body, sorted(answer.trailers)))
+
+    with mock.patch.object(H2Upstream, "send_whole", send_whole):
+        bounded(main)
+    assert partly_sent
+    assert answers == [(200, b"\0\0\0\0\x05%5d" % len(body), [(b"grpc-status", b"0")])] * (count + 1)

@@ -84,6 +84,12 @@ class Http2Kinds:
                         raise Failure(Cause.PROTOCOL, f"refused {attempt.resent} times") from error
         finally:
             attempt.has_answer_begun = bool(begun)
+        if answer.fields.get("grpc-status", "0") != "0":
+            code = answer.fields["grpc-status"]
+            said, _, detail = answer.fields.get("grpc-message", "").partition(":")
+            # The router's own answers say UNAVAILABLE with their reason where HTTP has 503.
+            status = 503 if code == "14" else 200
+            raise Failure(Cause.STATUS, detail, status=status, reason=said or f"grpc-status {code}")
         self._load.check(attempt, answer.status, answer.fields, answer.body)
         return answer
 
@@ -119,11 +125,8 @@ class Http2Kinds:
         answer = await self._exchange(
             attempt, self.grpc, f"/soak.Echo/{method}", body=frame_message(message), fields=fields
         )
-        if answer.fields.get("grpc-status") != "0":
-            code = answer.fields.get("grpc-status", "none")
-            said = answer.fields.get("grpc-message", "").partition(":")[0]
-            # The router's own answers say UNAVAILABLE with their reason where HTTP has 503.
-            raise Failure(Cause.STATUS, status=503 if code == "14" else 200, reason=said or f"grpc-status {code}")
+        if "grpc-status" not in answer.fields:
+            raise Failure(Cause.CUT_BODY, "no grpc-status")
         try:
             found = messages_of(answer.body)
         except ValueError as error:

@@ -263,6 +263,7 @@ class ExpressLane:
                     await park()
                     if downstream.is_gone:
                         raise ClientGone
+                    upstream.send_rest()
                 rounds = MAX_ROUNDS
                 while rounds and upstream.may_be_whole_soon:
                     rounds -= 1
