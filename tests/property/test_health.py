@@ -11,15 +11,16 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from datum_router.balancing.base import ALWAYS
 from datum_router.health.active import UNPROBED, HealthState, advance
-from datum_router.health.outlier import OutlierDetector
+from datum_router.health.outlier import BreakerState
 from datum_router.health.schedule import ProbeSchedule, ProbeTarget
-from datum_router.health.view import HealthBook, HealthTable, OutcomeBatch
+from datum_router.health.trial import TrialVerdict
+from datum_router.health.view import HealthTable, OutcomeBatch
 from datum_router.model.endpoint import EndpointKey
 from datum_router.model.outcome import OutcomeClass
 from datum_router.model.policy import ActiveHealthPolicy, OutlierPolicy
 from datum_router.model.service import Service, ServiceKey
 from datum_router.plugins.protocols import HealthChange, ProbeResult
-from datum_router.testing.factories import make_endpoints, make_service
+from datum_router.testing.factories import make_endpoints, make_health_book, make_outlier_detector, make_service
 
 runs = st.lists(st.tuples(st.sampled_from(list(OutcomeClass)), st.integers(0, 7)), max_size=6)
 
@@ -58,18 +59,18 @@ def test_never_more_than_the_allowed_share_is_ejected(
     percent: int, endpoints: int, steps: list[tuple[int, list[tuple[OutcomeClass, int]], float]]
 ) -> None:
     keys = [endpoint.key for endpoint in make_endpoints(endpoints)]
-    detector = OutlierDetector(
+    detector = make_outlier_detector(
         OutlierPolicy(consecutive_5xx=3, consecutive_gateway_errors=2, max_ejection_percent=percent)
     )
     detector.set_endpoints(keys)
     now = 0.0
     for index, outcomes, pause in steps:
         now += pause
-        detector.release_due(now)
+        detector.half_open_due(now)
         detector.record(keys[index % endpoints], outcomes, now=now)
         assert detector.ejected <= max(1, endpoints * percent // 100)
-        until = detector.next_release()
-        assert (until is None) == (detector.ejected == 0)
+        until = detector.next_half_open()
+        assert until is None or detector.ejected > 0
         assert until is None or now < until <= now + 300.0
 
 
@@ -82,7 +83,7 @@ def test_runs_mean_the_same_as_single_outcomes_however_they_are_cut(
 ) -> None:
     key = EndpointKey("10.0.0.1:80")
     policy = OutlierPolicy(consecutive_5xx=4, consecutive_gateway_errors=3)
-    one, many = OutlierDetector(policy), OutlierDetector(policy)
+    one, many = make_outlier_detector(policy), make_outlier_detector(policy)
     one.set_endpoints([key])
     many.set_endpoints([key])
     for kind in outcomes:
@@ -103,7 +104,7 @@ class BookMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 1000.0
-        self.book = HealthBook()
+        self.book = make_health_book()
         self.table = HealthTable()
         self.services: dict[ServiceKey, Service] = {}
 
@@ -147,6 +148,15 @@ class BookMachine(RuleBasedStateMachine):
         )
         self.feed(self.book.record_outcomes([batch], now=self.now))
 
+    @rule(name=st.sampled_from(["d/a", "d/b"]), number=st.integers(0, 4), is_ok=st.booleans())
+    def trials(self, name: str, number: int, is_ok: bool) -> None:
+        key = ServiceKey(name)
+        verdicts = [
+            TrialVerdict(service=key, endpoint=endpoint, number=number or current, is_ok=is_ok)
+            for endpoint, current in self.table.trials(key).items()
+        ]
+        self.feed(self.book.record_trials(verdicts, now=self.now))
+
     @rule(seconds=st.floats(0.0, 60.0))
     def wait(self, seconds: float) -> None:
         self.now += seconds
@@ -176,10 +186,11 @@ class BookMachine(RuleBasedStateMachine):
             service = self.services[key]
             assert [status.endpoint for status in statuses] == [endpoint.key for endpoint in service.endpoints]
             for status in statuses:
-                is_down = status.state is HealthState.UNHEALTHY or status.ejected_until_s is not None
+                is_down = status.state is HealthState.UNHEALTHY or status.breaker is not BreakerState.CLOSED
                 assert status.is_usable == (not is_down)
+                assert (status.ejected_until_s is not None) == (status.breaker is BreakerState.OPEN)
                 assert service.active is not None or status.state is HealthState.UNKNOWN
-            out = sum(status.ejected_until_s is not None for status in statuses)
+            out = sum(status.breaker is not BreakerState.CLOSED for status in statuses)
             assert out == 0 or service.outlier is not None
 
     @invariant()

@@ -6,13 +6,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from datum_router.health.view import HealthBook, HealthTable, OutcomeBatch
+from datum_router.health.trial import TrialVerdict
+from datum_router.health.view import HealthTable, OutcomeBatch
 from datum_router.model.endpoint import EndpointKey, make_endpoint
 from datum_router.model.outcome import OutcomeClass
 from datum_router.model.policy import ActiveHealthPolicy, OutlierPolicy
 from datum_router.model.service import Service, ServiceKey
 from datum_router.plugins.protocols import HealthChange, ProbeResult
-from datum_router.testing.factories import make_service
+from datum_router.testing.factories import make_health_book, make_service
 
 SERVICES = (ServiceKey("a/one"), ServiceKey("a/two"))
 ENDPOINTS = tuple(make_endpoint(f"10.0.0.{number}", 80) for number in range(4))
@@ -34,7 +35,7 @@ class Convergence(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 100.0
-        self.book = HealthBook()
+        self.book = make_health_book()
         self.table = HealthTable()
         self.late = HealthTable()
         self.backlog: list[HealthChange] = []
@@ -108,15 +109,26 @@ class Convergence(RuleBasedStateMachine):
         self.now += seconds
         due = self.book.next_due()
         changes = self.book.expire(self.now)
-        assert not changes or (due is not None and due <= self.now), "nothing returns before its time"
+        assert not changes or (due is not None and due <= self.now), "nothing is tried before its time"
         self.take(changes)
         if seconds > OutlierPolicy().max_ejection_time_s:
-            # Every ejection is over: only probes can still say no.
+            # Every ejection is over: once all trials have passed only probes can still say no.
+            self.trials_end(is_ok=True)
             for key, service in self.services.items():
                 if service.active is None:
                     assert all(self.book.view(key).is_usable(endpoint.key) for endpoint in service.endpoints)
         left = self.book.next_due()
         assert left is None or left > self.now - 1.0
+
+    @rule(is_ok=st.booleans())
+    def trials_end(self, is_ok: bool) -> None:
+        verdicts = [
+            TrialVerdict(service=key, endpoint=endpoint, number=number, is_ok=is_ok)
+            for key in SERVICES
+            for endpoint, number in self.table.trials(key).items()
+        ]
+        self.take(self.book.record_trials(verdicts, now=self.now))
+        assert not any(self.table.trials(key) for key in SERVICES)
 
     @rule()
     def late_table_catches_up(self) -> None:
@@ -126,6 +138,8 @@ class Convergence(RuleBasedStateMachine):
         self.agree(self.late)
 
     def agree(self, table: HealthTable) -> None:
+        trials = {(change.service, change.endpoint): change.trial for change in self.book.all_changes() if change.trial}
+        assert {(key, one): number for key in SERVICES for one, number in table.trials(key).items()} == trials
         for key in SERVICES:
             ours, theirs = self.book.view(key), table.view(key)
             for endpoint in KEYS:

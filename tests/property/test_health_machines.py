@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from datum_router.health.active import UNPROBED, HealthState, advance
-from datum_router.health.outlier import Detector, OutlierDetector
+from datum_router.health.outlier import Detector
 from datum_router.model.endpoint import EndpointKey
 from datum_router.model.outcome import OutcomeClass
 from datum_router.model.policy import ActiveHealthPolicy, OutlierPolicy
 from datum_router.plugins.protocols import ProbeResult
+from datum_router.testing.factories import make_outlier_detector
 
 KEYS = tuple(EndpointKey(f"10.0.0.{number}:80") for number in range(6))
 
@@ -70,10 +71,12 @@ class OutlierMachine(RuleBasedStateMachine):
         super().__init__()
         self.now = 0.0
         self.policy = OutlierPolicy()
-        self.detector = OutlierDetector(self.policy)
+        self.detector = make_outlier_detector(self.policy)
         self.keys: list[EndpointKey] = []
         self.rows: dict[EndpointKey, list[OutcomeClass]] = {}
         self.out: dict[EndpointKey, float] = {}
+        self.half: dict[EndpointKey, int] = {}
+        self.numbers: set[int] = set()
         self.times: dict[EndpointKey, int] = {}
         self.back_at: dict[EndpointKey, float] = {}
         self.was_over = False
@@ -88,7 +91,7 @@ class OutlierMachine(RuleBasedStateMachine):
             max_ejection_time_s=100.0,
             interval_s=10.0,
         )
-        self.detector = OutlierDetector(self.policy)
+        self.detector = make_outlier_detector(self.policy)
         self.keys = list(KEYS[:4])
         self.detector.set_endpoints(self.keys)
 
@@ -97,9 +100,9 @@ class OutlierMachine(RuleBasedStateMachine):
         runs=st.lists(st.tuples(st.sampled_from(OutcomeClass), st.integers(0, 5)), max_size=4),
     )
     def outcomes(self, key: EndpointKey, runs: list[tuple[OutcomeClass, int]]) -> None:
-        room = len(self.out) < max(1, len(self.keys) * self.policy.max_ejection_percent // 100)
+        room = len(self.out) + len(self.half) < max(1, len(self.keys) * self.policy.max_ejection_percent // 100)
         found = self.detector.record(key, runs, now=self.now)
-        if key not in self.keys or key in self.out:
+        if key not in self.keys or key in self.out or key in self.half:
             assert found is None
             return
         row = self.rows.setdefault(key, [])
@@ -112,8 +115,11 @@ class OutlierMachine(RuleBasedStateMachine):
         if expected is not None:
             stayed = int((self.now - self.back_at.get(key, 0.0)) // self.policy.interval_s)
             self.times[key] = max(0, self.times.get(key, 0) - stayed) + 1
-            self.out[key] = self.now + min(100.0, 30.0 * self.times[key])
-            self.rows[key] = []
+            self.opens(key)
+
+    def opens(self, key: EndpointKey) -> None:
+        self.out[key] = self.now + min(100.0, 30.0 * 2.0 ** (self.times[key] - 1))
+        self.rows[key] = []
 
     def fired(self, row: list[OutcomeClass]) -> Detector | None:
         gateway = len(list(itertools.takewhile(lambda kind: kind is OutcomeClass.GATEWAY_ERROR, reversed(row))))
@@ -126,19 +132,38 @@ class OutlierMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         due = {key for key, until in self.out.items() if until <= self.now}
-        assert set(self.detector.release_due(self.now)) == due
+        assert set(self.detector.half_open_due(self.now)) == due
         for key in due:
-            self.back_at[key] = self.out.pop(key)
+            del self.out[key]
+            state = self.detector.state(key)
+            assert state is not None
+            assert state.trial not in self.numbers, "each trial has a number of its own"
+            self.half[key] = state.trial
+            self.numbers.add(state.trial)
+
+    @rule(key=st.sampled_from(KEYS), is_ok=st.booleans(), behind=st.sampled_from((0, 0, 0, 1)))
+    def trial_ends(self, key: EndpointKey, is_ok: bool, behind: int) -> None:
+        number = self.half.get(key, 0) - behind
+        counts = self.detector.record_trial(key, number, is_ok=is_ok, now=self.now)
+        assert counts is (key in self.half and behind == 0)
+        if not counts:
+            return
+        del self.half[key]
+        if is_ok:
+            self.back_at[key] = self.now
+        else:
+            self.times[key] += 1
+            self.opens(key)
 
     @rule(keys=st.lists(st.sampled_from(KEYS), unique=True, max_size=6))
     def endpoints_change(self, keys: list[EndpointKey]) -> None:
         self.keys = keys
         self.detector.set_endpoints(keys)
-        for table in (self.rows, self.out, self.times, self.back_at):
+        for table in (self.rows, self.out, self.half, self.times, self.back_at):
             for key in [key for key in table if key not in keys]:
                 del table[key]
         # Running ejections are not ended early for a smaller set: only new ones respect the new share.
-        self.was_over = len(self.out) > self.detector.capacity()
+        self.was_over = len(self.out) + len(self.half) > self.detector.capacity()
 
     @rule(key=st.sampled_from(KEYS[:2]), seconds=st.sampled_from((0.0, 9.0, 25.0)), kind=st.sampled_from(OutcomeClass))
     def fails_return_and_fail_again(self, key: EndpointKey, seconds: float, kind: OutcomeClass) -> None:
@@ -150,22 +175,26 @@ class OutlierMachine(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(KEYS))
     def let_back_in(self, key: EndpointKey) -> None:
-        assert self.detector.release(key, now=self.now) is (key in self.out)
-        if self.out.pop(key, None) is not None:
+        is_out = key in self.out or key in self.half
+        assert self.detector.release(key, now=self.now) is is_out
+        self.out.pop(key, None)
+        self.half.pop(key, None)
+        if is_out:
             self.back_at[key] = self.now
 
     @invariant()
     def who_is_out_and_until_when(self) -> None:
-        assert {key for key in KEYS if self.detector.is_ejected(key)} == set(self.out)
-        assert self.detector.ejected == len(self.out)
-        assert self.detector.next_release() == min(self.out.values(), default=None)
+        assert {key for key in KEYS if self.detector.is_ejected(key)} == set(self.out) | set(self.half)
+        assert self.detector.ejected == len(self.out) + len(self.half)
+        assert self.detector.next_half_open() == min(self.out.values(), default=None)
 
     @invariant()
     def never_more_than_the_share_but_one_always_may_be(self) -> None:
         room = max(1, len(self.keys) * self.policy.max_ejection_percent // 100)
         assert self.detector.capacity() == room
-        self.was_over = self.was_over and len(self.out) > room
-        assert len(self.out) <= room or self.was_over
+        out = len(self.out) + len(self.half)
+        self.was_over = self.was_over and out > room
+        assert out <= room or self.was_over
 
 
 SETTINGS = settings(max_examples=50, stateful_step_count=25, deadline=None)

@@ -7,16 +7,21 @@ import trio
 import trio.testing
 
 from datum_router.compiler.compiler import CompileResult
-from datum_router.health.view import HealthBook
+from datum_router.health.trial import TrialVerdict
+from datum_router.health.view import OutcomeBatch
 from datum_router.model.listener import Listener
+from datum_router.model.outcome import OutcomeClass
+from datum_router.model.policy import OutlierPolicy
 from datum_router.model.snapshot import SnapshotData
 from datum_router.reasons import Reason
+from datum_router.testing.factories import make_health_book, make_service
 from datum_router_runtime.ipc import (
     ControlChannel,
     Hello,
     LinkFailed,
     Message,
     Programmed,
+    Report,
 )
 from datum_router_runtime.settings import GatewaySettings
 from datum_router_runtime.sockets import bind_group
@@ -34,7 +39,7 @@ class Bench:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.supervisor = Supervisor(GatewaySettings(), book=HealthBook(), clock=lambda: self.now)
+        self.supervisor = Supervisor(GatewaySettings(), book=make_health_book(), clock=lambda: self.now)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         process: Any = SimpleNamespace(pid=4711)
         self.link = WorkerLink(0, ControlChannel(ours), process)
@@ -188,5 +193,31 @@ def test_worker_deaths_beyond_the_limit_make_the_gateway_not_ready_until_they_ar
         assert one.supervisor.is_crash_looping
         one.now = 61.5
         assert not one.supervisor.is_crash_looping
+
+    drive(script)
+
+
+def test_what_a_trial_has_told_closes_the_breaker_on_every_worker() -> None:
+    async def script(one: Bench) -> None:
+        service = make_service(endpoints=1, outlier=OutlierPolicy())
+        endpoint = service.endpoints[0].key
+        data = SnapshotData(version=1, digest="d1", services={service.key: service})
+        one.supervisor.publish(CompileResult(data=data))
+        failures = OutcomeBatch(service=service.key, endpoint=endpoint, runs=((OutcomeClass.GATEWAY_ERROR, 5),))
+        await one.say(Hello(pid=1), Report(outcomes=(failures,)))
+        one.now = 30.0
+        one.supervisor.publish_health(one.supervisor.book.expire(one.now))
+        one.link.outbox.clear()
+        verdict = TrialVerdict(service=service.key, endpoint=endpoint, number=1, is_ok=True)
+        await one.say(Report(trials=(verdict,)))
+        assert one.sent() == ["HealthUpdates"]
+        assert one.supervisor.book.view(service.key).is_usable(endpoint)
+        counters = one.supervisor.totals()
+        assert [
+            counters[f"datum_router_health_changes_total|{change}"] for change in ("half_open", "trial_passed")
+        ] == [
+            1,
+            1,
+        ]
 
     drive(script)

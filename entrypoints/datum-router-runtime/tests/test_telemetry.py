@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 
-from datum_router.health.view import HealthBook
+from datum_router.health.trial import TrialVerdict
 from datum_router.model.endpoint import EndpointKey
 from datum_router.model.outcome import Outcome
 from datum_router.model.service import ServiceKey
@@ -22,6 +22,7 @@ from datum_router.observe import names
 from datum_router.observe.cells import Cell
 from datum_router.observe.events import RequestEnded
 from datum_router.reasons import Reason
+from datum_router.testing.factories import make_health_book
 from datum_router_runtime import reporter as reporter_module
 from datum_router_runtime.ipc import ControlChannel, Hello, Measure, Report
 from datum_router_runtime.procfs import CpuClock, read_process
@@ -103,6 +104,19 @@ def test_attempts_that_health_does_not_see_for_want_of_room_are_counted_all_the_
     assert found[(names.ATTEMPTS.name, ("ns/x", "server_error"))] == 2
 
 
+def test_what_a_trial_has_told_is_reported_at_once_and_once() -> None:
+    async def main() -> None:
+        reporter = Reporter(has_access_log=False)
+        verdict = TrialVerdict(service=SERVICE, endpoint=ENDPOINT, number=3, is_ok=True)
+        reporter.trial_ended(verdict)
+        with trio.fail_after(1):
+            await reporter.wait_urgent()
+        assert reporter.take({}).trials == (verdict,)
+        assert reporter.take({}).trials == ()
+
+    trio.run(main)
+
+
 def test_events_are_wanted_only_by_an_access_log(caplog: pytest.LogCaptureFixture) -> None:
     event = RequestEnded(
         protocol="h1", listener="plain", method="GET", host="a.test", path="/", status=200, reason=Reason.ROUTED
@@ -123,7 +137,7 @@ class Bench:
     """A supervisor and the far ends of two workers' control channels."""
 
     def __init__(self) -> None:
-        self.supervisor = Supervisor(GatewaySettings(workers=2), book=HealthBook(), clock=trio.current_time)
+        self.supervisor = Supervisor(GatewaySettings(workers=2), book=make_health_book(), clock=trio.current_time)
         self.workers: list[ControlChannel] = []
         self.links: list[WorkerLink] = []
         for index in range(2):

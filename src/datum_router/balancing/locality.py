@@ -52,6 +52,7 @@ class Candidates(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         levels: Empty if nobody may. None is without endpoints.
         usable: Number of usable members; 0 with levels means a panic without any hope.
+        unusable: All other members, by priority.
         members: Number of endpoints that could be candidates.
         is_panicking: True if health is being ignored.
         is_locality_missing: True if REQUIRE_LOCAL left no member although the service has some.
@@ -59,6 +60,7 @@ class Candidates(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     levels: tuple[Level, ...] = ()
     usable: int = 0
+    unusable: tuple[Endpoint, ...] = ()
     members: int = 0
     is_panicking: bool = False
     is_locality_missing: bool = False
@@ -69,6 +71,7 @@ def candidates(service: Service, health: HealthView, locality: LocalityPolicy, g
     members = [endpoint for endpoint in service.endpoints if endpoint.is_serving and endpoint.weight > 0]
     here = gateway.value(locality.topology_key) if locality.mode is not LocalityMode.NONE else ""
     groups: dict[tuple[int, bool], tuple[list[Endpoint], list[Endpoint]]] = {}
+    unusable: list[Endpoint] = []
     counted = usable_count = 0
     for endpoint in members:
         is_remote = False
@@ -83,19 +86,27 @@ def candidates(service: Service, health: HealthView, locality: LocalityPolicy, g
         if health.is_usable(endpoint.key):
             usable.append(endpoint)
             usable_count += 1
+        else:
+            unusable.append(endpoint)
     if not counted:
         return Candidates(is_locality_missing=bool(members))
     ordered = [groups[key] for key in sorted(groups)]
     capacities = [min(1.0, len(usable) / len(everyone) * OVERPROVISIONING) for everyone, usable in ordered]
     total = sum(capacities)
+    unusable.sort(key=lambda endpoint: endpoint.priority)
     if total < 1.0 and usable_count * 100 < counted * service.panic_threshold_percent:
         everybody = tuple(endpoint for everyone, _ in ordered for endpoint in everyone)
         return Candidates(
-            levels=(Level(upto=1.0, endpoints=everybody),), usable=usable_count, members=counted, is_panicking=True
+            levels=(Level(upto=1.0, endpoints=everybody),),
+            usable=usable_count,
+            unusable=tuple(unusable),
+            members=counted,
+            is_panicking=True,
         )
     return Candidates(
         levels=_levels([usable for _, usable in ordered], capacities, min(1.0, total)),
         usable=usable_count,
+        unusable=tuple(unusable),
         members=counted,
     )
 

@@ -19,6 +19,7 @@ from datum_router.balancing.split import Split
 from datum_router.errors import PluginContractError
 from datum_router.filters.base import Filter
 from datum_router.health.circuit import ServiceLimits
+from datum_router.health.trial import NO_TRIALS, Trial, TrialDesk, Trials
 from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
 from datum_router.model.request import LocalReply, RequestHead
@@ -42,13 +43,18 @@ class ServiceState:
         active: Requests in flight per endpoint; read by least-connections.
         limits: Permits for requests and retries.
         retried: Retries begun since telemetry has last set it back.
+        trials: Half-open endpoints; None as long as there is none.
     """
 
-    __slots__ = ("active", "balancers", "candidates", "limits", "retried", "service", "view")
+    __slots__ = ("_desk", "active", "balancers", "candidates", "limits", "retried", "service", "trials", "view")
 
-    def __init__(self, service: Service, view: HealthView) -> None:
+    def __init__(
+        self, service: Service, view: HealthView, desk: TrialDesk, trials: Mapping[EndpointKey, int] = NO_TRIALS
+    ) -> None:
         self.service = service
         self.view = view
+        self._desk = desk
+        self.trials = Trials(desk, service.key, trials) if trials else None
         self.active: dict[EndpointKey, int] = {}
         self.limits = ServiceLimits(service.limits)
         self.retried = 0
@@ -68,20 +74,28 @@ class ServiceState:
         """Tell whether a balancer of the service ignores health."""
         return any(balancer.is_panicking for balancer in self.balancers)
 
-    def update_health(self, view: HealthView) -> None:
-        """Take a new view of the endpoints' health."""
+    def update_health(self, view: HealthView, trials: Mapping[EndpointKey, int]) -> None:
+        """Take a new view of the endpoints' health, with those that are half-open and the numbers of their trials."""
         self.view = view
+        self.trials = Trials(self._desk, self.service.key, trials) if trials else None
         for balancer in self.balancers:
             balancer.update_health(view)
 
 
 class Lease:
-    """One request's claim on an endpoint: counts as in flight until `release`."""
+    """One request's claim on an endpoint: counts as in flight until `release`.
 
-    __slots__ = ("_key", "_released", "endpoint", "is_retry", "state")
+    Attributes:
+        trial: What is to be told how the attempt ended if it tries a half-open endpoint; else None.
+    """
 
-    def __init__(self, state: ServiceState, endpoint: Endpoint, key: EndpointKey, *, is_retry: bool) -> None:
+    __slots__ = ("_key", "_released", "endpoint", "is_retry", "state", "trial")
+
+    def __init__(
+        self, state: ServiceState, endpoint: Endpoint, key: EndpointKey, trial: Trial | None, *, is_retry: bool
+    ) -> None:
         self.state = state
+        self.trial = trial
         self.endpoint = endpoint
         self.is_retry = is_retry
         self._key = key
@@ -93,10 +107,12 @@ class Lease:
         return self._key
 
     def release(self) -> None:
-        """Give the claim back; a second call does nothing."""
+        """Give the claim back; a second call does nothing. A trial that was not settled has told nothing."""
         if self._released:
             return
         self._released = True
+        if self.trial is not None:
+            self.trial.settle(None)
         active = self.state.active
         left = active.get(self._key, 0) - 1
         if left > 0:
@@ -202,8 +218,9 @@ class LinkedRule:
                     detail=f"the route's destination cannot be used: {ref.problem}",
                 )
         found = self._claim(ref, head, rng=rng, now=now, excluded=excluded, is_retry=is_retry)
-        if found is None and excluded:
-            # A retry whose destination has nobody left: a sibling that takes traffic at all beats giving up.
+        if found is None:
+            # A retry whose destination has nobody left, or one whose half-open endpoint is being tried already:
+            # a sibling that takes traffic at all beats giving up.
             for other in self.rule.destinations:
                 if other is not ref and other.weight > 0 and not other.problem and self._is_usable(other):
                     found = self._claim(other, head, rng=rng, now=now, excluded=excluded, is_retry=is_retry)
@@ -243,8 +260,12 @@ class LinkedRule:
         key = hash_key(self.rule.balancing, head) if self._uses_hash else None
         context = PickContext(rng=rng, now=now, hash_key=key, active=state.active, excluded=excluded)
         endpoint: object = None
+        trial: Trial | None = None
+        if state.trials is not None and not is_retry:  # a retry has failed once: it goes where there is least doubt
+            outlier = state.service.outlier
+            trial = state.trials.begin(balancer.candidates.unusable, outlier.half_open_requests if outlier else 1)
         try:
-            endpoint = balancer.pick(context)
+            endpoint = balancer.pick(context) if trial is None else trial.endpoint
         except (Exception, SystemExit) as error:
             raise _broken_balancer(self.rule, f"raised {type(error).__name__}: {error}") from error
         finally:
@@ -267,11 +288,16 @@ class LinkedRule:
                 locality=endpoint.locality,
                 origin=endpoint.origin,
             )
-        return Lease(state, target, endpoint.key, is_retry=is_retry)
+        return Lease(state, target, endpoint.key, trial, is_retry=is_retry)
 
     def _is_usable(self, ref: BackendRef) -> bool:
         pair = self._balancers.get(ref.service)
-        return pair is not None and pair[1].has_candidates
+        if pair is None:
+            return False
+        state, balancer = pair
+        return balancer.has_candidates or (
+            state.trials is not None and state.trials.may_begin(balancer.candidates.unusable)
+        )
 
 
 class Snapshot:

@@ -19,6 +19,7 @@ from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.compiler.diff import rule_differences
 from datum_router.compiler.link import REQUEST_ID, LinkedRule, ServiceState, Snapshot
 from datum_router.filters.base import CheckedFilter, Filter, build_filter
+from datum_router.health.trial import LocalPermits, TrialDesk
 from datum_router.health.view import HealthTable
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality
 from datum_router.model.route import FilterConfig, PluginFilter, Rule, RuleId
@@ -40,6 +41,7 @@ class Linker:
 
     __slots__ = (
         "_bound_rules",
+        "_desk",
         "_health",
         "_last",
         "_locality",
@@ -52,9 +54,21 @@ class Linker:
     )
 
     def __init__(
-        self, plugins: PluginSet, *, regex: RegexEngine | None = None, gateway_locality: Locality = UNKNOWN_LOCALITY
+        self,
+        plugins: PluginSet,
+        *,
+        regex: RegexEngine | None = None,
+        gateway_locality: Locality = UNKNOWN_LOCALITY,
+        desk: TrialDesk | None = None,
     ) -> None:
+        """Begin with nothing.
+
+        Args:
+            desk: For trials of half-open endpoints. Without one permits count in this process alone and verdicts go
+                nowhere: right where nobody says that an endpoint is half-open.
+        """
         self._plugins = plugins
+        self._desk = desk or TrialDesk(LocalPermits(), lambda _verdict: None)
         self._regex = regex
         self._locality = gateway_locality
         self._states: dict[ServiceKey, ServiceState] = {}
@@ -107,13 +121,13 @@ class Linker:
         for key in self._health.apply(changes):
             state = self._states.get(key)
             if state is not None:
-                state.update_health(self._health.view(key))
+                state.update_health(self._health.view(key), self._health.trials(key))
 
     def reset_health(self, changes: Sequence[HealthChange]) -> None:
         """Forget all health and take `changes` as the whole truth."""
         self._health.reset(changes)
         for key, state in self._states.items():
-            state.update_health(self._health.view(key))
+            state.update_health(self._health.view(key), self._health.trials(key))
 
     def take_states(self) -> list[ServiceState]:
         """Return the state of every service, for telemetry; a deleted one until its last request has ended."""
@@ -133,7 +147,7 @@ class Linker:
         for key, service in data.services.items():
             known = self._states.get(key)
             if known is None:
-                self._states[key] = ServiceState(service, self._health.view(key))
+                self._states[key] = ServiceState(service, self._health.view(key), self._desk, self._health.trials(key))
                 self._moved.add(key)
             elif known.service is not service and known.service != service:
                 known.update(service)

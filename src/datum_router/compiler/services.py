@@ -132,6 +132,7 @@ def outlier_policy(health: HealthCheck | None) -> OutlierPolicy:
         interval_s=parse_duration(passive.interval),
         base_ejection_time_s=parse_duration(passive.base_ejection_time),
         max_ejection_percent=passive.max_ejection_percent,
+        half_open_requests=passive.half_open_requests,
     )
 
 

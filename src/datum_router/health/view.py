@@ -2,9 +2,9 @@
 
 Theory of operation. The supervisor owns the `HealthBook`. Three things write to it: probe results, outcome batches from
 the workers, and the set of services (endpoints that come and go). Each write returns the *changes*: endpoints whose
-usability flipped. An endpoint is usable unless probes say UNHEALTHY or outlier detection has it ejected; before its
-first probe it is usable (see `active`). Changes travel to the workers, whose `HealthTable` turns them into one
-immutable view per service. Applying a change twice does nothing the second time.
+usability flipped, or that may be tried now or no more. An endpoint is usable unless probes say UNHEALTHY or outlier
+detection has it ejected; before its first probe it is usable (see `active`). Changes travel to the workers, whose
+`HealthTable` turns them into one immutable view per service. Applying a change twice does nothing the second time.
 
 An endpoint that is usable since ever has no entry in a table, so a table is as large as the list of exceptions;
 `HealthReason.REMOVED` (usable since `ALWAYS`) takes an entry out again.
@@ -15,13 +15,16 @@ The book knows no clock and no timer: `next_due` says when `expire` has somethin
 from __future__ import annotations
 
 import enum
+import itertools
+import random
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from datum_router.balancing.base import ALL_USABLE, ALWAYS, HealthView
 from datum_router.health.active import UNPROBED, EndpointHealth, HealthState, advance
-from datum_router.health.outlier import Detector, OutlierDetector
+from datum_router.health.outlier import BreakerState, Detector, OutlierDetector
+from datum_router.health.trial import NO_TRIALS, TrialVerdict
 from datum_router.model.endpoint import EndpointKey
 from datum_router.model.outcome import OutcomeClass
 from datum_router.model.policy import ActiveHealthPolicy
@@ -39,7 +42,9 @@ class HealthReason(enum.StrEnum):
     PROBE_PASSED = "probe_passed"
     EJECTED_5XX = "ejected_consecutive_5xx"
     EJECTED_GATEWAY_ERRORS = "ejected_consecutive_gateway_errors"
-    RETURNED = "returned"
+    HALF_OPEN = "half_open"
+    TRIAL_PASSED = "trial_passed"
+    TRIAL_FAILED = "trial_failed"
     UNCHECKED = "unchecked"
 
 
@@ -57,7 +62,8 @@ class EndpointStatus(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         since_s: Monotonic seconds of the last change of `is_usable`; None: as it is since the beginning.
         detail: What the last probe saw.
-        ejected_until_s: Monotonic seconds; None: not ejected.
+        breaker: State of its circuit breaker; closed if there is no outlier detection.
+        ejected_until_s: Monotonic seconds; None: the breaker is not open.
     """
 
     endpoint: EndpointKey
@@ -66,6 +72,7 @@ class EndpointStatus(msgspec.Struct, frozen=True, kw_only=True):
     since_s: float | None
     state: HealthState
     detail: str = ""
+    breaker: BreakerState = BreakerState.CLOSED
     ejected_until_s: float | None = None
     times_ejected: int = 0
 
@@ -73,13 +80,14 @@ class EndpointStatus(msgspec.Struct, frozen=True, kw_only=True):
 class _Record:
     """What the book keeps of one endpoint."""
 
-    __slots__ = ("active", "is_usable", "reason", "since")
+    __slots__ = ("active", "is_usable", "reason", "since", "trial")
 
     def __init__(self, since: float, reason: HealthReason) -> None:
         self.active: EndpointHealth = UNPROBED
         self.is_usable = True
         self.since = since
         self.reason = reason
+        self.trial = 0
 
 
 class _ServiceBook:
@@ -95,14 +103,18 @@ class _ServiceBook:
         self.records: dict[EndpointKey, _Record] = {}
 
     def settle(self, key: EndpointKey, reason: HealthReason, now: float) -> HealthChange | None:
-        """Derive usability; return the change if it flipped."""
+        """Derive usability and trial; return the change if there is one."""
         record = self.records[key]
-        is_ejected = self.outlier is not None and self.outlier.is_ejected(key)
-        is_usable = record.active.state is not HealthState.UNHEALTHY and not is_ejected
-        if is_usable == record.is_usable:
+        outlier = self.outlier.state(key) if self.outlier is not None else None
+        is_up = record.active.state is not HealthState.UNHEALTHY
+        is_usable = is_up and (outlier is None or outlier.breaker is BreakerState.CLOSED)
+        trial = outlier.trial if is_up and outlier is not None else 0  # no user's request for what probes know is down
+        if is_usable == record.is_usable and trial == record.trial:
             return None
-        record.is_usable = is_usable
-        record.since = now
+        if is_usable != record.is_usable:
+            record.is_usable = is_usable
+            record.since = now
+        record.trial = trial
         record.reason = reason
         return self.change(key)
 
@@ -113,6 +125,7 @@ class _ServiceBook:
             endpoint=key,
             is_usable=record.is_usable,
             since=record.since,
+            trial=record.trial,
             reason=record.reason.value,
         )
 
@@ -126,9 +139,11 @@ _EJECTED = {
 class HealthBook:
     """The single writer of health. Single-threaded; `now` is monotonic seconds and must not go back."""
 
-    __slots__ = ("_ejecting", "_services")
+    __slots__ = ("_ejecting", "_numbers", "_rng", "_services")
 
-    def __init__(self) -> None:
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self._numbers = itertools.count(1)
         self._services: dict[ServiceKey, _ServiceBook] = {}
         self._ejecting: set[ServiceKey] = set()
 
@@ -162,7 +177,10 @@ class HealthBook:
         before = record.active.state
         record.active = advance(record.active, result, book.active, now=now)
         is_flipped = record.active.state is not before
-        is_answering = result.is_ok and record.reason is HealthReason.EJECTED_GATEWAY_ERRORS
+        outlier = book.outlier.state(endpoint) if book.outlier is not None else None
+        is_answering = (
+            result.is_ok and outlier is not None and outlier.ejected_by is Detector.CONSECUTIVE_GATEWAY_ERRORS
+        )
         if book.outlier is not None and (is_answering or (is_flipped and before is HealthState.UNHEALTHY)):
             book.outlier.release(endpoint, now=now)
         elif not is_flipped:
@@ -186,25 +204,46 @@ class HealthBook:
                     changes.append(change)
         return changes
 
+    def record_trials(self, verdicts: Iterable[TrialVerdict], *, now: float) -> list[HealthChange]:
+        """Take how trials of half-open endpoints ended; return the changes.
+
+        The first verdict of a trial decides: passed, the endpoint is back; failed, it is out for twice as long.
+        """
+        changes: list[HealthChange] = []
+        for verdict in verdicts:
+            book = self._services.get(verdict.service)
+            if book is None or book.outlier is None:
+                continue
+            if not book.outlier.record_trial(verdict.endpoint, verdict.number, is_ok=verdict.is_ok, now=now):
+                continue
+            if not verdict.is_ok:
+                self._ejecting.add(verdict.service)
+            reason = HealthReason.TRIAL_PASSED if verdict.is_ok else HealthReason.TRIAL_FAILED
+            change = book.settle(verdict.endpoint, reason, now)
+            if change is not None:
+                changes.append(change)
+        return changes
+
     def expire(self, now: float) -> list[HealthChange]:
-        """Let endpoints return whose ejection is over; return the changes."""
+        """Half-open the breakers of endpoints whose ejection is over; return the changes."""
         changes: list[HealthChange] = []
         for key in list(self._ejecting):
             book = self._services[key]
             if book.outlier is not None:
-                for endpoint in book.outlier.release_due(now):
-                    change = book.settle(endpoint, HealthReason.RETURNED, now)
+                for endpoint in book.outlier.half_open_due(now):
+                    change = book.settle(endpoint, HealthReason.HALF_OPEN, now)
                     if change is not None:
                         changes.append(change)
-            if book.outlier is None or not book.outlier.ejected:
+            if book.outlier is None or book.outlier.next_half_open() is None:
                 self._ejecting.discard(key)
         return changes
 
     def next_due(self) -> float | None:
-        """Return when to call `expire`, None if nobody is ejected."""
+        """Return when to call `expire`, None if no breaker is open."""
         due = [self._services[key].outlier for key in self._ejecting]
         return min(
-            (at for outlier in due if outlier is not None and (at := outlier.next_release()) is not None), default=None
+            (at for outlier in due if outlier is not None and (at := outlier.next_half_open()) is not None),
+            default=None,
         )
 
     def all_changes(self) -> list[HealthChange]:
@@ -254,7 +293,7 @@ class HealthBook:
         if service.outlier is None:
             book.outlier = None
         elif book.outlier is None:
-            book.outlier = OutlierDetector(service.outlier)
+            book.outlier = OutlierDetector(service.outlier, rng=self._rng, numbers=self._numbers)
         else:
             book.outlier.set_policy(service.outlier)
         if book.outlier is not None:
@@ -295,6 +334,7 @@ def _status(book: _ServiceBook, key: EndpointKey) -> EndpointStatus:
         since_s=None if record.since == ALWAYS else record.since,
         state=record.active.state,
         detail=record.active.detail,
+        breaker=outlier.breaker if outlier is not None else BreakerState.CLOSED,
         ejected_until_s=outlier.ejected_until if outlier is not None else None,
         times_ejected=outlier.times_ejected if outlier is not None else 0,
     )
@@ -328,7 +368,7 @@ class HealthTable:
     __slots__ = ("_entries", "_views")
 
     def __init__(self) -> None:
-        self._entries: dict[ServiceKey, dict[EndpointKey, tuple[bool, float]]] = {}
+        self._entries: dict[ServiceKey, dict[EndpointKey, tuple[bool, float, int]]] = {}
         self._views: dict[ServiceKey, HealthView] = {}
 
     def apply(self, changes: Sequence[HealthChange]) -> set[ServiceKey]:
@@ -336,7 +376,8 @@ class HealthTable:
         touched: set[ServiceKey] = set()
         for change in changes:
             entries = self._entries.setdefault(change.service, {})
-            new = None if change.is_usable and change.since == ALWAYS else (change.is_usable, change.since)
+            is_plain = change.is_usable and change.since == ALWAYS
+            new = None if is_plain else (change.is_usable, change.since, change.trial)
             if entries.get(change.endpoint) == new:
                 continue
             if new is None:
@@ -365,5 +406,10 @@ class HealthTable:
             return ALL_USABLE
         view = self._views.get(service)
         if view is None:
-            view = self._views[service] = _view(entries)
+            view = self._views[service] = _view({key: entry[:2] for key, entry in entries.items()})
         return view
+
+    def trials(self, service: ServiceKey) -> Mapping[EndpointKey, int]:
+        """Return the half-open endpoints of one service with the numbers of their trials."""
+        entries = self._entries.get(service)
+        return {key: trial for key, (_, _, trial) in entries.items() if trial} if entries else NO_TRIALS

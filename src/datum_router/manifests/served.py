@@ -175,6 +175,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.healthCheck.passive.interval": "health/outlier",
         "spec.healthCheck.passive.baseEjectionTime": "health/outlier",
         "spec.healthCheck.passive.maxEjectionPercent": "health/outlier",
+        "spec.healthCheck.passive.halfOpenRequests": "health/trial",
         "spec.healthCheck.panicThresholdPercent": "balancing/locality: panic threshold",
         "spec.discovery.method": "resolvers: manual and attachment are what they do",
         "spec.endpoints[].address": "registry/endpoints: StaticResolver",

@@ -52,10 +52,14 @@ class PassiveHealthCheck(SpecPart, frozen=True, kw_only=True):
         int, Meta(description="Failures in a row (no answer, 502, 503, 504) that eject; 0 = off.", ge=0)
     ] = 5
     interval: Annotated[Duration, Meta(description="How often ejected endpoints are looked at.")] = "10s"
-    base_ejection_time: Annotated[Duration, Meta(description="First ejection; each further one is longer by this.")] = (
-        "30s"
-    )
+    base_ejection_time: Annotated[
+        Duration, Meta(description="First ejection; each further one is twice as long, up to 5 minutes.")
+    ] = "30s"
     max_ejection_percent: Annotated[Percent, Meta(description="Never more of the endpoints are out at once.")] = 50
+    half_open_requests: Annotated[
+        int,
+        Meta(description="Requests at once that try an endpoint whose ejection is over, in all.", ge=1, le=100),
+    ] = 1
 
 
 class HealthCheck(SpecPart, frozen=True, kw_only=True):

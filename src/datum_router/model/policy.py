@@ -36,7 +36,9 @@ class OutlierPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """Passive ejection by outcomes (Envoy outlier detection). 0 switches a detector off.
 
     Attributes:
+        base_ejection_time_s: First ejection; each further one is twice as long, at most `max_ejection_time_s`.
         max_ejection_percent: Never more than this share of a service's endpoints is out, but one always may be.
+        half_open_requests: Trials, in flight at once over all workers, once an ejection's time is over.
     """
 
     consecutive_5xx: int = 5
@@ -45,6 +47,7 @@ class OutlierPolicy(msgspec.Struct, frozen=True, kw_only=True):
     base_ejection_time_s: float = 30.0
     max_ejection_time_s: float = 300.0
     max_ejection_percent: int = 50
+    half_open_requests: int = 1
 
 
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import msgspec
 
 from datum_router.compiler.diagnostics import Severity
+from datum_router.health.outlier import BreakerState
 from datum_router.health.view import HealthReason
 from datum_router.policy.retry import REFUSALS
 from datum_router.reasons import Reason
@@ -80,6 +81,7 @@ OUTCOME = Label(name="outcome", values=OUTCOMES)
 PERMIT = Label(name="permit", values=("requests", "retries"))
 WHY = Label(name="why", values=REFUSALS)
 STATE = Label(name="state", values=ENDPOINT_STATES)
+BREAKER = Label(name="state", values=tuple(str(state) for state in BreakerState))
 CHANGE = Label(name="change", values=tuple(str(reason) for reason in HealthReason))
 SEVERITY = Label(name="severity", values=tuple(str(severity) for severity in Severity))
 PROCESS = Label(name="process", objects="`supervisor`, or `worker-0` and so on, one for each of the workers setting")
@@ -195,6 +197,9 @@ POOL_OVERFLOW = _counter(
 
 # --- health --------------------------------------------------------------------------------------------------------
 ENDPOINTS = _gauge("datum_router_endpoints", "endpoints", "Endpoints by state.", SERVICE, STATE)
+BREAKERS = _gauge(
+    "datum_router_breakers", "endpoints", "Endpoints by state of their circuit breaker (ejection).", SERVICE, BREAKER
+)
 PANIC = _gauge("datum_router_panic", "workers", "Workers that ignore the service's health in a panic.", SERVICE)
 PROBES = _counter("datum_router_probes_total", "probes", "Active probes sent.")
 HEALTH_CHANGES = _counter("datum_router_health_changes_total", "changes", "Endpoints whose usability changed.", CHANGE)
@@ -265,7 +270,7 @@ _ALL = (
     REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY,
     ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
     UPSTREAM_CONNECTIONS, UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,
-    ENDPOINTS, PANIC, PROBES, HEALTH_CHANGES,
+    ENDPOINTS, BREAKERS, PANIC, PROBES, HEALTH_CHANGES,
     CONFIG_VERSION, CONFIG_RELOADED_AT, CONFIG_FAILURES, DIAGNOSTICS, COMPILATIONS, COMPILE_SECONDS, COMPILE_LAST,
     ROUTES, SERVICES,
     BUILD_INFO, UPTIME, WORKERS, WORKERS_UP, WORKERS_LAGGING, WORKER_RESTARTS, WORKER_REPLACEMENTS, CPU, RSS, FDS,

@@ -168,12 +168,18 @@ class DataPlaneObserver(Protocol):
 
 
 class HealthChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """One endpoint's usability, as the single writer decided; `since` is CLOCK_MONOTONIC seconds."""
+    """One endpoint's usability, as the single writer decided.
+
+    Attributes:
+        since: CLOCK_MONOTONIC seconds.
+        trial: Number of the half-open period that it is in, 0 if in none: it is not usable, but may be tried.
+    """
 
     service: ServiceKey
     endpoint: EndpointKey
     is_usable: bool
     since: float
+    trial: int = 0
     reason: str = ""
 
 

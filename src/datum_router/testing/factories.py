@@ -5,8 +5,12 @@ Builders only fill in; they never correct what the caller gives, so that a test 
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Iterable, Mapping
 
+from datum_router.health.outlier import OutlierDetector
+from datum_router.health.view import HealthBook
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Endpoint, Locality, make_endpoint
 from datum_router.model.policy import (
     ActiveHealthPolicy,
@@ -30,6 +34,25 @@ from datum_router.model.route import (
     ValueMatch,
 )
 from datum_router.model.service import Service, ServiceKey, UpstreamProtocol
+
+
+class Unvaried(random.Random):
+    """A generator that always gives 0.0: backoff and ejections without jitter."""
+
+    def random(self) -> float:
+        """Return 0.0."""
+        return 0.0
+
+
+def make_health_book() -> HealthBook:
+    """Build an empty book whose ejections last exactly as long as the policy says."""
+    return HealthBook(Unvaried())
+
+
+def make_outlier_detector(policy: OutlierPolicy = OutlierPolicy()) -> OutlierDetector:
+    """Build a detector without endpoints, whose ejections last exactly as long as the policy says."""
+    return OutlierDetector(policy, rng=Unvaried(), numbers=itertools.count(1))
+
 
 HeaderInput = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
 

@@ -4,13 +4,14 @@ import msgspec
 
 from datum_router.balancing.base import ALL_USABLE, ALWAYS
 from datum_router.health.active import HealthState
+from datum_router.health.trial import TrialVerdict
 from datum_router.health.view import HealthBook, HealthReason, HealthTable, OutcomeBatch
 from datum_router.model.endpoint import EndpointKey, make_endpoint
 from datum_router.model.outcome import OutcomeClass
 from datum_router.model.policy import ActiveHealthPolicy, OutlierPolicy
 from datum_router.model.service import Service, ServiceKey
 from datum_router.plugins.protocols import HealthChange, ProbeResult
-from datum_router.testing.factories import make_endpoints, make_service
+from datum_router.testing.factories import make_endpoints, make_health_book, make_service
 
 UP, DOWN = ProbeResult(is_ok=True), ProbeResult(is_ok=False, detail="connection refused")
 ACTIVE = ActiveHealthPolicy(unhealthy_threshold=3, healthy_threshold=2)
@@ -19,7 +20,7 @@ A, B = SERVICE.endpoints[0].key, SERVICE.endpoints[1].key
 
 
 def book(*services: Service, now: float = 0.0) -> HealthBook:
-    made = HealthBook()
+    made = make_health_book()
     made.set_services({service.key: service for service in services}, now=now)
     return made
 
@@ -63,22 +64,86 @@ def test_recovery_by_probes_begins_a_new_usable_time() -> None:
     assert made.view(SERVICE.key).usable_since(A) == 3.0
 
 
-def test_ejection_and_return() -> None:
+def verdict(number: int, *, is_ok: bool, endpoint: EndpointKey = A) -> TrialVerdict:
+    return TrialVerdict(service=SERVICE.key, endpoint=endpoint, number=number, is_ok=is_ok)
+
+
+def test_ejection_trials_and_return() -> None:
     made = book(SERVICE)
     [out] = made.record_outcomes([failures()], now=5.0)
     assert (out.is_usable, out.since, out.reason) == (False, 5.0, "ejected_consecutive_gateway_errors")
     assert made.next_due() == 35.0
     assert made.expire(34.9) == []
-    [back] = made.expire(35.0)
-    assert (back.is_usable, back.since, back.reason) == (True, 35.0, "returned")
+    [half] = made.expire(35.0)
+    assert (half.is_usable, half.since, half.trial, half.reason) == (False, 5.0, 1, "half_open")
+    assert made.next_due() is None
+    [again] = made.record_trials([verdict(1, is_ok=False), verdict(1, is_ok=True)], now=36.0)
+    assert (again.is_usable, again.trial, again.reason) == (False, 0, "trial_failed")
+    assert made.next_due() == 36.0 + 60.0
+    [half] = made.expire(96.0)
+    assert half.trial == 2
+    [back] = made.record_trials([verdict(2, is_ok=True)], now=97.0)
+    assert (back.is_usable, back.since, back.trial, back.reason) == (True, 97.0, 0, "trial_passed")
     assert made.next_due() is None
 
 
-def test_outcomes_let_due_endpoints_return_even_if_nobody_called_expire() -> None:
+def test_numbers_of_trials_are_those_of_no_other_endpoint_or_service() -> None:
+    other = make_service("d/other", make_endpoints(1), outlier=OutlierPolicy())
+    made = book(SERVICE, other)
+    batch = OutcomeBatch(service=other.key, endpoint=other.endpoints[0].key, runs=((OutcomeClass.GATEWAY_ERROR, 5),))
+    made.record_outcomes([failures(), failures(B), batch], now=0.0)
+    assert sorted(change.trial for change in made.expire(30.0)) == [1, 2, 3]
+
+
+def test_verdicts_on_what_is_not_there_are_ignored() -> None:
+    made = book(SERVICE)
+    unknown = TrialVerdict(service=ServiceKey("d/none"), endpoint=A, number=1, is_ok=False)
+    assert made.record_trials([unknown, verdict(1, is_ok=False)], now=1.0) == []
+    unwatched = msgspec.structs.replace(SERVICE, outlier=None)
+    made.set_services({unwatched.key: unwatched}, now=2.0)
+    assert made.record_trials([verdict(1, is_ok=False)], now=3.0) == []
+
+
+def test_a_half_open_endpoint_that_probes_find_down_is_not_tried() -> None:
+    made = book(SERVICE)
+    probes(made, [UP])
+    made.record_outcomes([failures()], now=5.0)
+    table = HealthTable()
+    table.apply(made.expire(35.0))
+    assert table.trials(SERVICE.key) == {A: 1}
+    [change] = probes(made, [DOWN, DOWN, DOWN], start=36.0)
+    assert (change.is_usable, change.trial, change.reason) == (False, 0, "probe_failed")
+    table.apply([change])
+    assert table.trials(SERVICE.key) == {}
+
+
+def test_a_passing_probe_brings_a_half_open_endpoint_back() -> None:
+    made = book(SERVICE)
+    made.record_outcomes([failures()], now=5.0)
+    made.expire(35.0)
+    [back] = probes(made, [UP], start=36.0)
+    assert (back.is_usable, back.trial, back.reason) == (True, 0, "probe_passed")
+
+
+def test_tables_know_which_endpoints_are_half_open() -> None:
+    made, table, late = book(SERVICE), HealthTable(), HealthTable()
+    assert table.trials(SERVICE.key) == {}
+    table.apply(made.record_outcomes([failures()], now=5.0))
+    assert table.trials(SERVICE.key) == {}
+    assert table.apply(made.expire(35.0)) == {SERVICE.key}
+    late.reset(made.all_changes())
+    assert table.trials(SERVICE.key) == late.trials(SERVICE.key) == {A: 1}
+    assert not table.view(SERVICE.key).is_usable(A)
+    table.apply(made.record_trials([verdict(1, is_ok=True)], now=36.0))
+    assert table.trials(SERVICE.key) == {}
+    assert table.view(SERVICE.key).is_usable(A)
+
+
+def test_outcomes_half_open_due_breakers_even_if_nobody_called_expire() -> None:
     made = book(SERVICE)
     made.record_outcomes([failures()], now=5.0)
     changes = made.record_outcomes([failures(B, 1)], now=40.0)
-    assert [(change.endpoint, change.is_usable) for change in changes] == [(A, True)]
+    assert [(change.endpoint, change.is_usable, change.trial) for change in changes] == [(A, False, 1)]
 
 
 def test_an_endpoint_that_is_both_ejected_and_down_needs_both_to_return() -> None:
@@ -225,7 +290,8 @@ def test_description_can_be_written_as_json() -> None:
     made.record_outcomes([failures(B)], now=5.0)
     first, second = msgspec.json.decode(msgspec.json.encode(made.describe()))[SERVICE.key][:2]
     assert (first["state"], first["is_usable"], first["detail"]) == ("unhealthy", False, "connection refused")
-    assert (second["ejected_until_s"], second["times_ejected"], second["reason"]) == (
+    assert (second["breaker"], second["ejected_until_s"], second["times_ejected"], second["reason"]) == (
+        "open",
         35.0,
         1,
         "ejected_consecutive_gateway_errors",
@@ -241,7 +307,7 @@ def test_a_passing_probe_ends_an_ejection_for_not_answering_but_not_one_for_5xx_
             active=ActiveHealthPolicy(),
             outlier=policy,
         )
-        book = HealthBook()
+        book = make_health_book()
         book.set_services({service.key: service}, now=0.0)
         key = service.endpoints[0].key
         (out,) = book.record_outcomes([OutcomeBatch(service=service.key, endpoint=key, runs=((kind, 3),))], now=1.0)

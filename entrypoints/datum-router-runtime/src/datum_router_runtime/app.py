@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import signal
 import time
 from collections.abc import Sequence
@@ -117,7 +118,7 @@ class Gateway:
         check_data_plane(settings, self.plugins)
         self.store = Store(self.plugins.kinds)
         self.compiler = Compiler(self.plugins, compile_options(settings))
-        self.book = HealthBook()
+        self.book = HealthBook(random.Random())
         self.supervisor = Supervisor(
             settings, book=self.book, plugins=self.plugins.plugins, on_listening=self._announce.listening
         )

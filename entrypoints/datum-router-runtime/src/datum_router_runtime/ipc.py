@@ -15,6 +15,7 @@ import msgspec
 import trio
 
 from datum_router.errors import DatumRouterError
+from datum_router.health.trial import TrialVerdict
 from datum_router.health.view import OutcomeBatch
 from datum_router.model.snapshot import SnapshotData, SnapshotDelta
 from datum_router.observe.cells import Cell, CellKey
@@ -119,6 +120,7 @@ class Report(_Message, frozen=True, kw_only=True):
         gauges, gone: Gauges that have another value now, and those that are no more.
         stats: The data plane's plain gauges, all of them.
         outcomes: How attempts ended, in order, run-length encoded.
+        trials: What trials of half-open endpoints have told.
         answers: The newest `Measure` this report is for, 0 if none.
     """
 
@@ -128,6 +130,7 @@ class Report(_Message, frozen=True, kw_only=True):
     gone: tuple[CellKey, ...] = ()
     stats: Mapping[str, int] = {}
     outcomes: tuple[OutcomeBatch, ...] = ()
+    trials: tuple[TrialVerdict, ...] = ()
     answers: int = 0
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import trio
 
+from datum_router.health.trial import TrialVerdict
 from datum_router.health.view import OutcomeBatch
 from datum_router.model.endpoint import EndpointKey
 from datum_router.model.outcome import Outcome, OutcomeClass
@@ -32,7 +33,7 @@ class Reporter:
         meters: What counts requests.
     """
 
-    __slots__ = ("_attempts", "_counters", "_gauges", "_has_access_log", "_runs", "_urgent", "meters")
+    __slots__ = ("_attempts", "_counters", "_gauges", "_has_access_log", "_runs", "_trials", "_urgent", "meters")
 
     def __init__(self, *, has_access_log: bool) -> None:
         self.meters = MeterBook()
@@ -40,6 +41,7 @@ class Reporter:
         self._attempts: collections.Counter[tuple[ServiceKey, int]] = collections.Counter()
         self._gauges: dict[CellKey, float] = {}
         self._runs: dict[tuple[ServiceKey, EndpointKey], list[list[int]]] = {}
+        self._trials: list[TrialVerdict] = []
         self._urgent = trio.Event()
         self._has_access_log = has_access_log
 
@@ -116,10 +118,15 @@ class Reporter:
         """Count one refusal."""
         self._counters[(names.REJECTED.name, (protocol, reason.value))] += 1
 
+    def trial_ended(self, verdict: TrialVerdict) -> None:
+        """Take what a trial has told; the next report goes at once. At most one comes for each permit."""
+        self._trials.append(verdict)
+        self._urgent.set()
+
     # --- reports ---------------------------------------------------------------------------------------------------
 
     async def wait_urgent(self) -> None:
-        """Return when a failure waits to be reported."""
+        """Return when a failure or a verdict waits to be reported."""
         await self._urgent.wait()
 
     def take(self, stats: Mapping[str, int], *, cells: Iterable[Cell] | None = None, answers: int = 0) -> Report:
@@ -150,11 +157,13 @@ class Reporter:
             gone=gone,
             stats=dict(stats),
             outcomes=outcomes,
+            trials=tuple(self._trials),
             answers=answers,
         )
         self._counters.clear()
         self._attempts.clear()
         self._runs.clear()
+        self._trials.clear()
         self._urgent = trio.Event()
         return report
 

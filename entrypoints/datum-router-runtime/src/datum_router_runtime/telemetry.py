@@ -14,6 +14,7 @@ import trio
 import datum_router
 from datum_router.compiler.diagnostics import Diagnostic
 from datum_router.health.active import HealthState
+from datum_router.health.outlier import BreakerState
 from datum_router.health.view import EndpointStatus, HealthBook
 from datum_router.observe import names
 from datum_router.observe.cells import CellKey
@@ -154,10 +155,15 @@ class Telemetry:
                 key = self._supervisor.ledger.fold((names.ENDPOINTS.name, (service, state)), now=now)
                 assert key is not None  # a name of ours
                 values[key] += counts[state]
+            breakers = collections.Counter(status.breaker for status in statuses)
+            for breaker in BreakerState:
+                key = self._supervisor.ledger.fold((names.BREAKERS.name, (service, breaker.value)), now=now)
+                assert key is not None  # a name of ours
+                values[key] += breakers[breaker]
 
 
 def _state_of(status: EndpointStatus) -> str:
-    if status.ejected_until_s is not None:
+    if status.breaker is not BreakerState.CLOSED:
         return "ejected"
     if status.state is HealthState.HEALTHY:
         return "healthy"

@@ -1,7 +1,7 @@
 """A worker process: one data plane, told by the supervisor over the control channel whose descriptor is argv[1].
 
 The worker links snapshots, serves, and reports counters and outcomes. It never reads manifests and never probes. If
-the supervisor goes away it serves on for `orphan_grace_s`, then drains.
+the supervisor goes away it serves on for `orphan_grace_s`, then drains. argv[2] is the file of `trials.FilePermits`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from datum_router.compiler.diff import apply_delta
 from datum_router.compiler.link import Snapshot
 from datum_router.compiler.linker import Linker
 from datum_router.errors import ConfigError, DatumRouterError
+from datum_router.health.trial import Permits, TrialDesk
 from datum_router.model.endpoint import make_locality
 from datum_router.model.listener import Listener
 from datum_router.model.snapshot import Holder, SnapshotData
@@ -49,6 +50,7 @@ from datum_router_runtime.ipc import (
 )
 from datum_router_runtime.logsetup import dropped_lines, setup_logging
 from datum_router_runtime.reporter import Reporter, access_log
+from datum_router_runtime.trials import FilePermits
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +76,9 @@ class Worker:
         "_reporter",
     )
 
-    def __init__(self, channel: ControlChannel, config: Configure, plugins: PluginSet, reporter: Reporter) -> None:
+    def __init__(
+        self, channel: ControlChannel, config: Configure, plugins: PluginSet, reporter: Reporter, permits: Permits
+    ) -> None:
         self._channel = channel
         self._config = config
         self._reporter = reporter
@@ -83,6 +87,7 @@ class Worker:
             plugins,
             regex=load_engine(),
             gateway_locality=make_locality(config.topology),
+            desk=TrialDesk(permits, reporter.trial_ended),
         )
         self._holder: Holder[Snapshot] = Holder(self._linker.link(self._data))
         spec = plugins.data_planes[config.data_plane]  # the supervisor has checked name and settings
@@ -249,7 +254,7 @@ async def serve(channel: ControlChannel, config: Configure, reporter: Reporter, 
         nursery.cancel_scope.cancel()
 
 
-async def run(fd: int) -> None:
+async def run(fd: int, permits_fd: int) -> None:
     """Be a worker on the control channel `fd`."""
     channel = ControlChannel(socket.socket(fileno=fd))
     try:
@@ -261,7 +266,7 @@ async def run(fd: int) -> None:
             hooks=SERVING_HOOKS,
         )
         reporter = Reporter(has_access_log=config.access_log and access_log.isEnabledFor(logging.INFO))
-        worker = Worker(channel, config, plugins, reporter)
+        worker = Worker(channel, config, plugins, reporter, FilePermits(permits_fd))
         await channel.send(Hello(pid=os.getpid()))
         await serve(channel, config, reporter, worker)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
@@ -274,11 +279,11 @@ async def run(fd: int) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m datum_router_runtime.worker FD`."""
+    """Entry point of `python -m datum_router_runtime.worker FD PERMITS_FD`."""
     setup_logging(os.environ)
     for number in (signal.SIGINT, signal.SIGHUP):  # they reach the whole terminal group; the supervisor decides
         signal.signal(number, signal.SIG_IGN)
-    trio.run(run, int(sys.argv[1]))
+    trio.run(run, int(sys.argv[1]), int(sys.argv[2]))
 
 
 if __name__ == "__main__":

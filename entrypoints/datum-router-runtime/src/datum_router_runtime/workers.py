@@ -57,6 +57,7 @@ from datum_router_runtime.ipc import (
 )
 from datum_router_runtime.settings import GatewaySettings
 from datum_router_runtime.sockets import ListenerGroup, bind_group
+from datum_router_runtime.trials import open_permits_file
 
 log = logging.getLogger(__name__)
 
@@ -259,13 +260,14 @@ class Supervisor:
 
     async def run(self) -> None:
         """Keep all workers running until `drain` has finished, or until cancelled (then workers are ended)."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._retry_binding)
-            async with trio.open_nursery() as workers:
-                for index in range(self.settings.workers):
-                    workers.start_soon(self._keep_worker, index)
-                nursery.start_soon(self._replace_when_asked, workers)
-            nursery.cancel_scope.cancel()
+        with open_permits_file() as self._permits:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._retry_binding)
+                async with trio.open_nursery() as workers:
+                    for index in range(self.settings.workers):
+                        workers.start_soon(self._keep_worker, index)
+                    nursery.start_soon(self._replace_when_asked, workers)
+                nursery.cancel_scope.cancel()
 
     def drain(self) -> None:
         """Begin a graceful end: workers finish their requests and exit, `run` returns."""
@@ -384,10 +386,11 @@ class Supervisor:
     async def _run_worker(self, index: int) -> WorkerLink:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
+            fds = [theirs.fileno(), self._permits.fileno()]
             process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "datum_router_runtime.worker", str(theirs.fileno())],
+                [sys.executable, "-m", "datum_router_runtime.worker", *map(str, fds)],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=fds,
             )
         link = WorkerLink(index, ControlChannel(ours), process)
         self.links[index] = link
@@ -482,8 +485,9 @@ class Supervisor:
         for cell in report.gauges:
             link.cells[cell.key] = cell.value
         link.gauges = dict(report.stats)
-        if report.outcomes:
-            self.publish_health(self.book.record_outcomes(report.outcomes, now=now))
+        if report.outcomes or report.trials:
+            changes = self.book.record_outcomes(report.outcomes, now=now)
+            self.publish_health([*changes, *self.book.record_trials(report.trials, now=now)])
         if report.answers > link.answered:
             link.answered = report.answers
             self._note_answer()

@@ -162,7 +162,7 @@ class ExpressLane:
         except PluginContractError as error:
             log.error("plugin failed", extra={"error": str(error), "route": rule.rule.route})
             lease = LocalReply(status=500, reason=error.reason, detail="a plugin of the route failed")
-        if isinstance(lease, LocalReply):
+        if isinstance(lease, LocalReply) or lease.trial is not None:
             return Begun(rule, lease, started_at)
         upstream = self._transport.take(lease) if template.is_plain else None
         if upstream is None:
