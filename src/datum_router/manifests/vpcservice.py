@@ -54,7 +54,7 @@ class PassiveHealthCheck(SpecPart, frozen=True, kw_only=True):
     interval: Annotated[Duration, Meta(description="How often ejected endpoints are looked at.")] = "10s"
     base_ejection_time: Annotated[
         Duration, Meta(description="First ejection; each further one is twice as long, up to 5 minutes.")
-    ] = "30s"
+    ] = "10s"
     max_ejection_percent: Annotated[Percent, Meta(description="Never more of the endpoints are out at once.")] = 50
     half_open_requests: Annotated[
         int,

@@ -44,7 +44,7 @@ class OutlierPolicy(msgspec.Struct, frozen=True, kw_only=True):
     consecutive_5xx: int = 5
     consecutive_gateway_errors: int = 5
     interval_s: float = 10.0
-    base_ejection_time_s: float = 30.0
+    base_ejection_time_s: float = 10.0
     max_ejection_time_s: float = 300.0
     max_ejection_percent: int = 50
     half_open_requests: int = 1

@@ -16,7 +16,7 @@ KEYS = [EndpointKey(f"10.0.0.{n}:80") for n in range(10)]
 A = KEYS[0]
 
 
-def detector(policy: OutlierPolicy = OutlierPolicy(), endpoints: int = 10) -> OutlierDetector:
+def detector(policy: OutlierPolicy = OutlierPolicy(base_ejection_time_s=30.0), endpoints: int = 10) -> OutlierDetector:
     found = make_outlier_detector(policy)
     found.set_endpoints(KEYS[:endpoints])
     return found
@@ -104,7 +104,7 @@ def test_each_failed_trial_opens_for_twice_as_long_up_to_the_maximum() -> None:
 
 
 def test_ejections_are_up_to_a_tenth_shorter_by_chance() -> None:
-    found = OutlierDetector(OutlierPolicy(), rng=random.Random(7), numbers=itertools.count(1))
+    found = OutlierDetector(OutlierPolicy(base_ejection_time_s=30.0), rng=random.Random(7), numbers=itertools.count(1))
     found.set_endpoints(KEYS)
     for key in KEYS[:5]:
         found.record(key, [(GATEWAY, 5)], now=0.0)

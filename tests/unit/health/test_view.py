@@ -15,7 +15,7 @@ from datum_router.testing.factories import make_endpoints, make_health_book, mak
 
 UP, DOWN = ProbeResult(is_ok=True), ProbeResult(is_ok=False, detail="connection refused")
 ACTIVE = ActiveHealthPolicy(unhealthy_threshold=3, healthy_threshold=2)
-SERVICE = make_service(endpoints=4, active=ACTIVE, outlier=OutlierPolicy())
+SERVICE = make_service(endpoints=4, active=ACTIVE, outlier=OutlierPolicy(base_ejection_time_s=30.0))
 A, B = SERVICE.endpoints[0].key, SERVICE.endpoints[1].key
 
 
@@ -88,7 +88,7 @@ def test_ejection_trials_and_return() -> None:
 
 
 def test_numbers_of_trials_are_those_of_no_other_endpoint_or_service() -> None:
-    other = make_service("d/other", make_endpoints(1), outlier=OutlierPolicy())
+    other = make_service("d/other", make_endpoints(1), outlier=OutlierPolicy(base_ejection_time_s=30.0))
     made = book(SERVICE, other)
     batch = OutcomeBatch(service=other.key, endpoint=other.endpoints[0].key, runs=((OutcomeClass.GATEWAY_ERROR, 5),))
     made.record_outcomes([failures(), failures(B), batch], now=0.0)
