@@ -195,7 +195,9 @@ class H1Connection:
         task.deadline = math.inf
         self._is_idle = False
         template = self._begin(event.head)
-        if template.is_plain and block and not engine.buffered_bytes and event.head.form is TargetForm.ORIGIN:
+        # An empty line may stand before the request line; what follows *that* line is no end of a head.
+        is_whole = block[:1] not in (b"", b"\r") and not engine.buffered_bytes
+        if is_whole and template.is_plain and event.head.form is TargetForm.ORIGIN:
             self._remember(block, template)
         return template
 
