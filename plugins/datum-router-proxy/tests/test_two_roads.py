@@ -303,6 +303,21 @@ def test_a7_a_request_line_in_place_of_a_field_is_refused_whatever_came_before(h
         assert not world.left_over
 
 
+@pytest.mark.parametrize("has_lane", [True, False])
+@pytest.mark.parametrize("size", [999, 1000, 1001, 16_384])
+def test_d20_a_body_that_a_window_keeps_back_goes_on_when_it_opens(size: int, has_lane: bool) -> None:
+    world = h2_world(limits=Http2Limits(stream_window_bytes=1000))
+    with world.running(has_lane=has_lane):
+        client = H2Client()
+        world.connect(client, is_h2=True)
+        for body in (b"", b"b" * size):  # the window is known from the second request on
+            stream_id = client.request(GRPC, body)
+            world.settle()
+        assert client.got[stream_id][-1] == ("end", 0)
+        assert [len(one.body) for one in world.forwarded] == [0, size]
+        assert not world.left_over
+
+
 # --- what is drawn --------------------------------------------------------------------------------------------------
 
 

@@ -258,7 +258,8 @@ class ExpressLane:
             task.deadline, task.deadline_reason = limit, _REQUEST_TIMEOUT
             try:
                 line = encode_line(b"x-request-id", request_id, never_indexed=False)
-                upstream.send_whole(before + line + after, body, has_body=has_body)
+                if not upstream.send_whole(before + line + after, body, has_body=has_body):
+                    return begun
                 while upstream.is_silent:
                     await park()
                     if downstream.is_gone:

@@ -297,8 +297,11 @@ class H2Upstream:
 
     # --- for the express lane ----------------------------------------------------------------------------------
 
-    def send_whole(self, block: bytes, body: bytes, *, has_body: bool) -> None:
+    def send_whole(self, block: bytes, body: bytes, *, has_body: bool) -> bool:
         """Send a request whose head is encoded already and whose body is here whole.
+
+        Returns:
+            False if a window keeps some of the body back: `poll` sends it as the window opens.
 
         Raises:
             UpstreamError: The connection is lost.
@@ -308,12 +311,13 @@ class H2Upstream:
             raise self._error or self._lost()
         sent = connection.engine.send_request_block(self.stream_id, block, body, has_body=has_body)
         self.is_sent = True
+        connection.wake()
         if not has_body or sent == len(body):
             self._outbound.is_done = True
-        else:
-            self._outbound.data(body[sent:])
-            self._outbound.end(())
-        connection.wake()
+            return True
+        self._outbound.data(body[sent:])
+        self._outbound.end(())
+        return False
 
     def send_rest(self) -> None:
         """Send what the windows did not allow before, as far as they do now."""
