@@ -318,6 +318,49 @@ def test_d20_a_body_that_a_window_keeps_back_goes_on_when_it_opens(size: int, ha
         assert not world.left_over
 
 
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_a_client_that_left_with_its_request_is_not_waited_for(is_shared: bool) -> None:
+    """Otherwise an endpoint would be blamed for not answering in time what nobody waits for."""
+    answers = [b"GET /0"]  # the first request makes a connection that the lane finds
+    world = (
+        h2_world(lambda request: h2_frames(request) if answers and answers.pop() else [])
+        if is_shared
+        else h1_world(lambda _: [OK] if answers and answers.pop() else [])
+    )
+    with world.running():
+        client = H1Client()
+        world.connect(client, is_h2=False)
+        client.pipe.give(b"GET /3 HTTP/1.1\r\n" + END)
+        world.settle()
+        client.pipe.give(b"GET /3 HTTP/1.1\r\n" + END)
+        client.pipe.give(CLOSED)
+        world.settle()
+        assert not world.left_over
+        world.wait(20.0)
+        assert [outcome.reason for outcome in world.observer.outcomes] == [Reason.ROUTED, Reason.DOWNSTREAM_RESET]
+        assert [event.reason for event in world.observer.events] == [Reason.ROUTED, Reason.DOWNSTREAM_RESET]
+
+
+def test_a_client_that_resets_its_stream_while_the_body_comes_is_counted() -> None:
+    """The lane waits some rounds for the rest of a body that is there unread."""
+    world = h2_world()
+    with world.running():
+        client = H2Client()
+        world.connect(client, is_h2=True)
+        client.request(GRPC, b"")
+        world.settle()
+        stream_id = client.connection.get_next_available_stream_id()
+        client.connection.send_headers(stream_id, GRPC)
+        client.connection.send_data(stream_id, b"half")
+        head = client.connection.data_to_send()
+        client.connection.reset_stream(stream_id)
+        for piece in (head, t.ping(), client.connection.data_to_send()):
+            client.pipe.give(piece)
+        world.settle()
+        assert not world.left_over
+        assert [event.reason for event in world.observer.events] == [Reason.ROUTED, Reason.DOWNSTREAM_RESET]
+
+
 # --- what is drawn --------------------------------------------------------------------------------------------------
 
 

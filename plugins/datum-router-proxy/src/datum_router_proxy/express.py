@@ -77,7 +77,7 @@ class Begun:
     Attributes:
         lease: To be released by the pipeline; or what is to be replied instead.
         upstream: Has been sent the request head; None if no kept connection was there.
-        raised: What ended the wait for the response, to be dealt with as if it had been raised in the pipeline.
+        raised: What ended the wait for body or response, to be dealt with as if it had been raised in the pipeline.
     """
 
     __slots__ = ("lease", "raised", "request_id", "rule", "started_at", "upstream")
@@ -185,12 +185,12 @@ class ExpressLane:
                 channel.send(before + request_id + after)
                 is_sent = True
                 while data is None:
-                    if not channel.readable:
+                    if downstream.is_gone:  # before the first wait too: its end may have come with the request
+                        raise ClientGone
+                    if channel.readable:
+                        data = channel.recv()
+                    else:
                         await park()
-                        if downstream.is_gone:
-                            raise ClientGone
-                        continue
-                    data = channel.recv()
                 end = data.find(b"\r\n\r\n") + 4
                 answer = self._answers.find(data[:end]) if end > 3 else NOT_SIMPLE
                 if (
@@ -241,11 +241,15 @@ class ExpressLane:
         try:
             body = downstream.whole_body() if has_body else b""
             rounds = MAX_ROUNDS
-            while body is None and rounds and downstream.has_unread:
-                rounds -= 1
-                task.wake()
-                await park()
-                body = downstream.whole_body()
+            try:
+                while body is None and rounds and downstream.has_unread:
+                    rounds -= 1
+                    task.wake()
+                    await park()
+                    body = downstream.whole_body()
+            except TaskCancelled as error:
+                begun.raised = error
+                return begun
             if body is None or len(body) > MAX_BODY_BYTES or not link.has_room():
                 return begun
             try:
@@ -261,10 +265,9 @@ class ExpressLane:
                 if not upstream.send_whole(before + line + after, body, has_body=has_body):
                     return begun
                 while upstream.is_silent:
-                    await park()
                     if downstream.is_gone:
                         raise ClientGone
-                    upstream.send_rest()
+                    await park()
                 rounds = MAX_ROUNDS
                 while rounds and upstream.may_be_whole_soon:
                     rounds -= 1

@@ -302,6 +302,8 @@ class Pipeline:
                     body.note_sent()
                     if begun.raised is not None:
                         raise begun.raised
+                elif begun is not None and begun.raised is not None:
+                    raise begun.raised
                 else:
                     upstream = await self._transport.open(
                         lease, is_tunnel=template.is_tunnel, is_fresh=is_fresh, connect_s=rule.timeouts.connect_s

@@ -319,11 +319,6 @@ class H2Upstream:
         self._outbound.end(())
         return False
 
-    def send_rest(self) -> None:
-        """Send what the windows did not allow before, as far as they do now."""
-        if not self._outbound.is_done:
-            self.flush()
-
     @property
     def is_silent(self) -> bool:
         """True while nothing has come of the response and nothing has gone wrong."""
