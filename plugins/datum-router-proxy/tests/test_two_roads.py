@@ -19,7 +19,7 @@ import pytest
 
 from datum_router.model.policy import TimeoutPolicy
 from datum_router.model.route import Match, PathKind, PathMatch
-from datum_router.model.service import Service, UpstreamProtocol
+from datum_router.model.service import Service, UpstreamProtocol, UpstreamTls
 from datum_router.reasons import Reason
 from datum_router_proxy import testing as t
 from datum_router_proxy.testing_peers import make_rule, make_service
@@ -359,6 +359,41 @@ def test_a_client_that_resets_its_stream_while_the_body_comes_is_counted() -> No
         world.settle()
         assert not world.left_over
         assert [event.reason for event in world.observer.events] == [Reason.ROUTED, Reason.DOWNSTREAM_RESET]
+
+
+def test_an_https_service_without_settings_has_its_connections_found() -> None:
+    world = h1_world(h1_answer(), make_service([9000], protocol=UpstreamProtocol.HTTPS))
+    with world.running():
+        client = H1Client()
+        world.connect(client, is_h2=False)
+        for _ in range(2):
+            client.pipe.give(b"GET /0 HTTP/1.1\r\n" + END)
+            world.settle()
+        assert client.got.count(b"200 OK") == 2
+        assert len(world.upstreams) == world.express == 1
+
+
+def test_a_service_that_now_speaks_http2_is_not_sent_http1_on_kept_connections() -> None:
+    tls = UpstreamTls()
+    service = make_service([9000], protocol=UpstreamProtocol.HTTPS, tls=tls)
+    peers: list[Callable[[World], Peer]] = [
+        lambda world: H2Server(world, h2_frames),
+        lambda world: H1Server(world, h1_answer()),
+    ]
+
+    def dialled(world: World) -> Peer:
+        return peers.pop()(world)
+
+    world = World(service, dialled)
+    with world.running():
+        client = H1Client()
+        world.connect(client, is_h2=False)
+        for _ in range(2):
+            client.pipe.give(b"GET /3 HTTP/1.1\r\n" + END)
+            world.settle()
+            world.edit([make_rule(retry=RETRY)], make_service([9000], protocol=UpstreamProtocol.GRPC, tls=tls))
+        assert isinstance(world.upstreams[1], H2Server)
+        assert client.got.count(b"HTTP/1.1 2") == 2
 
 
 # --- what is drawn --------------------------------------------------------------------------------------------------

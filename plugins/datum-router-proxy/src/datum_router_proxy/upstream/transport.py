@@ -76,8 +76,12 @@ class Transport:
     def take(self, lease: Lease) -> H1Upstream | None:
         """Return a kept HTTP/1 connection for the express lane if one is there and nothing is doubtful about it."""
         service = lease.state.service
-        mode = "h1" if service.protocol is _HTTP else "auto"
-        idle = self._pool.idle((service.key, lease.key, lease.endpoint.port, mode), service.tls)
+        mode, tls = "h1", service.tls
+        if service.protocol is not _HTTP:
+            mode, tls = _mode(service.protocol, tls, is_tunnel=False)
+            if mode == "h2":
+                return None
+        idle = self._pool.idle((service.key, lease.key, lease.endpoint.port, mode), tls)
         if not idle:
             return None
         connection = idle[-1][0]
@@ -93,8 +97,8 @@ class Transport:
         service = lease.state.service
         if service.protocol is _HTTP:
             return None
-        mode = "auto" if service.protocol is UpstreamProtocol.HTTPS else "h2"
-        for connection in self._pool.shared((service.key, lease.key, lease.endpoint.port, mode), service.tls):
+        mode, tls = _mode(service.protocol, service.tls, is_tunnel=False)
+        for connection in self._pool.shared((service.key, lease.key, lease.endpoint.port, mode), tls):
             if connection.has_room():
                 return connection
         return None
