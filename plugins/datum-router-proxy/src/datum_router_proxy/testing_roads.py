@@ -9,6 +9,7 @@ HTTP/2 upstreams read by an engine of ours, since they are not what is tested, a
 
 from __future__ import annotations
 
+import functools
 import random
 import re
 from collections import deque
@@ -30,7 +31,7 @@ from datum_router.model.route import Rule
 from datum_router.model.service import Service
 from datum_router.model.snapshot import Holder, SnapshotData
 from datum_router.plugins import builtin
-from datum_router.plugins.manager import Candidate, load_plugins
+from datum_router.plugins.manager import Candidate, PluginSet, load_plugins
 from datum_router.reasons import Reason
 from datum_router_proxy.accounts import Accounts
 from datum_router_proxy.channel import Channel, ChannelError
@@ -202,8 +203,7 @@ class World:
         self._service = service
         self._upstream = upstream
         self._version = 0
-        plugins = load_plugins([Candidate(entry_point="builtin", distribution="datum-router", load=lambda: builtin)])
-        self._linker = Linker(plugins)
+        self._linker = Linker(_plugins())
         self.holder = Holder(self._linker.link(SnapshotData()))
         self.edit(rules or [make_rule(retry=RETRY)])
         settings = ProxySettings()
@@ -466,6 +466,11 @@ class H2Client(Peer):
 
 
 _HEADS = (h2.events.ResponseReceived, h2.events.InformationalResponseReceived, h2.events.TrailersReceived)
+
+
+@functools.cache
+def _plugins() -> PluginSet:
+    return load_plugins([Candidate(entry_point="builtin", distribution="datum-router", load=lambda: builtin)])
 
 
 def _no_plan(*_: object) -> None:
