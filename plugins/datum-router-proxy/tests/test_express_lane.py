@@ -247,10 +247,11 @@ def test_u8_bodies_that_wait_for_the_upstreams_window_go_on_when_it_opens() -> N
 
     send = H2Upstream.send_whole
 
-    def send_whole(self: H2Upstream, block: bytes, data: bytes, *, has_body: bool) -> None:
+    def send_whole(self: H2Upstream, block: bytes, data: bytes, *, has_body: bool) -> bool:
         nonlocal partly_sent
-        send(self, block, data, has_body=has_body)
-        partly_sent += not self._outbound.is_done
+        is_sent = send(self, block, data, has_body=has_body)
+        partly_sent += not is_sent
+        return is_sent
 
     async def main() -> None:
         async with (
