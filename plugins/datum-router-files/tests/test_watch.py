@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from datum_router.plugins.protocols import Delete, SourceEvent, Upsert
 from datum_router_files.scan import Scanner
@@ -156,3 +157,45 @@ def test_without_inotify_polling_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
             nursery.cancel_scope.cancel()
 
     trio.run(main)
+
+
+def test_what_an_earlier_scan_found_is_emitted_before_a_later_one_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a loop that was busy for a moment could take the older version of an object last, and keep it."""
+    (tmp_path / "a.yaml").write_text(MANIFEST % ("x", 80))
+    ports: list[object] = []
+    is_held, is_over = trio.Event(), trio.Event()
+    polls = trio.Semaphore(0)
+
+    async def run_sync(scan: Callable[..., list[SourceEvent]], *args: object, abandon_on_cancel: bool) -> object:
+        found = scan(*args)
+        if any(isinstance(event, Upsert) and event.raw["spec"] == {"port": 81} for event in found):
+            is_held.set()
+            await is_over.wait()  # the thread has ended, but the loop has not come round to it
+        return found
+
+    def emit(events: Sequence[SourceEvent]) -> None:
+        ports.extend(event.raw["spec"] for event in events if isinstance(event, Upsert))
+
+    async def sleep(_seconds: float) -> None:
+        await polls.acquire()
+
+    async def main() -> None:
+        source = FilesSource(Scanner(str(tmp_path)), sleep=sleep, watches=True)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(source.run, emit)
+            await trio.testing.wait_all_tasks_blocked()
+            (tmp_path / "a.yaml").write_text(MANIFEST % ("x", 81))
+            with trio.fail_after(10):
+                await is_held.wait()
+            (tmp_path / "a.yaml").write_text(MANIFEST % ("x", 82))
+            polls.release()
+            await trio.testing.wait_all_tasks_blocked()
+            is_over.set()
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    trio.run(main)
+    assert ports == [{"port": 80}, {"port": 81}, {"port": 82}]

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 class FilesSource:
     """Deliver the manifests of a directory; see `datum_router_files.scan` for what is seen when."""
 
-    __slots__ = ("_lock", "_poll_interval_s", "_scanner", "_sleep", "_watches")
+    __slots__ = ("_lock", "_poll_interval_s", "_scanner", "_sleep", "_turn", "_watches")
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class FilesSource:
         self._sleep = sleep
         self._watches = watches
         self._lock = threading.Lock()
+        self._turn = trio.Lock()
 
     async def run(self, emit: Emit) -> None:
         """Emit everything and `Synced` as one batch, then one batch per scan that found changes, until cancelled.
@@ -78,22 +79,26 @@ class FilesSource:
         took = 0.0
         while True:
             await self._sleep(max(self._poll_interval_s, min(took * _IDLE_FACTOR, MAX_BUSY_INTERVAL_S)))
-            started = trio.current_time()
-            events = await trio.to_thread.run_sync(self._scan, False, False, watch, abandon_on_cancel=True)
-            took = trio.current_time() - started
-            if events:
-                emit(events)
+            took = await self._look(watch, emit, is_early=False)
 
     async def _follow(self, watch: Watch, emit: Emit) -> None:
         """Scan when the system tells of a change: the first one after a quiet moment at once, then with pauses."""
         while True:
             await watch.changed()
+            took = await self._look(watch, emit, is_early=True)
+            await trio.sleep(max(_MIN_PAUSE_S, took))
+
+    async def _look(self, watch: Watch | None, emit: Emit, *, is_early: bool) -> float:
+        """Scan, emit what changed, and return how many seconds the scan took."""
+        # One after the other until the events are emitted: two scans that end while the loop is busy would come back
+        # in any order, and the older version of an object could be taken last.
+        async with self._turn:
             started = trio.current_time()
-            events = await trio.to_thread.run_sync(self._scan, False, True, watch, abandon_on_cancel=True)
+            events = await trio.to_thread.run_sync(self._scan, False, is_early, watch, abandon_on_cancel=True)
             took = trio.current_time() - started
             if events:
                 emit(events)
-            await trio.sleep(max(_MIN_PAUSE_S, took))
+        return took
 
     def _begin_watching(self) -> Watch | None:
         try:
