@@ -34,6 +34,7 @@ import msgspec
 from datum_router.compiler.diagnostics import Diagnostic, Severity, has_errors
 from datum_router.errors import SourceError
 from datum_router.manifests.meta import DEFAULT_NAMESPACE, GROUP, LABEL_PATTERN, SUBDOMAIN_PATTERN, ObjectKey
+from datum_router.manifests.problem import shown
 from datum_router.plugins.protocols import Delete, Problems, SourceEvent, Upsert
 from datum_router.reasons import Reason
 from datum_router_files.documents import Chunk, Document, FileContent
@@ -55,6 +56,8 @@ _NAMES = {
     ),
 }
 MAX_HOLD_ROUNDS = 3
+MAX_KIND_CHARACTERS = 253
+"""Length of an `apiVersion` or a `kind`. An object with a longer one has no name that could be deleted again."""
 
 
 class ScanLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -303,7 +306,11 @@ class Scanner:
         is_ours = not isinstance(version, str) or version.startswith(f"{GROUP}/")
         for where, value in wanted.items():
             if isinstance(value, str) and value:
-                continue
+                if where.startswith("metadata") or (len(value) <= MAX_KIND_CHARACTERS and value.isprintable()):
+                    continue
+                reason, message, hint = Reason.INVALID_VALUE, f"found {shown(value)}", "write it in plain letters"
+                diagnostics.append(self._unnamed(document, where, reason, message, hint, is_ours=is_ours))
+                return None
             reason, message, hint = Reason.MISSING_FIELD, "the field is missing or empty", "every object needs it"
             if value is not None and value != "":
                 reason, message = Reason.INVALID_VALUE, f"found {_json_type(value)}, expected text"
