@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,106 +11,71 @@ from datum_router.compiler.diagnostics import Origin
 from datum_router.compiler.diff import digest_of, part_digest
 from datum_router.compiler.precedence import sort_key
 from datum_router.compiler.table import RuleTable
+from datum_router.manifests.decode import decode
 from datum_router.manifests.meta import ObjectKey
 from datum_router.model.listener import Listener
 from datum_router.model.route import Match, Rule
-from datum_router.plugins import builtin
-from datum_router.plugins.manager import Candidate, PluginSet, load_plugins
+from datum_router.plugins.manager import PluginSet
 from datum_router.plugins.protocols import Delete, SourceEvent, Upsert
 from datum_router.registry.store import Store
 from datum_router.testing.strategies import rule_sets
+from tests.property.edits import NAMES, all_plugins, edits
 
-NAMES = ("a", "b", "c")
-NAMESPACES = ("default", "prod")
 PLAIN = Listener(name="plain", port=8080)
-few_names = st.lists(st.sampled_from(NAMES), max_size=2, unique=True)
 
 
 @pytest.fixture(scope="module")
 def plugins() -> PluginSet:
-    return load_plugins([Candidate(entry_point="builtin", distribution="datum-router", load=lambda: builtin)])
+    return all_plugins()
 
 
-@st.composite
-def specs(draw: st.DrawFn, kind: str) -> dict[str, Any]:
-    """Draw specs that refer to each other, conflict with each other, and are sometimes bad."""
-    name, namespace = st.sampled_from(NAMES), st.sampled_from((None, *NAMESPACES))
-    reference = st.fixed_dictionaries({"name": name}, optional={"namespace": st.sampled_from(NAMESPACES)})
-    hosts = st.lists(st.sampled_from(("a.test", "b.test", "*.test")), max_size=2, unique=True)
-    if kind == "VPCService":
-        spec: dict[str, Any] = {"port": draw(st.sampled_from((80, 81, 70_000)))}
-        if draw(st.booleans()):
-            spec["endpoints"] = [{"address": draw(st.sampled_from(("10.0.0.1", "10.0.0.2")))}]
-        if draw(st.booleans()):
-            spec["exportTo"] = {"namespaces": "All"}
-        if draw(st.booleans()):
-            spec |= {"protocol": "HTTPS", "tls": {"caCertificateRefs": [{"name": draw(name), "kind": "ConfigMap"}]}}
-        return spec
-    if kind == "VPCRoute":
-        match = st.fixed_dictionaries({"pathPrefix": st.sampled_from(("/", "/a", "/a/b", "bad"))})
-        spec = {
-            "hostnames": draw(hosts),
-            "matches": draw(st.lists(match, min_size=1, max_size=2)),
-            "destinations": [{"vpcServiceRef": item} for item in draw(st.lists(reference, min_size=1, max_size=2))],
-        }
-        if draw(st.booleans()):
-            spec["parentRefs"] = [{"name": item} for item in draw(few_names)]
-        if draw(st.integers(0, 9)) == 0:
-            spec["loadBalancing"] = "no-such-balancer"
-        return spec
-    if kind == "VPCIngress":
-        port = draw(st.sampled_from((8080, 8081)))
-        return {
-            "host": draw(st.sampled_from(("a.test", "*.test"))),
-            "listeners": [{"name": "x", "port": port, "protocol": "HTTP"}],
-            "rules": [{"path": "/a", "service": {"name": draw(name)}}] if draw(st.booleans()) else [],
-        }
-    assert kind == "ServiceBinding"
-    return {"serviceRef": {"name": draw(name)}, "vpcServiceRef": {"name": draw(name)}} | (
-        {} if draw(namespace) is None else {"syncIntervalSeconds": 5}
-    )
+class History:
+    """What a process that has just begun would be told: of each object its text, and the last good one before it."""
 
+    def __init__(self, plugins: PluginSet) -> None:
+        self._kinds = plugins.kinds
+        self._events: dict[ObjectKey, list[Upsert]] = {}
 
-KINDS = ("VPCService", "VPCService", "VPCRoute", "VPCRoute", "VPCRoute", "VPCIngress", "ServiceBinding", "ConfigMap")
+    def take(self, event: SourceEvent) -> None:
+        if isinstance(event, Delete):
+            self._events.pop(event.key, None)
+            return
+        assert isinstance(event, Upsert)
+        decoded = decode(event.raw, event.origin, self._kinds)
+        assert decoded.key is not None
+        good = [one for one in self._events.get(decoded.key, []) if decode(one.raw, one.origin, self._kinds).manifest]
+        self._events[decoded.key] = [event] if decoded.manifest is not None else [*good, event]
 
-
-@st.composite
-def edits(draw: st.DrawFn) -> SourceEvent:
-    kind, name, namespace = (
-        draw(st.sampled_from(KINDS)),
-        draw(st.sampled_from(NAMES)),
-        draw(st.sampled_from(NAMESPACES)),
-    )
-    if draw(st.integers(0, 4)) == 0:
-        return Delete(source="test", key=ObjectKey(kind=kind, namespace=namespace, name=name))
-    metadata: dict[str, Any] = {"name": name, "namespace": namespace}
-    created = draw(st.sampled_from(("", "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z")))
-    if created:
-        metadata["creationTimestamp"] = created
-    raw: dict[str, Any] = {"apiVersion": "router.datum.net/v1alpha1", "kind": kind, "metadata": metadata}
-    if kind == "ConfigMap":
-        raw |= {"apiVersion": "v1", "data": {"ca.crt": draw(st.sampled_from(("one", "two")))}}
-    else:
-        raw["spec"] = draw(specs(kind))
-    return Upsert(source="test", raw=raw, origin=Origin(source="test", file="f.yaml", line=draw(st.integers(1, 3))))
+    def store(self) -> Store:
+        store = Store(self._kinds)
+        for events in self._events.values():
+            for event in events:
+                store.apply(event)
+        return store
 
 
 @settings(max_examples=200, deadline=None)
 @given(
-    batches=st.lists(st.lists(edits(), max_size=12), min_size=1, max_size=6),
+    batches=st.lists(st.lists(edits(files=("f.yaml", "g.yaml")), max_size=12), min_size=1, max_size=6),
     listen=st.sampled_from((None, PLAIN)),
+    is_compiled=st.lists(st.booleans(), min_size=6, max_size=6),
 )
 def test_compiling_edit_by_edit_equals_compiling_from_nothing(
-    plugins: PluginSet, batches: list[list[SourceEvent]], listen: Listener | None
+    plugins: PluginSet, batches: list[list[SourceEvent]], listen: Listener | None, is_compiled: list[bool]
 ) -> None:
     options = CompileOptions(listen=listen, fallback_listener=PLAIN)
+    history = History(plugins)
     store, compiler = Store(plugins.kinds), Compiler(plugins, options)
     last = compiler.compile(store.view())
-    for batch in batches:
+    for batch, is_seen in zip(batches, is_compiled, strict=False):
         for event in batch:
             store.apply(event)
+            history.take(event)
         view = store.view()
-        result, fresh = compiler.compile(view), Compiler(plugins, options).compile(view)
+        if not is_seen:
+            continue
+        result = compiler.compile(view)
+        fresh = Compiler(plugins, options).compile(history.store().view())
         assert result.diagnostics == fresh.diagnostics
         assert result.data.rules == fresh.data.rules
         assert list(result.data.services.items()) == list(fresh.data.services.items())
