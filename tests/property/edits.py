@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import datum_router_galactic.plugin
-import datum_router_kubernetes.plugin
 from hypothesis import strategies as st
 
+import datum_router_galactic.plugin
+import datum_router_kubernetes.plugin
 from datum_router.compiler.diagnostics import Origin
 from datum_router.manifests.meta import ObjectKey
 from datum_router.plugins import builtin

@@ -18,7 +18,7 @@ from datum_router.model.endpoint import make_locality
 from datum_router.model.listener import Listener
 from datum_router.model.outcome import OutcomeClass
 from datum_router.model.request import Headers, RequestHead
-from datum_router.model.snapshot import SnapshotData, SnapshotDelta
+from datum_router.model.snapshot import SnapshotData
 from datum_router.plugins.manager import PluginSet
 from datum_router.plugins.protocols import SourceEvent
 from datum_router.registry.store import Store
