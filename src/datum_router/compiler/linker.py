@@ -5,8 +5,9 @@ ones at the speed of C; each of them is linked and moved in copies of the tables
 old snapshot stays as it is: requests that began with it go on. A rule whose service came or went is linked again, too.
 
 Linking may be done in steps, so that a process that serves can do so in between: nothing is in force before the last
-step, but endpoints and limits of services, which act on all snapshots at once, are from the first. If a plugin breaks
-half-way nothing else of the new data is left behind.
+step, but endpoints and limits of services that stay, which act on all snapshots at once, are from the first. Services
+that are gone lose their endpoints in the last one: until then rules lead to them. If a plugin breaks half-way nothing
+else of the new data is left behind.
 """
 
 from __future__ import annotations
@@ -92,27 +93,28 @@ class Linker:
     def link_in_steps(self, data: SnapshotData) -> Generator[None, None, Snapshot]:
         """Do as `link` does and yield every few milliseconds. Run one at a time, to its end."""
         last = self._last
-        self._update_services(data)
+        states = self._update_services(data)
         gone, added = rule_differences(last.data.rules, data.rules)
         old = [last.data.rules[position] for position in gone]
         new = [data.rules[position] for position in added]
         yield
         made: list[tuple[ServiceState, ServiceBalancer]] = []
         try:
-            rules = yield from self._link_rules(last, data, old, new, made)
+            rules = yield from self._link_rules(last, data, states, old, new, made)
             matchers, default = yield from self._matchers(last, data, old, new)
         except BaseException:
             for state, balancer in made:
                 state.balancers.pop(balancer, None)
             raise
         yield
-        yield from self._forget_balancers(last, rules, old)
+        dead = yield from self._dead_balancers(last, rules, old)
+        self._retire(states)
+        for state, balancer in dead:  # not before: requests on older snapshots must not pick for services that are gone
+            state.balancers.pop(balancer, None)
         self._bound_rules += _count_bound(new) - _count_bound(old)
         self._request_id_rules += _count_request_id(new) - _count_request_id(old)
         self._moved.clear()
-        snapshot = Snapshot(
-            data, rules, dict(self._states), matchers, default, matches_request_id=self._request_id_rules > 0
-        )
+        snapshot = Snapshot(data, rules, states, matchers, default, matches_request_id=self._request_id_rules > 0)
         self._last = snapshot
         return snapshot
 
@@ -137,20 +139,29 @@ class Linker:
 
     # --- services --------------------------------------------------------------------------------------------------
 
-    def _update_services(self, data: SnapshotData) -> None:
-        for key in [key for key in self._states if key not in data.services]:
-            # Requests that are under way on an older snapshot still hold it; new ones must find no endpoint.
-            state = self._states.pop(key)
-            self._moved.add(key)
-            self._retired.append(state)
-            state.update(msgspec.structs.replace(state.service, endpoints=()))
+    def _update_services(self, data: SnapshotData) -> dict[ServiceKey, ServiceState]:
+        """Bring services up to date and make new ones; return the states of all in `data`."""
+        self._moved.update(key for key in self._states if key not in data.services)
+        states: dict[ServiceKey, ServiceState] = {}
         for key, service in data.services.items():
             known = self._states.get(key)
             if known is None:
-                self._states[key] = ServiceState(service, self._health.view(key), self._desk, self._health.trials(key))
+                known = self._states[key] = ServiceState(
+                    service, self._health.view(key), self._desk, self._health.trials(key)
+                )
                 self._moved.add(key)
             elif known.service is not service and known.service != service:
                 known.update(service)
+            states[key] = known
+        return states
+
+    def _retire(self, states: Mapping[ServiceKey, ServiceState]) -> None:
+        """Let go of services that are not in `states`."""
+        for key in [key for key in self._states if key not in states]:
+            # Requests that are under way on an older snapshot still hold it; new ones must find no endpoint.
+            state = self._states.pop(key)
+            self._retired.append(state)
+            state.update(msgspec.structs.replace(state.service, endpoints=()))
 
     # --- rules -----------------------------------------------------------------------------------------------------
 
@@ -158,6 +169,7 @@ class Linker:
         self,
         last: Snapshot,
         data: SnapshotData,
+        states: Mapping[ServiceKey, ServiceState],
         old: Sequence[Rule],
         new: Sequence[Rule],
         made: list[tuple[ServiceState, ServiceBalancer]],
@@ -166,7 +178,7 @@ class Linker:
         for rule in old:
             del rules[rule.id]
         for position, rule in enumerate(new, 1):
-            rules[rule.id] = self._link_rule(rule, last.rules.get(rule.id), made)
+            rules[rule.id] = self._link_rule(rule, last.rules.get(rule.id), states, made)
             if position % STEP_RULES == 0:
                 yield
         if self._moved:
@@ -177,18 +189,22 @@ class Linker:
                 if id(rule) in known or all(ref.service not in self._moved for ref in rule.destinations):
                     continue
                 before = rules[rule.id]
-                if not before.uses_states(self._states):
-                    rules[rule.id] = self._link_rule(rule, before, made)
+                if not before.uses_states(states):
+                    rules[rule.id] = self._link_rule(rule, before, states, made)
         return rules
 
     def _link_rule(
-        self, rule: Rule, before: LinkedRule | None, made: list[tuple[ServiceState, ServiceBalancer]]
+        self,
+        rule: Rule,
+        before: LinkedRule | None,
+        states: Mapping[ServiceKey, ServiceState],
+        made: list[tuple[ServiceState, ServiceBalancer]],
     ) -> LinkedRule:
         filters = tuple(self._filter(config, rule) for config in rule.filters)
         balancers: dict[ServiceKey, tuple[ServiceState, ServiceBalancer]] = {}
         keeps = before is not None and before.rule.balancing == rule.balancing and before.rule.locality == rule.locality
         for ref in rule.destinations:
-            state = self._states.get(ref.service)
+            state = states.get(ref.service)
             if state is None or ref.problem or ref.service in balancers:
                 continue
             balancer = before.balancer_of(ref.service, state) if keeps and before is not None else None
@@ -212,21 +228,21 @@ class Linker:
             return CheckedFilter(self._plugins.filters[config.name].create(config), config.name)
         return build_filter(config, rule)
 
-    def _forget_balancers(
+    def _dead_balancers(
         self, last: Snapshot, rules: Mapping[str, LinkedRule], old: Iterable[Rule]
-    ) -> Generator[None, None, None]:
-        """Drop balancers of rules that are gone, so that health changes do not feed the dead."""
+    ) -> Generator[None, None, list[tuple[ServiceState, ServiceBalancer]]]:
+        """Return the balancers of rules that are gone, which health changes must not feed any more."""
         replaced: set[str] = {rule.id for rule in old}
         if self._moved:
             replaced.update(key for key, linked in last.rules.items() if rules.get(key) is not linked)
+        dead: list[tuple[ServiceState, ServiceBalancer]] = []
         for position, rule_id in enumerate(replaced, 1):
             if position % (4 * STEP_RULES) == 0:
                 yield
             now = rules.get(rule_id)
             kept = {balancer for _, balancer in now.balancers()} if now is not None else set()
-            for state, balancer in last.rules[rule_id].balancers():
-                if balancer not in kept:
-                    state.balancers.pop(balancer, None)
+            dead += (pair for pair in last.rules[rule_id].balancers() if pair[1] not in kept)
+        return dead
 
     # --- matchers --------------------------------------------------------------------------------------------------
 
@@ -243,7 +259,8 @@ class Linker:
             return (yield from self._build_matchers(data, names, is_bound=bound > 0))
         if not old and not new:
             return dict(last.matchers), last.default
-        if (len(old) + len(new)) * _REBUILD_SHARE > len(data.rules) and len(new) > STEP_RULES:
+        changed = len(old) + len(new)
+        if changed > STEP_RULES and changed * _REBUILD_SHARE > len(data.rules):
             return (yield from self._build_matchers(data, names, is_bound=bound > 0))
         known: dict[tuple[int, tuple[RuleId, ...], tuple[RuleId, ...]], Matcher] = {}
         matchers: dict[str, Matcher] = {}
@@ -251,11 +268,9 @@ class Linker:
             out, into = _serving(old, name), _serving(new, name)
             index = (id(before), tuple(rule.id for rule in out), tuple(rule.id for rule in into))
             if index not in known:
-                known[index] = before.updated(out, into) if out or into else before
-                yield
+                known[index] = yield from before.updated_in_steps(out, into)
             matchers[name] = known[index]
-        out, into = _serving(old), _serving(new)
-        return matchers, last.default.updated(out, into) if out or into else last.default
+        return matchers, (yield from last.default.updated_in_steps(_serving(old), _serving(new)))
 
     def _build_matchers(
         self, data: SnapshotData, names: Iterable[str], *, is_bound: bool

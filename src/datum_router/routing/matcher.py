@@ -153,6 +153,17 @@ class Matcher:
         new._longest_wildcard = max(map(len, new._wildcards), default=0)
         return new
 
+    def updated_in_steps(self, removed: Sequence[Rule], added: Sequence[Rule]) -> Generator[None, None, Matcher]:
+        """Do as `updated` does and yield after each `STEP_RULES` rules; without any it is the same matcher."""
+        new = self
+        for start in range(0, len(removed), STEP_RULES):  # all of them first: an added one may be of the same id
+            new = new.updated(removed[start : start + STEP_RULES], ())
+            yield
+        for start in range(0, len(added), STEP_RULES):
+            new = new.updated((), added[start : start + STEP_RULES])
+            yield
+        return new
+
     def _index(self, hostname: str) -> _HostIndex | None:
         if hostname == ANY_HOST:
             return self._any

@@ -18,6 +18,7 @@ from datum_router.model.snapshot import SnapshotData
 from datum_router.plugins.manager import PluginSet
 from datum_router.plugins.protocols import HealthChange
 from datum_router.reasons import Reason
+from datum_router.routing.matcher import STEP_RULES, Matcher
 
 HEAD = RequestHead(method="GET", authority="a.test", host="a.test", path="/", client_ip="192.0.2.1")
 A = ServiceKey("default/a")
@@ -111,6 +112,51 @@ def test_a_removed_service_leaves_nothing_to_pick_for_older_snapshots(linker: Li
     reply = select(old)
     assert isinstance(reply, LocalReply)
     assert (reply.status, reply.reason) == (503, Reason.NO_HEALTHY_ENDPOINT)
+
+
+def test_a_removed_service_serves_until_the_rules_that_lead_to_it_are_gone(linker: Linker) -> None:
+    b = ServiceKey("default/b")
+    old = linker.link(data([rule()], [service("10.0.0.1")]))
+    moved = data([rule("default/r#0", BackendRef(service=b))], [service("10.0.0.2", key=b)], 2)
+    steps = linker.link_in_steps(moved)
+    for _ in steps:  # requests between the steps are matched on the old snapshot
+        assert picks(old, 1) == ["10.0.0.1"]
+    assert select(old) == select(linker.link(data([rule()], [service(key=A)], 3)))
+
+
+def test_a_removed_service_is_there_on_if_the_new_rules_cannot_be_linked(linker: Linker) -> None:
+    old = linker.link(data([rule()], [service("10.0.0.1")]))
+    b = ServiceKey("default/b")
+    broken = rule("default/r#0", BackendRef(service=b), balancing=BalancingPolicy(algorithm="none such"))
+    with pytest.raises(KeyError):
+        linker.link(data([broken], [service("10.0.0.2", key=b)], 2))
+    assert picks(old, 1) == ["10.0.0.1"]
+    assert picks(linker.link(data([rule()], [service("10.0.0.3")], 3)), 1) == ["10.0.0.3"]
+
+
+@pytest.mark.parametrize("listeners", [(), ("plain",)])
+@pytest.mark.parametrize(("before", "after"), [(2000, 0), (2000, 1000), (3000, 2500), (0, 2000), (2500, 3000)])
+def test_no_step_changes_more_rules_than_its_share(
+    linker: Linker, monkeypatch: pytest.MonkeyPatch, before: int, after: int, listeners: tuple[str, ...]
+) -> None:
+    sizes: list[int] = []
+    updated = Matcher.updated
+
+    def count(self: Matcher, removed: Sequence[Rule], added: Sequence[Rule]) -> Matcher:
+        sizes.append(len(removed) + len(added))
+        return updated(self, removed, added)
+
+    monkeypatch.setattr(Matcher, "updated", count)
+    rules = [rule(f"default/r#{n}", hostnames=(f"h{n}.test",), listeners=listeners) for n in range(max(before, after))]
+    plain = (Listener(name="plain"),)
+    linker.link(data(rules[:before], [service("10.0.0.1")], listeners=plain))
+    steps = sum(1 for _ in linker.link_in_steps(data(rules[:after], [service("10.0.0.1")], 2, listeners=plain)))
+    assert max(sizes, default=0) <= STEP_RULES
+    assert steps >= len(sizes)
+    snapshot = linker.link(data(rules[:after], [service("10.0.0.1")], 3, listeners=plain))
+    for n in (0, after - 1, after, before - 1):
+        head = msgspec.structs.replace(HEAD, host=f"h{n}.test", listener="plain")
+        assert (snapshot.match(head) is not None) == (0 <= n < after)
 
 
 def test_health_takes_endpoints_out_and_brings_them_back(linker: Linker) -> None:
