@@ -9,15 +9,17 @@ from hypothesis import strategies as st
 from datum_router.compiler.compiler import CompileOptions, Compiler
 from datum_router.compiler.diagnostics import Origin
 from datum_router.compiler.diff import digest_of, part_digest
-from datum_router.compiler.precedence import sort_key
+from datum_router.compiler.precedence import rule_rank, sort_key
 from datum_router.compiler.table import RuleTable
 from datum_router.manifests.decode import decode
 from datum_router.manifests.meta import ObjectKey
 from datum_router.model.listener import Listener
-from datum_router.model.route import Match, Rule
+from datum_router.model.request import RequestHead
+from datum_router.model.route import Match, Rule, RuleId
 from datum_router.plugins.manager import PluginSet
 from datum_router.plugins.protocols import Delete, SourceEvent, Upsert
 from datum_router.registry.store import Store
+from datum_router.routing.matcher import Matcher
 from datum_router.testing.strategies import rule_sets
 from tests.property.edits import NAMES, all_plugins, edits
 
@@ -130,11 +132,21 @@ def test_the_table_of_rules_is_in_order_and_knows_digests_and_conflicts(sets: li
 
 
 def slow_conflicts(rules: tuple[Rule, ...]) -> list[tuple[Rule, Rule]]:
-    """Return (loser, winner) for every rule whose every host name and match an earlier rule has already taken."""
+    """Return (loser, winner) for every rule whose every host name and match belongs to another rule."""
     owners: dict[tuple[str, tuple[str, ...], Match], Rule] = {}
-    conflicts: list[tuple[Rule, Rule]] = []
-    for rule in rules:
-        taken = [owners.setdefault((host, rule.listeners, rule.match), rule) for host in rule.hostnames or ("",)]
-        if rule not in taken:
-            conflicts.append((rule, taken[-1]))
-    return conflicts
+    for rule in sorted(rules, key=rule_rank):  # the order among rules of one host name
+        for host in rule.hostnames or ("",):
+            owners.setdefault((host, rule.listeners, rule.match), rule)
+    taken = [(rule, [owners[host, rule.listeners, rule.match] for host in rule.hostnames or ("",)]) for rule in rules]
+    return [(rule, found[-1]) for rule, found in taken if rule not in found]
+
+
+def test_the_winner_is_the_rule_that_the_matcher_finds() -> None:
+    """Under `*.x` the older rule wins, though the other one has a more specific host name as well."""
+    old = Rule(id=RuleId("d/old#0"), route="d/old", hostnames=("*.x",), created_at=1.0)
+    new = Rule(id=RuleId("d/new#0"), route="d/new", hostnames=("a.x", "*.x"), created_at=2.0)
+    same = Rule(id=RuleId("d/same#0"), route="d/same", hostnames=("*.x",), created_at=3.0)
+    table = RuleTable()
+    table.update((), (old, new, same))
+    assert table.conflicts() == [(same, old)]
+    assert Matcher((old, new, same)).match(RequestHead(method="GET", authority="b.x", host="b.x", path="/")) is old

@@ -18,7 +18,7 @@ from datum_router.errors import ConfigError
 from datum_router.model.endpoint import make_endpoint
 from datum_router.model.listener import Listener
 from datum_router.model.request import LocalReply, RequestHead
-from datum_router.model.route import BackendRef, Rule
+from datum_router.model.route import BackendRef, BalancingPolicy, Rule, RuleId
 from datum_router.model.service import Service, ServiceKey
 from datum_router.model.snapshot import SnapshotData, SnapshotDelta
 from datum_router.plugins import builtin
@@ -117,11 +117,21 @@ def plugins() -> PluginSet:
     return load_plugins([Candidate(entry_point="builtin", distribution="datum-router", load=lambda: builtin)])
 
 
-@settings(max_examples=200, deadline=None)
-@given(versions=st.lists(snapshots(), min_size=2, max_size=5), requests=st.lists(heads(), min_size=1, max_size=6))
+@settings(max_examples=100, deadline=None)
+@given(
+    versions=st.lists(snapshots(), min_size=2, max_size=5),
+    requests=st.lists(heads(), min_size=1, max_size=6),
+    broken=st.lists(snapshots(), min_size=5, max_size=5),
+    breaks=st.lists(st.booleans(), min_size=5, max_size=5),
+)
 def test_a_snapshot_out_of_deltas_serves_as_one_from_nothing(
-    plugins: PluginSet, versions: list[SnapshotData], requests: list[RequestHead]
+    plugins: PluginSet,
+    versions: list[SnapshotData],
+    requests: list[RequestHead],
+    broken: list[SnapshotData],
+    breaks: list[bool],
 ) -> None:
+    """Also if others, which a plugin's fault kept from being linked, came in between."""
     supervisor = there = SnapshotData()
     linker = Linker(plugins)
     for number, drawn in enumerate(versions, 1):
@@ -131,6 +141,9 @@ def test_a_snapshot_out_of_deltas_serves_as_one_from_nothing(
         assert there == drawn
         assert digest_of(there) == drawn.digest
         supervisor = drawn
+        if breaks[number - 1]:
+            with pytest.raises(KeyError):
+                linker.link(unlinkable(broken[number - 1]))
         snapshot, fresh = linker.link(there), Linker(plugins).link(drawn)
         assert snapshot.rules.keys() == fresh.rules.keys()
         assert snapshot.matches_request_id == fresh.matches_request_id
@@ -146,6 +159,20 @@ def test_a_snapshot_out_of_deltas_serves_as_one_from_nothing(
                 balancer for linked in snapshot.rules.values() for one, balancer in linked.balancers() if one is state
             }
             assert set(state.balancers) == serving, f"balancers of {key} are not those of its rules"
+
+
+def unlinkable(data: SnapshotData) -> SnapshotData:
+    """Return `data` with a last rule whose balancer cannot be made."""
+    service = next(iter(data.services), ServiceKey("default/a"))
+    rule = Rule(
+        id=RuleId("z#0"),
+        route="z",
+        destinations=(BackendRef(service=service),),
+        balancing=BalancingPolicy(algorithm="none such"),
+    )
+    return msgspec.structs.replace(
+        data, rules=(*data.rules, rule), services=data.services or {service: Service(key=service)}
+    )
 
 
 def chosen(answer: object) -> object:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
-from datum_router.compiler.precedence import sort_key
-from datum_router.model.route import Rule, RuleId
+from datum_router.compiler.precedence import rule_rank, sort_key
+from datum_router.model.route import Match, Rule, RuleId
+
+_Claim = tuple[str, tuple[str, ...], Match]
+"""A host name, the listeners and the conditions: all that decides which requests a rule matches."""
 
 
 class ConflictIndex:
     """Who claims which requests: kept up to date rule by rule.
 
-    A claim is a host name, listeners and a match. It belongs to the first of its rules in order; a rule all of whose
-    claims belong to others is a loser, whose winner is the owner of its last one. Claims are found by hash and then
-    compared, so that a collision costs a comparison and nothing else.
+    A claim belongs to the first of its rules: the one that the matcher finds, which looks under the claim's host name
+    alone, whatever other host names its rules have. A rule all of whose claims belong to others is a loser, whose
+    winner is the owner of its last one.
     """
 
     __slots__ = ("_claims", "_losers")
 
     def __init__(self) -> None:
-        self._claims: dict[int, Rule | list[Rule]] = {}
+        self._claims: dict[_Claim, Rule | list[Rule]] = {}  # nearly all have one rule
         self._losers: dict[RuleId, tuple[Rule, Rule]] = {}
 
     def update(self, removed: Iterable[Rule], added: Iterable[Rule]) -> None:
@@ -44,20 +47,20 @@ class ConflictIndex:
         """Return (loser, winner) for every loser, in order."""
         return sorted(self._losers.values(), key=lambda pair: sort_key(pair[0])) if self._losers else []
 
-    def _take_out(self, claim: int, rule: Rule, affected: dict[RuleId, Rule]) -> None:
+    def _take_out(self, claim: _Claim, rule: Rule, affected: dict[RuleId, Rule]) -> None:
         affected.pop(rule.id, None)
         rules = self._claims[claim]
         if isinstance(rules, Rule):
             del self._claims[claim]
             return
-        at = bisect.bisect_left(rules, sort_key(rule), key=sort_key)
+        at = bisect.bisect_left(rules, rule_rank(rule), key=rule_rank)
         del rules[at]
         if at == 0:
             affected.update((other.id, other) for other in rules)
         if len(rules) == 1:
             self._claims[claim] = rules[0]
 
-    def _put_in(self, claim: int, rule: Rule, affected: dict[RuleId, Rule]) -> None:
+    def _put_in(self, claim: _Claim, rule: Rule, affected: dict[RuleId, Rule]) -> None:
         rules = self._claims.get(claim)
         if rules is None:
             self._claims[claim] = rule
@@ -65,35 +68,20 @@ class ConflictIndex:
         if isinstance(rules, Rule):
             rules = self._claims[claim] = [rules]
         affected[rule.id] = rule
-        at = bisect.bisect_left(rules, sort_key(rule), key=sort_key)
+        at = bisect.bisect_left(rules, rule_rank(rule), key=rule_rank)
         if at == 0:
             affected.update((other.id, other) for other in rules)
         rules.insert(at, rule)
 
     def _winner(self, rule: Rule) -> Rule | None:
         winner: Rule | None = None
-        for host in _hosts(rule):
-            rules = self._claims[_claim(rule, host)]
-            if isinstance(rules, Rule):
-                return None
-            winner = next(other for other in rules if _is_same(other, rule, host))
+        for claim in _claims(rule):
+            rules = self._claims[claim]
+            winner = rules if isinstance(rules, Rule) else rules[0]
             if winner is rule:
                 return None
         return winner
 
 
-def _hosts(rule: Rule) -> Iterable[str]:
-    return dict.fromkeys(rule.hostnames) or ("",)
-
-
-def _claim(rule: Rule, host: str) -> int:
-    return hash((host, rule.listeners, rule.match))
-
-
-def _claims(rule: Rule) -> Iterator[int]:
-    # A set: two hosts of one rule may, by a collision, have one claim.
-    return iter({_claim(rule, host) for host in _hosts(rule)})
-
-
-def _is_same(other: Rule, rule: Rule, host: str) -> bool:
-    return other is rule or (host in _hosts(other) and other.listeners == rule.listeners and other.match == rule.match)
+def _claims(rule: Rule) -> list[_Claim]:
+    return [(host, rule.listeners, rule.match) for host in dict.fromkeys(rule.hostnames) or ("",)]
