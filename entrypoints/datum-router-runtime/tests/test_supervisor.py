@@ -117,6 +117,25 @@ def test_changes_go_as_deltas_and_a_worker_out_of_step_gets_the_whole() -> None:
     drive(script)
 
 
+def test_a_delta_that_did_not_fit_is_not_taken_for_a_snapshot_in_force() -> None:
+    async def script(one: Bench) -> None:
+        one.supervisor.publish(snapshot(1))
+        await one.say(Hello(pid=1))
+        one.supervisor.publish(snapshot(2))
+        one.supervisor.publish(snapshot(3))
+        one.link.outbox.clear()
+        await one.say(Programmed(version=2, digest=""))
+        assert one.link.version == 0
+        assert not one.link.programmed.is_set()
+        await one.say(Programmed(version=3, digest=""))
+        assert one.sent() == ["FullSnapshot"]
+        await one.say(Programmed(version=3, digest="d3"))
+        assert one.link.version == 3
+        assert one.link.programmed.is_set()
+
+    drive(script)
+
+
 def test_a_worker_that_does_not_read_gets_one_full_snapshot_in_place_of_what_it_missed() -> None:
     async def script(one: Bench) -> None:
         one.supervisor.publish(snapshot(1))

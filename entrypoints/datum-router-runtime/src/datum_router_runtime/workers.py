@@ -457,7 +457,7 @@ class Supervisor:
                         if self.data is not None and version == self.data.version and digest != self.data.digest:
                             log.error("worker is out of step, full snapshot follows", extra={"worker": link.index})
                             self._send_full(link)
-                        else:
+                        elif digest:  # else a delta did not fit, nor will the newer one that is on its way
                             link.version = version
                             link.programmed.set()
                     case LinkFailed(version=version, error=error):
