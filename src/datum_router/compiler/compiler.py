@@ -17,7 +17,7 @@ from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
 from datum_router.compiler.diff import combine_digests, part_digest, rule_differences
 from datum_router.compiler.ingress import IngressCompiler, IngressScope
 from datum_router.compiler.memo import Changes, Look, Made, Memo, RecordingView
-from datum_router.compiler.refs import Finding, locate, resolve_service
+from datum_router.compiler.refs import Finding, Hints, locate, resolve_service
 from datum_router.compiler.rules import RouteCompiler
 from datum_router.compiler.services import ServiceCompiler, service_key
 from datum_router.compiler.table import RuleTable
@@ -74,6 +74,7 @@ class Compiler:
     __slots__ = (
         "_bindings",
         "_digests",
+        "_hints",
         "_last",
         "_options",
         "_plugins",
@@ -92,6 +93,7 @@ class Compiler:
         self._options = options or CompileOptions()
         self._service_compiler = ServiceCompiler(EndpointRegistry([spec.create() for spec in plugins.resolvers]))
         self._route_compiler = RouteCompiler(plugins, regex=self._options.regex)
+        self._hints = Hints()
         self._last = SnapshotData()
         self._version = 0
         self._forget()
@@ -128,7 +130,8 @@ class Compiler:
             *self._routes.findings(),
             *(_conflict(loser, winner) for loser, winner in self._table.conflicts()),
         ]
-        diagnostics = (*view.diagnostics(), *(_located(finding, view) for finding in findings))
+        hints = self._hints.of(findings, view)
+        diagnostics = (*view.diagnostics(), *(_located(finding, view, hints) for finding in findings))
         return CompileResult(data=data, diagnostics=diagnostics)
 
     def _compile_services(self, view: StoreView, changes: Changes) -> Mapping[ServiceKey, Service]:
@@ -252,6 +255,7 @@ def _conflict(loser: Rule, winner: Rule) -> Finding:
     )
 
 
-def _located(finding: Finding, view: StoreView) -> Diagnostic:
+def _located(finding: Finding, view: StoreView, hints: Mapping[tuple[str, str], str]) -> Diagnostic:
     origin = view.origin(finding.key) or Origin(source="")
-    return locate(finding, origin.file, origin.locate(finding.path))
+    hint = "" if finding.missing is None else hints[finding.missing]
+    return locate(finding, origin.file, origin.locate(finding.path), hint=hint)

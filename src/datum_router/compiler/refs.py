@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -13,8 +14,19 @@ from datum_router.plugins.protocols import ManifestView
 from datum_router.reasons import Reason
 
 
+MAX_COMPARED_NAMES = 20_000
+"""Names that references to nowhere are compared with in one compilation, about 0.2 s; later ones get no hint.
+
+A service that goes, or a namespace that is misspelt, may leave thousands of such references at once.
+"""
+
+
 class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A diagnostic before it knows file and line."""
+    """A diagnostic before it knows file and line.
+
+    Attributes:
+        missing: Namespace and name of the VPCService that is not there; `Hints` finds out which one was meant.
+    """
 
     key: ObjectKey
     path: str
@@ -23,6 +35,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     hint: str = ""
     severity: Severity = Severity.ERROR
     is_reference: bool = False
+    missing: tuple[str, str] | None = None
 
 
 class ServiceRefResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -54,9 +67,9 @@ def resolve_service(
                 path=path,
                 reason=Reason.VPC_SERVICE_NOT_FOUND,
                 message=f"vpcservice {full} is not there; its share of the traffic is answered with 500",
-                hint=did_you_mean(name, names_in(view, "VPCService", where)),
                 severity=Severity.WARNING,
                 is_reference=True,
+                missing=(where, name),
             ),
         )
     if where != referrer.namespace and not _is_exported(found):
@@ -84,20 +97,61 @@ def names_in(view: ManifestView, kind: str, namespace: str) -> list[str]:
     ]
 
 
+class Hints:
+    """Which VPCServices references to nowhere may have meant; remembered as long as all VPCServices stay the same."""
+
+    __slots__ = ("_found", "_listed", "_names")
+
+    def __init__(self) -> None:
+        self._listed: Sequence[msgspec.Struct] = ()
+        self._names: dict[str, list[str]] = {}
+        self._found: dict[tuple[str, str], str] = {}
+
+    def of(self, findings: Iterable[Finding], view: ManifestView) -> dict[tuple[str, str], str]:
+        """Return the hint for each missing service of `findings`: the same for equal findings in equal order."""
+        hints: dict[tuple[str, str], str] = {}
+        compared = 0
+        for finding in findings:
+            missing = finding.missing
+            if missing is None or missing in hints:
+                continue
+            names = self._names_in(view, missing[0])
+            compared += len(names)
+            hints[missing] = "" if compared > MAX_COMPARED_NAMES else self._hint(missing, names)
+        return hints
+
+    def _names_in(self, view: ManifestView, namespace: str) -> list[str]:
+        listed = view.list("VPCService")
+        if listed is not self._listed:
+            self._listed = listed
+            self._names.clear()
+            self._found.clear()
+        names = self._names.get(namespace)
+        if names is None:
+            names = self._names[namespace] = names_in(view, "VPCService", namespace)
+        return names
+
+    def _hint(self, missing: tuple[str, str], names: Sequence[str]) -> str:
+        hint = self._found.get(missing)
+        if hint is None:
+            hint = self._found[missing] = did_you_mean(missing[1], names)
+        return hint
+
+
 def _is_exported(service: VPCService) -> bool:
     export = service.spec.export_to
     return export is not None and export.namespaces is ExportNamespaces.ALL
 
 
-def locate(finding: Finding, file: str, line: int) -> Diagnostic:
-    """Return the finding as a diagnostic at a place."""
+def locate(finding: Finding, file: str, line: int, *, hint: str = "") -> Diagnostic:
+    """Return the finding as a diagnostic at a place; `hint` is used if it has none of its own."""
     return Diagnostic(
         severity=finding.severity,
         object=str(finding.key),
         path=finding.path,
         reason=finding.reason,
         message=finding.message,
-        hint=finding.hint,
+        hint=finding.hint or hint,
         file=file,
         line=line,
         is_reference=finding.is_reference,

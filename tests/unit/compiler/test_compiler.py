@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from datum_router.compiler import refs
 from datum_router.compiler.diagnostics import Severity
 from datum_router.model.listener import Listener
 from datum_router.model.policy import ProbeType
@@ -63,6 +64,24 @@ def test_a_missing_service_is_a_reference_warning_with_the_nearest_name(bench: A
     assert found.hint == "did you mean my-api?"
     assert found.file == "api-VPCRoute.yaml"
     assert result.data.rules[0].destinations[0].problem == "VPCServiceNotFound"
+
+
+def test_references_to_nowhere_are_compared_with_a_bounded_number_of_names(
+    bench: Any, kit: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refs, "MAX_COMPARED_NAMES", 6)
+    services = [kit.service(name) for name in ("api-1", "api-2", "api-3")]
+    routes = [kit.route(f"r{n}", name) for n, name in enumerate(("api-a", "api-a", "api-b", "api-c"))]
+    result = bench().compile(*services, *routes)
+    assert [bool(found.hint) for found in result.diagnostics] == [True, True, True, False]
+
+
+def test_hints_follow_the_services_that_are_there(bench: Any, kit: Any) -> None:
+    one = bench()
+    assert one.compile(kit.route("api", "my-apy")).diagnostics[0].hint == ""
+    assert one.compile(kit.service("my-api")).diagnostics[0].hint == "did you mean my-api?"
+    one.delete(kit.service("my-api"))
+    assert one.compile(kit.service("her-apy")).diagnostics[-1].hint == "did you mean her-apy?"
 
 
 def test_another_namespace_needs_export(bench: Any, kit: Any) -> None:
