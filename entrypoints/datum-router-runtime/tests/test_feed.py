@@ -1,12 +1,12 @@
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from datum_router.compiler.compiler import Compiler, CompileResult
+from datum_router.compiler.compiler import STEP_OBJECTS, Compiler, CompileResult
 from datum_router.compiler.diagnostics import Origin
 from datum_router.errors import SourceError, TerminalSourceError
 from datum_router.plugins import builtin
@@ -178,15 +178,15 @@ def test_a_source_or_a_compiler_that_breaks_takes_nothing_down(
                 raise RuntimeError("a bug of the plugin")
             await trio.sleep_forever()
 
-    whole = Compiler.compile
+    whole = Compiler.compile_in_steps
     failing = [False]
 
-    def compile_or_fail(self: Compiler, view: Any) -> CompileResult:
+    def compile_or_fail(self: Compiler, view: Any) -> Any:
         if failing[0]:
             raise AssertionError("a bug of ours")
         return whole(self, view)
 
-    monkeypatch.setattr(Compiler, "compile", compile_or_fail)
+    monkeypatch.setattr(Compiler, "compile_in_steps", compile_or_fail)
     failures: list[int] = []
 
     async def script(feed: Feed) -> None:
@@ -204,3 +204,32 @@ def test_a_source_or_a_compiler_that_breaks_takes_nothing_down(
     assert source.runs == 2
     assert failures == [1]
     assert published[-1][1].data.services["default/a"].endpoints[0].port == 82
+
+
+def test_other_tasks_run_while_much_is_compiled_and_what_changes_meanwhile_is_compiled_next(
+    plugins: PluginSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Scripted(*(upsert(f"a{n}") for n in range(5 * STEP_OBJECTS)), Synced(source="one"))
+    whole = Compiler.compile_in_steps
+    begun = [0]
+    turns = [0]
+
+    def count(self: Compiler, view: Any) -> Generator[None, None, CompileResult]:
+        begun[0] += 1
+        return (yield from whole(self, view))
+
+    monkeypatch.setattr(Compiler, "compile_in_steps", count)
+
+    async def script(feed: Feed) -> None:
+        while not begun[0]:
+            await trio.lowlevel.checkpoint()
+        feed.emit([upsert("a0", 81)])
+        while not feed.compilations:
+            turns[0] += 1
+            await trio.lowlevel.checkpoint()
+        await trio.sleep(5)
+
+    published = drive(plugins, {"one": source}, script)
+    assert turns[0] >= 5
+    ports = [result.data.services["default/a0"].endpoints[0].port for _, result in published]
+    assert ports == [80, 81]

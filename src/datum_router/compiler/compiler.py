@@ -5,11 +5,14 @@ Theory of operation. Each object is compiled by itself into a result that is kep
 only results that what changed could alter are made again. Rules that came and went move in a table that is in the one
 total order of `compiler.precedence` and knows conflicts and digests (`compiler.table`); data planes need no order of
 arrival. Unchanged parts stay the same objects, so that whoever comes next finds the changed ones by identity.
+
+Compiling may be done in steps, so that a process that has other things to do can do them in between: a view never
+changes, and what was done half-way is forgotten.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 
 import msgspec
 
@@ -61,6 +64,9 @@ class CompileResult(msgspec.Struct, frozen=True, kw_only=True):
     diagnostics: tuple[Diagnostic, ...] = ()
 
 
+STEP_OBJECTS = 100
+"""Objects that are compiled in one step: a few milliseconds."""
+
 SCOPE: Look = ("the scope of all VPCIngresses",)
 """Stands, among what a route looked at, for what all VPCIngresses together offer."""
 
@@ -110,19 +116,32 @@ class Compiler:
 
     def compile(self, view: StoreView) -> CompileResult:
         """Return the snapshot of `view`. Equal content keeps the version and the object of the last call."""
+        steps = self.compile_in_steps(view)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: CompileResult = end.value
+                return result
+
+    def compile_in_steps(self, view: StoreView) -> Generator[None, None, CompileResult]:
+        """Do as `compile` does and yield every few milliseconds; the last steps are O(rules). Run one at a time."""
         try:
             changes = Changes(view.changes(self._view))
-            services = self._compile_services(view, changes)
+            services = yield from self._compile_services(view, changes)
             for _ in self._bindings.update(view, changes, _check_binding):
                 pass
             removed, added = self._compile_scope(view, changes)
-            self._compile_routes(view, changes, removed, added)
+            yield from self._compile_routes(view, changes, removed, added)
+            yield
             self._table.update(removed, added)
+            yield
             data = self._publish(services, self._listeners())
         except BaseException:
             self._forget()  # half of it may be new: what is kept must be whole
             raise
         self._view = view
+        yield
         findings = [
             *self._services.findings(),
             *self._bindings.findings(),
@@ -134,7 +153,9 @@ class Compiler:
         diagnostics = (*view.diagnostics(), *(_located(finding, view, hints) for finding in findings))
         return CompileResult(data=data, diagnostics=diagnostics)
 
-    def _compile_services(self, view: StoreView, changes: Changes) -> Mapping[ServiceKey, Service]:
+    def _compile_services(
+        self, view: StoreView, changes: Changes
+    ) -> Generator[None, None, Mapping[ServiceKey, Service]]:
         """Return all services; the very mapping of the last snapshot if none of them changed."""
 
         def make(manifest: msgspec.Struct, recording: RecordingView) -> tuple[Service, Sequence[Finding]] | None:
@@ -145,7 +166,10 @@ class Compiler:
             return (before if before is not None and before == service else service), findings
 
         is_changed = False
-        for (namespace, name), old, new in self._services.update(view, changes, make):
+        updates = self._services.update(view, changes, make)
+        for position, ((namespace, name), old, new) in enumerate(updates, 1):
+            if position % STEP_OBJECTS == 0:
+                yield
             if new is not None and new is not old:
                 self._digests[new.key] = part_digest(new)
             elif new is None:
@@ -171,7 +195,9 @@ class Compiler:
             changes.looks.add(SCOPE)
         return _exchanged(before.result.rules, rules)
 
-    def _compile_routes(self, view: StoreView, changes: Changes, removed: list[Rule], added: list[Rule]) -> None:
+    def _compile_routes(
+        self, view: StoreView, changes: Changes, removed: list[Rule], added: list[Rule]
+    ) -> Generator[None, None, None]:
         """Bring routes up to date; put the rules that are gone, and new ones, into the lists."""
         scope = self._scope.result
         # After `_forget` there are no old results to take equal rules from, but there is the last snapshot.
@@ -187,7 +213,9 @@ class Compiler:
                 recording.looks.add(SCOPE)
             return (self._reuse(tuple(rules), known) if known else tuple(rules)), findings
 
-        for name, old, new in self._routes.update(view, changes, make):
+        for position, (name, old, new) in enumerate(self._routes.update(view, changes, make), 1):
+            if position % STEP_OBJECTS == 0:
+                yield
             if old and new:
                 new = self._reuse(new, {rule.id: rule for rule in old})
                 self._routes.replace(name, new)

@@ -13,7 +13,6 @@ from datum_router.manifests.vpcservice import ExportNamespaces, VPCService
 from datum_router.plugins.protocols import ManifestView
 from datum_router.reasons import Reason
 
-
 MAX_COMPARED_NAMES = 20_000
 """Names that references to nowhere are compared with in one compilation, about 0.2 s; later ones get no hint.
 

@@ -71,7 +71,8 @@ def test_references_to_nowhere_are_compared_with_a_bounded_number_of_names(
 ) -> None:
     monkeypatch.setattr(refs, "MAX_COMPARED_NAMES", 6)
     services = [kit.service(name) for name in ("api-1", "api-2", "api-3")]
-    routes = [kit.route(f"r{n}", name) for n, name in enumerate(("api-a", "api-a", "api-b", "api-c"))]
+    names = ("api-a", "api-a", "api-b", "api-c")
+    routes = [kit.route(f"r{n}", name, hostnames=[f"h{n}.test"]) for n, name in enumerate(names)]
     result = bench().compile(*services, *routes)
     assert [bool(found.hint) for found in result.diagnostics] == [True, True, True, False]
 

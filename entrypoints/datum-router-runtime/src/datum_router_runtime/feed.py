@@ -1,8 +1,9 @@
 """The feed: sources -> store -> debounce -> compile -> publish.
 
 The first change after a quiet moment is compiled at once; those that follow within `debounce_s` are gathered, for at
-most `debounce_max_s` while they keep coming. A source that fails is started again with backoff; what it had
-emitted stays in force. Nothing is published before every source has said `Synced` once.
+most `debounce_max_s` while they keep coming. Compiling is done in steps; what changes meanwhile is compiled next. A
+source that fails is started again with backoff; what it had emitted stays in force. Nothing is published before every
+source has said `Synced` once.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ class Feed:
             self._dirty = trio.Event()
             started = trio.current_time()
             try:
-                result = self._compiler.compile(self._store.view())
+                result = await self._compile()
             except Exception:
                 # A fault of ours or of a plugin: what is in force stays in force, and the next change is tried again.
                 log.exception("compilation failed, the last good snapshot stays in force")
@@ -181,6 +182,17 @@ class Feed:
             )
             self._publish(result)
             last = trio.current_time()
+            await trio.lowlevel.checkpoint()
+
+    async def _compile(self) -> CompileResult:
+        """Compile what is in the store now, step by step: health and the admin listener go on in between."""
+        steps = self._compiler.compile_in_steps(self._store.view())
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: CompileResult = end.value
+                return result
             await trio.lowlevel.checkpoint()
 
     def _note_compiled(self, started: float) -> float:
