@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,7 +106,7 @@ def test_a_compilation_that_broke_leaves_nothing_behind(plugins: PluginSet) -> N
     store.apply(Delete(source="test", key=ObjectKey(kind="VPCService", namespace="default", name="a")))
 
     class Broken(RuleTable):
-        def update(self, removed: object, added: object) -> None:
+        def update_in_steps(self, removed: object, added: object) -> Generator[None, None, None]:
             raise RuntimeError("oops")
 
     compiler._table = Broken()

@@ -134,7 +134,7 @@ class Compiler:
             removed, added = self._compile_scope(view, changes)
             yield from self._compile_routes(view, changes, removed, added)
             yield
-            self._table.update(removed, added)
+            yield from self._table.update_in_steps(removed, added)
             yield
             data = self._publish(services, self._listeners())
         except BaseException:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+import operator
+from collections.abc import Generator, Sequence
 
 from datum_router.compiler.conflicts import ConflictIndex
 from datum_router.compiler.diff import PART_DIGEST_BYTES, part_digest
-from datum_router.compiler.precedence import sort_key
-from datum_router.model.route import Rule, RuleId
+from datum_router.compiler.precedence import SortKey, sort_key
+from datum_router.model.route import Rule
 
+STEP_RULES = 500
+"""Rules that are ordered, hashed or compared in one step: a few milliseconds."""
 _REBUILD_SHARE = 24
 """If more than one in so many rules changes, sorting all of them is cheaper than finding the place of each."""
 
@@ -31,32 +34,45 @@ class RuleTable:
 
     def update(self, removed: Sequence[Rule], added: Sequence[Rule]) -> None:
         """Take out `removed`, objects that are in the table, and put in `added`."""
+        for _ in self.update_in_steps(removed, added):
+            pass
+
+    def update_in_steps(self, removed: Sequence[Rule], added: Sequence[Rule]) -> Generator[None, None, None]:
+        """Do as `update` does and yield every few milliseconds. Abandoned half-way the table is of no use any more."""
         if not removed and not added:
             return
         if (len(removed) + len(added)) * _REBUILD_SHARE > len(self.rules):
-            self._rebuild(removed, added)
+            yield from self._rebuild(removed, added)
         else:
             self._move(removed, added)
-        self._conflicts.update(removed, added)
+        for start in range(0, len(removed), STEP_RULES):
+            yield
+            self._conflicts.update(removed[start : start + STEP_RULES], ())
+        for start in range(0, len(added), STEP_RULES):
+            yield
+            self._conflicts.update((), added[start : start + STEP_RULES])
 
     def conflicts(self) -> list[tuple[Rule, Rule]]:
         """Return (loser, winner) for every rule that can never win, in order."""
         return self._conflicts.conflicts()
 
-    def _rebuild(self, removed: Sequence[Rule], added: Sequence[Rule]) -> None:
+    def _rebuild(self, removed: Sequence[Rule], added: Sequence[Rule]) -> Generator[None, None, None]:
         gone = {rule.id for rule in removed}
-        digests: dict[RuleId, bytes] = {}
-        kept: list[Rule] = []
+        keyed: list[tuple[SortKey, Rule, bytes]] = []
         for position, rule in enumerate(self.rules):
+            if position % STEP_RULES == STEP_RULES - 1:
+                yield
             if rule.id not in gone:
-                kept.append(rule)
-                digests[rule.id] = bytes(
-                    self.digests[position * PART_DIGEST_BYTES : (position + 1) * PART_DIGEST_BYTES]
-                )
-        for rule in added:
-            digests[rule.id] = part_digest(rule)
-        self.rules = tuple(sorted([*kept, *added], key=sort_key))
-        self.digests = bytearray().join(digests[rule.id] for rule in self.rules)
+                digest = self.digests[position * PART_DIGEST_BYTES : (position + 1) * PART_DIGEST_BYTES]
+                keyed.append((sort_key(rule), rule, bytes(digest)))
+        for position, rule in enumerate(added):
+            if position % STEP_RULES == STEP_RULES - 1:
+                yield
+            keyed.append((sort_key(rule), rule, part_digest(rule)))
+        yield
+        keyed.sort(key=operator.itemgetter(0))
+        self.rules = tuple(rule for _, rule, _ in keyed)
+        self.digests = bytearray().join(digest for _, _, digest in keyed)
 
     def _move(self, removed: Sequence[Rule], added: Sequence[Rule]) -> None:
         rules = list(self.rules)
