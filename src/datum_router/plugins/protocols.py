@@ -106,11 +106,10 @@ class ResolveProblem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Resolution(msgspec.Struct, frozen=True, kw_only=True):
-    """What a resolver found. `depends_on` names objects whose change makes a new resolution necessary."""
+    """What a resolver found. It is asked again when its service changes or anything that it looked at in the view."""
 
     endpoints: tuple[Endpoint, ...] = ()
     problems: tuple[ResolveProblem, ...] = ()
-    depends_on: frozenset[ObjectKey] = frozenset()
 
 
 class EndpointResolver(Protocol):

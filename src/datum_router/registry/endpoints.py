@@ -95,10 +95,8 @@ def _join(answers: Sequence[Resolution]) -> Resolution:
         return answers[0]
     endpoints: dict[EndpointKey, Endpoint] = {}
     problems: list[ResolveProblem] = []
-    depends: set[ObjectKey] = set()
     for answer in answers:
         problems += answer.problems
-        depends |= answer.depends_on
         for endpoint in answer.endpoints:
             before = endpoints.get(endpoint.key)
             if before is None:
@@ -106,4 +104,4 @@ def _join(answers: Sequence[Resolution]) -> Resolution:
                     endpoints[endpoint.key] = endpoint
             elif endpoint.is_serving and not before.is_serving:
                 endpoints[endpoint.key] = msgspec.structs.replace(before, is_serving=True)
-    return Resolution(endpoints=tuple(endpoints.values()), problems=tuple(problems), depends_on=frozenset(depends))
+    return Resolution(endpoints=tuple(endpoints.values()), problems=tuple(problems))

@@ -6,7 +6,6 @@ import ipaddress
 
 from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.compiler.refs import names_in
-from datum_router.manifests.meta import ObjectKey
 from datum_router.manifests.vpcservice import VPCService
 from datum_router.model.endpoint import Endpoint, make_endpoint, make_locality
 from datum_router.plugins.protocols import ManifestView, Resolution, ResolveProblem
@@ -30,7 +29,6 @@ class AttachmentResolver:
         if ref is None:
             return None
         namespace = ref.namespace or service.metadata.namespace
-        key = ObjectKey(kind="VPCAttachment", namespace=namespace, name=ref.name)
         attachment = view.get("VPCAttachment", namespace, ref.name)
         if not isinstance(attachment, VPCAttachment):
             problem = ResolveProblem(
@@ -39,8 +37,7 @@ class AttachmentResolver:
                 message=f"vpcattachment {namespace}/{ref.name} is not there",
                 hint=did_you_mean(ref.name, names_in(view, "VPCAttachment", namespace)),
             )
-            return Resolution(problems=(problem,), depends_on=frozenset({key}))
-        depends = {key}
+            return Resolution(problems=(problem,))
         problems: list[ResolveProblem] = []
         is_serving = True
         if attachment.status is None or not attachment.status.ready:
@@ -54,8 +51,6 @@ class AttachmentResolver:
                 )
             )
         vpc_namespace = attachment.spec.vpc.namespace or namespace
-        vpc_key = ObjectKey(kind="VPC", namespace=vpc_namespace, name=attachment.spec.vpc.name)
-        depends.add(vpc_key)
         vpc = view.get("VPC", vpc_namespace, attachment.spec.vpc.name)
         # An absent VPC is no obstacle: a directory may hold attachments alone, and the kernel carries the packets.
         if isinstance(vpc, VPC) and (vpc.status is None or not vpc.status.ready):
@@ -87,7 +82,7 @@ class AttachmentResolver:
             endpoints.append(
                 make_endpoint(address, port, locality=locality, origin="attachment", is_serving=is_serving)
             )
-        return Resolution(endpoints=tuple(endpoints), problems=tuple(problems), depends_on=frozenset(depends))
+        return Resolution(endpoints=tuple(endpoints), problems=tuple(problems))
 
 
 def host_part(text: str) -> str | None:

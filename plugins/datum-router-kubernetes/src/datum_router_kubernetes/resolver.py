@@ -43,7 +43,6 @@ class BindingResolver:
         key = (service.metadata.namespace, service.metadata.name)
         endpoints: list[Endpoint] = []
         problems: list[ResolveProblem] = []
-        depends: set[ObjectKey] = set()
         is_bound = False
         for binding in view.list("ServiceBinding"):
             if not isinstance(binding, ServiceBinding) or _target(binding) != key:
@@ -53,10 +52,9 @@ class BindingResolver:
             one.run()
             endpoints += one.endpoints
             problems += one.problems
-            depends |= one.depends
         if not is_bound:
             return None
-        return Resolution(endpoints=tuple(endpoints), problems=tuple(problems), depends_on=frozenset(depends))
+        return Resolution(endpoints=tuple(endpoints), problems=tuple(problems))
 
 
 def _target(binding: ServiceBinding) -> tuple[str, str]:
@@ -67,7 +65,7 @@ def _target(binding: ServiceBinding) -> tuple[str, str]:
 class _Binding:
     """One binding's resolution."""
 
-    __slots__ = ("binding", "depends", "endpoints", "key", "locality", "problems", "service", "view")
+    __slots__ = ("binding", "endpoints", "key", "locality", "problems", "service", "view")
 
     def __init__(self, binding: ServiceBinding, service: VPCService, view: ManifestView) -> None:
         self.binding = binding
@@ -77,14 +75,11 @@ class _Binding:
         self.locality = make_locality(service.spec.topology)
         self.endpoints: list[Endpoint] = []
         self.problems: list[ResolveProblem] = []
-        self.depends: set[ObjectKey] = {self.key}
 
     def run(self) -> None:
-        """Fill `endpoints`, `problems` and `depends`."""
+        """Fill `endpoints` and `problems`."""
         ref = self.binding.spec.service_ref
         namespace = ref.namespace or self.binding.metadata.namespace
-        key = ObjectKey(kind="Service", namespace=namespace, name=ref.name)
-        self.depends.add(key)
         if namespace != self.binding.metadata.namespace:
             self._problem(
                 "spec.serviceRef.namespace",
@@ -201,14 +196,12 @@ class _Binding:
         if ref is None or ref.kind != "Pod":
             return []
         namespace = ref.namespace or self.binding.metadata.namespace
-        self.depends.add(ObjectKey(kind="Pod", namespace=namespace, name=ref.name))
         pod = self.view.get("Pod", namespace, ref.name)
         if not isinstance(pod, Pod):
             return []
         name = (pod.metadata.annotations or {}).get(ATTACHMENT_ANNOTATION, "")
         if not name:
             return []
-        self.depends.add(ObjectKey(kind="VPCAttachment", namespace=namespace, name=name))
         attachment = self.view.get("VPCAttachment", namespace, name)
         if attachment is None:
             self._problem(
