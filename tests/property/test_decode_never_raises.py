@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 
+import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import datum_router_kubernetes.plugin
 from datum_router.compiler.diagnostics import Origin, Severity
 from datum_router.manifests._walk import PlainText
 from datum_router.manifests.decode import decode
 from datum_router.manifests.kinds import OWN_KINDS
+from datum_router.manifests.meta import ObjectMeta
 from datum_router.manifests.schema import field_rows
 from datum_router.manifests.table import KindTable, ResourceKind
 
@@ -22,8 +26,24 @@ class Walked(KindTable):
         return None
 
 
-TABLE = KindTable(OWN_KINDS)
-WALKED = Walked(OWN_KINDS)
+class ThingSpec(msgspec.Struct, frozen=True, rename="camel"):
+    some_size: int | None = None
+    share: float = 1.0
+    mode: str = "a"
+
+
+class Thing(msgspec.Struct, frozen=True, rename="camel"):
+    api_version: str
+    kind: str
+    metadata: ObjectMeta
+    spec: ThingSpec = ThingSpec()
+
+
+# A kind of a plugin as it may be: without a namespace, and passing over fields that it does not know.
+THING = ResourceKind(group="x.test", version="v1", kind="Thing", plural="things", struct=Thing, namespaced=False)
+KINDS = (*OWN_KINDS, *datum_router_kubernetes.plugin.datum_router_resource_kinds(), THING)
+TABLE = KindTable(KINDS)
+WALKED = Walked(KINDS)
 ORIGIN = Origin(source="test", file="f.yaml", line=1)
 FIELDS = sorted(
     {part.removesuffix("[]") for kind in OWN_KINDS for row in field_rows(kind) for part in row.path.split(".")}
@@ -104,6 +124,49 @@ GOOD = [
             "clientIP": {"trustedHops": 1},
         },
     },
+    {
+        "apiVersion": "router.datum.net/v1alpha1",
+        "kind": "ServiceBinding",
+        "metadata": {"name": "x", "namespace": "prod", "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {
+            "serviceRef": {"name": "s"},
+            "vpcServiceRef": {"name": "v", "namespace": "a"},
+            "autoSync": True,
+            "portMappings": [{"servicePort": 80, "vpcPort": 8080}],
+        },
+        "status": {"active": True, "conditions": [{"type": "A", "status": "True", "reason": "B"}]},
+    },
+    {
+        "apiVersion": "router.datum.net/v1alpha1",
+        "kind": "VPCEgress",
+        "metadata": {"name": "x"},
+        "spec": {"sourceVpcAttachment": "a"},
+    },
+    {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": "x", "labels": {"kubernetes.io/service-name": "s"}, "managedFields": [{"a": "b"}]},
+        "addressType": "IPv4",
+        "endpoints": [
+            {"addresses": ["10.0.0.1"], "conditions": {"ready": True}, "hints": {"forZones": [{"name": "z"}]}}
+        ],
+        "ports": [{"name": "p", "port": 80, "protocol": "TCP"}],
+    },
+    {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "x", "ownerReferences": [{"name": "o"}]},
+        "spec": {
+            "ports": [{"port": 80, "targetPort": "http"}, {"port": 81, "targetPort": 8081}],
+            "selector": {"a": "b"},
+        },
+    },
+    {
+        "apiVersion": "x.test/v1",
+        "kind": "Thing",
+        "metadata": {"name": "x"},
+        "spec": {"someSize": 1, "share": 0.5, "mode": "b"},
+    },
 ]
 
 
@@ -138,7 +201,7 @@ def test_what_is_no_manifest_at_all_is_taken_too(raw: object) -> None:
     decode(raw, ORIGIN, TABLE)  # type: ignore[arg-type]  # a source that broke its promise
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(st.sampled_from(GOOD), st.data())
 def test_a_good_manifest_with_one_part_replaced_is_good_or_says_why_not(
     good: dict[str, object], data: st.DataObject
@@ -158,7 +221,31 @@ def test_a_good_manifest_with_one_part_replaced_is_good_or_says_why_not(
 
     collect(raw)
     holder, place = data.draw(st.sampled_from(places))
-    holder[place] = data.draw(trees)  # type: ignore[index]  # a name for a mapping, an index for a list
+    other, other_place = data.draw(st.sampled_from(places))
+    holder[place] = data.draw(  # type: ignore[index]  # a name for a mapping, an index for a list
+        trees | near(holder[place]) | st.just(other[other_place])  # type: ignore[index]
+    )
+    if isinstance(holder, dict) and data.draw(st.booleans()):
+        holder[data.draw(names)] = holder.pop(str(place))
+    check(raw)
+
+
+def near(value: object) -> st.SearchStrategy[object]:
+    """Draw what is nearly `value`: of another type, a little longer, out of range."""
+    if isinstance(value, bool):
+        return st.sampled_from([not value, int(value), str(value).lower()])
+    if isinstance(value, int | float):
+        return st.sampled_from([float(value), str(value), -value, value + 0.5, 2**63 + value, 10**18, 0, 65536])
+    if isinstance(value, str):
+        return st.sampled_from(
+            [value.upper(), value.lower(), value + "\n", " " + value, value + "\x7f", value + "\u0085", "", value * 99]
+        )
+    return st.sampled_from([None, [], {}, [value]])
+
+
+@pytest.mark.parametrize("namespace", [5, None, "", "prod", "No Name", ["a"]])
+def test_a_namespace_of_an_object_without_one_is_judged_the_same(namespace: object) -> None:
+    raw = {"apiVersion": "x.test/v1", "kind": "Thing", "metadata": {"name": "x", "namespace": namespace}}
     check(raw)
 
 

@@ -107,6 +107,8 @@ def _decode_plain(
     metadata = raw.get("metadata")
     if not isinstance(metadata, dict) or not metadata.keys() <= _METADATA:
         return None
+    if not isinstance(metadata.get("namespace", ""), str):
+        return None  # of a kind without namespaces, whose own takes its place below
     body = {**raw, "metadata": {**metadata, "namespace": key.namespace}}
     status = body.pop("status", None) if kind.is_status_ours else None
     try:

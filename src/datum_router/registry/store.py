@@ -247,11 +247,14 @@ class Store:
 
     def _delete(self, event: Delete) -> StoreChange:
         key = event.key
-        skipped = self._skipped.get((event.source, key))
+        kind = self._kinds.named(key.kind)
+        if key.namespace and kind is not None and not kind.namespaced:  # a source need not know which kinds have none
+            key = ObjectKey(kind=key.kind, namespace="", name=key.name)
+        skipped = self._skipped.get((event.source, event.key))
         diagnostics_changed = False
         if skipped is not None and (not event.file or event.file == skipped[1]):
-            del self._skipped[event.source, key]
-            diagnostics_changed = self._report(("skipped", event.source, _text(key)), ())
+            del self._skipped[event.source, event.key]
+            diagnostics_changed = self._report(("skipped", event.source, _text(event.key)), ())
         claims = self._claims.get(key)
         claim = None if claims is None else claims.by_source.get(event.source)
         if claims is None or claim is None or (event.file and event.file != claim.file):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
 from datum_router.manifests.kinds import OWN_KINDS
-from datum_router.manifests.meta import ObjectKey
-from datum_router.manifests.table import KindTable
+from datum_router.manifests.meta import ObjectKey, ObjectMeta
+from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.manifests.vpcservice import VPCService
 from datum_router.plugins.protocols import Delete, Problems, Synced, Upsert
 from datum_router.reasons import Reason
@@ -253,3 +254,17 @@ def test_diagnostics_are_in_order_of_file_and_line(store: Store) -> None:
         ("a.yaml", 9),
         ("b.yaml", 1),
     ]
+
+
+def test_an_object_of_a_kind_without_namespaces_is_deleted_by_the_name_that_a_source_gives_it() -> None:
+    class Thing(msgspec.Struct, frozen=True, rename="camel"):
+        api_version: str
+        kind: str
+        metadata: ObjectMeta
+
+    row = ResourceKind(group="x.test", version="v1", kind="Thing", plural="things", struct=Thing, namespaced=False)
+    store = Store(KindTable([row]))
+    store.apply(upsert({"apiVersion": "x.test/v1", "kind": "Thing", "metadata": {"name": "a"}}))
+    assert len(store.view().list("Thing")) == 1
+    store.apply(delete(key=ObjectKey(kind="Thing", namespace="default", name="a")))
+    assert store.view().list("Thing") == ()
