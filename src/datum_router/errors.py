@@ -35,6 +35,15 @@ class PluginContractError(PluginError):
     """Report a plugin that broke the protocol its hook promises."""
 
 
+class PluginDisabled(PluginContractError):
+    """Report a part of a plugin that is not asked any more, since it has broken its promises too often."""
+
+    __slots__ = ()
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, reason=Reason.PLUGIN_DISABLED)
+
+
 class ProtocolError(DatumRouterError):
     """Root of wire errors.
 

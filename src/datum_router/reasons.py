@@ -49,6 +49,7 @@ class Reason(enum.StrEnum):
     LOCALITY_REQUIRED = "locality_required"
     REDIRECTED = "redirected"
     LOOP_DETECTED = "loop_detected"
+    PLUGIN_DISABLED = "plugin_disabled"
 
     # --- upstream ------------------------------------------------------------------------------------
     CONNECT_FAILED = "connect_failed"

@@ -87,6 +87,8 @@ METRICS = {
     "reason": names.REASONS.name,
     "requests": names.PROTOCOL_REQUESTS.name,
     "restarts": names.WORKER_RESTARTS.name,
+    "plugin_failures": names.PLUGIN_FAILURES.name,
+    "plugin_disabled": names.PLUGIN_DISABLED.name,
 }
 
 
@@ -437,7 +439,7 @@ def install_plugin(tmp_path: Path, source: str, name: str = "faulty") -> dict[st
     (site / f"{name}_plugin.py").write_text(source)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[datum_router]\n{name} = {name}_plugin\n")
-    return {"PYTHONPATH": str(site)}
+    return {"PYTHONPATH": os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))}
 
 
 BALANCER_PLUGIN = """

@@ -506,8 +506,12 @@ def test_e10_a_step_that_blocks_is_logged_with_its_stage_and_seen_as_lag(tmp_pat
             assert arena.gateway.get("/") == (200, b"ok")
             kit.eventually(lambda: arena.gauge("loop_slow_steps") == slow_steps + 1, "the step is counted")
             assert 150 <= arena.gauge("loop_lag_ms_max") <= arena.gauge("loop_step_ms_max") + 1000
-            lines = [line for line in arena.gateway.log.read_text().splitlines() if "step blocked the loop" in line]
+            gateway_lines = arena.gateway.log.read_text().splitlines()
+            lines = [line for line in gateway_lines if "step blocked the loop" in line]
             assert "task=" in lines[-1]
             assert "connection plain-127.0.0.1-0" in lines[-1]
+            named = [line for line in gateway_lines if "plugin blocked the loop" in line]
+            assert len(named) == 1
+            assert "balancer faulty of default/a" in named[0]
     finally:
         backend.close()

@@ -21,6 +21,7 @@ from datum_router.model.service import ServiceKey
 from datum_router.observe import names
 from datum_router.observe.cells import Cell
 from datum_router.observe.events import RequestEnded
+from datum_router.policy.plugin_guard import PluginEvent, PluginEventKind, PluginHook, PluginPart
 from datum_router.reasons import Reason
 from datum_router.testing.factories import make_health_book
 from datum_router_runtime import reporter as reporter_module
@@ -70,6 +71,22 @@ def test_a_report_without_cells_says_nothing_of_gauges() -> None:
     reporter.take({}, cells=[gauge])
     report = reporter.take({})
     assert (report.gauges, report.gone) == ((), ())
+
+
+def test_what_happens_to_a_plugin_is_counted_and_logged_with_its_name(caplog: pytest.LogCaptureFixture) -> None:
+    reporter = Reporter(has_access_log=False)
+    part = PluginPart(plugin="dist", hook=PluginHook.BALANCER, name="mine", route="ns/r")
+    for kind in PluginEventKind:
+        reporter.plugin_event(PluginEvent(kind=kind, part=part, seconds=0.25))
+    assert cells(reporter.take({})) == {
+        (names.PLUGIN_FAILURES.name, ("dist", "balancer")): 2,
+        (names.PLUGIN_DISABLED.name, ("dist", "balancer")): 1,
+    }
+    said = [(record.message, vars(record)["plugin"], vars(record)["part"]) for record in caplog.records]
+    assert said == [
+        (message, "dist", "balancer mine of ns/r")
+        for message in ("plugin blocked the loop", "plugin disabled", "plugin enabled again")
+    ]
 
 
 def test_attempts_are_counted_by_outcome_and_failures_by_reason() -> None:

@@ -16,7 +16,7 @@ from datum_router.balancing.hashkey import hash_key, uses_hash
 from datum_router.balancing.locality import SharedCandidates
 from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.balancing.split import Split
-from datum_router.errors import PluginContractError
+from datum_router.errors import PluginDisabled
 from datum_router.filters.base import Filter
 from datum_router.health.circuit import ServiceLimits
 from datum_router.health.trial import NO_TRIALS, Trial, TrialDesk, Trials
@@ -199,7 +199,8 @@ class LinkedRule:
 
         Returns:
             A lease, or the reply to give: 503 if nothing is usable or a limit is reached, 500 if the chosen share
-            belongs to a reference that leads nowhere, or every weight is 0 (as the Gateway API has it).
+            belongs to a reference that leads nowhere, or every weight is 0 (as the Gateway API has it), or a plugin's
+            balancer is disabled.
 
         Raises:
             PluginContractError: A plugin's balancer raised, or returned something else than it promises.
@@ -259,22 +260,20 @@ class LinkedRule:
             )
         key = hash_key(self.rule.balancing, head) if self._uses_hash else None
         context = PickContext(rng=rng, now=now, hash_key=key, active=state.active, excluded=excluded)
-        endpoint: object = None
+        endpoint: Endpoint | None = None
         trial: Trial | None = None
         if state.trials is not None and not is_retry:  # a retry has failed once: it goes where there is least doubt
             outlier = state.service.outlier
             trial = state.trials.begin(balancer.candidates.unusable, outlier.half_open_requests if outlier else 1)
         try:
             endpoint = balancer.pick(context) if trial is None else trial.endpoint
-        except (Exception, SystemExit) as error:
-            raise _broken_balancer(self.rule, f"raised {type(error).__name__}: {error}") from error
+        except PluginDisabled as error:
+            return LocalReply(status=500, reason=error.reason, detail="the balancer of the route is disabled")
         finally:
-            if not isinstance(endpoint, Endpoint):  # nobody is left, or a plugin's balancer broke its promise
+            if endpoint is None:  # nobody is left, or a plugin's balancer broke its promise
                 state.limits.release_request(is_retry=is_retry)
-        if not isinstance(endpoint, Endpoint):
-            if endpoint is None:
-                return None
-            raise _broken_balancer(self.rule, f"returned {type(endpoint).__name__}, expected Endpoint or None")
+        if endpoint is None:
+            return None
         if is_retry:
             state.retried += 1
         state.active[endpoint.key] = state.active.get(endpoint.key, 0) + 1
@@ -358,7 +357,3 @@ class Snapshot:
         """Tell whether a listener is there for `host` (421 otherwise on TLS listeners)."""
         allowed = self._hosts.get(listener)
         return allowed is None or any(host_matches(name, host) for name in allowed)
-
-
-def _broken_balancer(rule: Rule, what: str) -> PluginContractError:
-    return PluginContractError(f"balancer {rule.balancing.algorithm} of {rule.route}: {what}", reason=Reason.INTERNAL)

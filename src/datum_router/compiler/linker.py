@@ -16,6 +16,8 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 
 import msgspec
 
+from datum_router.balancing.base import Balancer
+from datum_router.balancing.guarded import GuardedBalancer
 from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.compiler.diff import rule_differences
 from datum_router.compiler.link import REQUEST_ID, LinkedRule, ServiceState, Snapshot
@@ -26,8 +28,9 @@ from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality
 from datum_router.model.route import FilterConfig, PluginFilter, Rule, RuleId
 from datum_router.model.service import ServiceKey
 from datum_router.model.snapshot import SnapshotData
-from datum_router.plugins.manager import PluginSet
+from datum_router.plugins.manager import BUILTIN, PluginSet
 from datum_router.plugins.protocols import HealthChange
+from datum_router.policy.plugin_guard import PluginHook, PluginPart, PluginWatch
 from datum_router.routing.matcher import STEP_RULES, Matcher
 from datum_router.routing.regex import RegexEngine
 
@@ -52,6 +55,7 @@ class Linker:
         "_request_id_rules",
         "_retired",
         "_states",
+        "_watch",
     )
 
     def __init__(
@@ -61,6 +65,7 @@ class Linker:
         regex: RegexEngine | None = None,
         gateway_locality: Locality = UNKNOWN_LOCALITY,
         desk: TrialDesk | None = None,
+        watch: PluginWatch | None = None,
     ) -> None:
         """Begin with nothing.
 
@@ -70,6 +75,7 @@ class Linker:
         """
         self._plugins = plugins
         self._desk = desk or TrialDesk(LocalPermits(), lambda _verdict: None)
+        self._watch = watch or PluginWatch()
         self._regex = regex
         self._locality = gateway_locality
         self._states: dict[ServiceKey, ServiceState] = {}
@@ -216,7 +222,7 @@ class Linker:
                     state.service,
                     balancing=rule.balancing,
                     locality=rule.locality,
-                    balancer=self._plugins.balancers[rule.balancing.algorithm].create(rule.balancing),
+                    balancer=self._balancer(rule),
                     gateway_locality=self._locality,
                     health=state.view,
                     shared=state.candidates,
@@ -228,8 +234,23 @@ class Linker:
 
     def _filter(self, config: FilterConfig, rule: Rule) -> Filter:
         if isinstance(config, PluginFilter):
-            return CheckedFilter(self._plugins.filters[config.name].create(config), config.name)
+            plugin = self._plugins.authors[PluginHook.FILTER][config.name]
+            part = PluginPart(plugin=plugin, hook=PluginHook.FILTER, name=config.name, route=rule.route)
+            return CheckedFilter(
+                self._plugins.filters[config.name].create(config),
+                on_request=self._watch.guard(part),
+                on_response=self._watch.guard(part),
+            )
         return build_filter(config, rule)
+
+    def _balancer(self, rule: Rule) -> Balancer:
+        name = rule.balancing.algorithm
+        made = self._plugins.balancers[name].create(rule.balancing)
+        plugin = self._plugins.authors[PluginHook.BALANCER][name]
+        if plugin == BUILTIN:
+            return made
+        part = PluginPart(plugin=plugin, hook=PluginHook.BALANCER, name=name, route=rule.route)
+        return GuardedBalancer(made, self._watch.guard(part))
 
     def _dead_balancers(
         self, last: Snapshot, rules: Mapping[str, LinkedRule], old: Iterable[Rule]

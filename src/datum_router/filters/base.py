@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from typing import Protocol, assert_never
 
-from datum_router.errors import PluginContractError
+from datum_router.errors import PluginDisabled
 from datum_router.filters.grammar import field_problem
 from datum_router.filters.headers import RequestHeaderEdit, ResponseHeaderEdit, edit_problem
 from datum_router.filters.redirect import RedirectFilter, redirect_problem
 from datum_router.filters.rewrite import RewriteFilter, rewrite_problem
 from datum_router.model.request import Headers, LocalReply, RequestHead, ResponseHead
 from datum_router.model.route import FilterConfig, HeaderEdit, PluginFilter, Redirect, Rewrite, Rule
+from datum_router.policy.plugin_guard import PLUGIN_ERRORS, PluginGuard
 from datum_router.reasons import Reason
 from datum_router.routing.normalize import BadHost, BadPath, normalize_target, parse_authority
 
@@ -52,42 +53,65 @@ class RefusingFilter:
 
 
 class CheckedFilter:
-    """Wrap a filter that is not ours and check what it produces, so that it cannot split a request or response.
+    """Wrap a filter that is not ours: check what it produces, so that it cannot split a request or response.
+
+    A filter that is disabled refuses its requests: an edit may be what keeps a secret inside.
+
+    Args:
+        on_request, on_response: Watch the two sides, each by itself: one's success says nothing of the other.
 
     Raises:
-        PluginContractError: From `on_response`, with `bad_filter_output`; from `on_request` the same is a 500 reply.
+        PluginContractError: It raised, returned something else than it promises, or what must not be sent
+            (`bad_filter_output`).
     """
 
-    __slots__ = ("_inner", "name")
+    __slots__ = ("_inner", "_request_guard", "_response_guard")
 
-    def __init__(self, inner: Filter, name: str) -> None:
+    def __init__(self, inner: Filter, *, on_request: PluginGuard, on_response: PluginGuard) -> None:
         self._inner = inner
-        self.name = name
+        self._request_guard = on_request
+        self._response_guard = on_response
 
     def on_request(self, head: RequestHead) -> RequestHead | LocalReply:
-        """Run the filter; a changed head or a reply that breaks the grammar becomes a 500 reply."""
-        result = self._inner.on_request(head)
-        if result is head:
-            return head
-        if isinstance(result, LocalReply):
-            problem = _fields_problem(Headers(result.headers))
-        else:
-            problem = _request_problem(head, result)
-        if problem:
-            detail = f"filter {self.name} produced an invalid head"
-            return LocalReply(status=500, reason=Reason.BAD_FILTER_OUTPUT, detail=detail)
+        """Run the filter and check its output."""
+        guard = self._request_guard
+        try:
+            began_at = guard.begin()
+            self._response_guard.begin()
+        except PluginDisabled as error:
+            return LocalReply(status=500, reason=error.reason, detail="a filter of the route is disabled")
+        try:
+            result: object = self._inner.on_request(head)
+        except PLUGIN_ERRORS as error:
+            raise guard.raised(error) from error
+        if result is not head:
+            if isinstance(result, LocalReply):
+                problem = _fields_problem(Headers(result.headers))
+            elif isinstance(result, RequestHead):
+                problem = _request_problem(head, result)
+            else:
+                raise guard.failure(f"returned {type(result).__name__}, expected RequestHead or LocalReply")
+            if problem:
+                raise guard.failure(f"returned {problem}", reason=Reason.BAD_FILTER_OUTPUT)
+        guard.end(began_at)
         return result
 
     def on_response(self, head: ResponseHead) -> ResponseHead:
         """Run the filter and check its output."""
-        result = self._inner.on_response(head)
-        if result is head:
-            return head
+        guard = self._response_guard
+        began_at = guard.begin()
+        try:
+            result: object = self._inner.on_response(head)
+        except PLUGIN_ERRORS as error:
+            raise guard.raised(error) from error
+        if not isinstance(result, ResponseHead):
+            raise guard.failure(f"returned {type(result).__name__}, expected ResponseHead")
         problem = "" if result.headers is head.headers else _fields_problem(result.headers)
         if not problem and not 200 <= result.status <= 599:
             problem = f"status {result.status}, expected 200 to 599"
         if problem:
-            raise PluginContractError(f"filter {self.name}: {problem}", reason=Reason.BAD_FILTER_OUTPUT)
+            raise guard.failure(f"returned {problem}", reason=Reason.BAD_FILTER_OUTPUT)
+        guard.end(began_at)
         return result
 
 

@@ -14,6 +14,7 @@ import msgspec
 from datum_router.compiler.diagnostics import Severity
 from datum_router.health.outlier import BreakerState
 from datum_router.health.view import HealthReason
+from datum_router.policy.plugin_guard import PluginHook
 from datum_router.policy.retry import REFUSALS
 from datum_router.reasons import Reason
 
@@ -84,6 +85,8 @@ STATE = Label(name="state", values=ENDPOINT_STATES)
 BREAKER = Label(name="state", values=tuple(str(state) for state in BreakerState))
 CHANGE = Label(name="change", values=tuple(str(reason) for reason in HealthReason))
 SEVERITY = Label(name="severity", values=tuple(str(severity) for severity in Severity))
+PLUGIN = Label(name="plugin", objects="entry point of a plugin that is installed")
+HOOK = Label(name="hook", values=tuple(str(hook) for hook in PluginHook))
 PROCESS = Label(name="process", objects="`supervisor`, or `worker-0` and so on, one for each of the workers setting")
 VERSION = Label(name="version", objects="version of the core library")
 
@@ -204,6 +207,22 @@ PANIC = _gauge("datum_router_panic", "workers", "Workers that ignore the service
 PROBES = _counter("datum_router_probes_total", "probes", "Active probes sent.")
 HEALTH_CHANGES = _counter("datum_router_health_changes_total", "changes", "Endpoints whose usability changed.", CHANGE)
 
+# --- plugins -------------------------------------------------------------------------------------------------------
+PLUGIN_FAILURES = _counter(
+    "datum_router_plugin_failures_total",
+    "calls",
+    "Calls of a plugin that raised, returned what was not promised, or took longer than 100 ms.",
+    PLUGIN,
+    HOOK,
+)
+PLUGIN_DISABLED = _counter(
+    "datum_router_plugin_disabled_total",
+    "times",
+    "Times that a route's part of a plugin was disabled for a minute: five failures in a row, or one after the minute.",
+    PLUGIN,
+    HOOK,
+)
+
 # --- configuration -------------------------------------------------------------------------------------------------
 CONFIG_VERSION = _gauge("datum_router_config_version", "versions", "Version of the newest snapshot, 0 before it.")
 CONFIG_RELOADED_AT = _gauge(
@@ -270,7 +289,7 @@ _ALL = (
     REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY,
     ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
     UPSTREAM_CONNECTIONS, UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,
-    ENDPOINTS, BREAKERS, PANIC, PROBES, HEALTH_CHANGES,
+    ENDPOINTS, BREAKERS, PANIC, PROBES, HEALTH_CHANGES, PLUGIN_FAILURES, PLUGIN_DISABLED,
     CONFIG_VERSION, CONFIG_RELOADED_AT, CONFIG_FAILURES, DIAGNOSTICS, COMPILATIONS, COMPILE_SECONDS, COMPILE_LAST,
     ROUTES, SERVICES,
     BUILD_INFO, UPTIME, WORKERS, WORKERS_UP, WORKERS_LAGGING, WORKER_RESTARTS, WORKER_REPLACEMENTS, CPU, RSS, FDS,

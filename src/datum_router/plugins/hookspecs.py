@@ -49,13 +49,19 @@ def datum_router_endpoint_resolvers() -> Sequence[ResolverSpec]:
 
 @hookspec
 def datum_router_balancers() -> Sequence[BalancerSpec]:
-    """Add endpoint choosers, named by `spec.loadBalancing`."""
+    """Add endpoint choosers, named by `spec.loadBalancing`.
+
+    One that fails five times in a row within a minute is disabled for its route for a minute: `policy.plugin_guard`.
+    """
     raise NotImplementedError
 
 
 @hookspec
 def datum_router_filters() -> Sequence[FilterSpec]:
-    """Add head transformers."""
+    """Add head transformers.
+
+    One that fails five times in a row within a minute is disabled for its route for a minute: `policy.plugin_guard`.
+    """
     raise NotImplementedError
 
 

@@ -30,6 +30,7 @@ from datum_router.plugins.specs import (
     ResolverSpec,
     SourceSpec,
 )
+from datum_router.policy.plugin_guard import PluginHook
 
 T = TypeVar("T")
 
@@ -56,7 +57,11 @@ class LoadedPlugin(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PluginSet(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that plugins offer, by name."""
+    """Everything that plugins offer, by name.
+
+    Attributes:
+        authors: The entry point that offers each of what is asked for every request, by hook and name.
+    """
 
     plugins: tuple[LoadedPlugin, ...]
     kinds: KindTable
@@ -67,6 +72,7 @@ class PluginSet(msgspec.Struct, frozen=True, kw_only=True):
     predicates: Mapping[str, PredicateSpec]
     health_checks: Mapping[ProbeType, HealthCheckSpec]
     data_planes: Mapping[str, DataPlaneSpec]
+    authors: Mapping[PluginHook, Mapping[str, str]]
 
 
 class Candidate(msgspec.Struct, frozen=True, kw_only=True):
@@ -235,6 +241,8 @@ def _collect(loaded: Sequence[LoadedPlugin], results: Mapping[str, Sequence[tupl
 
     kinds = typed("datum_router_resource_kinds", ResourceKind)
     _by_name(kinds, "kind", lambda kind: f"{kind.group}/{kind.version}/{kind.kind}")
+    balancers = typed("datum_router_balancers", BalancerSpec)
+    filters = typed("datum_router_filters", FilterSpec)
     resolvers = typed("datum_router_endpoint_resolvers", ResolverSpec)
     _by_name(resolvers, "resolver", lambda spec: spec.name)
     probes = _by_name(typed("datum_router_health_checks", HealthCheckSpec), "health check", lambda spec: spec.type)
@@ -243,9 +251,13 @@ def _collect(loaded: Sequence[LoadedPlugin], results: Mapping[str, Sequence[tupl
         kinds=KindTable([kind for _, kind in kinds]),
         sources=_by_name(typed("datum_router_sources", SourceSpec), "source", lambda spec: spec.name),
         resolvers=tuple(sorted((spec for _, spec in resolvers), key=lambda spec: (spec.priority, spec.name))),
-        balancers=_by_name(typed("datum_router_balancers", BalancerSpec), "balancer", lambda spec: spec.name),
-        filters=_by_name(typed("datum_router_filters", FilterSpec), "filter", lambda spec: spec.name),
+        balancers=_by_name(balancers, "balancer", lambda spec: spec.name),
+        filters=_by_name(filters, "filter", lambda spec: spec.name),
         predicates=_by_name(typed("datum_router_predicates", PredicateSpec), "predicate", lambda spec: spec.name),
         health_checks={ProbeType(name): spec for name, spec in probes.items()},
         data_planes=_by_name(typed("datum_router_data_planes", DataPlaneSpec), "data plane", lambda spec: spec.name),
+        authors={
+            PluginHook.BALANCER: {spec.name: plugin for plugin, spec in balancers},
+            PluginHook.FILTER: {spec.name: plugin for plugin, spec in filters},
+        },
     )

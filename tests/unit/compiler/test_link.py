@@ -5,10 +5,12 @@ from typing import Any
 import msgspec
 import pytest
 
+from datum_router.balancing.round_robin import RoundRobin
+from datum_router.clock import ManualClock
 from datum_router.compiler.link import Lease, LinkedRule, Snapshot
 from datum_router.compiler.linker import Linker
 from datum_router.errors import PluginContractError
-from datum_router.model.endpoint import EndpointKey, make_endpoint
+from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint
 from datum_router.model.listener import Listener
 from datum_router.model.policy import ConnectionLimits
 from datum_router.model.request import LocalReply, RequestHead
@@ -17,6 +19,8 @@ from datum_router.model.service import Service, ServiceKey
 from datum_router.model.snapshot import SnapshotData
 from datum_router.plugins.manager import PluginSet
 from datum_router.plugins.protocols import HealthChange
+from datum_router.plugins.specs import BalancerSpec
+from datum_router.policy.plugin_guard import MAX_FAILURES, PAUSE_S, PluginEvent, PluginHook, PluginWatch
 from datum_router.reasons import Reason
 from datum_router.routing.matcher import STEP_RULES, Matcher
 
@@ -262,22 +266,67 @@ def test_a_retry_goes_to_a_sibling_when_its_destination_has_nobody_left(linker: 
     assert lease.endpoint.address == "10.0.0.2"
 
 
-@pytest.mark.parametrize("answer", ["10.0.0.1:80", ValueError("oops"), SystemExit(3)])
-def test_a_balancer_that_breaks_its_promise_costs_its_request_and_no_permit(linker: Linker, answer: object) -> None:
+class Telling:
+    """A plugin's balancer that raises what it is told to, or picks the first endpoint."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+        self.asked = 0
+
+    def pick(self, ctx: object, endpoints: Sequence[Endpoint], health: object) -> Endpoint:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return endpoints[0]
+
+
+def with_balancer(plugins: PluginSet, balancer: Telling) -> PluginSet:
+    spec = BalancerSpec(name="mine", create=lambda _policy: balancer)
+    authors = {**plugins.authors, PluginHook.BALANCER: {**plugins.authors[PluginHook.BALANCER], "mine": "faulty"}}
+    return msgspec.structs.replace(plugins, balancers={**plugins.balancers, "mine": spec}, authors=authors)
+
+
+def test_a_plugins_balancer_that_breaks_its_promise_costs_its_request_and_no_permit(plugins: PluginSet) -> None:
+    mine = Telling()
+    events: list[PluginEvent] = []
+    clock = ManualClock(100.0)
+    linker = Linker(with_balancer(plugins, mine), watch=PluginWatch(clock, events.append))
     limits = ConnectionLimits(max_parallel_requests=1)
-    snapshot = linker.link(data([rule()], [service("10.0.0.1", limits=limits)]))
-
-    class Broken:
-        def pick(self, ctx: object) -> object:
-            if isinstance(answer, BaseException):
-                raise answer
-            return answer
-
-    linked = snapshot.rules["default/r#0"]
-    whole = linked._balancers[A]
-    linked._balancers[A] = (whole[0], Broken())  # type: ignore[assignment]
-    for _ in range(2):
-        with pytest.raises(PluginContractError, match="balancer round-robin of default/r: "):
+    policy = BalancingPolicy(algorithm="mine")
+    content = data([rule(balancing=policy)], [service("10.0.0.1", limits=limits)])
+    snapshot = linker.link(content)
+    mine.error = ValueError("oops")
+    for _ in range(MAX_FAILURES):
+        with pytest.raises(PluginContractError, match=r"^balancer mine of default/r: raised ValueError: oops"):
             select(snapshot)
-    linked._balancers[A] = whole
+    for _ in range(2):
+        refused = select(snapshot)
+        assert isinstance(refused, LocalReply)
+        assert (refused.status, refused.reason) == (500, Reason.PLUGIN_DISABLED)
+    assert mine.asked == MAX_FAILURES
+    assert events[-1].part.plugin == "faulty"
+    mine.error = None
+    clock.advance(PAUSE_S)
     assert isinstance(select(snapshot), Lease)
+
+
+def test_a_new_balancing_policy_gives_a_disabled_balancer_another_try(plugins: PluginSet) -> None:
+    mine = Telling()
+    linker = Linker(with_balancer(plugins, mine))
+    policy = BalancingPolicy(algorithm="mine")
+    mine.error = ValueError("oops")
+    snapshot = linker.link(data([rule(balancing=policy)], [service("10.0.0.1")]))
+    for _ in range(MAX_FAILURES):
+        with pytest.raises(PluginContractError):
+            select(snapshot)
+    mine.error = None
+    assert isinstance(select(snapshot), LocalReply)
+    changed = msgspec.structs.replace(policy, slow_start_s=1.0)
+    snapshot = linker.link(data([rule(balancing=changed)], [service("10.0.0.1")], version=2))
+    assert isinstance(select(snapshot), Lease)
+
+
+def test_the_cores_own_balancers_are_used_as_they_are(linker: Linker) -> None:
+    snapshot = linker.link(data([rule()], [service("10.0.0.1")]))
+    ((_, balancer),) = linked(snapshot).balancers()
+    assert isinstance(balancer._balancer, RoundRobin)

@@ -14,6 +14,7 @@ from datum_router.filters.base import (
 from datum_router.filters.grammar import FORBIDDEN_NAMES
 from datum_router.model.request import Headers, LocalReply, RequestHead, ResponseHead
 from datum_router.model.route import FilterConfig, HeaderEdit, PathKind, PluginFilter, Redirect, Rewrite, Rule
+from datum_router.policy.plugin_guard import MAX_FAILURES, PluginHook, PluginPart, PluginWatch
 from datum_router.reasons import Reason
 from datum_router.testing.factories import make_head, make_headers, make_response, make_rule
 
@@ -227,6 +228,12 @@ class Producing:
         return self.response or head
 
 
+def checked(inner: object) -> CheckedFilter:
+    part = PluginPart(plugin="x", hook=PluginHook.FILTER, name="p", route="default/r")
+    watch = PluginWatch()
+    return CheckedFilter(inner, on_request=watch.guard(part), on_response=watch.guard(part))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "result",
     [
@@ -241,26 +248,72 @@ class Producing:
     ],
 )
 def test_bad_output_of_a_plugin_filter_never_leaves(result: RequestHead | LocalReply) -> None:
-    reply = CheckedFilter(Producing(result), "p").on_request(make_head())
-    assert isinstance(reply, LocalReply)
-    assert (reply.status, reply.reason) == (500, Reason.BAD_FILTER_OUTPUT)
+    with pytest.raises(PluginContractError, match=r"^filter p of default/r: returned ") as caught:
+        checked(Producing(result)).on_request(make_head())
+    assert caught.value.reason is Reason.BAD_FILTER_OUTPUT
 
 
 def test_good_output_of_a_plugin_filter_passes() -> None:
     changed = make_head("/new?x", headers={"a": "b"}, authority="b.x:81")
-    assert CheckedFilter(Producing(changed), "p").on_request(make_head()) is changed
+    assert checked(Producing(changed)).on_request(make_head()) is changed
+    reply = LocalReply(status=403, reason="x", headers=((b"a", b"b"),))
+    assert checked(Producing(reply)).on_request(make_head()) is reply
     head, response = make_head(), make_response()
-    assert CheckedFilter(Producing(), "p").on_request(head) is head
-    assert CheckedFilter(Producing(), "p").on_response(response) is response
+    assert checked(Producing()).on_request(head) is head
+    assert checked(Producing()).on_response(response) is response
     teapot = make_response(418, {"a": "b"})
-    assert CheckedFilter(Producing(response=teapot), "p").on_response(response) is teapot
+    assert checked(Producing(response=teapot)).on_response(response) is teapot
 
 
 @pytest.mark.parametrize("bad", [make_response(200, {"a": "x\ny"}), make_response(101), ResponseHead(status=700)])
 def test_bad_response_of_a_plugin_filter_breaks_its_contract(bad: ResponseHead) -> None:
     with pytest.raises(PluginContractError) as caught:
-        CheckedFilter(Producing(response=bad), "p").on_response(make_response())
+        checked(Producing(response=bad)).on_response(make_response())
     assert caught.value.reason is Reason.BAD_FILTER_OUTPUT
+
+
+class Failing:
+    """A plugin's filter that fails on one side, and counts how often it is asked."""
+
+    def __init__(self, side: str, answer: object) -> None:
+        self.side = side
+        self.answer = answer
+        self.asked = 0
+
+    def _on(self, side: str, head: object) -> object:
+        self.asked += 1
+        if side != self.side:
+            return head
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+    def on_request(self, head: object) -> object:
+        return self._on("request", head)
+
+    def on_response(self, head: object) -> object:
+        return self._on("response", head)
+
+
+def exchange(one: CheckedFilter) -> None:
+    one.on_request(make_head())
+    one.on_response(make_response())
+
+
+@pytest.mark.parametrize("answer", [ValueError("oops"), SystemExit(3), "nonsense", None], ids=repr)
+@pytest.mark.parametrize("side", ["request", "response"])
+def test_a_plugin_filter_that_keeps_failing_refuses_its_requests_without_being_asked(side: str, answer: object) -> None:
+    inner = Failing(side, answer)
+    one = checked(inner)
+    for _ in range(MAX_FAILURES):
+        with pytest.raises(PluginContractError, match=r"^filter p of default/r: (raised|returned) ") as caught:
+            exchange(one)
+        assert caught.value.reason is Reason.INTERNAL
+    asked = inner.asked
+    reply = one.on_request(make_head())
+    assert isinstance(reply, LocalReply)
+    assert (reply.status, reply.reason) == (500, Reason.PLUGIN_DISABLED)
+    assert inner.asked == asked
 
 
 def test_filters_run_in_order_and_responses_in_reverse() -> None:

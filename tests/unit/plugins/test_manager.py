@@ -9,6 +9,7 @@ from datum_router.plugins import builtin
 from datum_router.plugins.hookspecs import hookimpl
 from datum_router.plugins.manager import HOOK_NAMES, SERVING_HOOKS, Candidate, candidate_of, load_plugins
 from datum_router.plugins.specs import BalancerSpec, PluginInfo
+from datum_router.policy.plugin_guard import PluginHook
 
 
 def module(**hooks: Callable[..., Any]) -> types.ModuleType:
@@ -51,7 +52,10 @@ def test_built_ins_register_through_the_hooks() -> None:
 
 def test_a_plugins_balancer_is_there_by_name() -> None:
     plugin = module(datum_router_plugin_info=info, datum_router_balancers=lambda: [BALANCER])
-    assert load_plugins([CORE, candidate(plugin)]).balancers["mine"] is BALANCER
+    plugins = load_plugins([CORE, candidate(plugin)])
+    assert plugins.balancers["mine"] is BALANCER
+    assert plugins.authors[PluginHook.BALANCER]["mine"] == "x"
+    assert plugins.authors[PluginHook.BALANCER]["round-robin"] == "builtin"
 
 
 def test_a_wrong_api_version_is_refused_before_anything_else_runs() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import logging
 from collections.abc import Iterable, Mapping
+from typing import assert_never
 
 import trio
 
@@ -17,9 +18,11 @@ from datum_router.observe import names
 from datum_router.observe.cells import Cell, CellKey
 from datum_router.observe.events import RequestEnded
 from datum_router.observe.meter import MeterBook, RequestMeter
+from datum_router.policy.plugin_guard import PluginEvent, PluginEventKind
 from datum_router.reasons import Reason
 from datum_router_runtime.ipc import Report
 
+log = logging.getLogger(__name__)
 access_log = logging.getLogger("datum_router.access")
 
 MAX_PENDING_RUNS = 65536
@@ -122,6 +125,27 @@ class Reporter:
         """Take what a trial has told; the next report goes at once. At most one comes for each permit."""
         self._trials.append(verdict)
         self._urgent.set()
+
+    # --- the linker's listener -----------------------------------------------------------------------------------
+
+    def plugin_event(self, event: PluginEvent) -> None:
+        """Count what happened to a part of a plugin and log it; a failed call is logged by who has its request."""
+        part = event.part
+        labels = (part.plugin, str(part.hook))
+        said = {"plugin": part.plugin, "part": str(part), "seconds": round(event.seconds, 3)}
+        match event.kind:
+            case PluginEventKind.FAILED:
+                self._counters[(names.PLUGIN_FAILURES.name, labels)] += 1
+            case PluginEventKind.SLOW:
+                self._counters[(names.PLUGIN_FAILURES.name, labels)] += 1
+                log.warning("plugin blocked the loop", extra=said)
+            case PluginEventKind.DISABLED:
+                self._counters[(names.PLUGIN_DISABLED.name, labels)] += 1
+                log.error("plugin disabled", extra=said)
+            case PluginEventKind.ENABLED:
+                log.warning("plugin enabled again", extra=said)
+            case _:
+                assert_never(event.kind)
 
     # --- reports ---------------------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from datum_router.observe.cells import Cell
 from datum_router.observe.services import service_cells
 from datum_router.plugins.manager import SERVING_HOOKS, PluginSet, candidate_of, load_plugins
 from datum_router.plugins.protocols import DataPlane, HealthChange
+from datum_router.policy.plugin_guard import PluginWatch
 from datum_router.routing.regex import load_engine
 from datum_router_runtime.ipc import (
     Configure,
@@ -88,6 +89,7 @@ class Worker:
             regex=load_engine(),
             gateway_locality=make_locality(config.topology),
             desk=TrialDesk(permits, reporter.trial_ended),
+            watch=PluginWatch(time.monotonic, reporter.plugin_event),
         )
         self._holder: Holder[Snapshot] = Holder(self._linker.link(self._data))
         spec = plugins.data_planes[config.data_plane]  # the supervisor has checked name and settings
