@@ -423,7 +423,6 @@ def test_u8_waiting_for_a_connection_ends_in_a_fast_503(scene: tuple[kit.Arena, 
             assert time.monotonic() - began < 3
 
 
-@pytest.mark.xfail(strict=True, reason="a client on HTTP/1 that leaves is not noticed before the dial has ended")
 def test_u7_a_client_that_leaves_while_we_dial_frees_its_request(scene: tuple[kit.Arena, Script]) -> None:
     arena, _ = scene
     with blackhole() as hole:

@@ -76,6 +76,7 @@ class Channel(Protocol):
 
     Attributes:
         task: Woken by every event; whoever takes over a channel sets it. None = nobody (idle in a pool).
+        watcher: Cancelled, with `reset_reason`, when the peer hangs up: for a task that waits for something else.
         on_close: Called once when the descriptor is given back, with what held it; for counting.
         peer: Address without brackets or `::ffff:`, and port; ("", 0) if there is none.
         sni: Server name the client asked for, lower case; None without TLS or without a name.
@@ -83,6 +84,7 @@ class Channel(Protocol):
     """
 
     task: Task | None
+    watcher: Task | None
     on_close: Callable[[PlainChannel], None] | None
     peer: tuple[str, int]
     reset_reason: Reason
@@ -203,6 +205,7 @@ class PlainChannel:
     __slots__ = (
         "_buffers", "_failure", "_is_connecting", "_is_finished", "_is_finishing", "_loop", "_recv", "_send", "_sock",
         "buffered", "hangup", "is_closed", "last_progress", "on_close", "peer", "readable", "reset_reason", "task",
+        "watcher",
     )  # fmt: skip
 
     is_tls = False
@@ -230,6 +233,7 @@ class PlainChannel:
         self._is_finishing = False
         self._is_finished = False
         self.task = task
+        self.watcher: Task | None = None
         self.on_close: Callable[[PlainChannel], None] | None = None
         self.peer = peer
         self.reset_reason = reset_reason
@@ -373,6 +377,8 @@ class PlainChannel:
             self.readable = True
             if events & _HANGUP:
                 self.hangup = True
+                if self.watcher is not None:
+                    self.watcher.cancel(self.reset_reason)
             if task is not None:
                 task.wake()
         if events & EPOLLOUT:

@@ -116,6 +116,17 @@ class Downstream(Body, Protocol):
         """When bytes last moved either way."""
         ...
 
+    def watch(self) -> None:
+        """From now on cancel the calling task, with `downstream_reset`, as soon as the client has left.
+
+        For waits that look at neither side: a dial, a place in a queue, a pause before another attempt.
+        """
+        ...
+
+    def unwatch(self) -> None:
+        """Leave it to `is_gone` again. Idempotent."""
+        ...
+
     def settle(self) -> None:
         """Prepare for everything below: the express lane did not serve the request, or not to its end."""
         ...

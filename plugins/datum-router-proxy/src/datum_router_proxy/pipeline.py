@@ -306,7 +306,11 @@ class Pipeline:
                     raise begun.raised
                 else:
                     upstream = await self._transport.open(
-                        lease, is_tunnel=template.is_tunnel, is_fresh=is_fresh, connect_s=rule.timeouts.connect_s
+                        lease,
+                        downstream,
+                        is_tunnel=template.is_tunnel,
+                        is_fresh=is_fresh,
+                        connect_s=rule.timeouts.connect_s,
                     )
                 try:
                     if begun is None or begun.upstream is None:
@@ -477,9 +481,11 @@ class Pipeline:
 
     async def _pause(self, downstream: Downstream, delay_s: float) -> None:
         """Wait before another attempt, exactly: the sweep is too coarse for a backoff of milliseconds."""
-        await self.loop.in_trio(functools.partial(trio.sleep, delay_s))
-        if downstream.is_gone:
-            raise ClientGone
+        downstream.watch()
+        try:
+            await self.loop.in_trio(functools.partial(trio.sleep, delay_s))
+        finally:
+            downstream.unwatch()
 
     # --- parts -----------------------------------------------------------------------------------------------------
 

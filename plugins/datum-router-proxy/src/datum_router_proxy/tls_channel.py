@@ -90,6 +90,15 @@ class TlsChannel:
         self._raw.task = task
 
     @property
+    def watcher(self) -> Task | None:
+        """The task that is cancelled when the peer hangs up."""
+        return self._raw.watcher
+
+    @watcher.setter
+    def watcher(self, task: Task | None) -> None:
+        self._raw.watcher = task
+
+    @property
     def on_close(self) -> Callable[[PlainChannel], None] | None:
         """Called once when the descriptor is given back."""
         return self._raw.on_close

@@ -333,6 +333,16 @@ class H1Connection:
         """True once the client has closed or reset; a half close counts too: nearly always it has left."""
         return self._channel.is_closed or (self._channel.hangup and self._body_ended and not self._is_tunnel)
 
+    def watch(self) -> None:
+        """Let a client that hangs up, or has done so, cancel the task; see `exchange.Downstream`."""
+        self._channel.watcher = self._task
+        if self._channel.hangup and self._task is not None:
+            self._task.cancel(Reason.DOWNSTREAM_RESET)
+
+    def unwatch(self) -> None:
+        """Let it only show in `is_gone`."""
+        self._channel.watcher = None
+
     @property
     def last_progress(self) -> float:
         """When bytes last moved."""

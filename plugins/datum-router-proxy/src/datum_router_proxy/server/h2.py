@@ -345,6 +345,12 @@ class H2Stream:
         """True once the windows have let everything pass to the connection."""
         return self._outbound.is_idle
 
+    def watch(self) -> None:
+        """Do nothing: `leave` cancels the task at any time."""
+
+    def unwatch(self) -> None:
+        """Do nothing."""
+
     def settle(self) -> None:
         """Do nothing: the engine has read the head."""
 

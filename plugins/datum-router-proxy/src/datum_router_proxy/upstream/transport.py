@@ -13,7 +13,7 @@ from datum_router.model.service import ServiceKey, UpstreamProtocol, UpstreamTls
 from datum_router.observe.cells import Cell
 from datum_router.reasons import Reason
 from datum_router_proxy.channel import Channel
-from datum_router_proxy.exchange import Upstream
+from datum_router_proxy.exchange import Downstream, Upstream
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, current_task, park
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.upstream.connect import dial
@@ -104,19 +104,27 @@ class Transport:
         return None
 
     async def open(
-        self, lease: Lease, *, is_tunnel: bool = False, is_fresh: bool = False, connect_s: float | None = None
+        self,
+        lease: Lease,
+        downstream: Downstream,
+        *,
+        is_tunnel: bool = False,
+        is_fresh: bool = False,
+        connect_s: float | None = None,
     ) -> Upstream:
         """Return an exchange with the lease's endpoint, for the calling task.
 
         If it is cancelled or fails, nothing is left open and every count is as before.
 
         Args:
+            downstream: Who it is for: if nothing is there to be used at once, a client that leaves ends the wait.
             is_tunnel: For a WebSocket. Where ALPN would decide, HTTP/1.1 is asked for: every server has it there.
             is_fresh: Do not use an idle connection (threat U4).
             connect_s: Overrides the service's connect timeout.
 
         Raises:
             UpstreamError: Connect failures, or `pool_overflow` when no connection got free in time.
+            TaskCancelled: With `downstream_reset`: the client has left meanwhile.
         """
         service = lease.state.service
         mode, tls = _mode(service.protocol, service.tls, is_tunnel=is_tunnel)
@@ -127,7 +135,7 @@ class Transport:
             old.close()
         task = current_task()
         limits = service.limits
-        is_waiting = False
+        is_waiting = is_watched = False
         waiter: _Waiter | None = None
         try:
             while True:
@@ -142,13 +150,16 @@ class Transport:
                     stale.close()
                 if choice.verdict is Verdict.REUSE and choice.reused is not None:
                     return choice.reused.begin(task, is_reused=True)
-                if choice.verdict is Verdict.SHARE and choice.shared is not None:
-                    connection = choice.shared
-                    if is_tunnel and not connection.is_greeted:
-                        # Whether extended CONNECT may be used is known only from the peer's SETTINGS (RFC 8441 3).
-                        await connection.greeted(task)
-                        continue
+                connection = choice.shared if choice.verdict is Verdict.SHARE else None
+                if connection is not None and (connection.is_greeted or not is_tunnel):
                     return connection.begin(task, is_reused=connection.is_greeted)
+                if not is_watched:
+                    is_watched = True
+                    downstream.watch()
+                if connection is not None:
+                    # Whether extended CONNECT may be used is known only from the peer's SETTINGS (RFC 8441 3).
+                    await connection.greeted(task)
+                    continue
                 if choice.verdict is Verdict.DIAL:
                     made = await self._dial(
                         bucket, endpoint.address, connect_s or service.connect_timeout_s, service.idle_timeout_s
@@ -163,6 +174,8 @@ class Transport:
                 await self._wait(service.key, waiter)
                 waiter = None
         finally:
+            if is_watched:
+                downstream.unwatch()
             if is_waiting:
                 self._pool.waited(service.key)
             if waiter is not None and waiter.is_called:
