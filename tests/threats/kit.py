@@ -12,6 +12,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from datum_router.observe import names
 from datum_router.reasons import Reason
 from datum_router_proxy import testing as h2
 from datum_router_proxy.wire.http2 import PREFACE
-from tests.conftest import Backend, Gateway, answer, eventually, manifest
+from tests.conftest import MOST_P99_S, Backend, Gateway, answer, eventually, manifest, p99_s
 
 HOST = b"Host: a.test\r\n"
 CLOSE = b"Connection: close\r\n"
@@ -245,6 +246,7 @@ class Arena:
         self.pids = gateway.worker_pids()
         self.fds = self._open_fds()
         self.answered = 0
+        self._waits_s: list[float] = []
         self._errors: list[str] = []
         self._is_over = threading.Event()
         self._thread = threading.Thread()
@@ -304,6 +306,7 @@ class Arena:
         self.upstream.forget()
         self._before = self.counters()
         self.answered = 0
+        self._waits_s.clear()
         self._errors.clear()
         self._is_over.clear()
         self._thread = threading.Thread(target=self._stand_by, daemon=True)
@@ -313,8 +316,10 @@ class Arena:
         try:
             with self.connect() as sock:
                 while not self._is_over.wait(0.01):
+                    began = time.monotonic()
                     sock.sendall(get(b"/bystander"))
                     read_until(sock, b"\r\n\r\nfine")
+                    self._waits_s.append(time.monotonic() - began)
                     self.answered += 1
         except (OSError, AssertionError) as error:
             self._errors.append(repr(error))
@@ -328,6 +333,7 @@ class Arena:
         self._is_over.set()
         self._thread.join(timeout=10)
         assert self._errors == []
+        assert p99_s(self._waits_s) < MOST_P99_S
         self.mark()
         eventually(self._is_at_rest, f"all given back (held: {self.gateway.stats()['gauges']})", 8.0)
         assert self.gateway.worker_pids() == self.pids

@@ -256,6 +256,7 @@ def test_b3_a_tunnel_whose_one_side_does_not_read_holds_little(arena: Arena) -> 
 
 
 def test_b4_websocket_over_http2_if_it_is_advertised(arena: Arena) -> None:
+    """Every listener advertises it: no kind has a field by which one could not."""
     arena.upstream.on_head = echo
     with Client2(arena) as peer:
         _, settings = peer.until(SETTINGS)

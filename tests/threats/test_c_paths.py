@@ -176,6 +176,7 @@ def test_c1_above_the_root_or_with_parameters_is_400(arena: Arena, path: bytes) 
      b"/\\evil.test"],
 )  # fmt: skip
 def test_c2_an_encoded_slash_or_a_backslash_is_400(arena: Arena, path: bytes) -> None:
+    """Always: no kind has a field by which a route could say `keep`."""
     refused(arena, path)
 
 

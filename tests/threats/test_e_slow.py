@@ -497,6 +497,11 @@ def renegotiate(port: int) -> str:
 
 
 def test_e10_a_step_that_blocks_is_logged_with_its_stage_and_seen_as_lag(tmp_path: Path) -> None:
+    """And no other step is: none at nominal load takes 100 ms.
+
+    The row's p99 of 20 ms is not asserted: the gauge keeps the worst of the last 10 to 20 s, which on a machine that
+    does other things as well is how late the kernel woke us.
+    """
     env = kit.install_plugin(tmp_path, kit.balancer_plugin("time.sleep(0.15)\nreturn endpoints[0]"))
     backend = kit.Backend(kit.answer(b"ok"))
     try:

@@ -1,6 +1,6 @@
 """Ground rule G5 of the threat list on its own: whoever leaves, at whatever moment, leaves nothing behind.
 
-The other rules are checked around every test of this folder, see `kit.Arena`.
+Nor does its memory grow. The other rules are checked around every test of this folder, see `kit.Arena`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from datum_router_proxy import testing as h2
+from tests.threats.faultkit import rss_bytes
 from tests.threats.kit import PREFACE, Arena, get, head2, post, read_all, running, statuses
 
 pytestmark = pytest.mark.e2e
@@ -64,3 +65,29 @@ def test_g5_clients_that_say_half_a_head_or_nothing(arena: Arena) -> None:
         assert statuses(read_all(slow)) == [408]
         assert read_all(silent) == b""
     assert arena.rejected() == {"h1|head_timeout": 1, "tcp|idle_timeout": 1}
+
+
+def test_g5_three_repeats_leave_the_memory_as_it_was(arena: Arena) -> None:
+    """RSS within 10 % after three more tours of all of the above, the first one having filled caches and pools."""
+
+    def tour() -> None:
+        for whole in WHOLE.values():
+            for cut in range(0, len(whole) + 1, 3):
+                with arena.connect() as sock:
+                    sock.sendall(whole[:cut])
+        for _ in range(10):
+            with arena.connect() as sock:
+                sock.sendall(get())
+                sock.recv(100)
+        for _ in range(20):
+            assert len(arena.sees_whole(get())) > 4_000_000
+
+    def resident() -> int:
+        return sum(rss_bytes(pid) for pid in arena.pids)
+
+    arena.upstream.reply = b"HTTP/1.1 200 OK\r\ncontent-length: 4000000\r\n\r\n" + b"x" * 4_000_000
+    tour()
+    before = resident()
+    for _ in range(3):
+        tour()
+    assert resident() <= before * 1.1

@@ -193,8 +193,7 @@ class Load:
             assert not thread.is_alive()
 
 
-def test_p3_five_restarts_under_load_lose_none_of_ten_thousand_requests(tmp_path: Path) -> None:
-    """Half of the row's restarts: each starts two processes, and all rows together have two minutes."""
+def test_p3_ten_restarts_under_load_lose_none_of_ten_thousand_requests(tmp_path: Path) -> None:
     backend = kit.Backend(kit.answer(b"ok"))
     port = [0]
     try:
@@ -206,7 +205,7 @@ def test_p3_five_restarts_under_load_lose_none_of_ten_thousand_requests(tmp_path
             old = start()
             port[0] = old.port
             load = Load(lambda: port[0], keeping=4, fresh=2)
-            for _ in range(5):
+            for _ in range(10):
                 new = start()
                 # Clients learn of the new one as from a load balancer, which sees the old one's lameduck.
                 port[0] = new.port
@@ -240,6 +239,12 @@ def test_p4_workers_restarted_in_turn_refuse_and_reset_no_connection(tmp_path: P
         backend.close()
 
 
+def started_at(pid: int) -> float:
+    """Return when a process was made, in seconds since boot (proc(5), field starttime, to 10 ms)."""
+    ticks = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def test_p5_a_killed_worker_costs_its_own_connections_only_and_a_crash_loop_is_not_ready(tmp_path: Path) -> None:
     with (
         kit.gateway_for(
@@ -259,8 +264,8 @@ def test_p5_a_killed_worker_costs_its_own_connections_only_and_a_crash_loop_is_n
             clients.append(sock)
             kit.eventually(lambda: sum(connections().values()) == len(clients), "all are counted")
         victim, lost = next(iter(connections().items()))
+        killed_at = time.clock_gettime(time.CLOCK_BOOTTIME)
         os.kill(victim, signal.SIGKILL)
-        began = time.monotonic()
         cut = 0
         for sock in clients:
             try:
@@ -270,8 +275,8 @@ def test_p5_a_killed_worker_costs_its_own_connections_only_and_a_crash_loop_is_n
                 cut += 1
         assert cut == lost
         kit.eventually(lambda: len(gateway.worker_pids()) == 2 and victim not in gateway.worker_pids(), "replaced")
-        # The row's second is for starting the new one; the machine may be busy with other things.
-        assert time.monotonic() - began < 1.0 + 5.0
+        # The row's second, by the kernel's own record: how long its imports take then is the machine's business.
+        assert max(started_at(pid) for pid in gateway.worker_pids()) - killed_at < 1.0
         assert gateway.page("/readyz") == {"ready": True}
 
         def kill_all() -> bool:
@@ -290,6 +295,11 @@ def test_p5_a_killed_worker_costs_its_own_connections_only_and_a_crash_loop_is_n
             return False
 
         kit.eventually(is_not_ready, "six deaths within a minute are a crash loop")
+        delays = re.findall(r"worker=(\d) .*delay_s=([0-9.]+)", gateway.log.read_text())
+        assert len(delays) > 5
+        for index in "01":
+            each = [float(delay) for worker, delay in delays if worker == index]
+            assert each == [0.05 * 2**count for count in range(len(each))], "each death doubles the pause"
         assert gateway.get("/bystander") == (200, b"fine")  # it serves on all the same
 
 
@@ -335,6 +345,36 @@ def test_p6_a_log_pipe_that_nobody_reads_stops_no_request_and_what_is_lost_is_co
             assert gateway.stop() == 0
     finally:
         os.close(reader)
+        backend.close()
+
+
+READ_ONLY = (
+    "unshare", "--mount", "--propagation", "private", "sh", "-c",
+    'mount -o remount,bind,ro / && mount -t tmpfs -o ro none /dev/shm && exec "$@"', "sh",
+)  # fmt: skip
+
+
+def test_p6_on_a_read_only_file_system_traffic_and_changes_go_on(tmp_path: Path) -> None:
+    """The gateway and its workers cannot write anywhere; we write manifests from outside, as a ConfigMap is written.
+
+    There is no snapshot on disk yet whose writing could be skipped (K3).
+    """
+    probe = subprocess.run([*READ_ONLY, "touch", str(tmp_path / "probe")], check=False, capture_output=True, text=True)
+    if "Read-only file system" not in probe.stderr:
+        pytest.skip(f"a file system cannot be made read-only here: {probe.stderr}")
+    backend = kit.Backend(kit.answer(b"ok"))
+    try:
+        with kit.gateway_for(tmp_path, kit.manifest("a", backend), wrapper=READ_ONLY) as gateway:
+            assert gateway.get("/") == (200, b"ok")
+            kit.replace_file(gateway.directory / "0.yaml", kit.manifest("a", backend, path="/moved"))
+            kit.eventually(lambda: gateway.get("/moved") == (200, b"ok"), "the change is in force")
+            (victim,) = gateway.worker_pids()
+            os.kill(victim, signal.SIGKILL)
+            kit.eventually(lambda: gateway.worker_pids() not in ([], [victim]), "another worker is there")
+            assert gateway.get("/moved") == (200, b"ok")
+            assert "Traceback" not in gateway.log.read_text()
+            assert gateway.stop() == 0
+    finally:
         backend.close()
 
 
