@@ -17,12 +17,12 @@ from datum_router.balancing.locality import SharedCandidates
 from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.balancing.split import Split
 from datum_router.errors import PluginDisabled
-from datum_router.filters.base import Filter
+from datum_router.filters.base import Filter, are_repeatable, response_key
 from datum_router.health.circuit import ServiceLimits
 from datum_router.health.trial import NO_TRIALS, Trial, TrialDesk, Trials
 from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
-from datum_router.model.request import LocalReply, RequestHead
+from datum_router.model.request import REQUEST_ID, LocalReply, RequestHead
 from datum_router.model.route import BackendRef, HashOn, Rule
 from datum_router.model.service import Service, ServiceKey
 from datum_router.model.snapshot import SnapshotData
@@ -33,7 +33,6 @@ from datum_router.routing.matcher import Matcher
 
 _NO_SPLIT = Split(())
 NO_EXCLUSIONS: frozenset[EndpointKey] = frozenset()
-REQUEST_ID = "x-request-id"
 
 
 class ServiceState:
@@ -126,6 +125,7 @@ class LinkedRule:
     """A rule with everything it needs at hand.
 
     Attributes:
+        has_repeatable_filters, response_key: See `filters.base`; True and empty without filters.
         meters: The data plane's, by protocol and service: they live as long as the rule.
     """
 
@@ -136,7 +136,9 @@ class LinkedRule:
         "_split",
         "_uses_hash",
         "filters",
+        "has_repeatable_filters",
         "meters",
+        "response_key",
         "retry",
         "rule",
         "timeouts",
@@ -150,6 +152,8 @@ class LinkedRule:
     ) -> None:
         self.rule = rule
         self.filters = filters
+        self.has_repeatable_filters = not filters or are_repeatable(rule.filters)
+        self.response_key = response_key(rule.filters) if filters else b""
         self.retry: RetryPolicy = rule.retry
         self.timeouts: TimeoutPolicy = rule.timeouts
         self.meters: dict[tuple[str, str], RequestMeter] = {}

@@ -20,11 +20,12 @@ from datum_router.balancing.base import Balancer
 from datum_router.balancing.guarded import GuardedBalancer
 from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.compiler.diff import rule_differences
-from datum_router.compiler.link import REQUEST_ID, LinkedRule, ServiceState, Snapshot
+from datum_router.compiler.link import LinkedRule, ServiceState, Snapshot
 from datum_router.filters.base import CheckedFilter, Filter, build_filter
 from datum_router.health.trial import LocalPermits, TrialDesk
 from datum_router.health.view import HealthTable
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality
+from datum_router.model.request import REQUEST_ID
 from datum_router.model.route import FilterConfig, PluginFilter, Rule, RuleId
 from datum_router.model.service import ServiceKey
 from datum_router.model.snapshot import SnapshotData

@@ -8,14 +8,18 @@ keeps a secret inside.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from typing import Protocol, assert_never
+
+import msgspec
 
 from datum_router.errors import PluginDisabled
 from datum_router.filters.grammar import field_problem
 from datum_router.filters.headers import RequestHeaderEdit, ResponseHeaderEdit, edit_problem
 from datum_router.filters.redirect import RedirectFilter, redirect_problem
 from datum_router.filters.rewrite import RewriteFilter, rewrite_problem
-from datum_router.model.request import Headers, LocalReply, RequestHead, ResponseHead
+from datum_router.model.request import REQUEST_ID, Headers, LocalReply, RequestHead, ResponseHead
 from datum_router.model.route import FilterConfig, HeaderEdit, PluginFilter, Redirect, Rewrite, Rule
 from datum_router.policy.plugin_guard import PLUGIN_ERRORS, PluginGuard
 from datum_router.reasons import Reason
@@ -173,6 +177,32 @@ def build_filter(config: FilterConfig, rule: Rule) -> Filter:
             return RefusingFilter(f"no plugin offers a filter named {config.name}", reason=Reason.PLUGIN_FAILED)
         case _:
             assert_never(config)
+
+
+def are_repeatable(configs: Sequence[FilterConfig]) -> bool:
+    """Tell whether filters make the same of the same head each time, so that their result can be remembered.
+
+    Built-in ones do. What a plugin's reads is not known, and an edit in place of X-Request-Id takes away the one field
+    that differs between requests which are alike otherwise.
+    """
+    return not any(
+        isinstance(config, PluginFilter)
+        or (
+            isinstance(config, HeaderEdit)
+            and not config.is_response
+            and (REQUEST_ID in config.remove or any(name == REQUEST_ID for name, _ in config.set))
+        )
+        for config in configs
+    )
+
+
+def response_key(configs: Sequence[FilterConfig]) -> bytes:
+    """Return what stands for the effect of repeatable filters on responses: 16 bytes, or none if they have no effect.
+
+    Filters with the same key make the same of the same response head, whatever rule they belong to.
+    """
+    edits = [config for config in configs if isinstance(config, HeaderEdit) and config.is_response]
+    return hashlib.blake2b(msgspec.json.encode(edits), digest_size=16).digest() if edits else b""
 
 
 def apply_request(filters: tuple[Filter, ...], head: RequestHead) -> RequestHead | LocalReply:

@@ -8,6 +8,9 @@ import msgspec
 
 FieldList = tuple[tuple[bytes, bytes], ...]
 
+REQUEST_ID = "x-request-id"
+"""The field whose value is new for each request, unless a trusted peer has set it."""
+
 
 class Headers:
     """An ordered, immutable, multi-value list of header fields with lower-case names.

@@ -8,8 +8,10 @@ from datum_router.filters.base import (
     RefusingFilter,
     apply_request,
     apply_response,
+    are_repeatable,
     build_filter,
     filter_problem,
+    response_key,
 )
 from datum_router.filters.grammar import FORBIDDEN_NAMES
 from datum_router.model.request import Headers, LocalReply, RequestHead, ResponseHead
@@ -336,3 +338,31 @@ def test_first_reply_ends_the_chain() -> None:
     reply = LocalReply(status=403, reason="x")
     filters = (Producing(reply), RefusingFilter("never reached"))
     assert apply_request(filters, make_head()) is reply
+
+
+@pytest.mark.parametrize(
+    ("configs", "expected"),
+    [
+        ([], True),
+        ([HeaderEdit(add=(("x-request-id", "1"),)), Rewrite(full_path="/"), Redirect()], True),
+        ([HeaderEdit(is_response=True, set=(("x-request-id", "1"),), remove=("x-request-id",))], True),
+        ([HeaderEdit(set=(("x-request-id", "1"),))], False),
+        ([Redirect(), HeaderEdit(remove=("x-request-id",))], False),
+        ([Rewrite(), PluginFilter(name="p")], False),
+    ],
+)
+def test_only_plugins_and_edits_in_place_of_the_request_id_have_to_run_each_time(
+    configs: list[FilterConfig], expected: bool
+) -> None:
+    assert are_repeatable(configs) is expected
+
+
+def test_a_response_key_tells_effects_on_responses_apart_and_nothing_else() -> None:
+    one = HeaderEdit(is_response=True, set=(("a", "1"),))
+    other = HeaderEdit(is_response=True, add=(("a", "1"),))
+    request_only = [HeaderEdit(set=(("a", "1"),)), Rewrite(hostname="b")]
+    assert response_key(request_only) == b""
+    assert response_key([*request_only, one]) == response_key([one])
+    keys = [response_key(configs) for configs in ([one], [other], [one, other], [other, one], [one, one])]
+    assert len(set(keys)) == len(keys)
+    assert {len(key) for key in keys} == {16}
