@@ -3,7 +3,7 @@
     python benchmarks/bench_lane.py
 
 Channels that hand bytes over in memory stand for both sides, so what remains is our own code. Printed are the best of
-many short runs, once as requests are served and once with the express lane switched off.
+many short runs, once as requests are served and once with the express lane switched off; then the same with filters.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import gc
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 from unittest import mock
 
 from datum_router.compiler.linker import Linker
 from datum_router.model.endpoint import make_endpoint
 from datum_router.model.listener import Listener
+from datum_router.model.route import FilterConfig, HeaderEdit, Rewrite
 from datum_router.model.snapshot import Holder, SnapshotData
 from datum_router.plugins.manager import load_plugins
 from datum_router.reasons import Reason
@@ -40,6 +41,11 @@ ANSWER = (
 FIELDS = (
     b"Host: 127.0.0.1:8080\r\nAccept: */*\r\nUser-Agent: Mozilla/5.0 (X11; Linux)\r\nAccept-Encoding: gzip\r\n"
     b"Accept-Language: en-US,en;q=0.9\r\nCookie: session=0123456789abcdef\r\nReferer: https://example.com/page\r\n\r\n"
+)
+FILTERS = (
+    HeaderEdit(set=(("x-tenant", "shop"),), remove=("cookie",)),
+    Rewrite(hostname="inner.example", prefix_path="/v2"),
+    HeaderEdit(is_response=True, add=(("strict-transport-security", "max-age=31536000"),), remove=("server",)),
 )
 
 
@@ -131,14 +137,15 @@ def answers() -> Iterator[bytes]:
         yield ANSWER
 
 
-def measure(requests: Callable[[], Iterator[bytes]]) -> float:
+def measure(requests: Callable[[], Iterator[bytes]], filters: Sequence[FilterConfig] = ()) -> float:
     """Return the CPU microseconds of one request."""
     loop = Loop(rng=random.Random(1))
     service = make_service("default/up", [make_endpoint("127.0.0.1", 9000)])
     paths = ["/", *(f"/svc{number}" for number in range(1, ROUTES))]
-    rules = tuple(make_rule(path, route=f"default/r{number}", to=("default/up",)) for number, path in enumerate(paths))[
-        ::-1
-    ]
+    rules = tuple(
+        make_rule(path, route=f"default/r{number}", to=("default/up",), filters=filters)
+        for number, path in reversed(list(enumerate(paths)))
+    )
     listener = Listener(name="plain")
     data = SnapshotData(version=1, services={service.key: service}, rules=rules, listeners=(listener,))
     holder = Holder(Linker(load_plugins(disabled=frozenset())).link(data))
@@ -179,12 +186,13 @@ def measure(requests: Callable[[], Iterator[bytes]]) -> float:
 
 
 def main() -> None:
-    """Print four figures."""
-    for name, requests in (("same head", same), ("other targets", different)):
-        lane = measure(requests)
-        with mock.patch.object(ExpressLane, "plan", return_value=None):
-            pipeline = measure(requests)
-        print(f"HTTP/1.1, {name}: {lane:.1f} us by the express lane, {pipeline:.1f} us by the pipeline alone")
+    """Print eight figures."""
+    for note, filters in (("", ()), (", filters", FILTERS)):
+        for name, requests in (("same head", same), ("other targets", different)):
+            lane = measure(requests, filters)
+            with mock.patch.object(ExpressLane, "plan", return_value=None):
+                pipeline = measure(requests, filters)
+            print(f"HTTP/1.1, {name}{note}: {lane:.1f} us by the express lane, {pipeline:.1f} us by the pipeline alone")
 
 
 if __name__ == "__main__":

@@ -4,23 +4,48 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import AsyncIterator, Iterable, Sequence
+from operator import itemgetter
 from unittest import mock
 
+import msgspec
 import pytest
 import trio
 import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from datum_router.model.policy import RetryPolicy
+from datum_router.model.route import (
+    FilterConfig,
+    HeaderEdit,
+    Match,
+    PathMatch,
+    Redirect,
+    Rewrite,
+    Rule,
+    RuleId,
+)
 from datum_router.model.service import UpstreamProtocol
 from datum_router_proxy.accounts import Accounts
 from datum_router_proxy.express import ExpressLane
-from datum_router_proxy.testing_clients import Answer, H1Client, H2Client, client
-from datum_router_proxy.testing_peers import Exchange, bounded, gateway, make_rule, make_service, upstream
+from datum_router_proxy.testing_clients import Answer, Field, H1Client, H2Client, client
+from datum_router_proxy.testing_peers import (
+    Exchange,
+    bounded,
+    gateway,
+    make_rule,
+    make_service,
+    make_snapshot,
+    upstream,
+)
 from datum_router_proxy.upstream.h2 import H2Upstream
 
 TIMES = 4
 ID = re.compile(rb"[0-9a-f]{32}")
 DATE = b"date: Sat, 28 Nov 2026 15:29:44 GMT"
+NOW = re.compile(rb"(?!Sat, 28 Nov 2026 15:29:44)\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT")
+RETRY = RetryPolicy(max_retries=1, retry_on_status=(503,), initial_backoff_s=0.001, max_backoff_s=0.001)
 
 
 def response(status: bytes, *fields: bytes, body: bytes = b"", version: bytes = b"1.1") -> bytes:
@@ -56,14 +81,17 @@ RESPONSES = {
     "retried status": (response(b"503 Busy", DATE, b"content-length: 0"), 1, False),
 }
 
-Seen = tuple[list[bytes], list[tuple[int, list[tuple[bytes, bytes]], bytes]], int]
+Seen = tuple[list[bytes], list[tuple[int, list[Field], bytes]], int]
+Request = tuple[str, Sequence[Field]]
+
+MINE = [(b"x-mine", b"1"), (b"accept", b"*/*")]
+REQUESTS: Sequence[Request] = [("/a%7Eb/../c?d=%20", MINE)] * TIMES
+OTHER_TARGETS: Sequence[Request] = [("/a/x", MINE), ("/a/x", MINE), ("/a/y/?q=//", MINE), ("/a", []), ("/a/y", [])]
 
 
-def exchange(answer: bytes, pieces: int, down: str, *, has_lane: bool) -> Seen:
-    """Send the same request several times; return what the upstream and the client saw, and what the lane served."""
-    heads: list[bytes] = []
-    answers: list[tuple[int, list[tuple[bytes, bytes]], bytes]] = []
-    served = 0
+@contextlib.asynccontextmanager
+async def listening(answer: bytes, pieces: int, heads: list[bytes]) -> AsyncIterator[int]:
+    """Run an upstream that says the same to every request, in so many pieces, and note the heads; yield its port."""
 
     async def serve(stream: trio.SocketStream) -> None:
         with contextlib.suppress(trio.BrokenResourceError):  # a broken response ends in a reset
@@ -83,25 +111,42 @@ def exchange(answer: bytes, pieces: int, down: str, *, has_lane: bool) -> Seen:
                     if pieces > 1:
                         await trio.testing.wait_all_tasks_blocked()
 
+    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.serve_listeners, serve, listeners)
+        yield listeners[0].socket.getsockname()[1]
+        nursery.cancel_scope.cancel()
+
+
+def exchange(
+    answer: bytes,
+    pieces: int,
+    down: str,
+    *,
+    has_lane: bool,
+    snapshots: Sequence[Sequence[Rule]] = ([make_rule(retry=RETRY)],),
+    requests: Sequence[Request] = REQUESTS,
+) -> Seen:
+    """Send the requests by each snapshot; return what the upstream and the client saw, and what the lane served."""
+    heads: list[bytes] = []
+    answers: list[tuple[int, list[Field], bytes]] = []
+    served = 0
+
     def count(*_: object, **__: object) -> None:
         nonlocal served
         served += 1
 
     async def main() -> None:
-        listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        port = listeners[0].socket.getsockname()[1]
-        retry = RetryPolicy(max_retries=1, retry_on_status=(503,), initial_backoff_s=0.001, max_backoff_s=0.001)
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(trio.serve_listeners, serve, listeners)
-            async with (
-                gateway([make_service([port])], [make_rule(retry=retry)]) as running,
-                client(running.port, down) as peer,
-            ):
-                for _ in range(TIMES):
-                    got = await peer.request("GET", "/a%7Eb/../c?d=%20", [(b"x-mine", b"1"), (b"accept", b"*/*")])
-                    fields = [field for field in got.headers if field[0] not in (b"date", b":status", b"x-request-id")]
-                    answers.append((got.status, sorted(fields), ID.sub(b"ID", got.body)))
-            nursery.cancel_scope.cancel()
+        async with (
+            listening(answer, pieces, heads) as port,
+            gateway([make_service([port])], snapshots[0]) as running,
+            client(running.port, down) as peer,
+        ):
+            for rules in snapshots:
+                running.holder.swap(make_snapshot([make_service([port])], rules))
+                for target, fields in requests:
+                    got = await peer.request("GET", target, fields)
+                    answers.append((got.status, seen(got.headers), ID.sub(b"ID", got.body)))
 
     keep_plan = mock.patch.object(ExpressLane, "plan", return_value=None)
     with mock.patch.object(Accounts, "express_ended", count):
@@ -111,6 +156,12 @@ def exchange(answer: bytes, pieces: int, down: str, *, has_lane: bool) -> Seen:
             with keep_plan:
                 bounded(main)
     return heads, answers, served
+
+
+def seen(fields: Iterable[Field]) -> list[Field]:
+    """Return fields in the order of their names, with what differs each time masked."""
+    masked = [(name, NOW.sub(b"NOW", ID.sub(b"ID", value))) for name, value in fields if name != b":status"]
+    return sorted(masked, key=itemgetter(0))
 
 
 @pytest.mark.parametrize("down", ["h1", "h2"])
@@ -127,20 +178,131 @@ def test_both_roads_lead_to_the_same(name: str, down: str) -> None:
         assert by_lane[2] == (TIMES - 1 if is_served else 0)
 
 
+# name: (filters, whether the lane serves requests with them; None: if the response has a Date)
+FILTERS: dict[str, tuple[Sequence[FilterConfig], bool | None]] = {
+    "none": ([], True),
+    "set": ([HeaderEdit(set=(("x-mine", "2"), ("x-new", "é")))], True),
+    "add": ([HeaderEdit(add=(("x-mine", "2"), ("via", "1.1 us")))], True),
+    "remove": ([HeaderEdit(remove=("x-mine", "accept", "forwarded"))], True),
+    "in order": ([HeaderEdit(add=(("x-a", "1"),)), HeaderEdit(set=(("x-a", "2"),)), HeaderEdit(remove=("via",))], True),
+    "response": ([HeaderEdit(is_response=True, set=(("server", "us"),), add=(("vary", "a"),), remove=("via",))], True),
+    "responses in reverse": (
+        [HeaderEdit(is_response=True, set=(("x-a", "1"),)), HeaderEdit(is_response=True, add=(("x-a", "2"),))],
+        True,
+    ),
+    "date set": ([HeaderEdit(is_response=True, set=(("date", "Sun, 29 Nov 2026 00:00:00 GMT"),))], True),
+    "date added": ([HeaderEdit(is_response=True, add=(("date", "Sun, 29 Nov 2026 00:00:00 GMT"),))], None),
+    "date removed": ([HeaderEdit(is_response=True, remove=("date",))], True),
+    "path": ([Rewrite(full_path="/else/where")], True),
+    "prefix": ([Rewrite(prefix_path="/v2/")], True),
+    "host": ([Rewrite(hostname="Inner.Example")], True),
+    "all": (
+        [
+            HeaderEdit(set=(("x-mine", "2"),)),
+            Rewrite(hostname="inner", prefix_path="/"),
+            HeaderEdit(is_response=True, remove=("x-mine",)),
+        ],
+        True,
+    ),
+    "id added": ([HeaderEdit(add=(("x-request-id", "1"),))], True),
+    "id set": ([HeaderEdit(set=(("x-request-id", "-"),))], False),
+    "id removed": ([HeaderEdit(remove=("x-request-id",))], False),
+    "redirect": ([Redirect(scheme="https", prefix_path="/new")], False),
+    "cannot be built": ([HeaderEdit(set=(("host", "evil"),))], False),
+    "bad value": ([HeaderEdit(is_response=True, set=(("x-a", "1\r\nx-b: 2"),))], False),
+}
+
+
+def make_filtered(prefix: str, filters: Sequence[FilterConfig]) -> Rule:
+    return msgspec.structs.replace(
+        make_rule(filters=filters, retry=RETRY), id=RuleId(prefix), match=Match(path=PathMatch(value=prefix))
+    )
+
+
+@pytest.mark.parametrize("down", ["h1", "h2"])
+@pytest.mark.parametrize("has_date", [True, False])
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_do_the_same_on_both_roads(name: str, has_date: bool, down: str) -> None:
+    filters, is_served = FILTERS[name]
+    if is_served is None:
+        is_served = has_date
+    answer = response(
+        b"200 OK", *([DATE] if has_date else []), b"x-mine: 1", b"server: x", b"content-length: 2", body=b"ok"
+    )
+    snapshots = [[make_filtered("/a", filters)]]
+    by_lane, by_pipeline = (
+        exchange(answer, 1, down, has_lane=has_lane, snapshots=snapshots, requests=OTHER_TARGETS)
+        for has_lane in (True, False)
+    )
+    assert by_lane[:2] == by_pipeline[:2]
+    assert by_lane[2] == (len(OTHER_TARGETS) - 1 if is_served else 0)
+
+
+NAMES = st.sampled_from(["x-mine", "x-new", "accept", "via", "x-forwarded-for", "x-request-id", "date", "server"])
+VALUES = st.sampled_from(["", "1", "-", "a, b", "é"])
+FIELDS = st.lists(st.tuples(NAMES, VALUES), max_size=2).map(tuple)
+REMOVED = st.lists(NAMES, max_size=2).map(tuple)
+EDITS = st.builds(HeaderEdit, is_response=st.booleans(), set=FIELDS, add=FIELDS, remove=REMOVED)
+BAD_EDITS = st.sampled_from([HeaderEdit(add=(("te", "x"),)), HeaderEdit(is_response=True, set=(("x-a", "\0"),))])
+HOSTNAMES = st.sampled_from(["", "", "Inner.Example", "inner", "a:1"])
+FULL_PATHS = {"full_path": st.sampled_from(["/", "/n/%7e", "/x/../y", "/../n"])}
+PREFIXES = {"prefix_path": st.sampled_from(["", "/", "/n/", "/n%41"])}
+REWRITES = st.one_of(*(st.builds(Rewrite, hostname=HOSTNAMES, **part) for part in ({}, FULL_PATHS, PREFIXES)))
+REDIRECTS = st.one_of(*(st.builds(Redirect, hostname=HOSTNAMES, **part) for part in ({}, FULL_PATHS, PREFIXES)))
+FILTER_LISTS = st.lists(st.one_of(EDITS, EDITS, EDITS, REWRITES, REWRITES, REDIRECTS, BAD_EDITS), max_size=4)
+CLIENT_FIELDS = st.lists(
+    st.tuples(
+        st.sampled_from([b"x-mine", b"x-new", b"via", b"x-request-id", b"te"]), st.sampled_from([b"1", b"trailers"])
+    ).filter(lambda field: field[0] != b"te" or field[1] == b"trailers"),
+    max_size=3,
+    unique_by=itemgetter(0),
+)
+ANSWER_FIELDS = st.lists(st.sampled_from([DATE, b"x-mine: 1", b"x-new: 1", b"via: 1.1 a", b"server: x"]), max_size=4)
+TARGETS = st.sampled_from(["/a", "/a/x", "/a/x?q=/a", "/b/", "/b/x//y", "/b?"])
+
+
+@settings(max_examples=60)
+@given(
+    filters=st.tuples(FILTER_LISTS, FILTER_LISTS),
+    requests=st.lists(st.tuples(TARGETS, CLIENT_FIELDS), min_size=2, max_size=5),
+    fields=ANSWER_FIELDS,
+    down=st.sampled_from(["h1", "h2"]),
+)
+def test_any_filters_do_the_same_on_both_roads(
+    filters: tuple[list[FilterConfig], list[FilterConfig]],
+    requests: list[tuple[str, list[Field]]],
+    fields: list[bytes],
+    down: str,
+) -> None:
+    answer = response(b"200 OK", *fields, b"content-length: 2", body=b"ok")
+    # What was made for one rule must not serve another, on the same connection and after the routes have changed.
+    snapshots = [[make_filtered("/a", one), make_filtered("/b", other)] for one, other in (filters, filters[::-1])]
+    by_lane, by_pipeline = (
+        exchange(answer, 1, down, has_lane=has_lane, snapshots=snapshots, requests=[*requests, *requests])
+        for has_lane in (True, False)
+    )
+    assert by_lane[:2] == by_pipeline[:2]
+
+
 @pytest.mark.parametrize(
     ("trailers", "status"),
     [([(b"grpc-status", b"0")], 200), ([(b"grpc-status", b"5"), (b"x-more", b"1")], 200), ([], 200)],
 )
-def test_unary_grpc_is_the_same_on_both_roads(trailers: list[tuple[bytes, bytes]], status: int) -> None:
+@pytest.mark.parametrize(
+    "filters", [(), FILTERS["all"][0], FILTERS["date set"][0], [HeaderEdit(remove=("grpc-timeout",))]]
+)
+def test_unary_grpc_is_the_same_on_both_roads(
+    trailers: list[Field], status: int, filters: Sequence[FilterConfig]
+) -> None:
     def run(*, has_lane: bool) -> tuple[list[object], list[object], int]:
-        seen: list[object] = []
+        requests: list[object] = []
         got: list[object] = []
         served = 0
 
         async def app(one: Exchange) -> None:
             body = await one.body()
-            kept = [field for field in one.headers if field[0] not in (b"x-request-id", b"grpc-timeout")]
-            seen.append((one.method, one.path, sorted(kept), body))
+            kept = [(name, b"" if name == b"grpc-timeout" else value) for name, value in seen(one.headers)]
+            requests.append((one.method, one.path, kept, body))
             await one.head(200, [(b"content-type", b"application/grpc")])
             await one.data(b"\0\0\0\0\x02ok")
             await one.end(trailers)
@@ -152,7 +314,9 @@ def test_unary_grpc_is_the_same_on_both_roads(trailers: list[tuple[bytes, bytes]
         async def main() -> None:
             async with (
                 upstream(app, UpstreamProtocol.GRPC) as server,
-                gateway([make_service([server.port], protocol=UpstreamProtocol.GRPC)]) as running,
+                gateway(
+                    [make_service([server.port], protocol=UpstreamProtocol.GRPC)], [make_rule(filters=filters)]
+                ) as running,
                 client(running.port, "h2") as peer,
             ):
                 for _ in range(TIMES):
@@ -162,8 +326,7 @@ def test_unary_grpc_is_the_same_on_both_roads(trailers: list[tuple[bytes, bytes]
                         [(b"content-type", b"application/grpc"), (b"te", b"trailers"), (b"grpc-timeout", b"9S")],
                         b"\0\0\0\0\x02hi",
                     )
-                    fields = sorted(field for field in answer.headers if field[0] not in (b"date", b":status"))
-                    got.append((answer.status, fields, answer.body, sorted(answer.trailers)))
+                    got.append((answer.status, seen(answer.headers), answer.body, sorted(answer.trailers)))
 
         with mock.patch.object(Accounts, "express_ended", count):
             if has_lane:
@@ -171,7 +334,7 @@ def test_unary_grpc_is_the_same_on_both_roads(trailers: list[tuple[bytes, bytes]
             else:
                 with mock.patch.object(ExpressLane, "plan", return_value=None):
                     bounded(main)
-        return seen, got, served
+        return requests, got, served
 
     by_lane, by_pipeline = run(has_lane=True), run(has_lane=False)
     assert by_lane[:2] == by_pipeline[:2]

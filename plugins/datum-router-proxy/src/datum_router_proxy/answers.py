@@ -1,9 +1,9 @@
 """Response heads of HTTP/1 upstreams, parsed and rendered once for both downstream protocols.
 
 Upstreams repeat themselves even more than clients do: the same head comes again until its Date changes. An `Answer`
-is what becomes of one head in the pipeline when no filter touches it, as bytes ready for the wire; `AnswerBook` finds
-it by the exact bytes of the head. A head that is not simple (interim, chunked, closing, switching) is remembered as
-such, and the general road deals with it.
+is what becomes of one head in the pipeline, as bytes ready for the wire; `AnswerBook` finds it by the exact bytes of
+the head and by what the rule's filters do to it. A head that is not simple (interim, chunked, closing, switching) is
+remembered as such, and the general road deals with it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from __future__ import annotations
 import time
 from typing import Final
 
+from datum_router.compiler.link import LinkedRule
 from datum_router.errors import LocalProtocolError, RemoteProtocolError
+from datum_router.filters.base import Filter, apply_response
+from datum_router.model.request import Headers, ResponseHead
 from datum_router_proxy.wire import grpc, hygiene
 from datum_router_proxy.wire.hpack_codec import encode_line, encode_lines
 from datum_router_proxy.wire.http1 import FRAMING_NONE, Framing, FramingKind, H1ResponseHead, Http1Limits, writer
@@ -26,6 +29,8 @@ MAX_KEPT_BYTES: Final = 1024
 """Fields of more bytes than this in all are rendered each time."""
 
 _BODYLESS: Final = frozenset((204, 304))
+_DATE_TO_COME: Final = (b"date", b"")
+_Filters = tuple[Filter, ...]
 
 
 class Answer:
@@ -62,30 +67,32 @@ class AnswerBook:
         self._limits = limits
         self._cache: BlockCache[Answer] = BlockCache()
 
-    def find(self, block: bytes) -> Answer:
-        """Return the answer for a complete head; `NOT_SIMPLE` also if it is none."""
-        answer = self._cache.get(block)
+    def find(self, block: bytes, rule: LinkedRule) -> Answer:
+        """Return the answer for a complete head after the filters of `rule`; `NOT_SIMPLE` also if it is none."""
+        # An empty line ends a head and occurs nowhere else in it: what has a key behind it cannot be another head.
+        key = block + rule.response_key
+        answer = self._cache.get(key)
         if answer is None:
-            answer = self._make(block)
-            self._cache.put(block, answer)
+            answer = self._make(block, rule.filters)
+            self._cache.put(key, answer)
         return answer
 
     def clear(self) -> None:
         """Forget everything (memory pressure)."""
         self._cache.clear()
 
-    def _make(self, block: bytes) -> Answer:
+    def _make(self, block: bytes, filters: _Filters) -> Answer:
         if len(block) > self._limits.max_head_bytes:
             return NOT_SIMPLE
         try:
             head = parse_response_head(block, self._limits)
-            return make_answer(head)
+            return make_answer(head, filters)
         except (RemoteProtocolError, LocalProtocolError):
             return NOT_SIMPLE  # the engine will say what is wrong with it
 
 
-def make_answer(head: H1ResponseHead) -> Answer:
-    """Render a head of an HTTP/1 upstream for clients of both protocols.
+def make_answer(head: H1ResponseHead, filters: _Filters) -> Answer:
+    """Render a head of an HTTP/1 upstream, after a rule's filters, for clients of both protocols.
 
     Raises:
         LocalProtocolError: It must not be sent.
@@ -97,19 +104,22 @@ def make_answer(head: H1ResponseHead) -> Answer:
     if status not in _BODYLESS and framing.kind is not FramingKind.LENGTH:
         return NOT_SIMPLE
     fields = hygiene.response_fields_for_downstream(head.fields, via_protocol=b"1.1", nominations=head.nominations)
-    answer = _render(status, fields, head.content_length)
-    answer.length = framing.length
+    answer = _render(status, fields, head.content_length, filters)
+    if answer is not NOT_SIMPLE:
+        answer.length = framing.length
     return answer
 
 
-def make_shared_answer(status: int, fields: FieldTuple, content_length: int | None) -> Answer:
-    """Render a head of an HTTP/2 upstream; `length` is -1 if it states none.
+def make_shared_answer(status: int, fields: FieldTuple, content_length: int | None, filters: _Filters) -> Answer:
+    """Render a head of an HTTP/2 upstream, after a rule's filters; `length` is -1 if it states none.
 
     Raises:
         LocalProtocolError: It must not be sent.
     """
     kept = hygiene.response_fields_for_downstream(fields, via_protocol=b"2")
-    answer = _render(status, kept, content_length)
+    answer = _render(status, kept, content_length, filters)
+    if answer is NOT_SIMPLE:
+        return answer
     answer.length = -1 if content_length is None else content_length
     for name, value in fields:
         if name == b"grpc-status":
@@ -119,9 +129,17 @@ def make_shared_answer(status: int, fields: FieldTuple, content_length: int | No
     return answer
 
 
-def _render(status: int, fields: list[Field], length: int | None) -> Answer:
+def _render(status: int, fields: list[Field], length: int | None, filters: _Filters) -> Answer:
     answer = Answer(status)
     answer.has_date = any(name == b"date" for name, _ in fields)
+    if filters:
+        # Filters see the Date that we add, and may take it away or set another.
+        seen = fields if answer.has_date else [*fields, _DATE_TO_COME]
+        head = apply_response(filters, ResponseHead(status=status, headers=Headers(seen)))
+        fields = [field for field in head.headers if field is not _DATE_TO_COME]
+        answer.has_date = len(fields) == len(head.headers)
+        if not answer.has_date and any(name == b"date" for name, _ in fields):
+            return NOT_SIMPLE  # two of them, whose order the pipeline knows
     is_bodyless = status in _BODYLESS or not length
     framing = FRAMING_NONE if is_bodyless or length is None else Framing(FramingKind.LENGTH, length)
     extra = writer.response_framing_lines(status, framing, length if is_bodyless else None, is_head=False)
@@ -140,28 +158,33 @@ class SharedAnswerBook:
         entries: Heads and trailers kept (count of each); when full, all are dropped.
     """
 
-    __slots__ = ("_answers", "_entries", "_last", "_last_fields", "_trailers")
+    __slots__ = ("_answers", "_entries", "_last", "_last_fields", "_last_key", "_trailers")
 
     def __init__(self, *, entries: int = 1024) -> None:
         self._entries = entries
-        self._answers: dict[tuple[int, FieldTuple], Answer] = {}
+        self._answers: dict[tuple[int, FieldTuple, bytes], Answer] = {}
         self._last_fields: FieldTuple | None = None
+        self._last_key = b""
         self._last = NOT_SIMPLE
         self._trailers: dict[tuple[FieldTuple, bool], tuple[bytes, bool]] = {}
 
-    def find(self, status: int, fields: FieldTuple, content_length: int | None) -> Answer:
-        """Return the answer for a head."""
-        if fields is self._last_fields and self._last.status == status:
+    def find(self, status: int, fields: FieldTuple, content_length: int | None, rule: LinkedRule) -> Answer:
+        """Return the answer for a head after the filters of `rule`; `NOT_SIMPLE` if the pipeline is to make it."""
+        filters_key = rule.response_key
+        if fields is self._last_fields and filters_key == self._last_key and self._last.status == status:
             return self._last  # the engine returns the same tuple for the same block; hashing one takes 0.5 us
-        key = (status, fields)
+        key = (status, fields, filters_key)
         answer = self._answers.get(key)
         if answer is None:
-            answer = make_shared_answer(status, fields, content_length)
+            try:
+                answer = make_shared_answer(status, fields, content_length, rule.filters)
+            except LocalProtocolError:
+                answer = NOT_SIMPLE
             if len(self._answers) >= self._entries:
                 self._answers.clear()
             if _size(fields) <= MAX_KEPT_BYTES:
                 self._answers[key] = answer
-        self._last_fields, self._last = fields, answer
+        self._last_fields, self._last_key, self._last = fields, filters_key, answer
         return answer
 
     def trailers(self, fields: FieldTuple, *, te_trailers: bool, is_grpc: bool) -> tuple[bytes, bool]:

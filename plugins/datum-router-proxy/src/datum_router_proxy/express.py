@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from datum_router.compiler.link import Lease, LinkedRule, Snapshot
 from datum_router.errors import LocalProtocolError, PluginContractError, UpstreamError
-from datum_router.model.request import LocalReply
+from datum_router.model.request import LocalReply, RequestHead
 from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router.policy.timeout import request_deadline
 from datum_router.reasons import Reason
@@ -133,14 +133,8 @@ class ExpressLane:
         is_served = template.scheme != "https" or snapshot.serves_host(template.listener, template.host)
         if is_served and template.via_hops <= self._max_via_hops and not snapshot.matches_request_id:
             rule = snapshot.match(template.head)
-        if rule is not None and (rule.filters or rule.reads_request_id):
+        if rule is not None and (rule.reads_request_id or not template.prepare(rule)):
             rule = None
-        if rule is not None:
-            try:
-                if template.is_plain:
-                    template.render_h1()
-            except LocalProtocolError:
-                rule = None  # the pipeline says what is wrong with it
         template.planned_for = snapshot.mark
         template.rule = rule
         return rule
@@ -156,9 +150,10 @@ class ExpressLane:
         """Serve one request; None if it is done, else what the pipeline is to finish."""
         loop = self._loop
         started_at = loop.now
+        sent = template.sent
         lease: Lease | LocalReply
         try:
-            lease = rule.select(template.head, rng=loop.rng, now=started_at)
+            lease = rule.select(sent, rng=loop.rng, now=started_at)
         except PluginContractError as error:
             log.error("plugin failed", extra={"error": str(error), "route": rule.rule.route})
             lease = LocalReply(status=500, reason=error.reason, detail="a plugin of the route failed")
@@ -169,10 +164,10 @@ class ExpressLane:
             link = self._transport.take_shared(lease)
             if link is None:
                 return Begun(rule, lease, started_at)
-            return await self._serve_shared(downstream, template, rule, lease, link, task, protocol)
+            return await self._serve_shared(downstream, template, sent, rule, lease, link, task, protocol)
         raised: Exception | None = None
         try:
-            before, after = template.h1_head or template.render_h1()
+            before, after = template.h1_head
             request_id = template.kept_id or self._ids.make()
             channel = upstream.channel
             channel.task = task
@@ -192,7 +187,7 @@ class ExpressLane:
                     else:
                         await park()
                 end = data.find(b"\r\n\r\n") + 4
-                answer = self._answers.find(data[:end]) if end > 3 else NOT_SIMPLE
+                answer = self._answers.find(data[:end], rule) if end > 3 else NOT_SIMPLE
                 if (
                     0 <= answer.length == len(data) - end
                     and answer.status not in rule.retry.retry_on_status
@@ -227,6 +222,7 @@ class ExpressLane:
         self,
         downstream: ExpressDownstream,
         template: Template,
+        sent: RequestHead,
         rule: LinkedRule,
         lease: Lease,
         link: H2Connection,
@@ -253,7 +249,7 @@ class ExpressLane:
             if body is None or len(body) > MAX_BODY_BYTES or not link.has_room():
                 return begun
             try:
-                before, after = template.render_h2(rule, link.scheme)
+                before, after = template.render_h2(rule, sent, link.scheme)
             except LocalProtocolError:
                 return begun  # the pipeline says what is wrong with it
             request_id = begun.request_id = template.kept_id or self._ids.make()
@@ -282,7 +278,9 @@ class ExpressLane:
             head, data, trailer_fields = whole
             if head.status in rule.retry.retry_on_status:
                 return begun
-            answer = self._shared_answers.find(head.status, head.fields, head.content_length)
+            answer = self._shared_answers.find(head.status, head.fields, head.content_length, rule)
+            if answer is NOT_SIMPLE:
+                return begun
             trailers, has_grpc_status = self._shared_answers.trailers(
                 trailer_fields, te_trailers=template.te_trailers, is_grpc=template.is_grpc
             )

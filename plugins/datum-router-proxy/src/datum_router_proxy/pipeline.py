@@ -23,6 +23,7 @@ import trio
 
 from datum_router.compiler.link import Lease, LinkedRule, Snapshot
 from datum_router.errors import LocalProtocolError, PluginContractError, RemoteProtocolError, UpstreamError
+from datum_router.filters.base import apply_request, apply_response
 from datum_router.model.endpoint import EndpointKey
 from datum_router.model.outcome import Outcome
 from datum_router.model.request import Headers, LocalReply, RequestHead, ResponseHead
@@ -222,7 +223,7 @@ class Pipeline:
         head = request.head
         rule: LinkedRule | None
         if begun is not None:
-            rule = begun.rule  # it was found, and has no filters
+            rule = begun.rule  # it was found, and its filters reply nothing
         else:
             if self.overload_reply is not None:
                 return self.overload_reply
@@ -236,12 +237,10 @@ class Pipeline:
             return LocalReply(status=404, reason=Reason.NO_ROUTE, detail="no route matches the request")
         trace.rule = rule.rule
         trace.linked = rule
-        for one in rule.filters:
-            filtered = one.on_request(head)
-            if isinstance(filtered, LocalReply):
-                return filtered
-            head = filtered
-
+        filtered = apply_request(rule.filters, head)
+        if isinstance(filtered, LocalReply):
+            return filtered
+        head = filtered
         trace.deadline = request_deadline(
             rule.timeouts, now=trace.started_at, grpc_timeout_s=request.template.grpc_timeout_s
         )
@@ -408,10 +407,7 @@ class Pipeline:
         )
         if not any(name == b"date" for name, _ in fields):
             fields.append(self._date_field())
-        head = ResponseHead(status=response.status, headers=Headers(fields))
-        for one in reversed(rule.filters):
-            head = one.on_response(head)
-
+        head = apply_response(rule.filters, ResponseHead(status=response.status, headers=Headers(fields)))
         if response.is_switch:
             await self._tunnel(downstream, upstream, head, trace)
             return

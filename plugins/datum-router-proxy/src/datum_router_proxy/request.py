@@ -11,6 +11,8 @@ import random
 from collections.abc import Sequence
 
 from datum_router.compiler.link import LinkedRule
+from datum_router.errors import LocalProtocolError
+from datum_router.filters.base import apply_request
 from datum_router.model.request import FieldList, Headers, LocalReply, RequestHead
 from datum_router.policy.timeout import NO_DEADLINE, request_deadline, upstream_grpc_timeout_s
 from datum_router.reasons import Reason
@@ -23,6 +25,7 @@ from datum_router_proxy.wire.http2 import RequestReceived, check_outgoing
 
 Field = tuple[bytes, bytes]
 _PLACEHOLDER = b"-"
+_ID_NAME = b"x-request-id"
 _NO_FIELDS: FieldList = ()
 
 
@@ -75,16 +78,20 @@ class Template:
         kept_id: The request id of a trusted peer; None: each request gets a new one.
         planned_for, rule: For the snapshot with that mark the express lane has found this rule, or None: it does not
             serve it.
+        sent: What the filters of `rule` make of `head`; the same object if there are none.
+        h1_head: If it is plain, `sent` as the engine for HTTP/1 upstreams would write it: before and after the id.
     """
 
     __slots__ = (
-        "_after", "_before", "_h1_fields", "_h1_tail", "_h2_fields", "_h2_head", "authority", "client_ip",
-        "content_length", "expects_continue", "grpc_timeout_s", "h1_head", "has_body", "head", "host", "is_grpc",
-        "is_options_star", "is_plain", "is_simple", "is_tunnel", "kept_id", "listener", "method", "path",
-        "planned_for", "query", "refusal", "rule", "scheme", "te_trailers", "via_hops", "websocket_key",
+        "_after", "_before", "_h1_authority", "_h1_fields", "_h1_for", "_h1_tail", "_h2_fields", "_h2_head",
+        "authority", "client_ip", "content_length", "expects_continue", "grpc_timeout_s", "h1_head", "has_body",
+        "head", "host", "is_grpc", "is_options_star", "is_plain", "is_simple", "is_tunnel", "kept_id", "listener",
+        "method", "path", "planned_for", "query", "refusal", "rule", "scheme", "sent", "te_trailers", "via_hops",
+        "websocket_key",
     )  # fmt: skip
 
     head: RequestHead
+    sent: RequestHead
 
     def __init__(self, *, method: str, hop: hygiene.Hop, listener: str) -> None:
         self.method = method
@@ -110,7 +117,10 @@ class Template:
         self.is_simple = False
         self.planned_for: object = None
         self.rule: LinkedRule | None = None
-        self.h1_head: tuple[bytes, bytes] | None = None
+        self.h1_head = (b"", b"")
+        # What does not depend on the target, as bytes, and what it was made for: rules with filters may differ in it.
+        self._h1_for: FieldList = ()
+        self._h1_authority = ""
         self._h1_fields = b""
         self._h1_tail = b""
         self._h2_head: tuple[LinkedRule, bytes, bytes, bytes] | None = None
@@ -168,49 +178,65 @@ class Template:
             client_ip=old.client_ip,
             listener=old.listener,
         )
+        new._h1_for = self._h1_for
+        new._h1_authority = self._h1_authority
         new._h1_fields = self._h1_fields
         new._h1_tail = self._h1_tail
-        new.h1_head = None
         new._h2_head = None
         new._h2_fields = self._h2_fields
         return new
 
-    def render_h1(self) -> tuple[bytes, bytes]:
-        """Return the head for an HTTP/1 upstream as its engine would write it: before and after the request id.
+    def prepare(self, rule: LinkedRule) -> bool:
+        """Make what goes upstream by `rule`; False if that takes the pipeline.
 
-        Raises:
-            LocalProtocolError: It must not be sent.
+        It does if a filter replies, has to run for each request, or makes what must not be sent.
         """
-        made = self.h1_head
-        if made is None:
-            if not self._h1_fields:
-                self._render_fields()
+        head = self.head
+        if rule.filters:
+            filtered = apply_request(rule.filters, head) if rule.has_repeatable_filters else None
+            if not isinstance(filtered, RequestHead):
+                return False
+            head = filtered
+        self.sent = head
+        if self.is_plain:
+            fields = head.headers.fields
+            known = self._h1_for
+            if (fields is not known and fields != known) or head.authority != self._h1_authority:
+                try:
+                    self._render_fields(head)
+                except LocalProtocolError:
+                    return False  # the pipeline says what is wrong with it
             # A normalised target holds bytes of a request line only, and the method went through the engine.
-            line = f"{self.method} {self.head.target} HTTP/1.1\r\n".encode("ascii")
-            made = self.h1_head = (line + self._h1_fields, self._h1_tail)
-        return made
+            line = f"{self.method} {head.target} HTTP/1.1\r\n".encode("ascii")
+            self.h1_head = (line + self._h1_fields, self._h1_tail)
+        return True
 
-    def _render_fields(self) -> None:
+    def _render_fields(self, sent: RequestHead) -> None:
+        fields = sent.headers.fields
         head = writer.encode_request_head(
             self.method,
-            self.head.target.encode("ascii"),
-            self.authority.encode("ascii"),
-            self.head.headers.fields,
+            sent.target.encode("ascii"),
+            sent.authority.encode("ascii"),
+            fields,
             framing=FRAMING_NONE if self.content_length is None else Framing(FramingKind.LENGTH, self.content_length),
             upgrade=None,
             close=False,
         )
         # `te` is written with the framing, everything else behind the id in its order.
-        after = writer.encode_fields([field for field in self._after if field[0] != b"te"], writer.WRITTEN_FIELDS)
-        self._h1_tail = b"\r\n" + after + b"\r\n"
+        _, after = _around_id(fields)
+        tail = writer.encode_fields([field for field in after if field[0] != b"te"], writer.WRITTEN_FIELDS)
+        self._h1_tail = b"\r\n" + tail + b"\r\n"
         id_ends = len(head) - len(self._h1_tail)
         self._h1_fields = head[head.index(b"\r\n") + 2 : id_ends - len(self.kept_id or _PLACEHOLDER)]
+        self._h1_for = fields
+        self._h1_authority = sent.authority
 
-    def render_h2(self, rule: LinkedRule, scheme: bytes) -> tuple[bytes, bytes]:
+    def render_h2(self, rule: LinkedRule, sent: RequestHead, scheme: bytes) -> tuple[bytes, bytes]:
         """Return the header block for an HTTP/2 upstream, before and after the line of the request id.
 
         Args:
             rule: Its timeouts say what `grpc-timeout` becomes: the whole of the time, since nothing of it has gone yet.
+            sent: What `prepare` has made by this rule; by now another request may have been prepared for another rule.
             scheme: What :scheme says on the connection.
 
         Raises:
@@ -221,21 +247,20 @@ class Template:
             return made[2], made[3]
         fields = self._h2_fields
         if fields is None or fields[0] is not rule:
-            fields = self._h2_fields = (rule, *self._encode_fields(rule))
+            fields = self._h2_fields = (rule, *self._encode_fields(rule, sent))
         # Normalised and validated, as for HTTP/1; none of these can be wrong any more.
         head = (
             (b":method", self.method.encode("ascii")),
             (b":scheme", scheme),
-            (b":path", self.head.target.encode("ascii")),
-            (b":authority", self.authority.encode("ascii")),
+            (b":path", sent.target.encode("ascii")),
+            (b":authority", sent.authority.encode("ascii")),
         )
         before = encode_lines(head) + fields[1]
         self._h2_head = (rule, scheme, before, fields[2])
         return before, fields[2]
 
-    def _encode_fields(self, rule: LinkedRule) -> tuple[bytes, bytes]:
-        before: FieldList = self._before
-        after: FieldList = self._after
+    def _encode_fields(self, rule: LinkedRule, sent: RequestHead) -> tuple[bytes, bytes]:
+        before, after = _around_id(sent.headers.fields)
         deadline = request_deadline(rule.timeouts, now=0.0, grpc_timeout_s=self.grpc_timeout_s)
         if self.is_grpc and deadline != NO_DEADLINE:
             before = tuple(field for field in before if field[0] != b"grpc-timeout")
@@ -255,7 +280,7 @@ class Template:
             host=self.host,
             path=self.path,
             query=self.query,
-            headers=Headers((*self._before, (b"x-request-id", raw_id), *self._after)),
+            headers=Headers((*self._before, (_ID_NAME, raw_id), *self._after)),
             client_ip=self.client_ip,
             listener=self.listener,
         )
@@ -303,9 +328,7 @@ class Template:
             nominations=nominations,
             keep_te_trailers=self.te_trailers or self.is_grpc,
         )
-        at = max(index for index, field in enumerate(made) if field[0] == b"x-request-id")
-        self._before = tuple(made[:at])
-        self._after = tuple(made[at + 1 :])
+        self._before, self._after = _around_id(tuple(made))
         if self.method == "TRACE" or (self.method == "CONNECT" and not self.is_tunnel):
             self._refuse(405, Reason.METHOD_NOT_ALLOWED, "the method is not served here")
         self.is_options_star = self.path == "*"
@@ -316,7 +339,7 @@ class Template:
             host=self.host,
             path=self.path,
             query=self.query,
-            headers=Headers((*self._before, (b"x-request-id", self.kept_id or _PLACEHOLDER), *self._after)),
+            headers=Headers((*self._before, (_ID_NAME, self.kept_id or _PLACEHOLDER), *self._after)),
             client_ip=self.client_ip,
             listener=self.listener,
         )
@@ -330,6 +353,12 @@ class Template:
     def _refuse(self, status: int, reason: Reason, detail: str) -> None:
         if self.refusal is None:
             self.refusal = LocalReply(status=status, reason=reason, detail=detail)
+
+
+def _around_id(fields: FieldList) -> tuple[FieldList, FieldList]:
+    """Return what stands before and after our X-Request-Id: the first one, since a filter can only add behind it."""
+    at = next(index for index, field in enumerate(fields) if field[0] == _ID_NAME)
+    return fields[:at], fields[at + 1 :]
 
 
 def from_h1(head: H1RequestHead, hop: hygiene.Hop, listener: str) -> Template:
