@@ -304,6 +304,22 @@ def test_a7_a_request_line_in_place_of_a_field_is_refused_whatever_came_before(h
 
 
 @pytest.mark.parametrize("has_lane", [True, False])
+def test_a6_one_empty_line_before_each_request_is_forgiven(has_lane: bool) -> None:
+    """It may come with the request before, and the request after it may be a remembered one."""
+    request = b"GET /0 HTTP/1.1\r\n" + END
+    world = h1_world(lambda _: [OK])
+    with world.running(has_lane=has_lane):
+        client = H1Client()
+        world.connect(client, is_h2=False)
+        before, after = b"\r\n" + request, request + b"\r\n"
+        for piece in (request, after, after, request, before, request, after, before):
+            client.pipe.give(piece)
+            world.settle()
+        assert client.got.count(b"HTTP/1.1 200 OK") == 7
+        assert client.got.count(b"HTTP/1.1 400 Bad Request") == 1, "two empty lines are one too many"
+
+
+@pytest.mark.parametrize("has_lane", [True, False])
 @pytest.mark.parametrize("size", [999, 1000, 1001, 16_384])
 def test_d20_a_body_that_a_window_keeps_back_goes_on_when_it_opens(size: int, has_lane: bool) -> None:
     world = h2_world(limits=Http2Limits(stream_window_bytes=1000))

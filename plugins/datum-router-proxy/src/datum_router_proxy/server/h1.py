@@ -159,7 +159,11 @@ class H1Connection:
         block = b""
         try:
             # Nearly always nothing is left over from before: then the engine need not be asked.
-            event = NEED_DATA if not engine.buffered_bytes and engine.is_fresh else engine.next_event()
+            event = NEED_DATA
+            if engine.buffered_bytes or not engine.is_fresh:
+                event = engine.next_event()
+            # The engine forgives one empty line before a request, and must be the one that reads what follows it.
+            is_at_start = engine.is_fresh
             if engine.has_partial_head:
                 self._start_head_clock(task)
             while event is NEED_DATA:
@@ -171,7 +175,7 @@ class H1Connection:
                     continue
                 if self._is_idle and data:
                     block = data
-                    template = self._recognise(data)
+                    template = self._recognise(data) if is_at_start else None
                     if template is not None:
                         self._is_idle = False
                         return template

@@ -147,8 +147,8 @@ class Http1Connection:
 
     @property
     def is_fresh(self) -> bool:
-        """Return whether nothing of an exchange has been read or written: the next event will be a head."""
-        return self._reading is _IDLE and not self._eof
+        """Return whether nothing of an exchange has been read or written, not even the empty line before it."""
+        return self._reading is _IDLE and not (self._eof or self._leading_crlf)
 
     @property
     def is_peer_closed(self) -> bool:
