@@ -75,7 +75,7 @@ def test_slow_head_is_408_however_steadily_it_drips() -> None:
 
 def test_idle_keep_alive_connection_is_closed() -> None:
     async def main() -> None:
-        settings = ProxySettings(keep_alive_timeout_s=0.1)
+        settings = ProxySettings(keep_alive_timeout_s=0.5)
         async with upstream(hello) as server, gateway([make_service([server.port])], settings=settings) as running:
             async with client(running.port, "h1") as peer:
                 assert isinstance(peer, H1Client)

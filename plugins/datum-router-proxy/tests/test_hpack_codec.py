@@ -23,6 +23,7 @@ from datum_router_proxy.wire.hpack_codec import (
     encode_integer,
     make_codec,
 )
+from datum_router_proxy.wire.http2.fields import RegularFields
 
 CODECS = pytest.mark.parametrize("name", hpack_codec.CODECS)
 
@@ -58,7 +59,10 @@ APPENDIX_C = {
         [("400a637573746f6d2d6b65790d637573746f6d2d686561646572", [(b"custom-key", b"custom-header")])],
     ),
     "C.2.2 literal without indexing": (4_096, [("040c2f73616d706c652f70617468", [(b":path", b"/sample/path")])]),
-    "C.2.3 never indexed": (4_096, [("100870617373776f726406736563726574", [(b"password", b"secret")])]),
+    "C.2.3 never indexed": (
+        4_096,
+        [("100870617373776f726406736563726574", [NeverIndexedField((b"password", b"secret"))])],
+    ),
     "C.2.4 indexed": (4_096, [("82", [(b":method", b"GET")])]),
     "C.3 requests without Huffman": (
         4_096,
@@ -182,6 +186,15 @@ def test_never_indexed_fields_are_marked_and_leave_never_indexed(name: str) -> N
     assert isinstance(field, NeverIndexedField)
     assert codec.encode([field]) == bytes.fromhex("100870617373776f726406736563726574")
     assert codec.encode([(b"password", b"secret")])[0] == 0x00
+
+
+def test_what_is_remembered_of_a_plain_field_is_not_used_for_a_never_indexed_one() -> None:
+    known = RegularFields()
+    known.check([(b"x-token", b"secret")])
+    known.check([NeverIndexedField((b"x-token", b"secret"))])
+    assert [type(line) for line in known.lines] == [NeverIndexedField]
+    known.check([(b"x-token", b"secret")])
+    assert [type(line) for line in known.lines] == [tuple]
 
 
 BROKEN = {
@@ -311,7 +324,7 @@ def test_never_indexed_values_are_not_remembered() -> None:
     coded = hpack_encoded(b"a secret that is sent once only")
     block = b"\x10\x01a" + bytes((0x80 | len(coded),)) + coded
     codec = hpack_fast.TableCodec(list_bytes=65_536, max_fields=100, table_bytes=4_096, cache=LineCache())
-    assert codec.decode(block) == [(b"a", b"a secret that is sent once only")]
+    assert codec.decode(block) == [NeverIndexedField((b"a", b"a secret that is sent once only"))]
     assert coded not in hpack_fast.huffman_decoder().memo
     assert codec._blocks == {}
 

@@ -49,9 +49,19 @@ class HeaderListTooLarge(RemoteProtocolError):
 
 
 class NeverIndexedField(tuple[bytes, bytes]):
-    """Mark a field that came as a never-indexed literal and has to leave as one (RFC 7541 section 6.2.3)."""
+    """Mark a field that came as a never-indexed literal and has to leave as one (RFC 7541 section 6.2.3).
+
+    It equals no field without the mark, so that what is remembered of the one is never used for the other.
+    """
 
     __slots__ = ()
+    __hash__ = tuple.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is NeverIndexedField and tuple.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
 
 class HeaderCodec(Protocol):
