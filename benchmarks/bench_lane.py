@@ -131,6 +131,13 @@ def different() -> Iterator[bytes]:
         yield b"GET /svc%d/item/%d HTTP/1.1\r\n" % (number % ROUTES, number) + FIELDS
 
 
+def posts() -> Iterator[bytes]:
+    """Requests that are all alike, with a body."""
+    head = b"POST /svc500/items HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 256\r\n"
+    while True:
+        yield head + FIELDS + b"x" * 256
+
+
 def answers() -> Iterator[bytes]:
     """What an upstream says."""
     while True:
@@ -186,9 +193,9 @@ def measure(requests: Callable[[], Iterator[bytes]], filters: Sequence[FilterCon
 
 
 def main() -> None:
-    """Print eight figures."""
+    """Print a line for each kind of request."""
     for note, filters in (("", ()), (", filters", FILTERS)):
-        for name, requests in (("same head", same), ("other targets", different)):
+        for name, requests in (("same head", same), ("other targets", different), ("with body", posts)):
             lane = measure(requests, filters)
             with mock.patch.object(ExpressLane, "plan", return_value=None):
                 pipeline = measure(requests, filters)

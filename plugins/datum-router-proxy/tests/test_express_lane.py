@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from operator import itemgetter
 from unittest import mock
 
+import h11
 import msgspec
 import pytest
 import trio
@@ -29,6 +30,7 @@ from datum_router.model.route import (
 from datum_router.model.service import UpstreamProtocol
 from datum_router_proxy.accounts import Accounts
 from datum_router_proxy.express import ExpressLane
+from datum_router_proxy.request import MAX_BODY_BYTES
 from datum_router_proxy.testing_clients import Answer, Field, H1Client, H2Client, client
 from datum_router_proxy.testing_peers import (
     Exchange,
@@ -90,8 +92,13 @@ OTHER_TARGETS: Sequence[Request] = [("/a/x", MINE), ("/a/x", MINE), ("/a/y/?q=//
 
 
 @contextlib.asynccontextmanager
-async def listening(answer: bytes, pieces: int, heads: list[bytes]) -> AsyncIterator[int]:
-    """Run an upstream that says the same to every request, in so many pieces, and note the heads; yield its port."""
+async def listening(
+    answer: bytes, pieces: int, heads: list[bytes], answers_per_connection: int = 1000
+) -> AsyncIterator[int]:
+    """Run an upstream that says the same to every request, in so many pieces, and note requests; yield its port.
+
+    After some answers on one connection it takes another request there and closes.
+    """
 
     async def serve(stream: trio.SocketStream) -> None:
         with contextlib.suppress(trio.BrokenResourceError):  # a broken response ends in a reset
@@ -100,11 +107,20 @@ async def listening(answer: bytes, pieces: int, heads: list[bytes]) -> AsyncIter
     async def talk(stream: trio.SocketStream) -> None:
         stream.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
         buffer = b""
+        left = answers_per_connection
         while data := await stream.receive_some(65536):
             buffer += data
             while b"\r\n\r\n" in buffer:
                 head, _, buffer = buffer.partition(b"\r\n\r\n")
-                heads.append(ID.sub(b"ID", head))
+                length = re.search(rb"\r\ncontent-length: (\d+)", head)
+                wanted = int(length[1]) if length is not None else 0
+                while len(buffer) < wanted:
+                    buffer += await stream.receive_some(65536)
+                heads.append(ID.sub(b"ID", head) + buffer[:wanted])
+                buffer = buffer[wanted:]
+                if not left:
+                    return
+                left -= 1
                 size = -(-len(answer) // pieces)
                 for start in range(0, len(answer), size):
                     await stream.send_all(answer[start : start + size])
@@ -118,6 +134,25 @@ async def listening(answer: bytes, pieces: int, heads: list[bytes]) -> AsyncIter
         nursery.cancel_scope.cancel()
 
 
+async def ask(peer: H1Client | H2Client, method: str, target: str, fields: Sequence[Field], body: bytes) -> Answer:
+    """Send a request by one call, so that its body is there with its head."""
+    if isinstance(peer, H1Client):
+        events = [
+            h11.Request(method=method, target=target, headers=[(b"host", b"shop.example"), *fields]),
+            h11.Data(data=body),
+            h11.EndOfMessage(),
+        ]
+        await peer.stream.send_all(b"".join(peer.connection.send(event) or b"" for event in events))
+        return await peer.receive()
+    with mock.patch.object(peer, "flush"):
+        stream_id = await peer.open(method, target, fields, end=not body)
+    if body:
+        await peer.send(stream_id, body, end=True)
+    else:
+        await peer.flush()
+    return await peer.receive(stream_id)
+
+
 def exchange(
     answer: bytes,
     pieces: int,
@@ -126,6 +161,9 @@ def exchange(
     has_lane: bool,
     snapshots: Sequence[Sequence[Rule]] = ([make_rule(retry=RETRY)],),
     requests: Sequence[Request] = REQUESTS,
+    method: str = "GET",
+    body: bytes = b"",
+    answers_per_connection: int = 1000,
 ) -> Seen:
     """Send the requests by each snapshot; return what the upstream and the client saw, and what the lane served."""
     heads: list[bytes] = []
@@ -138,14 +176,14 @@ def exchange(
 
     async def main() -> None:
         async with (
-            listening(answer, pieces, heads) as port,
+            listening(answer, pieces, heads, answers_per_connection) as port,
             gateway([make_service([port])], snapshots[0]) as running,
             client(running.port, down) as peer,
         ):
             for rules in snapshots:
                 running.holder.swap(make_snapshot([make_service([port])], rules))
                 for target, fields in requests:
-                    got = await peer.request("GET", target, fields)
+                    got = await ask(peer, method, target, fields, body)
                     answers.append((got.status, seen(got.headers), ID.sub(b"ID", got.body)))
 
     keep_plan = mock.patch.object(ExpressLane, "plan", return_value=None)
@@ -211,6 +249,98 @@ FILTERS: dict[str, tuple[Sequence[FilterConfig], bool | None]] = {
     "cannot be built": ([HeaderEdit(set=(("host", "evil"),))], False),
     "bad value": ([HeaderEdit(is_response=True, set=(("x-a", "1\r\nx-b: 2"),))], False),
 }
+
+
+BODIES = {
+    "empty": (b"", True),
+    "short": (b"a=1&b=2", True),
+    "looks like a request": (b"GET /evil HTTP/1.1\r\nhost: a\r\n\r\n", True),
+    "at the limit": (b"x" * MAX_BODY_BYTES, None),  # as its pieces happen to arrive
+    "past the limit": (b"x" * (MAX_BODY_BYTES + 1), False),
+}
+
+
+@pytest.mark.parametrize("down", ["h1", "h2"])
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("name", BODIES)
+def test_bodies_arrive_the_same_on_both_roads(name: str, method: str, down: str) -> None:
+    body, is_served = BODIES[name]
+    fields = [(b"content-length", b"%d" % len(body))]
+    requests: Sequence[Request] = [("/a", fields), ("/a", fields), ("/b", fields), ("/a", [*fields, *MINE])]
+    by_lane, by_pipeline = (
+        exchange(PLAIN, 1, down, has_lane=has_lane, requests=requests, method=method, body=body)
+        for has_lane in (True, False)
+    )
+    assert by_lane[:2] == by_pipeline[:2]
+    if is_served is not None:
+        assert by_lane[2] == (len(requests) - 1 if is_served else 0)
+
+
+@pytest.mark.parametrize("down", ["h1", "h2"])
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+@pytest.mark.parametrize("name", RESPONSES)
+def test_requests_with_bodies_end_and_are_repeated_the_same_on_both_roads(name: str, method: str, down: str) -> None:
+    answer, pieces, is_served = RESPONSES[name]
+    requests: Sequence[Request] = [("/a", [(b"content-length", b"5"), *MINE])] * TIMES
+    by_lane, by_pipeline = (
+        exchange(answer, pieces, down, has_lane=has_lane, requests=requests, method=method, body=b"hello")
+        for has_lane in (True, False)
+    )
+    assert by_lane[:2] == by_pipeline[:2]
+    if is_served is not None:
+        assert by_lane[2] == (TIMES - 1 if is_served else 0)
+
+
+@pytest.mark.parametrize("down", ["h1", "h2"])
+@pytest.mark.parametrize(("method", "statuses"), [("PUT", [200] * 4), ("POST", [200, 502, 200, 502])])
+def test_only_an_idempotent_request_with_a_body_is_repeated(method: str, statuses: list[int], down: str) -> None:
+    requests: Sequence[Request] = [("/a", [(b"content-length", b"5")])] * TIMES
+    by_lane, by_pipeline = (
+        exchange(
+            PLAIN,
+            1,
+            down,
+            has_lane=has_lane,
+            requests=requests,
+            method=method,
+            body=b"hello",
+            answers_per_connection=1,
+        )
+        for has_lane in (True, False)
+    )
+    assert by_lane[:2] == by_pipeline[:2]
+    assert [status for status, _, _ in by_lane[1]] == statuses
+    assert len(by_lane[0]) == (7 if method == "PUT" else 4)
+
+
+def test_a_body_that_comes_with_its_head_takes_the_lane() -> None:
+    heads: list[bytes] = []
+    sizes: list[int] = []
+
+    def count(*args: object) -> None:
+        bytes_in = args[5]
+        assert isinstance(bytes_in, int)
+        sizes.append(bytes_in)
+
+    async def main() -> None:
+        async with (
+            listening(PLAIN, 1, heads) as port,
+            gateway([make_service([port])]) as running,
+            client(running.port, "h1") as peer,
+        ):
+            assert isinstance(peer, H1Client)
+            for number in range(6):
+                body = b"%d" % number * (number % 3 + 1)
+                head = b"POST /a HTTP/1.1\r\nHost: shop.example\r\nContent-Length: %d\r\n\r\n" % len(body)
+                await peer.stream.send_all(head + body)
+                data = b""
+                while not data.endswith(b"hello"):
+                    data += await peer.stream.receive_some(65536)
+                assert heads[-1].endswith(b"\r\nx-request-id: ID" + body)
+
+    with mock.patch.object(Accounts, "express_ended", side_effect=count):
+        bounded(main)
+    assert sizes == [2, 3, 1, 2, 3]
 
 
 def make_filtered(prefix: str, filters: Sequence[FilterConfig]) -> Rule:

@@ -17,6 +17,7 @@ from datum_router_proxy.wire.http1 import (
     RequestReceived,
     Role,
     Signal,
+    State,
 )
 from datum_router_proxy.wire.http1.chunked import ChunkedDecoder
 
@@ -245,6 +246,24 @@ def test_content_length_body_ends_at_its_length_and_closing_early_is_truncation(
     with pytest.raises(RemoteProtocolError) as caught:
         short.next_event()
     assert caught.value.reason is Reason.TRUNCATED
+
+
+def test_a_whole_body_is_taken_once_it_is_there_and_nothing_of_what_follows() -> None:
+    connection = begin(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n")
+    connection.receive_data(b"hell")
+    assert connection.whole_body() is None
+    connection.receive_data(b"oGET / HTTP/1.1\r\n")
+    assert connection.whole_body() == b"hello"
+    assert connection.whole_body() is None
+    assert connection.trailing_data() == b"GET / HTTP/1.1\r\n"
+    assert connection.reading is State.DONE
+
+
+def test_a_chunked_body_is_never_whole() -> None:
+    connection = begin()
+    connection.receive_data(b"5\r\nhello\r\n0\r\n\r\n")
+    assert connection.whole_body() is None
+    assert drain(connection)[0] == b"hello"
 
 
 def test_a14_body_of_a_get_is_never_parsed_as_a_request() -> None:

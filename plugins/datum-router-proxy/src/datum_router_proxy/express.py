@@ -1,9 +1,9 @@
 """The express lane: the common request in one page, for both downstream protocols.
 
-Most requests have no body, go to an HTTP/1.1 upstream that a kept connection leads to, and are answered by one head
-with a short body of stated length that arrives in one piece. The pipeline serves them as well, but it must be ready
-for everything; here nothing is asked that cannot be the case. Measured (CPU of one request without sockets, 1,000
-routes, `benchmarks/bench_lane.py`): 77 us by the pipeline, 14 us here.
+Most requests have no body or a short one, go to an HTTP/1.1 upstream that a kept connection leads to, and are answered
+by one head with a short body of stated length that arrives in one piece. The pipeline serves them as well, but it must
+be ready for everything; here nothing is asked that cannot be the case. Measured (CPU of one request without sockets,
+1,000 routes, `benchmarks/bench_lane.py`): 77 us by the pipeline, 14 us here.
 
 The lane takes no decision of its own: rule, endpoint, connection, limits, outcome and meters come from where the
 pipeline gets them. As soon as anything is not as expected it hands over what it has begun as a `Begun`, and the
@@ -27,7 +27,7 @@ from datum_router_proxy.answers import NOT_SIMPLE, Answer, AnswerBook, DateField
 from datum_router_proxy.channel import ChannelError
 from datum_router_proxy.exchange import ClientGone
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, park
-from datum_router_proxy.request import RequestIds, Template
+from datum_router_proxy.request import MAX_BODY_BYTES, RequestIds, Template
 from datum_router_proxy.upstream.h1 import H1Upstream
 from datum_router_proxy.upstream.h2 import H2Connection, H2Upstream
 from datum_router_proxy.upstream.transport import Transport
@@ -40,9 +40,6 @@ _REQUEST_TIMEOUT: Final = Reason.REQUEST_TIMEOUT
 MAX_ROUNDS: Final = 4
 """How often a message that has begun is looked at again while its connection has unread input: one read is parsed
 in rounds of 64 frames, and a cut between two of them says nothing about the peer."""
-
-MAX_BODY_BYTES: Final = 16_384
-"""A longer request body goes through the pipeline, which moves it as the upstream takes it."""
 
 
 class ExpressDownstream(Protocol):
@@ -167,6 +164,14 @@ class ExpressLane:
             return await self._serve_shared(downstream, template, sent, rule, lease, link, task, protocol)
         raised: Exception | None = None
         try:
+            body = b""
+            if template.has_body:
+                begun = Begun(rule, lease, started_at)
+                whole = await self._whole_body(downstream, task, begun)
+                if whole is None or len(whole) != template.content_length:
+                    upstream.release()
+                    return begun
+                body = whole
             before, after = template.h1_head
             request_id = template.kept_id or self._ids.make()
             channel = upstream.channel
@@ -177,7 +182,7 @@ class ExpressLane:
             data: bytes | None = None
             is_sent = False
             try:
-                channel.send(before + request_id + after)
+                channel.send(before + request_id + after + body)
                 is_sent = True
                 while data is None:
                     if downstream.is_gone:  # before the first wait too: its end may have come with the request
@@ -200,14 +205,14 @@ class ExpressLane:
                     status = answer.status
                     self._observer.attempt_answered(lease.state.service.key, lease.key, status)
                     self._accounts.express_ended(
-                        protocol, template, rule, lease, status, 0, answer.length, started_at, request_id
+                        protocol, template, rule, lease, status, len(body), answer.length, started_at, request_id
                     )
                     return None
             except ChannelError:
                 pass  # the upstream's: reading tells the pipeline the same again
             except (ClientGone, DeadlineExpired, TaskCancelled) as error:
                 raised = error
-            upstream.adopt(template, data, is_sent=is_sent)
+            upstream.adopt(template, body, data, is_sent=is_sent)
             begun = Begun(rule, lease, started_at)
             begun.upstream = upstream
             begun.request_id = request_id
@@ -217,6 +222,21 @@ class ExpressLane:
             upstream.cancel()
             lease.release()
             raise
+
+    async def _whole_body(self, downstream: ExpressDownstream, task: Task, begun: Begun) -> bytes | None:
+        """Return a short body that is here whole or will be in a few rounds; what ends the wait is noted in `begun`."""
+        rounds = MAX_ROUNDS
+        try:
+            body = downstream.whole_body()
+            while body is None and rounds and downstream.has_unread:
+                rounds -= 1
+                task.wake()
+                await park()
+                body = downstream.whole_body()
+        except (ClientGone, TaskCancelled) as error:
+            begun.raised = error
+            return None
+        return body
 
     async def _serve_shared(
         self,
@@ -235,17 +255,7 @@ class ExpressLane:
         has_body = template.has_body
         upstream: H2Upstream | None = None
         try:
-            body = downstream.whole_body() if has_body else b""
-            rounds = MAX_ROUNDS
-            try:
-                while body is None and rounds and downstream.has_unread:
-                    rounds -= 1
-                    task.wake()
-                    await park()
-                    body = downstream.whole_body()
-            except TaskCancelled as error:
-                begun.raised = error
-                return begun
+            body = await self._whole_body(downstream, task, begun) if has_body else b""
             if body is None or len(body) > MAX_BODY_BYTES or not link.has_room():
                 return begun
             try:

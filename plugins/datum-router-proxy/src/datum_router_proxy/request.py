@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Final
 
 from datum_router.compiler.link import LinkedRule
 from datum_router.errors import LocalProtocolError
@@ -24,6 +25,9 @@ from datum_router_proxy.wire.http1 import FRAMING_NONE, Framing, FramingKind, H1
 from datum_router_proxy.wire.http2 import RequestReceived, check_outgoing
 
 Field = tuple[bytes, bytes]
+MAX_BODY_BYTES: Final = 16_384
+"""A longer request body goes through the pipeline, which moves it as the upstream takes it."""
+
 _PLACEHOLDER = b"-"
 _ID_NAME = b"x-request-id"
 _NO_FIELDS: FieldList = ()
@@ -74,7 +78,8 @@ class Template:
         head: As `Request.head`, but with a placeholder where the request id will be.
         is_simple: Nothing about the request needs more than the express lane: no tunnel, no refusal, and a client that
             keeps its connection. Whether a body is simple shows when it is there.
-        is_plain: Simple, without body and not gRPC.
+        is_plain: Simple, not gRPC, and without body or with a short one whose length is stated: it can go to an
+            HTTP/1 upstream.
         kept_id: The request id of a trusted peer; None: each request gets a new one.
         planned_for, rule: For the snapshot with that mark the express lane has found this rule, or None: it does not
             serve it.
@@ -348,7 +353,9 @@ class Template:
             and not (self.is_tunnel or self.is_options_star or self.expects_continue)
             and self.method != "HEAD"
         )
-        self.is_plain = self.is_simple and not (self.has_body or self.is_grpc)
+        length = self.content_length
+        has_plain_body = not self.has_body or (length is not None and length <= MAX_BODY_BYTES)
+        self.is_plain = self.is_simple and has_plain_body and not self.is_grpc
 
     def _refuse(self, status: int, reason: Reason, detail: str) -> None:
         if self.refusal is None:
@@ -381,7 +388,7 @@ def from_h1(head: H1RequestHead, hop: hygiene.Hop, listener: str) -> Template:
         hop,
         head.nominations,
     )
-    if not head.keep_alive or head.minor_version == 0 or head.upgrade or template.has_body or template.is_grpc:
+    if not (head.keep_alive and head.minor_version and template.is_plain) or head.upgrade:
         template.is_simple = template.is_plain = False
     return template
 

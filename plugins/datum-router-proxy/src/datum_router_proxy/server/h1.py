@@ -67,8 +67,8 @@ class H1Connection:
 
     __slots__ = (
         "_body_ended", "_channel", "_engine", "_expects_continue", "_hop", "_is_closing", "_is_idle", "_is_tunnel",
-        "_last", "_last_block", "_last_fields", "_listener", "_out", "_out_bytes", "_plane", "_task", "_trailers",
-        "_unread", "has_started", "protocol", "request_websocket_key",
+        "_last", "_last_block", "_last_fields", "_last_with_body", "_listener", "_out", "_out_bytes", "_plane", "_task",
+        "_trailers", "_unread", "_whole_body", "has_started", "protocol", "request_websocket_key",
     )  # fmt: skip
 
     def __init__(self, plane: Server, channel: Channel, listener: Listener) -> None:
@@ -81,6 +81,8 @@ class H1Connection:
         # The bytes of the last plain head, and those of them that follow its request line.
         self._last_block = b""
         self._last_fields = b""
+        self._last_with_body: tuple[H1RequestHead, Template] | None = None
+        self._whole_body = b""  # read by the express lane, and to be read again
         self._unread = b""  # a head that was recognised by its bytes: the engine has not seen it
         self._task: Task | None = None
         self._out: list[bytes] = []
@@ -198,10 +200,18 @@ class H1Connection:
             return None  # closed between messages
         task.deadline = math.inf
         self._is_idle = False
-        template = self._begin(event.head)
+        head = event.head
+        known = self._last_with_body
+        if known is not None and known[0] is head:  # the engine returns the same object for the same bytes
+            self._reset(known[1])
+            return known[1]
+        template = self._begin(head)
         # An empty line may stand before the request line; what follows *that* line is no end of a head.
         is_whole = block[:1] not in (b"", b"\r") and not engine.buffered_bytes
-        if is_whole and template.is_plain and event.head.form is TargetForm.ORIGIN:
+        if template.has_body:
+            if template.is_plain:
+                self._last_with_body = (head, template)
+        elif is_whole and template.is_plain and head.form is TargetForm.ORIGIN:
             self._remember(block, template)
         return template
 
@@ -286,6 +296,7 @@ class H1Connection:
     def _reset(self, template: Template) -> None:
         self._trailers = ()
         self._body_ended = False
+        self._whole_body = b""
         self._expects_continue = template.expects_continue
         self._is_tunnel = False
         self.has_started = False
@@ -303,7 +314,7 @@ class H1Connection:
     def rest(self) -> None:
         """Forget the last head while nothing is under way: two of three KB that an idle connection would hold."""
         if self._is_idle:
-            self._last = None
+            self._last = self._last_with_body = None
             self._last_block = self._last_fields = b""
             self._hop = None
 
@@ -367,7 +378,8 @@ class H1Connection:
         if self._is_tunnel:
             return self._read_tunnel()
         if self._body_ended:
-            return b""
+            whole, self._whole_body = self._whole_body, b""
+            return whole
         engine = self._engine
         channel = self._channel
         if self._expects_continue:
@@ -429,12 +441,25 @@ class H1Connection:
 
     @property
     def has_unread(self) -> bool:
-        """Return False: bodies of HTTP/1 go through the engine."""
+        """Return False: what has come can be read at once."""
         return False
 
     def whole_body(self) -> bytes | None:
-        """Return None: bodies of HTTP/1 go through the engine."""
-        return None
+        """Return the whole body if it has come and its length was stated; see `exchange.Downstream`."""
+        engine = self._engine
+        body = engine.whole_body()
+        if body is None and self._channel.readable:  # many clients send head and body by two calls
+            try:
+                data = self._channel.recv()
+            except ChannelError as error:
+                raise ClientGone from error
+            if data is not None:
+                engine.receive_data(data)
+                body = engine.whole_body()
+        if body is not None:
+            self._whole_body = body
+            self._body_ended = True
+        return body
 
     def send_answer(self, answer: Answer, date: DateField, body: bytes, trailers: bytes = b"") -> bool:
         """Send a whole response past the engine; see `exchange.Downstream`."""
@@ -447,6 +472,7 @@ class H1Connection:
             self._channel.send(b"%b\r\n%b" % (head, body))
         except ChannelError as error:
             raise ClientGone from error
+        self._whole_body = b""
         return True
 
     def send_informational(self, status: int, fields: Sequence[Field]) -> None:

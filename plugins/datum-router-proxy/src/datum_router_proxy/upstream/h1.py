@@ -127,10 +127,11 @@ class H1Upstream:
         self._channel.task = None
         self._given_back(self)
 
-    def adopt(self, template: Template, data: bytes | None, *, is_sent: bool) -> None:
+    def adopt(self, template: Template, body: bytes, data: bytes | None, *, is_sent: bool) -> None:
         """Bring the engine to where it would be had it written the head of `template` and been given `data`.
 
         Args:
+            body: The whole body of the request.
             data: What was received, None if nothing was.
             is_sent: False if the connection broke while the head was written.
         """
@@ -148,6 +149,8 @@ class H1Upstream:
             (),
             framing=FRAMING_NONE if length is None else Framing(_LENGTH, length),
         )
+        if body:
+            engine.send_data(body)
         engine.send_end()
         if data is not None:
             self.has_received = bool(data)

@@ -151,11 +151,6 @@ class Http1Connection:
         return self._reading is _IDLE and not (self._eof or self._leading_crlf)
 
     @property
-    def is_peer_closed(self) -> bool:
-        """Return whether the peer will send nothing more."""
-        return self._eof
-
-    @property
     def can_reuse(self) -> bool:
         """Return whether both messages are complete and the connection may carry another exchange.
 
@@ -183,6 +178,16 @@ class Http1Connection:
         self._reading = advance(self._reading, _ON_NEXT)
         self._writing = advance(self._writing, _ON_NEXT)
         self._reset()
+
+    def whole_body(self) -> bytes | None:
+        """Return what is left of a body of stated length if all of it was received, and complete the message."""
+        position, left = self._position, self._left
+        if self._reading is not _BODY or self._receive_kind is not _LENGTH or len(self._buffer) - position < left:
+            return None
+        self._left = 0
+        data = self._consume(position + left)
+        self._complete(MESSAGE_COMPLETE)
+        return data
 
     def trailing_data(self) -> bytes:
         """Return and forget what was received past the current message: the first bytes of a tunnel."""
