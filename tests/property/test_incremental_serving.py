@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import msgspec
@@ -88,7 +89,7 @@ def test_a_worker_fed_with_deltas_serves_as_one_that_has_just_begun(
     listen: Listener | None,
 ) -> None:
     store, compiler = Store(plugins.kinds), Compiler(plugins, CompileOptions(listen=listen))
-    book = HealthBook()
+    book = HealthBook(rng=random.Random(1))
     supervisor = there = SnapshotData()
     worker = Linker(plugins, gateway_locality=HERE)
     for number, batch in enumerate(batches):
