@@ -22,6 +22,7 @@ from datum_router_proxy.wire.http1 import (
     FRAMING_NONE,
     NEED_DATA,
     DataReceived,
+    Event,
     Framing,
     FramingKind,
     H1RequestHead,
@@ -31,6 +32,7 @@ from datum_router_proxy.wire.http1 import (
     MessageComplete,
     RequestReceived,
     Role,
+    Signal,
     State,
     TargetForm,
 )
@@ -161,7 +163,7 @@ class H1Connection:
         block = b""
         try:
             # Nearly always nothing is left over from before: then the engine need not be asked.
-            event = NEED_DATA
+            event: Event | Signal = NEED_DATA
             if engine.buffered_bytes or not engine.is_fresh:
                 event = engine.next_event()
             # The engine forgives one empty line before a request, and must be the one that reads what follows it.
