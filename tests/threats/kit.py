@@ -244,6 +244,8 @@ class Arena:
         self.gateway = gateway
         self.upstream = upstream
         self.pids = gateway.worker_pids()
+        # Ready means that a worker serves; until it has its listener it has a descriptor less than at rest.
+        eventually(lambda: gateway.stats()["gauges"].get("tasks") == 1, "the worker has its listener")
         self.fds = self._open_fds()
         self.answered = 0
         self._waits_s: list[float] = []
