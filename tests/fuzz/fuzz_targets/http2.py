@@ -13,6 +13,8 @@ import random
 import struct
 from collections.abc import Iterable
 
+import msgspec
+
 from datum_router_proxy import testing as t
 from datum_router_proxy.wire.http2 import (
     PREFACE,
@@ -278,9 +280,10 @@ def _request_again(event: RequestReceived) -> None:
     client.send_headers(stream_id, [*pseudo, (b":authority", event.authority), *event.fields], event.end_stream)
     (again,) = drive(server, [client.data_to_send()])
     assert isinstance(again, RequestReceived)
-    assert again == RequestReceived(
-        stream_id, event.method, event.scheme, event.authority, event.path, None, event.fields, event.content_length,
-        event.end_stream,
+    fields = tuple(map(tuple, again.fields))  # ours leave marked as never indexed where the name says so
+    assert msgspec.structs.replace(again, fields=fields) == RequestReceived(
+        stream_id, event.method, event.scheme, event.authority, event.path, None, tuple(map(tuple, event.fields)),
+        event.content_length, event.end_stream,
     )  # fmt: skip
 
 
@@ -293,4 +296,5 @@ def _response_again(event: ResponseReceived) -> None:
     server.send_headers(stream_id, [(b":status", b"%d" % event.status), *event.fields], event.end_stream)
     again, *_rest = drive(client, [server.data_to_send()])
     assert isinstance(again, ResponseReceived)
-    assert (again.status, again.fields, again.end_stream) == (event.status, event.fields, event.end_stream)
+    assert (again.status, again.end_stream) == (event.status, event.end_stream)
+    assert list(map(tuple, again.fields)) == list(map(tuple, event.fields))
