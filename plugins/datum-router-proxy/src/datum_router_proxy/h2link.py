@@ -38,8 +38,9 @@ class Outbound:
 
     @property
     def is_stuck(self) -> bool:
-        """True while the window keeps something back."""
-        return self._is_stuck
+        """True while the window keeps something back, or would: another piece behind that one only costs memory."""
+        pending = self._pending
+        return self._is_stuck or (bool(pending) and self._engine.sendable(self._stream_id) < len(pending))
 
     @property
     def is_idle(self) -> bool:
