@@ -61,7 +61,9 @@ def check(data: bytes) -> None:
             assert [type(field) for field in found] == [type(field) for field in expected]
             assert sum(32 + len(name) + len(value) for name, value in found) <= LIST_BYTES
             assert len(found) <= MAX_FIELDS
-            assert [tuple(line) for line in peer.decode(ours.encode(found), raw=True)] == [tuple(line) for line in found]
+            assert [tuple(line) for line in peer.decode(ours.encode(found), raw=True)] == [
+                tuple(line) for line in found
+            ]
         assert ours._size <= 4_096  # type: ignore[attr-defined]  # the dynamic table
         assert len(ours._entries) <= 4_096 // 32  # type: ignore[attr-defined]
 
