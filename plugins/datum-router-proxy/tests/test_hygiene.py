@@ -221,15 +221,15 @@ def test_via_is_appended_with_the_protocol_of_the_peer() -> None:
     ],
 )
 def test_u11_hops_of_ours_are_counted_by_pseudonym(values: list[bytes], count: int) -> None:
-    assert count_via_hops([(b"via", found) for found in values]) == count
+    assert sum(map(count_via_hops, values)) == count
 
 
 def test_u11_ten_hops_are_the_limit() -> None:
     fields: list[Field] = []
     for hops in range(hygiene.MAX_VIA_HOPS + 1):
-        assert count_via_hops(fields) == hops
+        assert sum(count_via_hops(value) for name, value in fields if name == b"via") == hops
         fields = upstream(*fields)
-    assert count_via_hops(fields) > hygiene.MAX_VIA_HOPS
+    assert sum(count_via_hops(value) for name, value in fields if name == b"via") > hygiene.MAX_VIA_HOPS
 
 
 def test_a13_trailers_go_on_only_where_they_are_wanted() -> None:

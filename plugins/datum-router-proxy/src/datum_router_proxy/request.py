@@ -7,6 +7,7 @@ only the target is another, `retarget` makes a template of the one before for a 
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Sequence
 from typing import Final
@@ -17,7 +18,7 @@ from datum_router.filters.base import apply_request
 from datum_router.model.request import FieldList, Headers, LocalReply, RequestHead
 from datum_router.policy.timeout import NO_DEADLINE, request_deadline, upstream_grpc_timeout_s
 from datum_router.reasons import Reason
-from datum_router.routing.normalize import BadHost, BadPath, normalize_target, parse_authority
+from datum_router.routing.normalize import Authority, BadHost, BadPath, normalize_target, parse_authority
 from datum_router_proxy.exchange import UpstreamRequest
 from datum_router_proxy.wire import grammar, grpc, hygiene, websocket
 from datum_router_proxy.wire.hpack_codec import encode_lines
@@ -218,21 +219,11 @@ class Template:
 
     def _render_fields(self, sent: RequestHead) -> None:
         fields = sent.headers.fields
-        head = writer.encode_request_head(
-            self.method,
-            sent.target.encode("ascii"),
-            sent.authority.encode("ascii"),
-            fields,
-            framing=FRAMING_NONE if self.content_length is None else Framing(FramingKind.LENGTH, self.content_length),
-            upgrade=None,
-            close=False,
+        before, after = _around_id(fields)
+        framing = FRAMING_NONE if self.content_length is None else Framing(FramingKind.LENGTH, self.content_length)
+        self._h1_fields, self._h1_tail = writer.encode_request_fields(
+            sent.authority.encode("ascii"), before, after, name=_ID_NAME, framing=framing
         )
-        # `te` is written with the framing, everything else behind the id in its order.
-        _, after = _around_id(fields)
-        tail = writer.encode_fields([field for field in after if field[0] != b"te"], writer.WRITTEN_FIELDS)
-        self._h1_tail = b"\r\n" + tail + b"\r\n"
-        id_ends = len(head) - len(self._h1_tail)
-        self._h1_fields = head[head.index(b"\r\n") + 2 : id_ends - len(self.kept_id or _PLACEHOLDER)]
         self._h1_for = fields
         self._h1_authority = sent.authority
 
@@ -302,7 +293,7 @@ class Template:
         self.client_ip = hygiene.client_address(
             fields, peer_ip=hop.peer_ip.decode("ascii"), trusted_hops=hop.trusted_hops
         )
-        parsed = parse_authority(authority)
+        parsed = _parse_authority(authority)
         if isinstance(parsed, BadHost):
             self._refuse(400, parsed.reason, parsed.detail)
         else:
@@ -317,13 +308,14 @@ class Template:
         for name, value in fields:
             if name == b"content-type":
                 self.is_grpc = grpc.is_grpc(value)
+            elif name == b"via":
+                self.via_hops += hygiene.count_via_hops(value)
             elif name == b"grpc-timeout":
                 self.grpc_timeout_s = grpc.parse_timeout(value)
                 if self.grpc_timeout_s is None:
                     self._refuse(400, Reason.BAD_HEADER, "grpc-timeout is malformed")
         if not self.is_grpc:
             self.grpc_timeout_s = None
-        self.via_hops = hygiene.count_via_hops(fields)
         self.kept_id = hygiene.request_id_from_peer(fields, trusted_hops=hop.trusted_hops)
         made = hygiene.request_fields_for_upstream(
             fields,
@@ -362,9 +354,15 @@ class Template:
             self.refusal = LocalReply(status=status, reason=reason, detail=detail)
 
 
+@functools.lru_cache(maxsize=512)
+def _parse_authority(authority: bytes) -> Authority | BadHost:
+    """Return what clients say again and again in canonical form; entries are at most a few hundred bytes long."""
+    return parse_authority(authority)
+
+
 def _around_id(fields: FieldList) -> tuple[FieldList, FieldList]:
     """Return what stands before and after our X-Request-Id: the first one, since a filter can only add behind it."""
-    at = next(index for index, field in enumerate(fields) if field[0] == _ID_NAME)
+    at = [name for name, _ in fields].index(_ID_NAME)
     return fields[:at], fields[at + 1 :]
 
 

@@ -222,9 +222,9 @@ def request_id_from_peer(fields: Iterable[Field], *, trusted_hops: int) -> bytes
     return None
 
 
-def count_via_hops(fields: Iterable[Field]) -> int:
-    """Return how many routers of ours a request has passed, by our pseudonym in Via; above `MAX_VIA_HOPS` it loops."""
-    return sum(len(grammar.VIA_OURS.findall(value)) for name, value in fields if name == b"via")
+def count_via_hops(via: bytes) -> int:
+    """Return how many routers of ours a value of Via names, by our pseudonym; above `MAX_VIA_HOPS` it is a loop."""
+    return len(grammar.VIA_OURS.findall(via))
 
 
 def request_fields_for_upstream(

@@ -98,6 +98,8 @@ WRITTEN_FIELDS: Final = frozenset(
 )
 """Names refused in field lists, because the writer states them from typed arguments."""
 
+_TE_TRAILERS: Final = (b"te", b"trailers")
+_TE_LINES: Final = b"te: trailers\r\nconnection: te\r\n"
 _REQUEST_REFUSED: Final = WRITTEN_FIELDS | {b"te"}
 _RESPONSE_REFUSED: Final = WRITTEN_FIELDS - {b"host"}
 _TRAILER_REFUSED: Final = WRITTEN_FIELDS | {b"trailer", b"te"}
@@ -214,6 +216,28 @@ def encode_request_head(
         extra,
         encode_fields(fields, _REQUEST_REFUSED),
     )
+
+
+def encode_request_fields(
+    host: bytes, before: Sequence[Field], after: Sequence[Field], *, name: bytes, framing: Framing
+) -> tuple[bytes, bytes]:
+    """Return what `encode_request_head` would write behind the request line, around the value of a field.
+
+    Args:
+        before, after: Fields in front of it and behind it; `te: trailers` may stand behind it only.
+        name: Of the field, whose value the caller makes: a lower-case token.
+
+    Raises:
+        LocalProtocolError: As `encode_request_head`.
+    """
+    if not grammar.AUTHORITY.fullmatch(host):
+        raise _local("host is not a name or address with an optional port")
+    extra = framing_line(framing)
+    if _TE_TRAILERS in after:
+        after = [field for field in after if field != _TE_TRAILERS]
+        extra += _TE_LINES
+    head = b"host: %b\r\n%b%b%b: " % (host, extra, encode_fields(before, _REQUEST_REFUSED), name)
+    return head, b"\r\n%b\r\n" % encode_fields(after, _REQUEST_REFUSED)
 
 
 def encode_response_head(status: int, reason: bytes | None, fields: Sequence[Field], extra: bytes) -> bytes:
