@@ -16,6 +16,7 @@ import trio.testing
 from datum_router.clock import ManualClock
 from datum_router.reasons import Reason
 from datum_router_proxy.loop import (
+    BATCH_S,
     EVENTS,
     ROUNDS,
     STEPS,
@@ -342,7 +343,7 @@ def test_a_batch_is_bounded_in_rounds_and_in_time(loop: Loop, clock: ManualClock
     loop.spawn(forever(), name="w")
     assert loop.drain()
     assert steps == ROUNDS
-    seconds = 0.006
+    seconds = 0.6 * BATCH_S
     assert loop.drain()
     assert steps == ROUNDS + 2
 

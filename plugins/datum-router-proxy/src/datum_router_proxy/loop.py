@@ -223,13 +223,13 @@ class Loop:
         """
         ends_at = self._clock() + BATCH_S
         for _ in range(ROUNDS):
-            if not self._round(0.0) and not (linger_s and self._round(linger_s)):
+            if not self._round() and not (linger_s and self._round(linger_s)):
                 return False
             if self.now >= ends_at:
                 break
         return True
 
-    def _round(self, wait_s: float) -> bool:
+    def _round(self, wait_s: float = 0.0) -> bool:
         events = self._epoll.poll(wait_s, EVENTS)
         self.now = self._clock()
         if events:
