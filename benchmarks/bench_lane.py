@@ -131,6 +131,14 @@ def different() -> Iterator[bytes]:
         yield b"GET /svc%d/item/%d HTTP/1.1\r\n" % (number % ROUTES, number) + FIELDS
 
 
+def traced() -> Iterator[bytes]:
+    """Requests of which no two have the same value in one field."""
+    number = 0
+    while True:
+        number += 1
+        yield b"GET /svc500/hello HTTP/1.1\r\ntraceparent: 00-%032x-%016x-01\r\n" % (number * 7919, number) + FIELDS
+
+
 def posts() -> Iterator[bytes]:
     """Requests that are all alike, with a body."""
     head = b"POST /svc500/items HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: 256\r\n"
@@ -195,7 +203,12 @@ def measure(requests: Callable[[], Iterator[bytes]], filters: Sequence[FilterCon
 def main() -> None:
     """Print a line for each kind of request."""
     for note, filters in (("", ()), (", filters", FILTERS)):
-        for name, requests in (("same head", same), ("other targets", different), ("with body", posts)):
+        for name, requests in (
+            ("same head", same),
+            ("other targets", different),
+            ("traced", traced),
+            ("with body", posts),
+        ):
             lane = measure(requests, filters)
             with mock.patch.object(ExpressLane, "plan", return_value=None):
                 pipeline = measure(requests, filters)

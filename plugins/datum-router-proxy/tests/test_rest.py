@@ -38,8 +38,11 @@ def connections(plane: object) -> set[Unknown]:
 
 
 def remembered(connection: Unknown) -> object:
-    assert isinstance(connection.serving, H1Connection | H2Connection)
-    return connection.serving._last
+    serving = connection.serving
+    if isinstance(serving, H1Connection):
+        return serving._known.template
+    assert isinstance(serving, H2Connection)
+    return serving._last
 
 
 async def until_idle(connection: Unknown) -> None:

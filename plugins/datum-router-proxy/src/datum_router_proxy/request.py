@@ -89,11 +89,11 @@ class Template:
     """
 
     __slots__ = (
-        "_after", "_before", "_h1_authority", "_h1_fields", "_h1_for", "_h1_tail", "_h2_fields", "_h2_head",
-        "authority", "client_ip", "content_length", "expects_continue", "grpc_timeout_s", "h1_head", "has_body",
-        "head", "host", "is_grpc", "is_options_star", "is_plain", "is_simple", "is_tunnel", "kept_id", "listener",
-        "method", "path", "planned_for", "query", "refusal", "rule", "scheme", "sent", "te_trailers", "via_hops",
-        "websocket_key",
+        "_after", "_before", "_h1_around", "_h1_authority", "_h1_fields", "_h1_for", "_h1_tail", "_h2_fields",
+        "_h2_head", "_varying", "authority", "client_ip", "content_length", "expects_continue", "grpc_timeout_s",
+        "h1_head", "has_body", "head", "host", "is_grpc", "is_options_star", "is_plain", "is_simple", "is_tunnel",
+        "kept_id", "listener", "method", "path", "planned_for", "query", "refusal", "rule", "scheme", "sent",
+        "te_trailers", "via_hops", "websocket_key",
     )  # fmt: skip
 
     head: RequestHead
@@ -129,6 +129,9 @@ class Template:
         self._h1_authority = ""
         self._h1_fields = b""
         self._h1_tail = b""
+        # The field that had another value last time, its place among `_before`, and the bytes around its value.
+        self._varying: tuple[bytes, int] | None = None
+        self._h1_around: tuple[bytes, bytes, bytes] | None = None
         self._h2_head: tuple[LinkedRule, bytes, bytes, bytes] | None = None
         self._h2_fields: tuple[LinkedRule, bytes, bytes] | None = None
         self._before: FieldList = ()
@@ -144,8 +147,82 @@ class Template:
         target = normalize_target(path_query)
         if isinstance(target, BadPath) or target.path == "*" or not self.is_simple:
             return None
-        new = Template.__new__(Template)
-        # One assignment for each slot: a loop over them costs three times as much.
+        new = self._copy()
+        new.path = target.path
+        new.query = target.query
+        new._before = self._before
+        old = self.head
+        new.head = RequestHead(
+            method=old.method,
+            scheme=old.scheme,
+            authority=old.authority,
+            host=old.host,
+            path=target.path,
+            query=target.query,
+            headers=old.headers,
+            client_ip=old.client_ip,
+            listener=old.listener,
+        )
+        new._h1_for = self._h1_for
+        new._h1_fields = self._h1_fields
+        new._h1_around = self._h1_around
+        new._h2_fields = self._h2_fields
+        return new
+
+    def with_value(self, name: bytes, before: bytes, value: bytes) -> Template | None:
+        """Return the template of a simple head that differs in the value of one field alone.
+
+        None if the field means anything to us, or is not there exactly once: that must be looked at closer.
+
+        Args:
+            name: Lower-case.
+            before: The value that it has here.
+            value: Of bytes that a value may hold.
+        """
+        fields = self._before
+        if self._varying is not None and self._varying[0] == name:
+            at = self._varying[1]
+        else:
+            names = [field[0] for field in fields]
+            if name in hygiene.READ_FIELDS or name.startswith(b"x-forwarded-") or names.count(name) != 1:
+                return None
+            at = names.index(name)
+        if not self.is_simple or fields[at][1] != before:
+            return None  # the field was left out, or what is passed on is not what came
+        new = self._copy()
+        new.path = self.path
+        new.query = self.query
+        new._varying = (name, at)
+        new._before = before_id = (*fields[:at], (name, value), *fields[at + 1 :])
+        old = self.head
+        new.head = RequestHead(
+            method=old.method,
+            scheme=old.scheme,
+            authority=old.authority,
+            host=old.host,
+            path=old.path,
+            query=old.query,
+            headers=Headers((*before_id, (_ID_NAME, self.kept_id or _PLACEHOLDER), *self._after)),
+            client_ip=old.client_ip,
+            listener=old.listener,
+        )
+        new._h1_for = ()
+        new._h1_fields = b""
+        new._h1_around = None
+        new._h2_fields = None
+        if self._h1_for is old.headers.fields:  # no filter has touched them: the bytes of all other fields stay
+            around = self._h1_around
+            if around is None or around[0] != name:
+                around = _around_value(self._h1_fields, name, before)
+            if around is not None:
+                new._h1_for = new.head.headers.fields
+                new._h1_fields = around[1] + value + around[2]
+                new._h1_around = around
+        return new
+
+    def _copy(self) -> Template:
+        """Return a template with what depends on neither the target nor the fields; one assignment for each slot."""
+        new = Template.__new__(Template)  # a loop over the slots costs three times as much
         new.method = self.method
         new.scheme = self.scheme
         new.listener = self.listener
@@ -167,29 +244,12 @@ class Template:
         new.is_simple = True
         new.planned_for = None
         new.rule = None
-        new._before = self._before
         new._after = self._after
+        new._varying = self._varying
         new.kept_id = self.kept_id
-        new.path = target.path
-        new.query = target.query
-        old = self.head
-        new.head = RequestHead(
-            method=old.method,
-            scheme=old.scheme,
-            authority=old.authority,
-            host=old.host,
-            path=target.path,
-            query=target.query,
-            headers=old.headers,
-            client_ip=old.client_ip,
-            listener=old.listener,
-        )
-        new._h1_for = self._h1_for
         new._h1_authority = self._h1_authority
-        new._h1_fields = self._h1_fields
         new._h1_tail = self._h1_tail
         new._h2_head = None
-        new._h2_fields = self._h2_fields
         return new
 
     def prepare(self, rule: LinkedRule) -> bool:
@@ -364,6 +424,15 @@ def _around_id(fields: FieldList) -> tuple[FieldList, FieldList]:
     """Return what stands before and after our X-Request-Id: the first one, since a filter can only add behind it."""
     at = [name for name, _ in fields].index(_ID_NAME)
     return fields[:at], fields[at + 1 :]
+
+
+def _around_value(lines: bytes, name: bytes, value: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """Return a name and the bytes before and after its value in field lines, if the line is there exactly once."""
+    line = b"\r\n%b: %b\r\n" % (name, value)
+    if lines.count(line) != 1:
+        return None
+    before, _, after = lines.partition(line)
+    return name, before + line[: len(line) - len(value) - 2], b"\r\n" + after
 
 
 def from_h1(head: H1RequestHead, hop: hygiene.Hop, listener: str) -> Template:

@@ -14,8 +14,9 @@ from datum_router_proxy.channel import Channel, ChannelError
 from datum_router_proxy.exchange import ClientGone, Downstream, Field, FieldTuple
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
 from datum_router_proxy.request import Template, from_h1
+from datum_router_proxy.server.known_head import KnownHead
 from datum_router_proxy.settings import ProxySettings
-from datum_router_proxy.wire import grammar, hygiene, websocket
+from datum_router_proxy.wire import hygiene, websocket
 from datum_router_proxy.wire.hpack_codec import LineCache
 from datum_router_proxy.wire.http1 import (
     FRAMING_CHUNKED,
@@ -39,9 +40,6 @@ from datum_router_proxy.wire.http1 import (
 
 _LENGTH: Final = FramingKind.LENGTH
 _VIA: Final = {0: b"1.0", 1: b"1.1"}
-_SLASH: Final = 0x2F
-
-MAX_REMEMBERED_HEAD_BYTES: Final = 4096
 """A longer head is parsed each time: remembering it would cost every idle connection as much."""
 
 
@@ -69,7 +67,7 @@ class H1Connection:
 
     __slots__ = (
         "_body_ended", "_channel", "_engine", "_expects_continue", "_hop", "_is_closing", "_is_idle", "_is_tunnel",
-        "_last", "_last_block", "_last_fields", "_last_with_body", "_listener", "_out", "_out_bytes", "_plane", "_task",
+        "_known", "_last_with_body", "_listener", "_out", "_out_bytes", "_plane", "_task",
         "_trailers", "_unread", "_whole_body", "has_started", "protocol", "request_websocket_key",
     )  # fmt: skip
 
@@ -79,10 +77,7 @@ class H1Connection:
         self._listener = listener
         self._engine = Http1Connection(Role.SERVER, plane.h1_limits, plane.h1_cache)
         self._hop: hygiene.Hop | None = None  # made for the version of HTTP that the last head had
-        self._last: Template | None = None
-        # The bytes of the last plain head, and those of them that follow its request line.
-        self._last_block = b""
-        self._last_fields = b""
+        self._known = KnownHead(plane.h1_limits)
         self._last_with_body: tuple[H1RequestHead, Template] | None = None
         self._whole_body = b""  # read by the express lane, and to be read again
         self._unread = b""  # a head that was recognised by its bytes: the engine has not seen it
@@ -179,8 +174,9 @@ class H1Connection:
                     continue
                 if self._is_idle and data:
                     block = data
-                    template = self._recognise(data) if is_at_start else None
+                    template = self._known.recognise(data) if is_at_start else None
                     if template is not None:
+                        self._unread = data
                         self._is_idle = False
                         return template
                     self._start_head_clock(task)
@@ -214,48 +210,8 @@ class H1Connection:
             if template.is_plain:
                 self._last_with_body = (head, template)
         elif is_whole and template.is_plain and head.form is TargetForm.ORIGIN:
-            self._remember(block, template)
+            self._known.remember(block, template)
         return template
-
-    def _recognise(self, data: bytes) -> Template | None:
-        """Return the template of a head that is known from the one before, byte for byte or but for its target.
-
-        What follows the request line was found to be a complete and valid end of a head that has no body. So the same
-        bytes are again, and if the request line is valid as well the engine would find nothing else.
-        """
-        last = self._last
-        if last is None or not self._last_block:
-            return None
-        if data == self._last_block:
-            self._unread = data
-            return last
-        fields = self._last_fields
-        if not data.endswith(fields):
-            return None
-        line = grammar.REQUEST_LINE.match(data)
-        limits = self._plane.h1_limits
-        if line is None or line.end() != len(data) - len(fields) or len(data) > limits.max_head_bytes:
-            return None
-        raw_method, target, minor = line.groups()
-        if (
-            minor == b"0"
-            or raw_method.decode("ascii") != last.method
-            or target[0] != _SLASH
-            or len(target) > limits.max_target_bytes
-        ):
-            return None
-        template = last.retarget(target)
-        if template is not None:
-            self._unread = data
-            self._last = template
-            self._last_block = data
-        return template
-
-    def _remember(self, block: bytes, template: Template) -> None:
-        if len(block) <= MAX_REMEMBERED_HEAD_BYTES:
-            self._last = template
-            self._last_block = block
-            self._last_fields = block[block.index(b"\r\n") + 2 :]
 
     def _start_head_clock(self, task: Task) -> None:
         self._is_idle = False
@@ -316,8 +272,8 @@ class H1Connection:
     def rest(self) -> None:
         """Forget the last head while nothing is under way: two of three KB that an idle connection would hold."""
         if self._is_idle:
-            self._last = self._last_with_body = None
-            self._last_block = self._last_fields = b""
+            self._known.forget()
+            self._last_with_body = None
             self._hop = None
 
     def begin_drain(self) -> None:
@@ -372,8 +328,8 @@ class H1Connection:
             self._unread = b""
             self._engine.receive_data(data)
             self._engine.next_event()
-            assert self._last is not None
-            self._reset(self._last)
+            assert self._known.template is not None
+            self._reset(self._known.template)
 
     def read_body(self) -> bytes | None:
         """Return the next piece of the body; see `exchange.Body`."""

@@ -91,6 +91,9 @@ _OURS: Final = frozenset(
     }
 )
 
+READ_FIELDS: Final = HOP_BY_HOP | _OURS | {b"content-length", b"content-type", b"expect", b"grpc-timeout", b"host"}
+"""Fields of requests that say something to us; what others say is for rules, filters and the upstream."""
+
 _FORBIDDEN_TRAILERS: Final = HOP_BY_HOP | frozenset(
     b"""age authorization cache-control content-encoding content-length content-range content-type cookie date expect
     expires forwarded host if-match if-modified-since if-none-match if-range if-unmodified-since location max-forwards
