@@ -125,6 +125,8 @@ class Stage:
             environment={
                 "DATUM_ROUTER_LAMEDUCK_SECS": str(self.options.lameduck_s),
                 "DATUM_ROUTER_GRACE_SECS": str(self.options.grace_s),
+                # The whole load has one address: after a stall of a second it needs more than one client may have.
+                "DATUM_ROUTER_DATA_PLANE_CONFIG": "max_connections_per_address=2000",
             },
         )
         await self.gateway.wait_ready()
