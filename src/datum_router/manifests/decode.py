@@ -52,6 +52,17 @@ def decode(raw: Mapping[str, object], origin: Origin, kinds: KindTable) -> Decod
 
     Problems of types and names are all reported together; rules between fields are looked at when there are none.
     """
+    quick = _decode_plain(raw, kinds)
+    if quick is not None:
+        manifest, kind, key = quick
+        checked, found = _check(manifest, kind)
+        return Decoded(
+            manifest=checked, key=key, kind=kind, diagnostics=_located(found, str(key), origin) if found else ()
+        )
+    return _decode_slowly(raw, origin, kinds)
+
+
+def _decode_slowly(raw: Mapping[str, object], origin: Origin, kinds: KindTable) -> Decoded:
     found_raw: object = raw
     if not isinstance(found_raw, Mapping):  # what a source promises is checked once, here
         message = f"found {json_type(found_raw)}, expected an object"
@@ -67,10 +78,6 @@ def decode(raw: Mapping[str, object], origin: Origin, kinds: KindTable) -> Decod
     kind = kinds.get(api_version, kind_name)
     if kind is None:
         return _unknown_kind(api_version, key, origin, kinds)
-    quick = _decode_plain(raw, kind, key, kinds)
-    if quick is not None:
-        manifest, found = _check(quick, kind)
-        return Decoded(manifest=manifest, key=key, kind=kind, diagnostics=_located(found, str(key), origin))
     walker = Walker()
     walker.problems += problems
     body: dict[str, object] = dict(raw)
@@ -92,8 +99,8 @@ def decode(raw: Mapping[str, object], origin: Origin, kinds: KindTable) -> Decod
 
 
 def _decode_plain(
-    raw: Mapping[str, object], kind: ResourceKind, key: ObjectKey, kinds: KindTable
-) -> msgspec.Struct | None:
+    raw: Mapping[str, object], kinds: KindTable
+) -> tuple[msgspec.Struct, ResourceKind, ObjectKey] | None:
     """Return the manifest of an object that msgspec alone can judge, None if the walk has to look at it.
 
     Nearly every object is fine, and msgspec finds that out twenty times faster than the walk does. What the walk
@@ -101,24 +108,43 @@ def _decode_plain(
     beyond 64 bits and, by UnicodeEncodeError, lone surrogates; aliases show as an error unless they stand for plain
     text (`PlainText`). A false alarm costs time, nothing else.
     """
-    plain = kinds.plain_text_of(kind)
-    if plain is None:
+    if not isinstance(raw, dict):
         return None
-    metadata = raw.get("metadata")
-    if not isinstance(metadata, dict) or not metadata.keys() <= _METADATA:
+    api_version, kind_name, metadata = raw.get("apiVersion"), raw.get("kind"), raw.get("metadata")
+    if not (isinstance(api_version, str) and isinstance(kind_name, str) and isinstance(metadata, dict)):
         return None
-    if not isinstance(metadata.get("namespace", ""), str):
-        return None  # of a kind without namespaces, whose own takes its place below
-    body = {**raw, "metadata": {**metadata, "namespace": key.namespace}}
-    status = body.pop("status", None) if kind.is_status_ours else None
+    kind = kinds.get(api_version, kind_name)
+    plain = None if kind is None else kinds.plain_text_of(kind)
+    if kind is None or plain is None or not metadata.keys() <= _METADATA:
+        return None
+    name, given = metadata.get("name"), metadata.get("namespace", DEFAULT_NAMESPACE)
+    if not isinstance(name, str) or not isinstance(given, str):
+        return None
+    namespace = (given or DEFAULT_NAMESPACE) if kind.namespaced else ""
+    if not _is_name(name) or (namespace and not _is_namespace(namespace)):
+        return None
+    body = raw if namespace == given else {**raw, "metadata": {**metadata, "namespace": namespace}}
+    status = None
+    if kind.is_status_ours and "status" in body:
+        body = dict(body)
+        status = body.pop("status")
     try:
         if not plain.accepts(_JSON.encode(body)):
             return None
         if status is not None:
             body["status"] = status
-        return msgspec.convert(body, kind.struct, strict=True)
+        manifest = msgspec.convert(body, kind.struct, strict=True)
     except (msgspec.ValidationError, RecursionError, UnicodeError, TypeError, ValueError, OverflowError):
         return None
+    return manifest, kind, ObjectKey(kind=kind_name, namespace=namespace, name=name)
+
+
+def _is_name(text: str) -> bool:
+    return len(text) <= MAX_NAME_CHARS and _NAME.match(text) is not None
+
+
+def _is_namespace(text: str) -> bool:
+    return len(text) <= MAX_NAMESPACE_CHARS and _NAMESPACE.match(text) is not None
 
 
 def _is_bad(problems: Iterable[Problem]) -> bool:
@@ -178,9 +204,9 @@ def _identify(raw: Mapping[str, object], kinds: KindTable) -> tuple[list[Problem
         if is_ours:
             problems.append(_not_text("metadata.namespace", namespace))
         return problems, None
-    if len(name) > MAX_NAME_CHARS or not _NAME.match(name):
+    if not _is_name(name):
         problems.append(_bad_name("metadata.name", name, "a DNS-1123 name: lower-case letters, digits, - and ."))
-    if namespace and (len(namespace) > MAX_NAMESPACE_CHARS or not _NAMESPACE.match(namespace)):
+    if namespace and not _is_namespace(namespace):
         problems.append(
             _bad_name("metadata.namespace", namespace, "a DNS-1123 label: lower-case letters, digits and -")
         )
@@ -256,7 +282,7 @@ def _check(manifest: msgspec.Struct, kind: ResourceKind) -> tuple[msgspec.Struct
     try:
         if kind.validate is not None:
             problems += kind.validate(manifest)
-        if _is_bad(problems):
+        if problems and _is_bad(problems):
             return None, problems
         return (manifest if kind.normalize is None else kind.normalize(manifest)), problems
     except Exception as error:  # noqa: BLE001 - a plugin's validator must not stop other objects from being read

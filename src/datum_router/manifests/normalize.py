@@ -26,7 +26,7 @@ def canonical_prefix(text: str) -> str:
 
 def canonical_hosts(names: Sequence[str]) -> tuple[str, ...]:
     """Return host names in lower case, each once, in order."""
-    return tuple(dict.fromkeys(name.lower() for name in names))
+    return tuple(dict.fromkeys([name.lower() for name in names]))
 
 
 def normalize_service(manifest: VPCService) -> VPCService:
@@ -40,25 +40,29 @@ def normalize_service(manifest: VPCService) -> VPCService:
 
 
 def normalize_route(manifest: VPCRoute) -> VPCRoute:
-    """Return the route with canonical host names, paths, networks and header names."""
+    """Return the route with canonical host names, paths, networks and header names; itself if they are."""
     spec = manifest.spec
-    return replace(
-        manifest,
-        spec=replace(
-            spec,
-            hostnames=canonical_hosts(spec.hostnames),
-            match=None if spec.match is None else _match(spec.match),
-            matches=tuple(_match(item) for item in spec.matches),
-        ),
-    )
+    hostnames = canonical_hosts(spec.hostnames)
+    match = None if spec.match is None else _match(spec.match)
+    matches = tuple([_match(item) for item in spec.matches])
+    if hostnames == spec.hostnames and match is spec.match and matches == spec.matches:
+        return manifest
+    return replace(manifest, spec=replace(spec, hostnames=hostnames, match=match, matches=matches))
 
 
 def _match(item: RouteMatch) -> RouteMatch:
+    exact = None if item.exact_path is None else canonical_path(item.exact_path)
+    prefix = None if item.path_prefix is None else canonical_prefix(item.path_prefix)
+    methods = tuple(dict.fromkeys(item.methods))
+    if (exact, prefix, methods) == (item.exact_path, item.path_prefix, item.methods) and not (
+        item.headers or item.header_matches or item.source_cidrs
+    ):
+        return item  # most are
     return replace(
         item,
-        exact_path=None if item.exact_path is None else canonical_path(item.exact_path),
-        path_prefix=None if item.path_prefix is None else canonical_prefix(item.path_prefix),
-        methods=tuple(dict.fromkeys(item.methods)),
+        exact_path=exact,
+        path_prefix=prefix,
+        methods=methods,
         headers=None if item.headers is None else {name.lower(): value for name, value in item.headers.items()},
         header_matches=tuple(replace(one, name=one.name.lower()) for one in item.header_matches),
         source_cidrs=tuple(dict.fromkeys(str(ipaddress.ip_network(text, strict=False)) for text in item.source_cidrs)),

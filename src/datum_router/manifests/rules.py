@@ -11,7 +11,7 @@ from datum_router.manifests.meta import TOKEN_PATTERN
 from datum_router.manifests.problem import Problem, shown
 from datum_router.manifests.vpcroute import MAX_REGEX_BYTES
 from datum_router.reasons import Reason
-from datum_router.routing.normalize import BadPath, normalize_rule_path
+from datum_router.routing.normalize import BadPath, is_canonical, normalize_rule_path
 
 HOP_BY_HOP = frozenset(
     {
@@ -60,6 +60,8 @@ def check_path(path: str, text: str) -> Iterator[Problem]:
 
     Requests are normalised before they are compared, so a path that is not in normal form would match nothing.
     """
+    if is_canonical(text):
+        return
     if not text.startswith("/"):
         hint = f"write /{text}" if text and text[0] not in "*?#" else "a path begins with /"
         yield invalid(path, f"found {shown(text)}, expected a path that begins with /", hint)
@@ -83,13 +85,18 @@ def check_host(path: str, text: str, *, is_wildcard_allowed: bool = True) -> Ite
     """Check a host name (RFC 1123), with `*.` in front if that is allowed."""
     lower = text.lower()
     is_named = _HOST.match(lower) is not None and (is_wildcard_allowed or not lower.startswith("*."))
-    if is_named and not lower[-1].isdecimal():
-        return  # addresses end in a digit if they have no colon, and then they are no name: see `_is_address`
+    if is_named and _is_host(lower):
+        return
     expected = "a host name such as shop.example.com" + (" or *.example.com" if is_wildcard_allowed else "")
     if _is_address(lower):
         yield invalid(path, f"found the address {shown(text)}, expected {expected}", "addresses are no host names")
     elif not is_named:
         yield invalid(path, f"found {shown(text)}, expected {expected}", _host_hint(lower))
+
+
+def _is_host(lower: str) -> bool:
+    # Addresses end in a digit if they have no colon, and then they are no name: see `_is_address`.
+    return _HOST.match(lower) is not None and not lower[-1].isdecimal()
 
 
 def _host_hint(text: str) -> str:
@@ -122,10 +129,12 @@ def check_hosts(path: str, names: Sequence[str]) -> Iterator[Problem]:
     """Check a list of host names."""
     seen: set[str] = set()
     for index, name in enumerate(names):
-        yield from check_host(f"{path}[{index}]", name)
-        if name.lower() in seen:
+        lower = name.lower()
+        if not _is_host(lower):
+            yield from check_host(f"{path}[{index}]", name)
+        if lower in seen:
             yield warning(f"{path}[{index}]", f"found {shown(name)} for the second time")
-        seen.add(name.lower())
+        seen.add(lower)
 
 
 def check_address(path: str, text: str) -> Iterator[Problem]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Callable, Iterator, Mapping
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -296,7 +296,7 @@ def _problem(path: str, message: str, hint: str) -> Problem:
     return Problem(path=path, reason=Reason.NOT_SERVED, message=message, hint=hint)
 
 
-class _Step(msgspec.Struct, frozen=True, gc=False):
+class _Step(NamedTuple):
     """A field whose value, or what stands below it, has to be looked at."""
 
     attribute: str
@@ -346,16 +346,16 @@ def _says_anything(kind: str, part: msgspec.Struct, prefix: str) -> bool:
     plan = _plan(kind, prefix, type(part))
     if plan.values(part) != plan.unsaid:
         return True
-    for step in plan.steps:
-        value = getattr(part, step.attribute)
+    for attribute, is_list, refused, served, below in plan.steps:
+        value = getattr(part, attribute)
         if value is None or value == ():
             continue
-        for item in value if step.is_list else (value,):
-            if step.refused and str(item) in step.refused:
+        for item in value if is_list else (value,):
+            if refused and str(item) in refused:
                 return True
-            if step.served is not None and item != step.served:
+            if served is not None and item != served:
                 return True
-            if step.below and isinstance(item, msgspec.Struct) and _says_anything(kind, item, step.below):
+            if below and isinstance(item, msgspec.Struct) and _says_anything(kind, item, below):
                 return True
     return False
 

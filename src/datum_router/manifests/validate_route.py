@@ -65,8 +65,10 @@ def validate_route(manifest: VPCRoute) -> Iterator[Problem]:
         yield from _match(f"spec.matches[{index}]", item)
     yield from check_hosts("spec.hostnames", spec.hostnames)
     yield from _destinations(spec)
-    yield from _filters("spec.filters", spec.filters, spec)
-    yield from _balancing(spec)
+    if spec.filters:
+        yield from _filters("spec.filters", spec.filters, spec)
+    if spec.load_balancing_config is not None:
+        yield from _balancing(spec, spec.load_balancing_config)
     if spec.retries is not None and spec.retries.backoff is not None:
         backoff = spec.retries.backoff
         if backoff.initial_ms > backoff.max_ms:
@@ -81,15 +83,13 @@ def validate_route(manifest: VPCRoute) -> Iterator[Problem]:
 # --- matches ---------------------------------------------------------------------------------------------------
 
 
+_PATH_FIELDS = ("exactPath", "pathPrefix", "pathRegex", "grpcService")
+
+
 def _match(path: str, match: RouteMatch) -> Iterator[Problem]:
-    kinds = {
-        "exactPath": match.exact_path,
-        "pathPrefix": match.path_prefix,
-        "pathRegex": match.path_regex,
-        "grpcService": match.grpc_service or match.grpc_method,
-    }
-    given = [name for name, value in kinds.items() if value is not None]
-    if len(given) > 1:
+    paths = (match.exact_path, match.path_prefix, match.path_regex, match.grpc_service or match.grpc_method)
+    if paths.count(None) < len(paths) - 1:
+        given = [name for name, value in zip(_PATH_FIELDS, paths, strict=True) if value is not None]
         yield exclusive(
             path, f"{' and '.join(given)} are given, expected one condition on the path", "use matches for both"
         )
@@ -102,7 +102,7 @@ def _match(path: str, match: RouteMatch) -> Iterator[Problem]:
     if match.grpc_method is not None and match.grpc_service is None:
         yield missing(f"{path}.grpcService", "grpcMethod needs grpcService: a path is /service/method")
     seen: dict[str, str] = {}
-    for name in match.headers or {}:
+    for name in match.headers or ():
         where = f"{path}.headers.{name}"
         yield from check_header(where, name)
         if name.lower() in seen:
@@ -134,7 +134,7 @@ def _value_match(path: str, match: ValueMatch) -> Iterator[Problem]:
 
 
 def _destinations(spec: VPCRouteSpec) -> Iterator[Problem]:
-    is_redirect = any(item.type is FilterType.REQUEST_REDIRECT for item in spec.filters)
+    is_redirect = FilterType.REQUEST_REDIRECT in [item.type for item in spec.filters]
     if is_redirect and spec.destinations:
         yield exclusive(
             "spec.destinations",
@@ -145,7 +145,7 @@ def _destinations(spec: VPCRouteSpec) -> Iterator[Problem]:
         yield missing(
             "spec.destinations", "the route has no destinations", "name a VPCService, or add a RequestRedirect"
         )
-    if spec.destinations and all(item.weight == 0 for item in spec.destinations):
+    if spec.destinations and not any([item.weight for item in spec.destinations]):
         yield warning("spec.destinations", "every weight is 0: its traffic is answered with 500")
 
 
@@ -242,10 +242,7 @@ def _path_modifier(path: str, modifier: PathModifier | None, spec: VPCRouteSpec)
 # --- balancing and timeouts ------------------------------------------------------------------------------------
 
 
-def _balancing(spec: VPCRouteSpec) -> Iterator[Problem]:
-    config = spec.load_balancing_config
-    if config is None:
-        return
+def _balancing(spec: VPCRouteSpec, config: LoadBalancingConfig) -> Iterator[Problem]:
     path = "spec.loadBalancingConfig"
     named = {
         HashOn.HEADER: ("headerName", config.header_name),

@@ -39,6 +39,8 @@ class StoreChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 NO_CHANGE = StoreChange()
 
+_MSGPACK = msgspec.msgpack.Encoder(order="deterministic")
+
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """An object in force."""
@@ -221,8 +223,12 @@ class Store:
             return StoreChange(
                 diagnostics_changed=self._report(("skipped", event.source, _text(key)), decoded.diagnostics)
             )
-        claims = self._claims.setdefault(key, _Claims())
-        claim = claims.by_source.setdefault(event.source, _Claim())
+        claims = self._claims.get(key)
+        if claims is None:
+            claims = self._claims[key] = _Claims()
+        claim = claims.by_source.get(event.source)
+        if claim is None:
+            claim = claims.by_source[event.source] = _Claim()
         claim.fingerprint, claim.latest, claim.file = fingerprint, origin, origin.file
         claim.diagnostics = decoded.diagnostics
         is_changed = False
@@ -348,7 +354,8 @@ class Store:
             found = claim.diagnostics
             if owner is not None and claim is not owner and claim.manifest is not None and claim.origin is not None:
                 found = (*found, _duplicate(key, claim.origin, claims.owner or "", owner.origin))
-            is_changed |= self._report(("object", source, _text(key)), found)
+            if found or self._reports:
+                is_changed |= self._report(("object", source, _text(key)), found)
         return is_changed
 
     def _report(self, index: tuple[str, str, str], found: tuple[Diagnostic, ...]) -> bool:
@@ -366,7 +373,7 @@ def _fingerprint(raw: object) -> bytes:
     """Return a hash that two texts share only if they decode alike; empty if there is none."""
     try:
         # MessagePack keeps apart what JSON would not: numbers and texts as keys, integers and floats.
-        return hashlib.blake2b(msgspec.msgpack.encode(raw, order="deterministic"), digest_size=16).digest()
+        return hashlib.blake2b(_MSGPACK.encode(raw), digest_size=16).digest()
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         return b""
 

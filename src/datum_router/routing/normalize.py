@@ -186,13 +186,18 @@ def _remove_dot_segments(path: bytes) -> bytes | None:
     return b"/" + b"/".join(kept)
 
 
+def is_canonical(path: str) -> bool:
+    """Tell whether a path is in canonical form already; False may be a false alarm (an escape, a segment `.x`)."""
+    return _CANONICAL_PATH.match(path) is not None
+
+
 def normalize_rule_path(text: str) -> str | BadPath:
     """Return the canonical form of a path written in a manifest (exact path, prefix, replacement), or why it is bad.
 
     Manifests may hold non-ASCII characters and blanks; they are percent-encoded as UTF-8 first, as clients do.
     `?` and `#` are refused: conditions on the query have their own field.
     """
-    if _CANONICAL_PATH.match(text):
+    if is_canonical(text):
         return text
     if "?" in text or "#" in text:
         return BadPath("a query or fragment in a path")
