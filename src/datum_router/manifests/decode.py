@@ -98,9 +98,7 @@ def _decode_slowly(raw: Mapping[str, object], origin: Origin, kinds: KindTable) 
     return Decoded(manifest=manifest, key=key, kind=kind, diagnostics=_located(found, str(key), origin))
 
 
-def _decode_plain(
-    raw: Mapping[str, object], kinds: KindTable
-) -> tuple[msgspec.Struct, ResourceKind, ObjectKey] | None:
+def _decode_plain(raw: Mapping[str, object], kinds: KindTable) -> tuple[msgspec.Struct, ResourceKind, ObjectKey] | None:
     """Return the manifest of an object that msgspec alone can judge, None if the walk has to look at it.
 
     Nearly every object is fine, and msgspec finds that out twenty times faster than the walk does. What the walk

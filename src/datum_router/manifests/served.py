@@ -348,7 +348,7 @@ def _says_anything(kind: str, part: msgspec.Struct, prefix: str) -> bool:
         return True
     for attribute, is_list, refused, served, below in plan.steps:
         value = getattr(part, attribute)
-        if value is None or value == ():
+        if value is None:
             continue
         for item in value if is_list else (value,):
             if refused and str(item) in refused:

@@ -145,7 +145,7 @@ def _destinations(spec: VPCRouteSpec) -> Iterator[Problem]:
         yield missing(
             "spec.destinations", "the route has no destinations", "name a VPCService, or add a RequestRedirect"
         )
-    if spec.destinations and not any([item.weight for item in spec.destinations]):
+    if spec.destinations and all(item.weight == 0 for item in spec.destinations):
         yield warning("spec.destinations", "every weight is 0: its traffic is answered with 500")
 
 

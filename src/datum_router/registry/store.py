@@ -298,8 +298,8 @@ class Store:
     def _claim_on(self, event: Upsert, fingerprint: bytes) -> tuple[ObjectKey, _Claims, _Claim] | None:
         """Return the claim whose latest version has the very text of this event's, without decoding it."""
         raw = event.raw
-        metadata = raw.get("metadata") if fingerprint and isinstance(raw, Mapping) else None
-        if not isinstance(metadata, Mapping):
+        metadata = raw.get("metadata") if fingerprint and isinstance(raw, dict) else None
+        if not isinstance(metadata, dict):
             return None
         kind, namespace, name = raw.get("kind"), metadata.get("namespace", DEFAULT_NAMESPACE), metadata.get("name")
         if not isinstance(kind, str) or not isinstance(namespace, str) or not isinstance(name, str):
