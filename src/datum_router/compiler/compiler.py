@@ -267,6 +267,8 @@ def _check_binding(manifest: msgspec.Struct, view: ManifestView) -> tuple[None, 
 
 def _exchanged(old: Sequence[Rule], new: Sequence[Rule]) -> tuple[list[Rule], list[Rule]]:
     """Return the rules of `old` that are not in `new`, and the other way round, by identity."""
+    if not old or not new:
+        return list(old), list(new)
     old_ids, new_ids = set(map(id, old)), set(map(id, new))
     return [rule for rule in old if id(rule) not in new_ids], [rule for rule in new if id(rule) not in old_ids]
 

@@ -84,4 +84,5 @@ class ConflictIndex:
 
 
 def _claims(rule: Rule) -> list[_Claim]:
-    return [(host, rule.listeners, rule.match) for host in dict.fromkeys(rule.hostnames) or ("",)]
+    hosts = rule.hostnames if len(rule.hostnames) == 1 else dict.fromkeys(rule.hostnames) or ("",)
+    return [(host, rule.listeners, rule.match) for host in hosts]

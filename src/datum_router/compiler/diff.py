@@ -17,6 +17,7 @@ from datum_router.model.snapshot import SnapshotData, SnapshotDelta
 from datum_router.reasons import Reason
 
 PART_DIGEST_BYTES = 16
+_MSGPACK = msgspec.msgpack.Encoder(order="deterministic")
 SECRET_FIELDS = frozenset({"key_pem", "cert_pem", "ca_pem"})
 
 
@@ -57,7 +58,7 @@ def combine_digests(
 
 
 def _encode(part: object) -> bytes:
-    return msgspec.msgpack.encode(part, order="deterministic")
+    return _MSGPACK.encode(part)
 
 
 def make_delta(old: SnapshotData, new: SnapshotData) -> SnapshotDelta:

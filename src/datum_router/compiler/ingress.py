@@ -59,7 +59,7 @@ class IngressScope(msgspec.Struct, frozen=True, kw_only=True):
         Without `parentRefs` a route is served by every gateway: on each listener, with its own host names. With them
         it is served on the named ingresses' listeners, for those of its host names that the ingress has too.
         """
-        own = tuple(name.lower() for name in route.spec.hostnames)
+        own = tuple([name.lower() for name in route.spec.hostnames])
         refs = route.spec.parent_refs
         if not refs:
             return own, (), True

@@ -210,7 +210,7 @@ class Linker:
         states: Mapping[ServiceKey, ServiceState],
         made: list[tuple[ServiceState, ServiceBalancer]],
     ) -> LinkedRule:
-        filters = tuple(self._filter(config, rule) for config in rule.filters)
+        filters = tuple([self._filter(config, rule) for config in rule.filters])
         balancers: dict[ServiceKey, tuple[ServiceState, ServiceBalancer]] = {}
         keeps = before is not None and before.rule.balancing == rule.balancing and before.rule.locality == rule.locality
         for ref in rule.destinations:

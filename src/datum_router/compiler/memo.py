@@ -99,9 +99,12 @@ class Memo(Generic[T]):
             found = None if manifest is None else make(manifest, recording)
             if found is not None:
                 looks = tuple(sorted(recording.looks))
-                made = Made(found[0], tuple(found[1]), self._looks.setdefault(looks, looks))
+                shared = self._looks.get(looks)
+                if shared is None:
+                    shared = self._looks[looks] = looks
+                    self._seen.update(_kinds(looks))
+                made = Made(found[0], tuple(found[1]), shared)
                 self._made[name] = made
-                self._seen.update(look[0] for look in looks)
                 if made.findings:
                     self._reported[name] = made.findings
             yield name, None if before is None else before.result, None if found is None else found[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 
-from datum_router.model.route import Match, PathKind, PathMatch, Rule
+from datum_router.model.route import Match, PathMatch, Rule
 from datum_router.routing.grpc import grpc_path
 from datum_router.routing.host import HostRank, best_hostname, host_rank, hostnames_of
 from datum_router.routing.normalize import BadPath
@@ -19,14 +19,9 @@ from datum_router.routing.source import prefix_rank
 RuleRank = tuple[PathRank, int, int, int, int, float, str, int, str]
 SortKey = tuple[HostRank, RuleRank]
 
-_ANY_PATH = PathMatch()
-_RANK_ANY_PATH = path_rank(PathKind.PREFIX, "/")
-
 
 def path_rank_of(path: PathMatch) -> PathRank:
     """Return the rank of one path condition by its canonical value (as written if that is malformed)."""
-    if path == _ANY_PATH:
-        return _RANK_ANY_PATH
     value = canonical_value(path)
     return path_rank(path.kind, path.value if isinstance(value, BadPath) else value)
 
@@ -66,7 +61,7 @@ def sort_key(rule: Rule, hostname: str | None = None) -> SortKey:
         hostname: Canonical; None takes the most specific one of the rule.
     """
     if hostname is None:
-        return (min(map(host_rank, hostnames_of(rule.hostnames))), rule_rank(rule))
+        hostname = min(hostnames_of(rule.hostnames), key=host_rank)
     return (host_rank(hostname), rule_rank(rule))
 
 

@@ -57,28 +57,32 @@ class RouteCompiler:
         if balancing is None:
             return [], findings
         destinations = _destinations(route, key, view, findings)
-        filters = tuple(compile_filter(item) for item in spec.filters)
-        matches = list(spec.matches) or [spec.match or wire.RouteMatch()]
+        filters = tuple([compile_filter(item) for item in spec.filters])
+        matches = spec.matches or (spec.match or wire.RouteMatch(),)
+        name = f"{key.namespace}/{key.name}"
+        locality, retry, timeouts = _locality(route), _retry(route), _timeouts(route)
+        created = created_at(route.metadata)
         rules: list[Rule] = []
         for index, item in enumerate(matches):
-            match = compile_match(item)
             rule = Rule(
-                id=RuleId(f"{key.namespace}/{key.name}#{index}"),
-                route=f"{key.namespace}/{key.name}",
+                id=RuleId(f"{name}#{index}"),
+                route=name,
                 hostnames=hostnames,
                 listeners=listeners,
-                match=match,
+                match=compile_match(item),
                 destinations=destinations,
                 filters=filters,
                 balancing=balancing,
-                locality=_locality(route),
-                retry=_retry(route),
-                timeouts=_timeouts(route),
-                created_at=created_at(route.metadata),
+                locality=locality,
+                retry=retry,
+                timeouts=timeouts,
+                created_at=created,
                 index=index,
             )
             where = f"spec.matches[{index}]" if spec.matches else "spec.match"
-            unusable = [*self._match_problems(rule, key, where), *_filter_problems(rule, key)]
+            unusable = self._match_problems(rule, key, where)
+            if filters:
+                unusable += _filter_problems(rule, key)
             if unusable:
                 findings += unusable
             else:
@@ -180,15 +184,21 @@ def compile_match(item: wire.RouteMatch) -> Match:
         path = PathMatch(kind=PathKind.EXACT, value=f"/{item.grpc_service}/{item.grpc_method}")
     elif item.grpc_service:
         path = PathMatch(kind=PathKind.PREFIX, value=f"/{item.grpc_service}")
-    headers = [ValueMatch(name=name.lower(), value=value) for name, value in (item.headers or {}).items()]
-    headers += [_value_match(one, lower=True) for one in item.header_matches]
-    query = [ValueMatch(name=name, value=value) for name, value in (item.query_params or {}).items()]
-    query += [_value_match(one, lower=False) for one in item.query_param_matches]
+    headers: list[ValueMatch] = []
+    query: list[ValueMatch] = []
+    if item.headers or item.header_matches:
+        headers += [ValueMatch(name=name.lower(), value=value) for name, value in (item.headers or {}).items()]
+        headers += [_value_match(one, lower=True) for one in item.header_matches]
+        headers.sort(key=_value_key)
+    if item.query_params or item.query_param_matches:
+        query += [ValueMatch(name=name, value=value) for name, value in (item.query_params or {}).items()]
+        query += [_value_match(one, lower=False) for one in item.query_param_matches]
+        query.sort(key=_value_key)
     return Match(
         path=path,
         methods=item.methods,
-        headers=tuple(sorted(headers, key=_value_key)),
-        query=tuple(sorted(query, key=_value_key)),
+        headers=tuple(headers),
+        query=tuple(query),
         grpc_service=item.grpc_service or "",
         grpc_method=item.grpc_method or "",
         source_cidrs=item.source_cidrs,

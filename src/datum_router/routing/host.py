@@ -6,7 +6,7 @@ Hosts of requests are canonical already (`normalize.canonical_host`); hostnames 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 ANY_HOST = ""
 """The hostname of a rule that names none."""
@@ -38,9 +38,11 @@ def host_matches(hostname: str, host: str) -> bool:
     return host == hostname
 
 
-def hostnames_of(hostnames: Iterable[str]) -> tuple[str, ...]:
+def hostnames_of(hostnames: Sequence[str]) -> tuple[str, ...]:
     """Return canonical hostnames, ANY_HOST alone if there are none."""
-    return tuple(dict.fromkeys(map(canonical_hostname, hostnames))) or (ANY_HOST,)
+    if len(hostnames) == 1:
+        return (canonical_hostname(hostnames[0]),)
+    return tuple(dict.fromkeys([canonical_hostname(name) for name in hostnames])) or (ANY_HOST,)
 
 
 def best_hostname(hostnames: Iterable[str], host: str) -> str | None:

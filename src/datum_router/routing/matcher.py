@@ -29,7 +29,7 @@ from datum_router.routing.headers import header_check
 from datum_router.routing.host import ANY_HOST, hostnames_of
 from datum_router.routing.method import listener_check, method_check
 from datum_router.routing.normalize import BadPath
-from datum_router.routing.path import MATCH_ALL, canonical_value, path_check, path_regex
+from datum_router.routing.path import MATCH_ALL, canonical_value, path_check, path_problem, path_regex
 from datum_router.routing.predicate import HeadCheck, PathCheck, RuleProblem
 from datum_router.routing.query import Params, ParamsCheck, parse_query, query_check
 from datum_router.routing.regex import RegexEngine
@@ -88,7 +88,7 @@ class Matcher:
 
     def _fill(self, rules: Sequence[Rule]) -> Iterator[None]:
         problems: list[tuple[RuleId, RuleProblem]] = []
-        groups: dict[str, list[tuple[RuleRank, _Entry]]] = {}
+        groups: dict[str, list[_Entry]] = {}
         for position, rule in enumerate(rules, 1):
             if position % STEP_RULES == 0:
                 yield
@@ -96,9 +96,12 @@ class Matcher:
             if isinstance(entry, RuleProblem):
                 problems.append((rule.id, entry))
                 continue
-            ranked = (rule_rank(rule), entry)
             for hostname in hostnames_of(rule.hostnames):
-                groups.setdefault(hostname, []).append(ranked)
+                group = groups.get(hostname)
+                if group is None:
+                    groups[hostname] = [entry]
+                else:
+                    group.append(entry)
         self.problems = tuple(problems)
         indexed = 0
         for hostname, entries in groups.items():
@@ -106,8 +109,7 @@ class Matcher:
             if indexed >= STEP_RULES:
                 indexed = 0
                 yield
-            entries.sort(key=_rank_of)
-            self._set(hostname, _HostIndex([entry for _, entry in entries]))
+            self._set(hostname, _HostIndex(entries))
         self._longest_wildcard = max(map(len, self._wildcards), default=0)
 
     def _set(self, hostname: str, index: _HostIndex | None) -> None:
@@ -212,10 +214,6 @@ class _Entry:
         self.candidate = candidate
 
 
-def _rank_of(ranked: tuple[RuleRank, _Entry]) -> RuleRank:
-    return ranked[0]
-
-
 def _make_entry(rule: Rule, regex: RegexEngine | None) -> _Entry | RuleProblem:
     """Split a rule into the path condition to index and the rest; the most specific path condition is indexed."""
     match = rule.match
@@ -288,7 +286,7 @@ class _HostIndex:
     __slots__ = ("_exact", "_grpc_methods", "_longest", "_patterns", "_prefixes", "_root")
 
     def __init__(self, entries: Sequence[_Entry]) -> None:
-        """Take entries in order of precedence. Parts that nothing is in are None, since most hosts use only one."""
+        """Take entries in any order. Parts that nothing is in are None, since most hosts use only one."""
         exact: dict[str, list[_Candidate | Rule]] = {}
         prefixes: dict[str, list[_Candidate | Rule]] = {}
         methods: dict[str, list[_Candidate | Rule]] = {}
@@ -298,14 +296,18 @@ class _HostIndex:
                 patterns.append((entry.fullmatch, (entry.candidate,)))
                 continue
             table = methods if entry.kind is None else exact if entry.kind is PathKind.EXACT else prefixes
-            table.setdefault(entry.value, []).append(entry.candidate)
+            candidates = table.get(entry.value)
+            if candidates is None:
+                table[entry.value] = [entry.candidate]
+            else:
+                candidates.append(entry.candidate)
         root = prefixes.pop(MATCH_ALL, None)
         self._exact = _buckets(exact)
-        self._patterns = tuple(patterns)
+        self._patterns = tuple(sorted(patterns, key=lambda item: _rank_of(item[1][0])))
         self._prefixes = _buckets(prefixes)
         self._longest = max(map(len, prefixes), default=0)
         self._grpc_methods = _buckets(methods)
-        self._root: _Bucket = _bucket(root) if root else ()
+        self._root: _Bucket = _bucket(sorted(root, key=_rank_of)) if root else ()
 
     def updated(self, removed: Sequence[_Entry], added: Sequence[_Entry]) -> _HostIndex | None:
         """Return an index without `removed` and with `added`, None if nothing is left."""
@@ -328,7 +330,7 @@ class _HostIndex:
         if entry.fullmatch is not None:
             patterns = [item for item in self._patterns if _rule_of(item[1][0]).id != rule.id]
             if is_added:
-                at = bisect.bisect(patterns, rule_rank(rule), key=lambda item: rule_rank(_rule_of(item[1][0])))
+                at = bisect.bisect(patterns, rule_rank(rule), key=lambda item: _rank_of(item[1][0]))
                 patterns.insert(at, (entry.fullmatch, (entry.candidate,)))
             self._patterns = tuple(patterns)
             return
@@ -388,6 +390,10 @@ class _HostIndex:
 
 
 def _buckets(table: dict[str, list[_Candidate | Rule]]) -> dict[str, _Bucket] | None:
+    """Return the table with its candidates, which come in any order, in order of precedence."""
+    for candidates in table.values():
+        if len(candidates) > 1:
+            candidates.sort(key=_rank_of)
     return {value: _bucket(candidates) for value, candidates in table.items()} if table else None
 
 
@@ -401,13 +407,17 @@ def _rule_of(candidate: _Candidate | Rule) -> Rule:
     return candidate if isinstance(candidate, Rule) else candidate.rule
 
 
+def _rank_of(candidate: _Candidate | Rule) -> RuleRank:
+    return rule_rank(_rule_of(candidate))
+
+
 def _changed(bucket: _Bucket, candidate: _Candidate | Rule, *, is_added: bool) -> _Bucket | None:
     """Return a bucket with a candidate in its place, or without that of the same rule; None: nothing is left."""
     rule = _rule_of(candidate)
     candidates = [bucket] if isinstance(bucket, Rule) else list(bucket)
     candidates = [item for item in candidates if _rule_of(item).id != rule.id]
     if is_added:
-        at = bisect.bisect(candidates, rule_rank(rule), key=lambda item: rule_rank(_rule_of(item)))
+        at = bisect.bisect(candidates, rule_rank(rule), key=_rank_of)
         candidates.insert(at, candidate)
     return _bucket(candidates) if candidates else None
 
@@ -439,14 +449,13 @@ def _first(bucket: tuple[_Candidate | Rule, ...], head: RequestHead) -> Rule | N
 def rule_problems(rule: Rule, regex: RegexEngine | None) -> tuple[RuleProblem, ...]:
     """Return every condition of a rule that cannot be checked, for diagnostics; empty for a usable rule."""
     match = rule.match
-    found: list[RuleProblem] = []
-    checks: list[object] = [path_check(match.path, regex)]
+    checks: list[object] = [path_problem(match.path, regex)]
     implied = grpc_path(match)
     if implied is not None:
-        checks.append(path_check(implied, regex))
-    checks.extend(header_check(item, regex, f"headers[{n}]") for n, item in enumerate(match.headers))
-    checks.extend(query_check(item, regex, f"query[{n}]") for n, item in enumerate(match.query))
+        checks.append(path_problem(implied, regex))
+    if match.headers or match.query:
+        checks += [header_check(item, regex, f"headers[{n}]") for n, item in enumerate(match.headers)]
+        checks += [query_check(item, regex, f"query[{n}]") for n, item in enumerate(match.query)]
     if match.source_cidrs:
         checks.append(source_check(match.source_cidrs))
-    found.extend(check for check in checks if isinstance(check, RuleProblem))
-    return tuple(found)
+    return tuple([check for check in checks if isinstance(check, RuleProblem)])

@@ -6,7 +6,7 @@ from typing import assert_never
 
 from datum_router.model.route import PathKind, PathMatch
 from datum_router.reasons import Reason
-from datum_router.routing.normalize import BadPath, normalize_rule_path
+from datum_router.routing.normalize import BadPath, is_canonical, normalize_rule_path
 from datum_router.routing.predicate import PathCheck, RuleProblem
 from datum_router.routing.regex import CompiledRegex, RegexEngine, RegexProblem, compile_regex
 
@@ -36,11 +36,10 @@ def canonical_value(path: PathMatch) -> str | BadPath:
 
     A pattern stays as it is. `*` is refused: it is not a path.
     """
-    if path.kind is PathKind.REGEX:
-        return path.value
-    if path.value == MATCH_ALL:
-        return MATCH_ALL
-    value = normalize_rule_path(path.value)
+    text = path.value
+    if path.kind is PathKind.REGEX or text == MATCH_ALL or (text[-1:] != "/" and is_canonical(text)):
+        return text
+    value = normalize_rule_path(text)
     if isinstance(value, BadPath):
         return value
     if value == "*":
@@ -59,6 +58,17 @@ def path_regex(pattern: str, engine: RegexEngine | None) -> CompiledRegex | Rule
     """Return the compiled pattern of a path; it is compared with the whole path, without the query."""
     compiled = compile_regex(pattern, engine)
     return RuleProblem("path", compiled.reason, compiled.message) if isinstance(compiled, RegexProblem) else compiled
+
+
+def path_problem(path: PathMatch, engine: RegexEngine | None) -> RuleProblem | None:
+    """Return why a path condition cannot be checked, None if it can."""
+    value = canonical_value(path)
+    if isinstance(value, BadPath):
+        return RuleProblem("path", Reason.INVALID_VALUE, value.detail)
+    if path.kind is not PathKind.REGEX:
+        return None
+    compiled = path_regex(value, engine)
+    return compiled if isinstance(compiled, RuleProblem) else None
 
 
 def path_check(path: PathMatch, engine: RegexEngine | None) -> PathCheck | RuleProblem:
