@@ -1,6 +1,9 @@
 """Measure the matcher: build time, memory and time per match among 10,000 and 100,000 rules.
 
-Run it with nothing else on the machine: `.venv/bin/python benchmarks/bench_match.py`. Each figure is the best of five.
+Run it with nothing else on the machine: `.venv/bin/python benchmarks/bench_match.py`. Each match figure is the best of
+`ROUNDS` rounds over the same `HEADS` heads, each of which has a rule of its own: a core that others use too changes its
+speed by a factor of two for seconds, and among 100,000 rules the caches settle only after five to ten rounds. So it is
+the cost under steady traffic to 1,000 routes; the first requests after a quiet time cost two to three times as much.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from datum_router.model.route import Rule
 from datum_router.routing.matcher import Matcher
 from datum_router.testing.factories import make_head, make_rule
 
-ROUNDS = 5
+ROUNDS = 300
 HEADS = 1000
 
 

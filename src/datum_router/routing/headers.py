@@ -6,8 +6,11 @@ join them as well. `host` is compared with the authority: request heads carry it
 
 from __future__ import annotations
 
+import functools
+
 from datum_router.model.request import RequestHead
 from datum_router.model.route import ValueKind, ValueMatch
+from datum_router.routing.method import SHARED_CHECKS
 from datum_router.routing.predicate import HeadCheck, RuleProblem
 from datum_router.routing.regex import RegexEngine
 from datum_router.routing.value import value_check
@@ -27,6 +30,11 @@ def header_check(condition: ValueMatch, engine: RegexEngine | None, part: str = 
     if name == b"host":
         return lambda head: check(header_value(head, name))
     if condition.kind is ValueKind.EXACT and not condition.is_inverted:  # the common kind: one call less
-        wanted = condition.value.encode("utf-8", "replace")
-        return lambda head: head.headers.get(name) == wanted
+        return _exact_check(name, condition.value.encode("utf-8", "replace"))
     return lambda head: check(head.headers.get(name))
+
+
+@functools.lru_cache(maxsize=SHARED_CHECKS)
+def _exact_check(name: bytes, wanted: bytes) -> HeadCheck:
+    """Return the check of a value; rules with equal conditions share it (`method_check` says why)."""
+    return lambda head: head.headers.get(name) == wanted
