@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import cast
 from unittest import mock
 
+from datum_router.compiler.link import Snapshot
 from datum_router.compiler.linker import Linker
 from datum_router.model.endpoint import make_endpoint
 from datum_router.model.listener import Listener
 from datum_router.model.route import FilterConfig, HeaderEdit, Rewrite
+from datum_router.model.service import UpstreamProtocol
 from datum_router.model.snapshot import Holder, SnapshotData
 from datum_router.plugins.manager import load_plugins
 from datum_router.reasons import Reason
@@ -152,18 +154,25 @@ def answers() -> Iterator[bytes]:
         yield ANSWER
 
 
-def measure(requests: Callable[[], Iterator[bytes]], filters: Sequence[FilterConfig] = ()) -> float:
-    """Return the CPU microseconds of one request."""
-    loop = Loop(rng=random.Random(1))
-    service = make_service("default/up", [make_endpoint("127.0.0.1", 9000)])
+def make_holder(
+    listener: Listener, filters: Sequence[FilterConfig] = (), *, protocol: UpstreamProtocol = UpstreamProtocol.HTTP
+) -> Holder[Snapshot]:
+    """Return many routes that all lead to one endpoint."""
+    service = make_service("default/up", [make_endpoint("127.0.0.1", 9000)], protocol=protocol)
     paths = ["/", *(f"/svc{number}" for number in range(1, ROUTES))]
     rules = tuple(
         make_rule(path, route=f"default/r{number}", to=("default/up",), filters=filters)
         for number, path in reversed(list(enumerate(paths)))
     )
-    listener = Listener(name="plain")
     data = SnapshotData(version=1, services={service.key: service}, rules=rules, listeners=(listener,))
-    holder = Holder(Linker(load_plugins(disabled=frozenset())).link(data))
+    return Holder(Linker(load_plugins(disabled=frozenset())).link(data))
+
+
+def measure(requests: Callable[[], Iterator[bytes]], filters: Sequence[FilterConfig] = ()) -> float:
+    """Return the CPU microseconds of one request."""
+    loop = Loop(rng=random.Random(1))
+    listener = Listener(name="plain")
+    holder = make_holder(listener, filters)
     later: list[MemoryChannel] = []
 
     async def dial(*_: object, **__: object) -> MemoryChannel:
