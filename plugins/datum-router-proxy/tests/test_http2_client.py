@@ -58,7 +58,6 @@ def test_response_with_body_and_trailers() -> None:
         ResponseReceived(stream_id, 200, ((b"content-length", b"3"),), 3, False),
         DataReceived(1, b"abc", 3),
         TrailersReceived(1, ((b"grpc-status", b"0"),)),
-        StreamEnded(1),
     ]
     assert peer.engine.open_streams == 0
 

@@ -105,8 +105,13 @@ class Ours:
         elif isinstance(event, DataReceived):
             self.got[event.stream_id]["body"] += event.data
             self.engine.acknowledge(event.stream_id, len(event.data))
+            if event.end_stream:
+                self.got[event.stream_id]["ended"] = True
+                self._ended(event.stream_id)
         elif isinstance(event, TrailersReceived):
             self.got[event.stream_id]["trailers"] = list(event.fields)
+            self.got[event.stream_id]["ended"] = True
+            self._ended(event.stream_id)
         elif isinstance(event, StreamEnded):
             self.got[event.stream_id]["ended"] = True
             self._ended(event.stream_id)

@@ -18,7 +18,6 @@ from datum_router_proxy.wire.http2 import (
     RequestRejected,
     Role,
     SettingId,
-    StreamEnded,
     StreamReset,
     StreamState,
     TrailersReceived,
@@ -390,7 +389,6 @@ def test_body_and_trailers_are_reported_in_order() -> None:
         DataReceived(1, b"he", 6),
         DataReceived(1, b"llo", 3),
         TrailersReceived(1, ((b"grpc-status", b"0"),)),
-        StreamEnded(1),
     ]
 
 

@@ -259,7 +259,7 @@ class ExpressLane:
             if body is None or len(body) > MAX_BODY_BYTES or not link.has_room():
                 return begun
             try:
-                before, after = template.render_h2(rule, sent, link.scheme)
+                before, after = template.render_h2(rule, sent, link.scheme, link.lines)
             except LocalProtocolError:
                 return begun  # the pipeline says what is wrong with it
             request_id = begun.request_id = template.kept_id or self._ids.make()

@@ -21,7 +21,7 @@ from datum_router.reasons import Reason
 from datum_router.routing.normalize import Authority, BadHost, BadPath, normalize_target, parse_authority
 from datum_router_proxy.exchange import UpstreamRequest
 from datum_router_proxy.wire import grammar, grpc, hygiene, websocket
-from datum_router_proxy.wire.hpack_codec import encode_lines
+from datum_router_proxy.wire.hpack_codec import LineCache
 from datum_router_proxy.wire.http1 import FRAMING_NONE, Framing, FramingKind, H1RequestHead, TargetForm, writer
 from datum_router_proxy.wire.http2 import RequestReceived, check_outgoing
 
@@ -32,6 +32,7 @@ MAX_BODY_BYTES: Final = 16_384
 _PLACEHOLDER = b"-"
 _ID_NAME = b"x-request-id"
 _NO_FIELDS: FieldList = ()
+_READ_FIELDS: Final = frozenset((b"content-type", b"grpc-timeout", b"via"))
 
 
 class Request:
@@ -287,13 +288,14 @@ class Template:
         self._h1_for = fields
         self._h1_authority = sent.authority
 
-    def render_h2(self, rule: LinkedRule, sent: RequestHead, scheme: bytes) -> tuple[bytes, bytes]:
+    def render_h2(self, rule: LinkedRule, sent: RequestHead, scheme: bytes, lines: LineCache) -> tuple[bytes, bytes]:
         """Return the header block for an HTTP/2 upstream, before and after the line of the request id.
 
         Args:
             rule: Its timeouts say what `grpc-timeout` becomes: the whole of the time, since nothing of it has gone yet.
             sent: What `prepare` has made by this rule; by now another request may have been prepared for another rule.
             scheme: What :scheme says on the connection.
+            lines: Where encoded lines are kept: of the fields of a new head, all but a few have been sent before.
 
         Raises:
             LocalProtocolError: It must not be sent.
@@ -303,7 +305,7 @@ class Template:
             return made[2], made[3]
         fields = self._h2_fields
         if fields is None or fields[0] is not rule:
-            fields = self._h2_fields = (rule, *self._encode_fields(rule, sent))
+            fields = self._h2_fields = (rule, *self._encode_fields(rule, sent, lines))
         # Normalised and validated, as for HTTP/1; none of these can be wrong any more.
         head = (
             (b":method", self.method.encode("ascii")),
@@ -311,12 +313,15 @@ class Template:
             (b":path", sent.target.encode("ascii")),
             (b":authority", sent.authority.encode("ascii")),
         )
-        before = encode_lines(head) + fields[1]
+        before = lines.encode(head) + fields[1]
         self._h2_head = (rule, scheme, before, fields[2])
         return before, fields[2]
 
-    def _encode_fields(self, rule: LinkedRule, sent: RequestHead) -> tuple[bytes, bytes]:
-        before, after = _around_id(sent.headers.fields)
+    def _encode_fields(self, rule: LinkedRule, sent: RequestHead, lines: LineCache) -> tuple[bytes, bytes]:
+        if sent is self.head:
+            before, after = self._before, self._after
+        else:
+            before, after = _around_id(sent.headers.fields)
         deadline = request_deadline(rule.timeouts, now=0.0, grpc_timeout_s=self.grpc_timeout_s)
         if self.is_grpc and deadline != NO_DEADLINE:
             before = tuple(field for field in before if field[0] != b"grpc-timeout")
@@ -325,7 +330,7 @@ class Template:
         if self.content_length is not None:
             after = (*after, (b"content-length", b"%d" % self.content_length))
         check_outgoing((*before, *after), 0, "request")
-        return encode_lines(before), encode_lines(after)
+        return lines.encode(before), lines.encode(after)
 
     def request(self, raw_id: bytes) -> Request:
         """Make a request of it; `raw_id` is `kept_id` or new."""
@@ -366,6 +371,8 @@ class Template:
             self.path = target.path
             self.query = target.query
         for name, value in fields:
+            if name not in _READ_FIELDS:
+                continue
             if name == b"content-type":
                 self.is_grpc = grpc.is_grpc(value)
             elif name == b"via":
@@ -408,6 +415,14 @@ class Template:
         length = self.content_length
         has_plain_body = not self.has_body or (length is not None and length <= MAX_BODY_BYTES)
         self.is_plain = self.is_simple and has_plain_body and not self.is_grpc
+
+    def _expect(self, fields: Sequence[Field]) -> None:
+        for name, value in fields:
+            if name == b"expect":
+                if value.lower() == b"100-continue":
+                    self.expects_continue = self.has_body
+                else:
+                    self._refuse(417, Reason.BAD_EXPECT, "only 100-continue can be expected")
 
     def _refuse(self, status: int, reason: Reason, detail: str) -> None:
         if self.refusal is None:
@@ -473,14 +488,10 @@ def from_h2(event: RequestReceived, hop: hygiene.Hop, listener: str) -> Template
         template._refuse(400, Reason.BAD_METHOD, "the method holds lower-case letters")
     if event.protocol is not None and not is_tunnel:
         template._refuse(501, Reason.BAD_UPGRADE, "only websocket is served by extended CONNECT")
-    for name, value in event.fields:
-        if name == b"te":
-            template.te_trailers = True  # the engine lets nothing but "trailers" pass
-        elif name == b"expect":
-            if value.lower() == b"100-continue":
-                template.expects_continue = template.has_body
-            else:
-                template._refuse(417, Reason.BAD_EXPECT, "only 100-continue can be expected")
+    names = [name for name, _ in event.fields]
+    template.te_trailers = b"te" in names  # the engine lets nothing but "trailers" pass
+    if b"expect" in names:
+        template._expect(event.fields)
     template._fill(event.path, event.authority.lower(), event.fields, hop, frozenset())
     return template
 

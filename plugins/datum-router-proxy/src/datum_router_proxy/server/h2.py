@@ -276,10 +276,13 @@ class H2Stream:
         if isinstance(event, DataReceived):
             self._chunks.append(event.data)
             self._progress = self._plane.loop.now
+            if event.end_stream:
+                self._is_ended = True
         elif isinstance(event, StreamEnded):
             self._is_ended = True
         elif isinstance(event, TrailersReceived):
             self._trailers = event.fields
+            self._is_ended = True
         elif isinstance(event, StreamReset):
             self.leave(Reason.DOWNSTREAM_RESET)
             return

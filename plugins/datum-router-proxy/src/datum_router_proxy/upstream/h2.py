@@ -13,7 +13,7 @@ from datum_router_proxy.exchange import END, End, Interim, UpstreamEvent, Upstre
 from datum_router_proxy.h2link import H2Link, Outbound
 from datum_router_proxy.loop import Loop, Task, park
 from datum_router_proxy.wire import websocket
-from datum_router_proxy.wire.hpack_codec import HeaderCodec
+from datum_router_proxy.wire.hpack_codec import HeaderCodec, LineCache
 from datum_router_proxy.wire.http2 import (
     ConnectionTerminated,
     DataReceived,
@@ -46,13 +46,14 @@ class H2Connection(H2Link):
     """One connection; `closed` and `has_slot` are called when it ends and when a stream has ended.
 
     Args:
+        lines: Encoded field lines of requests.
         most_streams: Streams at a time, if the peer allows as many.
         idle_s: Closed after this many seconds without a stream.
     """
 
     __slots__ = (
         "_closed", "_greeters", "_has_slot", "_idle_s", "_idle_since", "_is_retired", "_most_streams", "_scheme",
-        "_streams", "is_greeted",
+        "_streams", "is_greeted", "lines",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +63,7 @@ class H2Connection(H2Link):
         *,
         limits: Http2Limits,
         codec: HeaderCodec,
+        lines: LineCache,
         most_output: int,
         most_streams: int,
         idle_s: float,
@@ -79,6 +81,7 @@ class H2Connection(H2Link):
         self._scheme = b"https" if channel.is_tls else b"http"
         self._closed = closed
         self._has_slot = has_slot
+        self.lines = lines
         self.is_greeted = False
         self._greeters: list[Task] = []
 
@@ -211,8 +214,12 @@ class H2Upstream:
     def note(self, event: Event) -> None:
         """Take one event of this stream."""
         buffer = self._buffer
-        if isinstance(event, DataReceived):
-            buffer.append(event.data)
+        kind = type(event)
+        if kind is DataReceived:
+            buffer.append(event.data)  # type: ignore[union-attr]  # this one has them
+            if event.end_stream:  # type: ignore[union-attr]
+                self._is_ended = True
+                buffer.append(END)
         elif isinstance(event, ResponseReceived):
             self.has_received = True
             buffer.append(event)
@@ -220,11 +227,11 @@ class H2Upstream:
                 self._is_ended = True
                 buffer.append(END)
         elif isinstance(event, TrailersReceived):
+            self._is_ended = True
             buffer.append(End(event.fields))
         elif isinstance(event, StreamEnded):
             self._is_ended = True
-            if not buffer or not isinstance(buffer[-1], End):
-                buffer.append(END)
+            buffer.append(END)
         elif isinstance(event, InformationalReceived):
             self.has_received = True
             buffer.append(Interim(status=event.status, fields=event.fields))

@@ -222,6 +222,7 @@ class Transport:
             channel,
             limits=self._h2_limits,
             codec=codec_within(self._h2_limits, settings.hpack_codec, self._h2_lines),
+            lines=self._h2_lines,
             most_output=settings.connection_output_bytes,
             most_streams=settings.upstream_streams,
             idle_s=idle_s,

@@ -25,8 +25,9 @@ from .frames import ErrorCode
 from .limits import Http2Limits
 from .receive import Receiver
 from .state import ConnectionState, Role
-from .stream import NEXT, ClosedBy, Phase, Step, Stream, StreamState
+from .stream import BODY, DONE, HEAD, NEXT, ClosedBy, Step, Stream, StreamState
 
+_ENDS = f.END_HEADERS | f.END_STREAM
 _NO_BODY_STATUS = (b"204", b"304")
 
 
@@ -157,7 +158,7 @@ class Http2Connection:
     def is_open(self, stream_id: int) -> bool:
         """Say whether we may still send on the stream."""
         stream = self._state.streams.get(stream_id)
-        return stream is not None and stream.outbound is not Phase.DONE
+        return stream is not None and stream.outbound is not DONE
 
     def stream_state(self, stream_id: int) -> StreamState:
         """Return the stream's state in the words of RFC 9113 section 5.1; unknown streams are CLOSED."""
@@ -168,7 +169,7 @@ class Http2Connection:
         """Return how many body bytes both windows allow now (bytes; 0 on streams that are gone)."""
         state = self._state
         stream = state.streams.get(stream_id)
-        if stream is None or stream.outbound is not Phase.BODY:
+        if stream is None or stream.outbound is not BODY:
             return 0
         return max(0, min(stream.send_window, state.send_window))
 
@@ -263,7 +264,8 @@ class Http2Connection:
         state.reserved.discard(stream_id)
         state.own_last_id = stream_id
         stream = state.open(stream_id)
-        block = state.codec.encode(()) + block
+        if state.has_table_update:
+            block = state.table_update() + block
         size, length = len(data), len(block)
         largest = state.peer.max_frame_bytes
         if not has_body or length > largest or size > largest or size > stream.send_window or size > state.send_window:
@@ -276,20 +278,21 @@ class Http2Connection:
             return sent
         # Nearly always: both frames fit, so they leave as one piece.
         header = f.HEADER.pack
-        state.queue(
-            header(length >> 8, length & 0xFF, f.HEADERS, f.END_HEADERS, stream_id)
-            + block
-            + header(size >> 8, size & 0xFF, f.DATA, f.END_STREAM, stream_id)
-            + data
+        state.out += (
+            header(length >> 8, length & 0xFF, f.HEADERS, f.END_HEADERS, stream_id),
+            block,
+            header(size >> 8, size & 0xFF, f.DATA, f.END_STREAM, stream_id),
+            data,
         )
+        state.out_bytes += 18 + length + size
         stream.sent = size
         stream.send_window -= size
         state.send_window -= size
         guard = state.guard
         guard.payload += length + size
         guard.data_frames_sent += 1
-        guard.pings.give()
-        stream.outbound = Phase.DONE
+        guard.sent()
+        stream.outbound = DONE
         return size
 
     def send_whole(self, stream_id: int, block: bytes, data: bytes, trailers: bytes = b"") -> bool:
@@ -304,7 +307,7 @@ class Http2Connection:
         largest = state.peer.max_frame_bytes
         if (
             stream is None
-            or stream.outbound is not Phase.HEAD
+            or stream.outbound is not HEAD
             or stream.is_head_request
             or size > stream.send_window
             or size > state.send_window
@@ -313,29 +316,33 @@ class Http2Connection:
             or len(trailers) > largest
         ):
             return False
-        block = state.codec.encode(()) + block  # perhaps a table size update, which any block may begin with
+        if state.has_table_update:
+            block = state.table_update() + block
         length = len(block)
         header = f.HEADER.pack
-        ends = f.END_HEADERS | f.END_STREAM
-        parts = [
-            header(length >> 8, length & 0xFF, f.HEADERS, f.END_HEADERS if size or trailers else ends, stream_id),
-            block,
-        ]
+        out = state.out
+        flags = f.END_HEADERS if size or trailers else _ENDS
+        out += (header(length >> 8, length & 0xFF, f.HEADERS, flags, stream_id), block)
+        state.out_bytes += 9 + length
         guard = state.guard
         if size:
-            parts += (header(size >> 8, size & 0xFF, f.DATA, 0 if trailers else f.END_STREAM, stream_id), data)
+            out += (header(size >> 8, size & 0xFF, f.DATA, 0 if trailers else f.END_STREAM, stream_id), data)
+            state.out_bytes += 9 + size
             stream.send_window -= size
             state.send_window -= size
             stream.sent = size
             guard.data_frames_sent += 1
         if trailers:
             length = len(trailers)
-            parts += (header(length >> 8, length & 0xFF, f.HEADERS, ends, stream_id), trailers)
-        state.queue(b"".join(parts))
+            out += (header(length >> 8, length & 0xFF, f.HEADERS, _ENDS, stream_id), trailers)
+            state.out_bytes += 9 + length
         guard.payload += length + size
-        guard.pings.give()
-        stream.outbound = Phase.DONE
-        self._finish_sending(stream)
+        guard.sent()
+        stream.outbound = DONE
+        if stream.inbound is DONE:
+            state.finish_if_done(stream)
+        else:
+            self._finish_sending(stream)
         return True
 
     def send_data(self, stream_id: int, data: bytes, end_stream: bool = False) -> None:
@@ -373,7 +380,7 @@ class Http2Connection:
                 if size:
                     state.queue(data)
                 guard.data_frames_sent += 1
-                guard.pings.give()
+                guard.sent()
         else:
             view = memoryview(data)
             for start in range(0, size, largest):
@@ -382,7 +389,7 @@ class Http2Connection:
                 state.queue(f.frame_header(len(piece), f.DATA, flag, stream_id))
                 state.queue(bytes(piece))
                 guard.data_frames_sent += 1
-                guard.pings.give()
+                guard.sent()
         if end_stream:
             stream.outbound = following
             self._finish_sending(stream)
@@ -418,17 +425,17 @@ class Http2Connection:
         state = self._state
         following = NEXT[stream.outbound][step]
         assert following is not None
-        end_stream = following is Phase.DONE
+        end_stream = following is DONE
         state.queue(f.header_frames(stream.stream_id, block, end_stream, state.peer.max_frame_bytes))
         state.guard.payload += len(block)
-        state.guard.pings.give()
+        state.guard.sent()
         stream.outbound = following
         if end_stream:
             self._finish_sending(stream)
 
     def _finish_sending(self, stream: Stream) -> None:
         state = self._state
-        if stream.is_discarding and stream.inbound is not Phase.DONE:
+        if stream.is_discarding and stream.inbound is not DONE:
             # RFC 9113 section 8.1: the answer is complete, the rest of the request is of no use.
             state.queue(f.rst_stream_frame(stream.stream_id, ErrorCode.NO_ERROR))
             state.drop(stream, ClosedBy.OWN_RESET)

@@ -17,7 +17,7 @@ from .events import Event, GoAwayReceived, PingAck, SettingsChanged, StreamReset
 from .frames import MAX_WINDOW, ErrorCode
 from .guard import calm
 from .state import ConnectionState
-from .stream import ClosedBy, Phase
+from .stream import DONE, ClosedBy
 
 ControlHandler = Callable[[ConnectionState, bytes, int, int, float, list[Event]], None]
 
@@ -74,7 +74,7 @@ def on_rst_stream(
         reason = Reason.UPSTREAM_REFUSED_STREAM
     events.append(StreamReset(stream_id, code, True, unprocessed, reason, f"stream: peer reset it with code {code}"))
     # A stream whose answer is complete cost nothing extra: gRPC clients end streaming calls in this way.
-    if state.is_server and stream.outbound is not Phase.DONE:
+    if state.is_server and stream.outbound is not DONE:
         state.guard.reset(now)
 
 
@@ -107,6 +107,7 @@ def on_settings(
                     Reason.FLOW_CONTROL,
                 )
     state.codec.set_encoder_table_size(state.peer.header_table_bytes)
+    state.has_table_update = True
     state.queue_control(f.frame(f.SETTINGS, f.ACK, 0))
     events.append(SettingsChanged())
     if delta > 0:
@@ -200,7 +201,7 @@ def on_window_update(
         state.fail_stream(stream, too_large, now, events)
         return
     stream.send_window += increment
-    if stream.outbound is not Phase.DONE:
+    if stream.outbound is not DONE:
         events.append(WindowOpened(stream_id))
 
 

@@ -83,23 +83,24 @@ class DataReceived(msgspec.Struct, frozen=True, gc=False):
     """Report body bytes; never empty.
 
     Call `acknowledge(stream_id, len(data))` once they are consumed. `flow_controlled_length` counts padding
-    too, which the engine gives back by itself.
+    too, which the engine gives back by itself. With `end_stream` no StreamEnded follows.
     """
 
     stream_id: int
     data: bytes
     flow_controlled_length: int
+    end_stream: bool = False
 
 
 class TrailersReceived(msgspec.Struct, frozen=True, gc=False):
-    """Report trailers; StreamEnded follows at once."""
+    """Report trailers, which end the message: no StreamEnded follows."""
 
     stream_id: int
     fields: Fields
 
 
 class StreamEnded(msgspec.Struct, frozen=True, gc=False):
-    """Report that the peer's message is complete and as long as it promised to be."""
+    """Report that the peer's message is complete, where no other event says so."""
 
     stream_id: int
 

@@ -41,11 +41,6 @@ class TokenBucket:
         self.tokens -= 1.0
         return True
 
-    def give(self) -> None:
-        """Put one token back, up to the burst."""
-        if self.tokens < self.burst:
-            self.tokens += 1.0
-
 
 class FloodGuard:
     """Keep one connection's budgets."""
@@ -90,6 +85,12 @@ class FloodGuard:
         if not self.pings.take(now):
             limits = self._limits
             raise calm(f"PING and SETTINGS: more than {limits.ping_burst} at once and {limits.pings_per_s:g} a second")
+
+    def sent(self) -> None:
+        """Note a DATA or HEADERS frame of ours: one more ping may be answered (see `Http2Limits.pings_per_s`)."""
+        pings = self.pings
+        if pings.tokens < pings.burst:
+            pings.tokens += 1.0
 
     def empty(self) -> None:
         """Charge a frame without payload that ends nothing (D7)."""

@@ -33,7 +33,7 @@ from .fields import RegularFields, malformed, parse_request, parse_response, par
 from .frames import ErrorCode
 from .guard import calm
 from .state import ConnectionState
-from .stream import NEXT, ClosedBy, Phase, Step, Stream
+from .stream import BODY, DONE, HEAD, NEXT, ClosedBy, Step, Stream
 
 _DEBUG_BYTES = 96
 
@@ -218,6 +218,30 @@ class Receiver:
     def _on_data(self, buf: bytes, start: int, stop: int, flags: int, stream_id: int, events: list[Event]) -> None:
         state = self._state
         length = stop - start
+        stream = state.streams.get(stream_id)
+        if (
+            stream is not None
+            and stream.inbound is BODY
+            and 0 < length <= stream.recv.available
+            and length <= state.recv.available
+            and stream.expected < 0
+            and not (flags & f.PADDED or stream.is_discarding or stream.no_inbound_body)
+        ):
+            # Nearly every frame of gRPC: nothing below can be the case.
+            state.recv.available -= length
+            stream.recv.available -= length
+            stream.received += length
+            stream.unconsumed += length
+            guard = state.guard
+            guard.empty_run = 0
+            guard.payload += length
+            has_end = flags & f.END_STREAM == 1
+            events.append(DataReceived(stream_id, buf[start:stop], length, has_end))
+            if has_end:
+                stream.inbound = DONE
+                if stream.outbound is DONE:
+                    state.finish_if_done(stream)
+            return
         if flags & f.PADDED:
             if not length:
                 raise fault("DATA: padded, but empty", ErrorCode.FRAME_SIZE_ERROR)
@@ -227,7 +251,6 @@ class Receiver:
             data = buf[start + 1 : stop - padding]
         else:
             data = buf[start:stop]
-        stream = state.streams.get(stream_id)
         if stream is None and (stream_id == 0 or state.is_idle(stream_id)):
             raise fault(f"DATA on stream {stream_id}, which is not open", reason=Reason.STREAM_STATE)
         if length > state.recv.available:
@@ -263,14 +286,16 @@ class Receiver:
                 state.credit_stream(stream, length - size)
             if size:
                 stream.unconsumed += size
-                events.append(DataReceived(stream_id, data, length))
+                events.append(DataReceived(stream_id, data, length, bool(flags & f.END_STREAM)))
+            elif flags & f.END_STREAM:
+                events.append(StreamEnded(stream_id))
         if flags & f.END_STREAM:
-            self._end_message(stream, events)
+            self._end_message(stream)
 
     def _data_fault(self, stream: Stream, length: int, size: int, flags: int) -> RemoteProtocolError | None:
         step = Step.DATA_END if flags & f.END_STREAM else Step.DATA
         if NEXT[stream.inbound][step] is None:
-            if stream.inbound is Phase.DONE:
+            if stream.inbound is DONE:
                 return _closed(f"DATA on stream {stream.stream_id} after END_STREAM")
             return malformed("response: DATA before the head", Reason.STREAM_STATE)
         if length > stream.recv.available:
@@ -287,11 +312,10 @@ class Receiver:
                 return malformed(f"body: {total} bytes, content-length says {stream.expected}", Reason.BAD_LENGTH)
         return None
 
-    def _end_message(self, stream: Stream, events: list[Event]) -> None:
-        stream.inbound = Phase.DONE
-        if not stream.is_discarding:
-            events.append(StreamEnded(stream.stream_id))
-        self._state.finish_if_done(stream)
+    def _end_message(self, stream: Stream) -> None:
+        stream.inbound = DONE
+        if stream.outbound is DONE:
+            self._state.finish_if_done(stream)
 
     def _late(self, stream_id: int, what: str) -> None:
         """Judge DATA or HEADERS on a stream that is closed (RFC 9113 section 5.1, "closed")."""
@@ -442,14 +466,14 @@ class Receiver:
                 state.refuse_stream(stream_id, error, self._now, events)
                 return
             stream = state.open(stream_id)
-            stream.inbound = Phase.DONE if end_stream else Phase.BODY
+            stream.inbound = DONE if end_stream else BODY
             stream.is_discarding = True
             is_head = isinstance(fields, list) and (b":method", b"HEAD") in fields
             stream.is_head_request = is_head
             events.append(RequestRejected(stream_id, error.status_hint, error.reason, str(error), is_head))
             return
         stream = state.open(stream_id)
-        stream.inbound = Phase.DONE if end_stream else Phase.BODY
+        stream.inbound = DONE if end_stream else BODY
         stream.is_head_request = request.method == b"HEAD"
         stream.is_tunnel = request.protocol is not None
         if request.content_length is not None:
@@ -464,14 +488,14 @@ class Receiver:
         self_dependent: bool,
         events: list[Event],
     ) -> RemoteProtocolError | None:
-        if stream.inbound is Phase.DONE:
+        if stream.inbound is DONE:
             return _closed(f"HEADERS on stream {stream.stream_id} after END_STREAM")
         if self_dependent:
             return fault(f"HEADERS: stream {stream.stream_id} depends on itself")
         if isinstance(fields, HeaderListTooLarge):
             return fault(str(fields), ErrorCode.ENHANCE_YOUR_CALM, Reason.HEAD_TOO_LARGE)
         try:
-            if stream.inbound is Phase.HEAD:
+            if stream.inbound is HEAD:
                 self._on_response(stream, fields, end_stream, events)
             else:
                 self._on_trailers(stream, fields, end_stream, events)
@@ -507,7 +531,7 @@ class Receiver:
             if end_stream and length:
                 raise malformed(f"response: content-length {length}, but no body follows", Reason.BAD_LENGTH)
         events.append(ResponseReceived(stream.stream_id, status, lines, length, end_stream))
-        stream.inbound = Phase.DONE if end_stream else Phase.BODY
+        stream.inbound = DONE if end_stream else BODY
         if end_stream:
             self._state.finish_if_done(stream)
 
@@ -524,4 +548,4 @@ class Receiver:
             raise malformed(f"body: {stream.received} bytes, content-length says {stream.expected}", Reason.BAD_LENGTH)
         if not stream.is_discarding:
             events.append(TrailersReceived(stream.stream_id, lines))
-        self._end_message(stream, events)
+        self._end_message(stream)

@@ -28,7 +28,9 @@ from .frames import (
 from .guard import FloodGuard
 from .limits import Http2Limits
 from .settings import PeerSettings, announced
-from .stream import ClosedBy, Phase, Stream
+from .stream import DONE, ClosedBy, Stream
+
+_BOTH_ENDED = ClosedBy.BOTH_ENDED
 
 
 class Role(enum.Enum):
@@ -47,6 +49,7 @@ class ConnectionState:
         "control_queued",
         "goaway_sent",
         "guard",
+        "has_table_update",
         "held",
         "is_server",
         "limits",
@@ -73,6 +76,7 @@ class ConnectionState:
         self.is_server = role is Role.SERVER
         self.limits = limits
         self.codec = codec
+        self.has_table_update = False  # a block that the codec has not made may have to begin with one
         self.guard = FloodGuard(limits)
         self.peer = PeerSettings()
         self.streams: dict[int, Stream] = {}
@@ -139,6 +143,13 @@ class ConnectionState:
         self.goaway_sent = last_stream_id
         self.queue(goaway_frame(last_stream_id, error_code, debug))
 
+    def table_update(self) -> bytes:
+        """Return what a block that the codec has not made has to begin with: mostly nothing."""
+        if not self.has_table_update:
+            return b""
+        self.has_table_update = False
+        return self.codec.encode(())
+
     # --- windows ------------------------------------------------------------------------------------
 
     def credit(self, amount: int) -> None:
@@ -150,7 +161,7 @@ class ConnectionState:
     def credit_stream(self, stream: Stream, amount: int) -> None:
         """Give consumed bytes back to the connection and, while more may come, to the stream."""
         self.credit(amount)
-        if stream.inbound is not Phase.DONE:
+        if stream.inbound is not DONE:
             increment = stream.recv.consume(amount)
             if increment:
                 self.queue_control(window_update_frame(stream.stream_id, increment))
@@ -182,7 +193,7 @@ class ConnectionState:
 
     def open(self, stream_id: int) -> Stream:
         """Add a stream to the table."""
-        stream = Stream(stream_id, send_window=self.peer.initial_window, receive_window=self.receive_window)
+        stream = Stream(stream_id, self.peer.initial_window, self.receive_window)
         self.streams[stream_id] = stream
         self.guard.streams_opened += 1
         return stream
@@ -195,9 +206,10 @@ class ConnectionState:
 
     def finish_if_done(self, stream: Stream) -> None:
         """Take a stream out of the table once both messages are complete."""
-        if stream.inbound is Phase.DONE and stream.outbound is Phase.DONE:
-            self._remove(stream, ClosedBy.BOTH_ENDED)
-            self.guard.completed()
+        if stream.inbound is DONE and stream.outbound is DONE:
+            self._remove(stream, _BOTH_ENDED)
+            if self.guard.refused:
+                self.guard.completed()
 
     def drop(self, stream: Stream, how: ClosedBy) -> None:
         """Take a reset stream out of the table; a server's slot stays taken until it is released (D1).
@@ -205,12 +217,13 @@ class ConnectionState:
         A stream whose answer was complete has no upstream work left, so nothing is held.
         """
         self._remove(stream, how)
-        if self.is_server and not stream.is_discarding and stream.outbound is not Phase.DONE:
+        if self.is_server and not stream.is_discarding and stream.outbound is not DONE:
             self.held.add(stream.stream_id)
 
     def _remove(self, stream: Stream, how: ClosedBy) -> None:
-        del self.streams[stream.stream_id]
-        self.remember(stream.stream_id, how)
+        stream_id = stream.stream_id
+        del self.streams[stream_id]
+        self.remember(stream_id, how)
         if stream.unconsumed:
             self.credit(stream.unconsumed)
             stream.unconsumed = 0
