@@ -152,7 +152,9 @@ class Client(Peer):
         return frame(1, 4, stream_id, self._encoder.encode(fields)) + frame(0, 1, stream_id, MESSAGE)
 
 
-def measure(*, is_traced: bool, wrap: Callable[[Callable[[], bool]], Callable[[], bool]] = lambda drain: drain) -> float:
+def measure(
+    *, is_traced: bool, wrap: Callable[[Callable[[], bool]], Callable[[], bool]] = lambda drain: drain
+) -> float:
     """Return the CPU microseconds of one call."""
     loop = Loop(rng=random.Random(1))
     listener = Listener(name="plain")
@@ -165,9 +167,7 @@ def measure(*, is_traced: bool, wrap: Callable[[Callable[[], bool]], Callable[[]
     settings = ProxySettings()
     clients = []
     with mock.patch.object(transport, "dial", dial):
-        pipeline = Pipeline(
-            loop, holder, Reporter(has_access_log=False), settings, transport.Transport(loop, settings)
-        )
+        pipeline = Pipeline(loop, holder, Reporter(has_access_log=False), settings, transport.Transport(loop, settings))
         for _ in range(CLIENTS):
             client = Client(later, is_traced=is_traced)
             client.task = loop.spawn(H2Connection(pipeline, cast(Channel, client), listener).run(b""), name="client")

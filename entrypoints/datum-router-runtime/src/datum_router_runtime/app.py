@@ -39,7 +39,7 @@ READY_POLL_S = 0.02
 COLLECTION_OBJECTS = 10_000
 """New objects that call for a garbage collection in the supervisor, whose objects live long.
 
-With Python's 700 a first configuration of 10,000 routes costs a tenth more. Workers keep the default.
+With Python's 700 a first configuration of 10,000 routes costs a tenth more. Workers have YOUNG_OBJECTS.
 """
 
 DEFAULT_ADDRESS = Address(host="127.0.0.1", port=8080)
