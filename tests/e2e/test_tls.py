@@ -245,3 +245,38 @@ def test_f7_an_upstream_is_verified_and_never_spoken_to_otherwise(directory: Pat
     finally:
         right.close()
         stranger.close()
+
+
+def test_listeners_that_come_while_the_gateway_runs_serve_on_every_worker(
+    directory: Path, start_gateway: Any, start_backend: Any, kit: Any
+) -> None:
+    """Their sockets reach the workers before the snapshot that names them."""
+    ca, first, second = trustme.CA(), free_port(), free_port()
+    pair = secret("one", ca.issue_cert("one.test"))
+    (directory / "a.yaml").write_text(kit.manifest("a", start_backend(kit.answer(b"ok"))).split("---")[0])
+
+    def put(plain_port: int | None) -> None:
+        (directory / "one.yaml").write_text(pair + "---" + ingress("one", "one.test", first, plain_port=plain_port))
+
+    def served(port: int) -> bool:
+        """Ask often enough to reach both workers."""
+        try:
+            for _ in range(8):
+                with socket.create_connection(("127.0.0.1", port), timeout=2) as sock:
+                    sock.sendall(b"GET / HTTP/1.1\r\nHost: one.test\r\nConnection: close\r\n\r\n")
+                    if not sock.recv(65536).startswith(b"HTTP/1.1 200"):
+                        return False
+        except OSError:
+            return False
+        return True
+
+    put(None)
+    gateway = start_gateway("--workers", "2")
+    for port in (second, None, second, free_port()):
+        put(port)
+        if port is None:
+            kit.eventually(lambda: not served(second), "the listener goes", 5.0)
+        else:
+            kit.eventually(lambda port=port: served(port), f"a listener on port {port}", 10.0)
+    log = gateway.log.read_text()
+    assert "Traceback" not in log

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import datum_router_cli
+from datum_router.model.listener import Listener
 from datum_router_cli.commands import cli
 from datum_router_cli.run import Printer
 from datum_router_runtime.settings import Address
@@ -171,7 +172,7 @@ def test_run_announces_listeners_then_admin_then_ready(capsys: pytest.CaptureFix
         sock.bind(("::1", 0))
         port = sock.getsockname()[1]
         printer.admin(Address(host="127.0.0.1", port=9901))
-        printer.listening(ListenerGroup("plain", [sock]))
+        printer.listening(ListenerGroup(Listener(name="plain"), [sock]))
         printer.ready()
     assert capsys.readouterr().out.splitlines() == [
         f"listening on http://[::1]:{port} (plain)",

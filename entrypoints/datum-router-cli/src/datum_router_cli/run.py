@@ -47,7 +47,7 @@ def run(directory: str, listen: str | None, workers: int, admin: str | None) -> 
     Ends after SIGTERM or SIGINT when requests in flight are done; a second signal ends it at once. SIGHUP replaces the
     workers one after another. Exit status 2: a setting cannot be used. Broken manifests do not keep it from starting:
     they are logged, and the rest is served.
-    Prints `listening on http://HOST:PORT` for each listener, then `ready`.
+    Prints `listening on SCHEME://HOST:PORT` for each listener, then `ready`.
 
     \b
     Examples:
@@ -61,7 +61,7 @@ def run(directory: str, listen: str | None, workers: int, admin: str | None) -> 
 class Printer(Announce):
     """Print on standard output where the gateway listens, and when it is ready; a script can wait for these lines.
 
-    `listening on http://HOST:PORT` comes for each listener as it is bound, also later; `admin on http://HOST:PORT` and
+    `listening on SCHEME://HOST:PORT` comes for each listener as it is bound, also later; `admin on http://HOST:PORT` and
     `ready` follow once.
     """
 
@@ -71,7 +71,7 @@ class Printer(Announce):
     def listening(self, group: ListenerGroup) -> None:
         """Print a listener's address."""
         host, port = group.address
-        click.echo(f"listening on http://{Address(host=host, port=port)} ({printable(group.name)})")
+        click.echo(f"listening on {group.scheme}://{Address(host=host, port=port)} ({printable(group.name)})")
 
     def admin(self, address: Address) -> None:
         """Keep the admin address until the gateway is ready."""

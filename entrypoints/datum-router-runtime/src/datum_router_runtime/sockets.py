@@ -19,12 +19,13 @@ BACKLOG = 4096
 
 
 class ListenerGroup:
-    """The sockets of one listener: equal address, one for each worker."""
+    """The sockets of one listener: equal address, one for each worker. `scheme` is `http` or `https`."""
 
-    __slots__ = ("address", "name", "sockets")
+    __slots__ = ("address", "name", "scheme", "sockets")
 
-    def __init__(self, name: str, sockets: list[socket.socket]) -> None:
-        self.name = name
+    def __init__(self, listener: Listener, sockets: list[socket.socket]) -> None:
+        self.name = listener.name
+        self.scheme = "https" if listener.tls else "http"
         self.sockets = sockets
         self.address: tuple[str, int] = sockets[0].getsockname()[:2]
 
@@ -67,7 +68,7 @@ def bind_group(listener: Listener, workers: int) -> ListenerGroup:
             with contextlib.suppress(OSError):
                 sock.close()
         raise ConfigError(_explain(listener, error), reason=Reason.INVALID_VALUE) from error
-    return ListenerGroup(listener.name, sockets)
+    return ListenerGroup(listener, sockets)
 
 
 def _bind(sock: socket.socket, family: int, host: str, port: int) -> None:

@@ -173,6 +173,7 @@ class Worker:
             return
         self._holder.swap(snapshot)
         self._attach_listeners()
+        self._drop_sockets()
         if not self._is_frozen:
             # Modules and the first configuration live long: keep them out of every later garbage collection. Only
             # once: freezing again would make garbage of served connections immortal.
@@ -216,7 +217,11 @@ class Worker:
             elif name in self._pending and not self._drain_begun:
                 self._plane.add_listener(listener, self._pending.pop(name))
                 self._listeners[name] = listener
-        for name in [name for name in self._pending if name not in wanted and self._data.version > 0]:
+
+    def _drop_sockets(self) -> None:
+        """Close sockets that no listener in force wants. A socket comes before the snapshot with its listener."""
+        wanted = {listener.name for listener in self._data.listeners}
+        for name in [name for name in self._pending if name not in wanted]:
             self._pending.pop(name).close()
 
     def begin_drain(self, *, lameduck_s: float, grace_s: float) -> None:

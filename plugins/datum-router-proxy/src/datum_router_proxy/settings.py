@@ -31,7 +31,7 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
         max_concurrent_streams: Streams of one downstream HTTP/2 connection (D1).
         upstream_streams: Streams of one upstream HTTP/2 connection, if the peer allows as many.
         upstream_idle_per_endpoint: Idle HTTP/1 connections kept for one endpoint.
-        pool_wait_s: How long a request waits for a connection when `limits.max_connections` is reached (U8).
+        pool_wait_s: How long a request waits for a connection when the service has as many as it may (U8).
         retry_body_bytes: Request body kept for another attempt; a longer one is sent once only (U5).
         max_via_hops: Routers of ours a request may have passed; 508 beyond (U11).
         max_interim: 1xx responses of an upstream for one request; 502 beyond (A16).
