@@ -17,7 +17,7 @@ from collections.abc import Generator, Mapping, Sequence
 import msgspec
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
-from datum_router.compiler.diff import combine_digests, part_digest, rule_differences
+from datum_router.compiler.diff import combine_digests, part_digest
 from datum_router.compiler.ingress import IngressCompiler, IngressScope
 from datum_router.compiler.memo import Changes, Look, Made, Memo, RecordingView
 from datum_router.compiler.refs import Finding, Hints, locate, resolve_service
@@ -243,7 +243,7 @@ class Compiler:
             self._version
             and last.listeners == listeners
             and (last.services is services or last.services == services)
-            and (last.rules is rules or rule_differences(last.rules, rules) == ([], []))
+            and last.rules == rules  # by identity first, and no further than to the first difference
         ):
             return last
         self._version += 1

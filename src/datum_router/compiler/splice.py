@@ -13,23 +13,45 @@ T = TypeVar("T")
 def differences(old: Sequence[T], new: Sequence[T]) -> tuple[list[int], list[int]]:
     """Return (positions of `old` that are gone, positions of `new` that were added), both ascending.
 
-    All other objects are the same ones in the same order. Objects are compared by identity; each may stand in a
-    sequence once. If objects changed places all between the first and the last difference counts as replaced.
+    All other objects are the same ones in the same order: one that changed its place is gone and added, and perhaps
+    all behind it with it. Objects are compared by identity; each may stand in a sequence once.
     """
-    if old is new:
-        return [], []
-    start = _first_difference(old, new, min(len(old), len(new)))
-    same = _first_difference(reversed(old), reversed(new), min(len(old), len(new)) - start)
-    before, after = old[start : len(old) - same], new[start : len(new) - same]
-    old_ids, new_ids = set(map(id, before)), set(map(id, after))
-    gone = [position for position, item in enumerate(before, start) if id(item) not in new_ids]
-    added = [position for position, item in enumerate(after, start) if id(item) not in old_ids]
-    kept = [item for item in before if id(item) in new_ids]
-    if len(kept) + len(added) != len(after) or any(
-        map(operator.is_not, kept, (item for item in after if id(item) in old_ids))
-    ):
-        return list(range(start, len(old) - same)), list(range(start, len(new) - same))
-    return gone, added
+    gone: list[int] = []
+    added: list[int] = []
+    at = to = 0
+    before, after = iter(old), iter(new)
+    while True:
+        limit = min(len(old) - at, len(new) - to)
+        same = _first_difference(before, after, limit)  # both iterators are behind it now
+        at, to = at + same, to + same
+        if same == limit:
+            return [*gone, *range(at, len(old))], [*added, *range(to, len(new))]
+        if limit - same > 1 and old[at + 1] is new[to + 1]:  # one was replaced
+            gone.append(at)
+            added.append(to)
+        elif at + 1 < len(old) and old[at + 1] is new[to]:  # one is gone
+            gone.append(at)
+            next(before)
+            at += 1
+        elif to + 1 < len(new) and old[at] is new[to + 1]:  # one was added
+            added.append(to)
+            next(after)
+            to += 1
+        else:
+            more_gone, more_added = _all_differences(old, new, at, to)
+            return gone + more_gone, added + more_added
+        at, to = at + 1, to + 1
+
+
+def _all_differences(old: Sequence[T], new: Sequence[T], at: int, to: int) -> tuple[list[int], list[int]]:
+    """Return the differences from these positions on, however many; if objects changed places, all between the ends."""
+    same = _first_difference(reversed(old), reversed(new), min(len(old) - at, len(new) - to))
+    old_end, new_end = len(old) - same, len(new) - same
+    old_ids, new_ids = list(map(id, old[at:old_end])), list(map(id, new[to:new_end]))
+    stay, stayed = list(map(set(new_ids).__contains__, old_ids)), list(map(set(old_ids).__contains__, new_ids))
+    if list(compress(old_ids, stay)) != list(compress(new_ids, stayed)):
+        return list(range(at, old_end)), list(range(to, new_end))
+    return list(compress(count(at), map(operator.not_, stay))), list(compress(count(to), map(operator.not_, stayed)))
 
 
 def _first_difference(old: Iterable[T], new: Iterable[T], limit: int) -> int:

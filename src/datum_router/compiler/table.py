@@ -76,12 +76,20 @@ class RuleTable:
 
     def _move(self, removed: Sequence[Rule], added: Sequence[Rule]) -> None:
         rules = list(self.rules)
+        pending = {rule.id: rule for rule in added}
         for rule in removed:
-            at = bisect.bisect_left(rules, sort_key(rule), key=sort_key)
+            key = sort_key(rule)
+            at = bisect.bisect_left(rules, key, key=sort_key)
             assert rules[at] is rule  # the order is total, and keys depend on the rule alone
-            del rules[at]
-            del self.digests[at * PART_DIGEST_BYTES : (at + 1) * PART_DIGEST_BYTES]
-        for rule in added:
+            place = slice(at * PART_DIGEST_BYTES, (at + 1) * PART_DIGEST_BYTES)
+            edited = pending.get(rule.id)
+            if edited is not None and sort_key(edited) == key:  # as most edits leave it
+                rules[at] = pending.pop(rule.id)
+                self.digests[place] = part_digest(edited)
+            else:
+                del rules[at]
+                del self.digests[place]
+        for rule in pending.values():
             at = bisect.bisect_left(rules, sort_key(rule), key=sort_key)
             rules.insert(at, rule)
             self.digests[at * PART_DIGEST_BYTES : at * PART_DIGEST_BYTES] = part_digest(rule)
