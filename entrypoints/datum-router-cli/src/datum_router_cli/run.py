@@ -61,8 +61,8 @@ def run(directory: str, listen: str | None, workers: int, admin: str | None) -> 
 class Printer(Announce):
     """Print on standard output where the gateway listens, and when it is ready; a script can wait for these lines.
 
-    `listening on SCHEME://HOST:PORT` comes for each listener as it is bound, also later; `admin on http://HOST:PORT` and
-    `ready` follow once.
+    `listening on SCHEME://HOST:PORT` comes for each listener as it is bound, also later; `admin on http://HOST:PORT`
+    and `ready` follow once.
     """
 
     def __init__(self) -> None:
