@@ -190,7 +190,7 @@ def measure(
         gc.collect()
         gc.freeze()  # as a worker does
         gc.set_threshold(YOUNG_OBJECTS, 10, 10)
-        best = min(serve(1000) for _ in range(40))
+        best = min(serve(512) for _ in range(100))
         loop._close()
     return best * 1e6
 

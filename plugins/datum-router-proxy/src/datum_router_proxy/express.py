@@ -27,7 +27,7 @@ from datum_router_proxy.answers import NOT_SIMPLE, Answer, AnswerBook, DateField
 from datum_router_proxy.channel import ChannelError
 from datum_router_proxy.exchange import ClientGone
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, park
-from datum_router_proxy.request import MAX_BODY_BYTES, RequestIds, Template
+from datum_router_proxy.request import ID_BYTES, MAX_BODY_BYTES, RequestIds, Template
 from datum_router_proxy.upstream.h1 import H1Upstream
 from datum_router_proxy.upstream.h2 import H2Connection, H2Upstream
 from datum_router_proxy.upstream.transport import Transport
@@ -36,6 +36,7 @@ from datum_router_proxy.wire.hpack_codec import encode_line
 log = logging.getLogger(__name__)
 
 _REQUEST_TIMEOUT: Final = Reason.REQUEST_TIMEOUT
+_ID_LINE: Final = encode_line(b"x-request-id", bytes(ID_BYTES), never_indexed=False)[:-ID_BYTES]
 
 MAX_ROUNDS: Final = 4
 """How often a message that has begun is looked at again while its connection has unread input: one read is parsed
@@ -147,13 +148,7 @@ class ExpressLane:
         """Serve one request; None if it is done, else what the pipeline is to finish."""
         loop = self._loop
         started_at = loop.now
-        sent = template.sent
-        lease: Lease | LocalReply
-        try:
-            lease = rule.select(sent, rng=loop.rng, now=started_at)
-        except PluginContractError as error:
-            log.error("plugin failed", extra={"error": str(error), "route": rule.rule.route})
-            lease = LocalReply(status=500, reason=error.reason, detail="a plugin of the route failed")
+        lease = self._select(template.sent, rule)
         if isinstance(lease, LocalReply) or lease.trial is not None:
             return Begun(rule, lease, started_at)
         upstream = self._transport.take(lease) if template.is_plain else None
@@ -161,7 +156,7 @@ class ExpressLane:
             link = self._transport.take_shared(lease)
             if link is None:
                 return Begun(rule, lease, started_at)
-            return await self._serve_shared(downstream, template, sent, rule, lease, link, task, protocol)
+            return await self._serve_shared(downstream, template, rule, lease, link, task, protocol)
         raised: Exception | None = None
         try:
             body = b""
@@ -242,7 +237,6 @@ class ExpressLane:
         self,
         downstream: ExpressDownstream,
         template: Template,
-        sent: RequestHead,
         rule: LinkedRule,
         lease: Lease,
         link: H2Connection,
@@ -250,26 +244,16 @@ class ExpressLane:
         protocol: str,
     ) -> Begun | None:
         """Serve one request by an HTTP/2 upstream: body and response are each here whole, or the pipeline goes on."""
-        loop = self._loop
-        begun = Begun(rule, lease, loop.now)
-        has_body = template.has_body
-        upstream: H2Upstream | None = None
+        begun = Begun(rule, lease, self._loop.now)
         try:
-            body = await self._whole_body(downstream, task, begun) if has_body else b""
+            body = await self._whole_body(downstream, task, begun) if template.has_body else b""
             if body is None or len(body) > MAX_BODY_BYTES or not link.has_room():
                 return begun
+            if not self.send_shared(template, begun, link, task, body):
+                return begun
+            upstream = begun.upstream
+            assert isinstance(upstream, H2Upstream)
             try:
-                before, after = template.render_h2(rule, sent, link.scheme, link.lines)
-            except LocalProtocolError:
-                return begun  # the pipeline says what is wrong with it
-            request_id = begun.request_id = template.kept_id or self._ids.make()
-            upstream = begun.upstream = link.begin(task, is_reused=link.is_greeted)
-            limit = request_deadline(rule.timeouts, now=loop.now, grpc_timeout_s=template.grpc_timeout_s)
-            task.deadline, task.deadline_reason = limit, _REQUEST_TIMEOUT
-            try:
-                line = encode_line(b"x-request-id", request_id, never_indexed=False)
-                if not upstream.send_whole(before + line + after, body, has_body=has_body):
-                    return begun
                 while upstream.is_silent:
                     if downstream.is_gone:
                         raise ClientGone
@@ -279,39 +263,91 @@ class ExpressLane:
                     rounds -= 1
                     task.wake()
                     await park()
-            except (ClientGone, DeadlineExpired, TaskCancelled, UpstreamError) as error:
+            except (ClientGone, DeadlineExpired, TaskCancelled) as error:
                 begun.raised = error
                 return begun
-            whole = upstream.take_whole()
-            if whole is None:
-                return begun
-            head, data, trailer_fields = whole
-            if head.status in rule.retry.retry_on_status:
-                return begun
-            answer = self._shared_answers.find(head.status, head.fields, head.content_length, rule)
-            if answer is NOT_SIMPLE:
-                return begun
-            trailers, has_grpc_status = self._shared_answers.trailers(
-                trailer_fields, te_trailers=template.te_trailers, is_grpc=template.is_grpc
-            )
-            if template.is_grpc and not (answer.speaks_grpc and (answer.has_grpc_status or has_grpc_status)):
-                return begun
-            try:
-                if not downstream.send_answer(answer, self._date, data, trailers):
-                    return begun
-            except ClientGone as error:
-                begun.raised = error
-                return begun
-            upstream.finish()
-            lease.release()
-            task.deadline = math.inf
-            self._observer.attempt_answered(lease.state.service.key, lease.key, head.status)
-            self._accounts.express_ended(
-                protocol, template, rule, lease, head.status, len(body), len(data), begun.started_at, request_id
-            )
-            return None
+            is_over = self.answer_shared(downstream, template, begun, upstream, protocol, len(body))
+            return None if is_over else begun
         except BaseException:
-            if upstream is not None:
-                upstream.cancel()
+            if begun.upstream is not None:
+                begun.upstream.cancel()
             lease.release()
             raise
+
+    def send_shared(self, template: Template, begun: Begun, link: H2Connection, task: Task, body: bytes) -> bool:
+        """Send a whole request by a connection that has room; False if the pipeline is to go on from `begun`."""
+        rule = begun.rule
+        try:
+            before, after = template.render_h2(rule, template.sent, link.scheme, link.lines)
+        except LocalProtocolError:
+            return False  # the pipeline says what is wrong with it
+        request_id = begun.request_id = template.kept_id or self._ids.make()
+        upstream = begun.upstream = link.begin(task, is_reused=link.is_greeted)
+        limit = request_deadline(rule.timeouts, now=self._loop.now, grpc_timeout_s=template.grpc_timeout_s)
+        task.deadline, task.deadline_reason = limit, _REQUEST_TIMEOUT
+        if len(request_id) == ID_BYTES:
+            line = _ID_LINE + request_id
+        else:
+            line = encode_line(b"x-request-id", request_id, never_indexed=False)
+        try:
+            return upstream.send_whole(before + line + after, body, has_body=template.has_body)
+        except UpstreamError as error:
+            begun.raised = error
+            return False
+
+    def answer_shared(
+        self,
+        downstream: ExpressDownstream,
+        template: Template,
+        begun: Begun,
+        upstream: H2Upstream,
+        protocol: str,
+        body_bytes: int,
+    ) -> bool:
+        """Answer by what has come of an HTTP/2 upstream; False if the pipeline is to go on from `begun`."""
+        whole = upstream.take_whole()
+        if whole is None:
+            return False
+        head, data, trailer_fields = whole
+        status = head.status
+        rule = begun.rule
+        if status in rule.retry.retry_on_status:
+            return False
+        answer = self._shared_answers.find(status, head.fields, head.content_length, rule)
+        if answer is NOT_SIMPLE:
+            return False
+        trailers, has_grpc_status = self._shared_answers.trailers(
+            trailer_fields, te_trailers=template.te_trailers, is_grpc=template.is_grpc
+        )
+        if template.is_grpc and not (answer.speaks_grpc and (answer.has_grpc_status or has_grpc_status)):
+            return False
+        try:
+            if not downstream.send_answer(answer, self._date, data, trailers):
+                return False
+        except ClientGone as error:
+            begun.raised = error
+            return False
+        upstream.finish()
+        lease = begun.lease
+        assert isinstance(lease, Lease)
+        lease.release()
+        self._observer.attempt_answered(lease.state.service.key, lease.key, status)
+        self._accounts.express_ended(
+            protocol, template, rule, lease, status, body_bytes, len(data), begun.started_at, begun.request_id
+        )
+        return True
+
+    def choose_shared(self, template: Template, rule: LinkedRule) -> tuple[Begun, H2Connection | None]:
+        """Claim an endpoint for a request that no HTTP/1 upstream can take, and find a connection that has room."""
+        lease = self._select(template.sent, rule)
+        begun = Begun(rule, lease, self._loop.now)
+        if isinstance(lease, LocalReply) or lease.trial is not None:
+            return begun, None
+        return begun, self._transport.take_shared(lease)
+
+    def _select(self, sent: RequestHead, rule: LinkedRule) -> Lease | LocalReply:
+        try:
+            return rule.select(sent, rng=self._loop.rng, now=self._loop.now)
+        except PluginContractError as error:
+            log.error("plugin failed", extra={"error": str(error), "route": rule.rule.route})
+            return LocalReply(status=500, reason=error.reason, detail="a plugin of the route failed")

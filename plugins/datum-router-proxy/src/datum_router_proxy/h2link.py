@@ -192,10 +192,12 @@ class H2Link:
         return engine.has_buffered or channel.readable
 
     def _handle_all(self, events: list[Event]) -> None:
+        handle = self.handle
         for event in events:
-            self.handle(event)
+            handle(event)
         if self.engine.is_terminated:
             self.is_over = True
+        self.handled()
 
     def _write(self) -> None:
         channel = self._channel
@@ -223,6 +225,9 @@ class H2Link:
     def handle(self, event: Event) -> None:
         """Act on one event of the engine."""
         raise NotImplementedError
+
+    def handled(self) -> None:
+        """Act on what the events of one round mean together."""
 
     def room_again(self) -> None:
         """Wake every stream that may have been waiting for `is_congested`."""

@@ -150,6 +150,13 @@ class Loop:
         task.wake()
         return task
 
+    def adopt(self, coro: Coroutine[object, None, None], *, name: str) -> Task:
+        """Take a coroutine that has begun and waits: its next step is due when it is woken. The loop must be open."""
+        task = Task(coro, name, self._queue, self._bell)
+        task.is_started = True
+        self._tasks.add(task)
+        return task
+
     def register(self, fd: int, handler: Pollable, events: int = EDGE_TRIGGERED) -> None:
         """Watch a descriptor; its present state arrives as a first event. OSError as from `epoll_ctl`."""
         self._epoll.register(fd, events)

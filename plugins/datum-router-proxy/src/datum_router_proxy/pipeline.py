@@ -46,10 +46,18 @@ from datum_router_proxy.exchange import (
     UpstreamHead,
 )
 from datum_router_proxy.express import Begun, ExpressLane
+from datum_router_proxy.flight import Flight, FlyingDownstream
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
 from datum_router_proxy.pump import Pump
 from datum_router_proxy.replies import for_upstream_error, nobody_left, reason_of, refuse, send_local_reply, timed_out
-from datum_router_proxy.request import Request, RequestIds, Template, is_clients_choice, upstream_request
+from datum_router_proxy.request import (
+    MAX_BODY_BYTES,
+    Request,
+    RequestIds,
+    Template,
+    is_clients_choice,
+    upstream_request,
+)
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.trace import Trace
 from datum_router_proxy.tunnel import Tunnel
@@ -142,12 +150,39 @@ class Pipeline:
 
     # --- a request's life ----------------------------------------------------------------------------------------
 
-    async def serve(self, downstream: Downstream, template: Template) -> None:
-        """Answer one request, whatever happens; on return the client has the whole answer, or an abort."""
-        begun: Begun | None = None
+    def launch(self, downstream: FlyingDownstream, template: Template) -> Flight | Begun | None:
+        """Send a request upstream at once if it is here whole and goes to an HTTP/2 upstream.
+
+        Returns:
+            What waits for the answer; or what `serve` is to go on from, which may be nothing.
+        """
+        if template.is_plain or not template.is_simple or self.is_draining:
+            return None
+        if template.has_body and self._listener_limits.get(template.listener):
+            return None
+        body = downstream.whole_body() if template.has_body else b""
+        if body is None or len(body) > MAX_BODY_BYTES:
+            return None
+        snapshot = self._holder.current
+        rule = template.rule if template.planned_for is snapshot.mark else self._express.plan(template, snapshot)
+        if rule is None:
+            return None
+        begun, link = self._express.choose_shared(template, rule)
+        if link is None:
+            return begun
+        flight = Flight(self._express, self, downstream, template, begun)
+        flight.start(self.loop, link, body)
+        return flight
+
+    async def serve(self, downstream: Downstream, template: Template, begun: Begun | None = None) -> None:
+        """Answer one request, whatever happens; on return the client has the whole answer, or an abort.
+
+        Args:
+            begun: What `launch` has begun of it.
+        """
         # The lane counts no bytes: a listener with a limit on bodies has them go through the pipeline.
         is_limited = template.has_body and self._listener_limits.get(template.listener)
-        if template.is_simple and not self.is_draining and not is_limited:
+        if begun is None and template.is_simple and not self.is_draining and not is_limited:
             snapshot = self._holder.current
             rule = template.rule if template.planned_for is snapshot.mark else self._express.plan(template, snapshot)
             if rule is not None:

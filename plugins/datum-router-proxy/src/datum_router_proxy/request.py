@@ -29,6 +29,8 @@ Field = tuple[bytes, bytes]
 MAX_BODY_BYTES: Final = 16_384
 """A longer request body goes through the pipeline, which moves it as the upstream takes it."""
 
+ID_BYTES: Final = 32
+"""Length of the request ids that we make."""
 _PLACEHOLDER = b"-"
 _ID_NAME = b"x-request-id"
 _NO_FIELDS: FieldList = ()

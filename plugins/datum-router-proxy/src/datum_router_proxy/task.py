@@ -9,7 +9,7 @@ import math
 import os
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import trio
 
@@ -17,6 +17,8 @@ from datum_router.errors import DatumRouterError
 from datum_router.reasons import Reason
 
 T = TypeVar("T")
+
+_REQUEST_TIMEOUT: Final = Reason.REQUEST_TIMEOUT
 
 
 class DeadlineExpired(DatumRouterError):
@@ -126,7 +128,7 @@ class Task:
         self.name = name
         self.done = False
         self.deadline = math.inf
-        self.deadline_reason = Reason.REQUEST_TIMEOUT
+        self.deadline_reason = _REQUEST_TIMEOUT
 
     def wake(self) -> None:
         """Make `park()` return soon. Idempotent, cheap, allowed at any time from the loop's thread."""

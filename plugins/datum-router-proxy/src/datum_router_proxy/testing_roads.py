@@ -382,7 +382,7 @@ class H2Server(Peer):
                 engine.release(event.stream_id)
             elif isinstance(event, http2.ConnectionTerminated):
                 assert not event.error_code, event
-            if isinstance(event, http2.StreamEnded) or getattr(event, "end_stream", False):
+            if isinstance(event, http2.StreamEnded | http2.TrailersReceived) or getattr(event, "end_stream", False):
                 answers += self._ended(*self._requests.pop(event.stream_id))  # type: ignore[union-attr]
         out = engine.data_to_send()
         if out:

@@ -6,13 +6,16 @@ import functools
 import math
 from collections import deque
 from collections.abc import Sequence
+from typing import Protocol
 
 from datum_router.errors import LocalProtocolError
 from datum_router.model.listener import Listener
 from datum_router.reasons import Reason
 from datum_router_proxy.answers import Answer, DateField
 from datum_router_proxy.channel import Channel
-from datum_router_proxy.exchange import ClientGone, Field, FieldTuple
+from datum_router_proxy.exchange import ClientGone, Downstream, Field, FieldTuple
+from datum_router_proxy.express import Begun
+from datum_router_proxy.flight import Flight, FlyingDownstream
 from datum_router_proxy.h2link import H2Link, Outbound
 from datum_router_proxy.loop import Task
 from datum_router_proxy.request import Template, from_h2
@@ -44,14 +47,27 @@ def _status_field(status: int) -> Field:
     return (b":status", b"%d" % status)
 
 
+class H2Server(Server, Protocol):
+    """What a connection needs of the data plane."""
+
+    def launch(self, downstream: FlyingDownstream, template: Template) -> Flight | Begun | None:
+        """Send one request if that can be done at once; see `pipeline`."""
+        ...
+
+    async def serve(self, downstream: Downstream, template: Template, begun: Begun | None = None) -> None:
+        """Answer one request; see `pipeline`."""
+        ...
+
+
 class H2Connection(H2Link):
     """One connection of a client."""
 
     __slots__ = (
-        "_hop", "_idle_since", "_is_closing", "_last", "_last_event", "_listener", "_plane", "_stalled_at", "_streams",
+        "_fresh", "_hop", "_idle_since", "_is_closing", "_last", "_last_event", "_listener", "_plane", "_stalled_at",
+        "_streams",
     )  # fmt: skip
 
-    def __init__(self, plane: Server, channel: Channel, listener: Listener) -> None:
+    def __init__(self, plane: H2Server, channel: Channel, listener: Listener) -> None:
         settings = plane.settings
         limits = Http2Limits(
             max_concurrent_streams=settings.max_concurrent_streams,
@@ -67,6 +83,7 @@ class H2Connection(H2Link):
         self._plane = plane
         self._listener = listener
         self._streams: dict[int, H2Stream] = {}
+        self._fresh: list[tuple[H2Stream, Template]] = []  # of the input at hand, not started yet
         self._idle_since = plane.loop.now
         self._stalled_at: float | None = None
         self._is_closing = False
@@ -134,7 +151,7 @@ class H2Connection(H2Link):
             template = self._template(event)
             stream = H2Stream(self, self._plane, event.stream_id, event, template.expects_continue)
             self._streams[event.stream_id] = stream
-            stream.task = self._plane.loop.spawn(stream.run(template), name="stream")
+            self._fresh.append((stream, template))
             return
         if isinstance(event, WindowOpened):
             if not event.stream_id:
@@ -152,6 +169,23 @@ class H2Connection(H2Link):
         known = self._streams.get(getattr(event, "stream_id", 0))
         if known is not None:
             known.note(event)
+
+    def handled(self) -> None:
+        """Start the requests that have come: by now those with a short body are whole."""
+        fresh = self._fresh
+        if not fresh:
+            return
+        self._fresh = []
+        plane = self._plane
+        for stream, template in fresh:
+            # What has ended already is begun all the same, for its end to be counted where every end is.
+            begun = None if stream.is_gone or self.is_over else plane.launch(stream, template)
+            if isinstance(begun, Flight):
+                stream.task = begun.task
+                continue
+            stream.task = plane.loop.spawn(stream.run(template, begun), name="stream")
+            if stream.is_gone:
+                stream.task.cancel(stream.left)
 
     def _template(self, event: RequestReceived) -> Template:
         """Make a template of a head, or of the one before if only the target is another."""
@@ -232,11 +266,11 @@ class H2Stream:
 
     __slots__ = (
         "_body_ended", "_chunks", "_connection", "_expects_continue", "_is_ended", "_is_gone", "_is_head", "_outbound",
-        "_plane", "_progress", "_trailers", "has_started", "protocol", "stream_id", "task",
+        "_plane", "_progress", "_trailers", "has_started", "left", "protocol", "stream_id", "task",
     )  # fmt: skip
 
     def __init__(
-        self, connection: H2Connection, plane: Server, stream_id: int, event: RequestReceived, expects_continue: bool
+        self, connection: H2Connection, plane: H2Server, stream_id: int, event: RequestReceived, expects_continue: bool
     ) -> None:
         self._connection = connection
         self._plane = plane
@@ -248,23 +282,27 @@ class H2Stream:
         self._is_ended = event.end_stream
         self._body_ended = event.end_stream
         self._is_gone = False
+        self.left = Reason.DOWNSTREAM_RESET
         self._progress = plane.loop.now
         self.protocol = "h2"
         self.has_started = False
         self.stream_id = stream_id
         self.task: Task | None = None
 
-    async def run(self, template: Template) -> None:
-        """Serve the request, then stop what the client may still be sending."""
+    async def run(self, template: Template, begun: Begun | None = None) -> None:
+        """Serve the request, perhaps from where it has begun, then stop what the client may still be sending."""
         try:
-            await self._plane.serve(self, template)
+            await self._plane.serve(self, template, begun)
         finally:
-            self._is_gone = True
-            engine = self._connection.engine
-            # RFC 9113 section 8.1: a complete answer, but the request is not: the rest is of no use.
-            code = ErrorCode.NO_ERROR if self._outbound.is_done else ErrorCode.INTERNAL_ERROR
-            engine.reset_stream(self.stream_id, code)
-            self._connection.forget(self)
+            self.end()
+
+    def end(self) -> None:
+        """Take the stream out, the request being over; what the client may still be sending is stopped."""
+        self._is_gone = True
+        # RFC 9113 section 8.1: a complete answer, but the request is not: the rest is of no use.
+        code = ErrorCode.NO_ERROR if self._outbound.is_done else ErrorCode.INTERNAL_ERROR
+        self._connection.engine.reset_stream(self.stream_id, code)
+        self._connection.forget(self)
 
     def wake(self) -> None:
         """Let the task look again."""
@@ -292,6 +330,7 @@ class H2Stream:
         """Stop the request: the client is gone, or we cut it off."""
         if not self._is_gone:
             self._is_gone = True
+            self.left = reason
             if self.task is not None:
                 self.task.cancel(reason)
 
