@@ -163,11 +163,14 @@ class Pipeline:
         body = downstream.whole_body() if template.has_body else b""
         if body is None or len(body) > MAX_BODY_BYTES:
             return None
-        snapshot = self._holder.current
-        rule = template.rule if template.planned_for is snapshot.mark else self._express.plan(template, snapshot)
-        if rule is None:
+        try:
+            snapshot = self._holder.current
+            rule = template.rule if template.planned_for is snapshot.mark else self._express.plan(template, snapshot)
+            if rule is None:
+                return None
+            begun, link = self._express.choose_shared(template, rule)
+        except Exception:  # noqa: BLE001  # `serve` meets it again, in a task of the request's own
             return None
-        begun, link = self._express.choose_shared(template, rule)
         if link is None:
             return begun
         flight = Flight(self._express, self, downstream, template, begun)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, cast
 
 from datum_router.compiler.link import LinkedRule
 from datum_router.errors import LocalProtocolError
@@ -21,7 +21,7 @@ from datum_router.reasons import Reason
 from datum_router.routing.normalize import Authority, BadHost, BadPath, normalize_target, parse_authority
 from datum_router_proxy.exchange import UpstreamRequest
 from datum_router_proxy.wire import grammar, grpc, hygiene, websocket
-from datum_router_proxy.wire.hpack_codec import LineCache
+from datum_router_proxy.wire.hpack_codec import NEVER_INDEXED, LineCache, encode_lines
 from datum_router_proxy.wire.http1 import FRAMING_NONE, Framing, FramingKind, H1RequestHead, TargetForm, writer
 from datum_router_proxy.wire.http2 import RequestReceived, check_outgoing
 
@@ -34,6 +34,7 @@ ID_BYTES: Final = 32
 _PLACEHOLDER = b"-"
 _ID_NAME = b"x-request-id"
 _NO_FIELDS: FieldList = ()
+_NOT_KEPT: Final = NEVER_INDEXED | {b"content-length"}
 _READ_FIELDS: Final = frozenset((b"content-type", b"grpc-timeout", b"via"))
 
 
@@ -73,6 +74,49 @@ class RequestIds:
             at = 0
         self._at = at + 32
         return self._digits[at : at + 32]
+
+
+class RequestLines:
+    """Encoded field lines of requests to HTTP/2 upstreams: what is known has been checked as well.
+
+    Of a head that is new nearly all fields have been sent before; checking and encoding them again took 12 us.
+    """
+
+    __slots__ = ("_checked", "_pseudo")
+
+    def __init__(self) -> None:
+        self._pseudo = LineCache()
+        self._checked = LineCache()
+
+    def clear(self) -> None:
+        """Forget everything (memory pressure)."""
+        self._pseudo.lines.clear()
+        self._checked.lines.clear()
+
+    def pseudo(self, fields: FieldList) -> bytes:
+        """Encode pseudo-header fields, whose values nobody needs to check."""
+        return self._pseudo.encode(fields)
+
+    def encode(self, fields: FieldList, at: int) -> tuple[bytes, bytes]:
+        """Encode regular fields: those before `at`, and the others.
+
+        Raises:
+            LocalProtocolError: One must not be sent.
+        """
+        known = self._checked.lines
+        lines = [known.get(field) for field in fields]
+        if None in lines:
+            new = [field for field, line in zip(fields, lines, strict=True) if line is None]
+            check_outgoing(new, 0, "request")
+            for index, line in enumerate(lines):
+                if line is None:
+                    field = fields[index]
+                    lines[index] = line = encode_lines((field,))
+                    # Two lengths are wrong, though each is fine; secrets are not kept.
+                    if type(field) is tuple and field[0] not in _NOT_KEPT:
+                        self._checked.add(field, line)
+        known_lines = cast(list[bytes], lines)
+        return b"".join(known_lines[:at]), b"".join(known_lines[at:])
 
 
 class Template:
@@ -290,7 +334,7 @@ class Template:
         self._h1_for = fields
         self._h1_authority = sent.authority
 
-    def render_h2(self, rule: LinkedRule, sent: RequestHead, scheme: bytes, lines: LineCache) -> tuple[bytes, bytes]:
+    def render_h2(self, rule: LinkedRule, sent: RequestHead, scheme: bytes, lines: RequestLines) -> tuple[bytes, bytes]:
         """Return the header block for an HTTP/2 upstream, before and after the line of the request id.
 
         Args:
@@ -315,24 +359,24 @@ class Template:
             (b":path", sent.target.encode("ascii")),
             (b":authority", sent.authority.encode("ascii")),
         )
-        before = lines.encode(head) + fields[1]
+        before = lines.pseudo(head) + fields[1]
         self._h2_head = (rule, scheme, before, fields[2])
         return before, fields[2]
 
-    def _encode_fields(self, rule: LinkedRule, sent: RequestHead, lines: LineCache) -> tuple[bytes, bytes]:
+    def _encode_fields(self, rule: LinkedRule, sent: RequestHead, lines: RequestLines) -> tuple[bytes, bytes]:
         if sent is self.head:
             before, after = self._before, self._after
         else:
             before, after = _around_id(sent.headers.fields)
         deadline = request_deadline(rule.timeouts, now=0.0, grpc_timeout_s=self.grpc_timeout_s)
         if self.is_grpc and deadline != NO_DEADLINE:
-            before = tuple(field for field in before if field[0] != b"grpc-timeout")
-            after = tuple(field for field in after if field[0] != b"grpc-timeout")
+            if self.grpc_timeout_s is not None or sent is not self.head:
+                before = tuple(field for field in before if field[0] != b"grpc-timeout")
+                after = tuple(field for field in after if field[0] != b"grpc-timeout")
             after = (*after, (b"grpc-timeout", grpc.encode_timeout(deadline)))
         if self.content_length is not None:
             after = (*after, (b"content-length", b"%d" % self.content_length))
-        check_outgoing((*before, *after), 0, "request")
-        return lines.encode(before), lines.encode(after)
+        return lines.encode((*before, *after), len(before))
 
     def request(self, raw_id: bytes) -> Request:
         """Make a request of it; `raw_id` is `kept_id` or new."""
@@ -386,15 +430,17 @@ class Template:
         if not self.is_grpc:
             self.grpc_timeout_s = None
         self.kept_id = hygiene.request_id_from_peer(fields, trusted_hops=hop.trusted_hops)
+        keep_te_trailers = self.te_trailers or self.is_grpc
         made = hygiene.request_fields_for_upstream(
             fields,
             hop,
             host=self.authority.encode("ascii") or b"-",
             request_id=_PLACEHOLDER,
             nominations=nominations,
-            keep_te_trailers=self.te_trailers or self.is_grpc,
+            keep_te_trailers=keep_te_trailers,
         )
-        self._before, self._after = _around_id(tuple(made))
+        at = len(made) - (2 if keep_te_trailers else 1)  # the id comes last, but for `te`
+        self._before, self._after = tuple(made[:at]), tuple(made[at + 1 :])
         if self.method == "TRACE" or (self.method == "CONNECT" and not self.is_tunnel):
             self._refuse(405, Reason.METHOD_NOT_ALLOWED, "the method is not served here")
         self.is_options_star = self.path == "*"

@@ -12,8 +12,9 @@ from datum_router_proxy.channel import Channel
 from datum_router_proxy.exchange import END, End, Interim, UpstreamEvent, UpstreamHead, UpstreamRequest
 from datum_router_proxy.h2link import H2Link, Outbound
 from datum_router_proxy.loop import Loop, Task, park
+from datum_router_proxy.request import RequestLines
 from datum_router_proxy.wire import websocket
-from datum_router_proxy.wire.hpack_codec import HeaderCodec, LineCache
+from datum_router_proxy.wire.hpack_codec import HeaderCodec
 from datum_router_proxy.wire.http2 import (
     ConnectionTerminated,
     DataReceived,
@@ -63,7 +64,7 @@ class H2Connection(H2Link):
         *,
         limits: Http2Limits,
         codec: HeaderCodec,
-        lines: LineCache,
+        lines: RequestLines,
         most_output: int,
         most_streams: int,
         idle_s: float,

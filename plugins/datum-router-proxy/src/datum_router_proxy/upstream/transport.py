@@ -15,6 +15,7 @@ from datum_router.reasons import Reason
 from datum_router_proxy.channel import Channel
 from datum_router_proxy.exchange import Downstream, Upstream
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, current_task, park
+from datum_router_proxy.request import RequestLines
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.upstream.connect import dial
 from datum_router_proxy.upstream.h1 import BULK_CONNECTIONS, H1Upstream
@@ -42,7 +43,10 @@ class _Waiter:
 class Transport:
     """All upstream connections of one process."""
 
-    __slots__ = ("_h2_limits", "_h2_lines", "_head_cache", "_head_limits", "_loop", "_pool", "_settings", "_waiters")
+    __slots__ = (
+        "_h2_limits", "_h2_lines", "_head_cache", "_head_limits", "_loop", "_pool", "_request_lines",
+        "_settings", "_waiters",
+    )  # fmt: skip
 
     def __init__(self, loop: Loop, settings: ProxySettings) -> None:
         self._loop = loop
@@ -52,6 +56,7 @@ class Transport:
         self._head_limits = Http1Limits(max_informational=settings.max_interim)
         self._head_cache = HeadCache()
         self._h2_lines = LineCache()
+        self._request_lines = RequestLines()
         self._h2_limits = Http2Limits(
             stream_window_bytes=settings.stream_window_bytes,
             connection_window_bytes=settings.connection_window_bytes,
@@ -222,7 +227,7 @@ class Transport:
             channel,
             limits=self._h2_limits,
             codec=codec_within(self._h2_limits, settings.hpack_codec, self._h2_lines),
-            lines=self._h2_lines,
+            lines=self._request_lines,
             most_output=settings.connection_output_bytes,
             most_streams=settings.upstream_streams,
             idle_s=idle_s,
@@ -310,6 +315,7 @@ class Transport:
     def shed(self) -> None:
         """Give up what only makes the next request faster."""
         self._head_cache.clear()
+        self._request_lines.clear()
         self._discard(self._pool.take_idle(), [])
 
     def close(self) -> None:

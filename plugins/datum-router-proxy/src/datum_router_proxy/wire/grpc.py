@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 from typing import Final
 
 from datum_router_proxy.wire import grammar
@@ -75,6 +76,7 @@ def parse_timeout(value: bytes) -> float | None:
     return None if match is None else int(match[1]) * _UNIT_SECONDS[match[2]]
 
 
+@functools.lru_cache(maxsize=64)  # the same for all requests of a rule whose clients state none
 def encode_timeout(seconds: float) -> bytes:
     """Return a `grpc-timeout` for the time left, never longer than `seconds`, in the finest unit that fits."""
     nanoseconds = max(0, int(seconds * 1e9))
