@@ -6,7 +6,8 @@ something has come, `throw` when the deadline has passed or the client has left,
 once, when the whole answer is there. Whatever else may be the case is not its business: it makes the stream's ordinary
 coroutine, hands over what it has begun, and passes everything on to that from then on.
 
-Measured for a gRPC call (`benchmarks/bench_grpc.py`): four nested coroutines and the step that starts them are 8 us.
+Measured for a gRPC call (`benchmarks/bench_grpc.py`): four nested coroutines and the step that starts
+them are a tenth of its cost.
 """
 
 from __future__ import annotations
