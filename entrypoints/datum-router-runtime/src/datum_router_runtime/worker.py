@@ -59,8 +59,8 @@ LINK_TURN_S = 0.003
 """How long linking goes on before requests are served again (seconds), give or take a step."""
 YOUNG_OBJECTS = 10_000
 """How many more objects than were freed let the collector look for cycles. Requests leave none behind, but with
-Python's own 700 the objects of 256 of them under way are enough to have all be looked at again and again: a seventh of the
-CPU of a gRPC call. At most as many dead ones wait, some megabytes."""
+Python's own 700 the objects of 256 of them under way are enough to have all be looked at again and again: a
+seventh of the CPU of a gRPC call. At most as many dead ones wait, some megabytes."""
 CELLS_INTERVAL_S = 1.0
 """How often data plane and services are asked for their own numbers when nobody scrapes."""
 
