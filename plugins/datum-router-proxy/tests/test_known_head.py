@@ -14,7 +14,7 @@ from datum_router.model.listener import Listener
 from datum_router.model.snapshot import SnapshotData
 from datum_router.plugins.manager import load_plugins
 from datum_router.testing.factories import make_rule, make_service
-from datum_router_proxy.request import Template, from_h1
+from datum_router_proxy.request import RequestLines, Template, from_h1
 from datum_router_proxy.server.known_head import KnownHead
 from datum_router_proxy.wire import hygiene
 from datum_router_proxy.wire.http1 import Http1Connection, Http1Limits, RequestReceived, Role, TargetForm
@@ -56,7 +56,7 @@ def seen(template: Template) -> dict[str, object]:
     hidden = ("planned_for", "rule")
     found = {name: getattr(template, name) for name in Template.__slots__ if name[0] != "_" and name not in hidden}
     return found | {
-        "h2": template.render_h2(RULE, template.sent, b"http"),
+        "h2": template.render_h2(RULE, template.sent, b"http", RequestLines()),
         "fields": (template._before, template._after),
     }
 

@@ -309,6 +309,12 @@ class Template:
             filtered = apply_request(rule.filters, head) if rule.has_repeatable_filters else None
             if not isinstance(filtered, RequestHead):
                 return False
+            target, authority = (
+                filtered.target.encode("latin-1", "replace"),
+                filtered.authority.encode("latin-1", "replace"),
+            )
+            if not (grammar.is_valid_origin_form(target) and grammar.AUTHORITY.fullmatch(authority)):
+                return False  # A25: what comes out of filters is checked before it leaves
             head = filtered
         self.sent = head
         if self.is_plain:
@@ -319,7 +325,7 @@ class Template:
                     self._render_fields(head)
                 except LocalProtocolError:
                     return False  # the pipeline says what is wrong with it
-            # A normalised target holds bytes of a request line only, and the method went through the engine.
+            # A target holds bytes of a request line only (A25), and the method went through the engine.
             line = f"{self.method} {head.target} HTTP/1.1\r\n".encode("ascii")
             self.h1_head = (line + self._h1_fields, self._h1_tail)
         return True
