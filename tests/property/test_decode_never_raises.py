@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+from importlib import import_module
+from importlib.util import find_spec
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import datum_router_kubernetes.plugin
 from datum_router.compiler.diagnostics import Origin, Severity
 from datum_router.manifests._walk import PlainText
 from datum_router.manifests.decode import decode
@@ -41,7 +42,9 @@ class Thing(msgspec.Struct, frozen=True, rename="camel"):
 
 # A kind of a plugin as it may be: without a namespace, and passing over fields that it does not know.
 THING = ResourceKind(group="x.test", version="v1", kind="Thing", plural="things", struct=Thing, namespaced=False)
-KINDS = (*OWN_KINDS, *datum_router_kubernetes.plugin.datum_router_resource_kinds(), THING)
+# The core alone has its own kinds; the full run has the plugin's, too.
+PLUGIN = find_spec("datum_router_kubernetes") and import_module("datum_router_kubernetes.plugin")
+KINDS = (*OWN_KINDS, *(PLUGIN.datum_router_resource_kinds() if PLUGIN else ()), THING)
 TABLE = KindTable(KINDS)
 WALKED = Walked(KINDS)
 ORIGIN = Origin(source="test", file="f.yaml", line=1)
