@@ -23,6 +23,7 @@ from datum_router.compiler.memo import Changes, Look, Made, Memo, RecordingView
 from datum_router.compiler.refs import Finding, Hints, locate, resolve_service
 from datum_router.compiler.rules import RouteCompiler
 from datum_router.compiler.services import ServiceCompiler, service_key
+from datum_router.compiler.steps import in_one_go
 from datum_router.compiler.table import RuleTable
 from datum_router.manifests.meta import ObjectKey
 from datum_router.manifests.servicebinding import ServiceBinding
@@ -116,13 +117,7 @@ class Compiler:
 
     def compile(self, view: StoreView) -> CompileResult:
         """Return the snapshot of `view`. Equal content keeps the version and the object of the last call."""
-        steps = self.compile_in_steps(view)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                result: CompileResult = end.value
-                return result
+        return in_one_go(self.compile_in_steps(view))
 
     def compile_in_steps(self, view: StoreView) -> Generator[None, None, CompileResult]:
         """Do as `compile` does and yield every few milliseconds; the last steps are O(rules). Run one at a time."""

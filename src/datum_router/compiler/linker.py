@@ -21,6 +21,7 @@ from datum_router.balancing.guarded import GuardedBalancer
 from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.compiler.diff import rule_differences
 from datum_router.compiler.link import LinkedRule, ServiceState, Snapshot
+from datum_router.compiler.steps import in_one_go
 from datum_router.filters.base import CheckedFilter, Filter, build_filter
 from datum_router.health.trial import LocalPermits, TrialDesk
 from datum_router.health.view import HealthTable
@@ -89,13 +90,7 @@ class Linker:
 
     def link(self, data: SnapshotData) -> Snapshot:
         """Return the serving form of `data`; unchanged rules, matchers and services are taken from the last one."""
-        steps = self.link_in_steps(data)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                snapshot: Snapshot = end.value
-                return snapshot
+        return in_one_go(self.link_in_steps(data))
 
     def link_in_steps(self, data: SnapshotData) -> Generator[None, None, Snapshot]:
         """Do as `link` does and yield every few milliseconds. Run one at a time, to its end.

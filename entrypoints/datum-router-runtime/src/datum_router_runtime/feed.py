@@ -21,6 +21,7 @@ from datum_router.errors import SourceError, TerminalSourceError
 from datum_router.plugins.protocols import Problems, Source, SourceEvent, Synced
 from datum_router.reasons import Reason
 from datum_router.registry.store import Store
+from datum_router_runtime.turns import in_turns
 
 log = logging.getLogger(__name__)
 
@@ -186,14 +187,7 @@ class Feed:
 
     async def _compile(self) -> CompileResult:
         """Compile what is in the store now, step by step: health and the admin listener go on in between."""
-        steps = self._compiler.compile_in_steps(self._store.view())
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                result: CompileResult = end.value
-                return result
-            await trio.lowlevel.checkpoint()
+        return await in_turns(self._compiler.compile_in_steps(self._store.view()))
 
     def _note_compiled(self, started: float) -> float:
         """Count a compilation that has ended; return when that was."""

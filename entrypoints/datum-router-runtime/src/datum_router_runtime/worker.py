@@ -52,6 +52,7 @@ from datum_router_runtime.ipc import (
 from datum_router_runtime.logsetup import dropped_lines, setup_logging
 from datum_router_runtime.reporter import Reporter, access_log
 from datum_router_runtime.trials import FilePermits
+from datum_router_runtime.turns import in_turns
 
 log = logging.getLogger(__name__)
 
@@ -185,21 +186,11 @@ class Worker:
 
     async def _link(self, data: SnapshotData) -> Snapshot:
         """Link step by step: requests are served in between, however many rules have to be made anew."""
-        steps = self._linker.link_in_steps(data)
         # So many new objects would call for several full collections, each longer than any step.
         gc.disable()
         try:
-            until = time.monotonic() + LINK_TURN_S
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as end:
-                    snapshot: Snapshot = end.value
-                    return snapshot
-                # A loaded data plane keeps each turn that it gets for some milliseconds: few edits need one.
-                if time.monotonic() >= until:
-                    await trio.lowlevel.checkpoint()
-                    until = time.monotonic() + LINK_TURN_S
+            # A loaded data plane keeps each turn that it gets for some milliseconds: few edits need one.
+            return await in_turns(self._linker.link_in_steps(data), LINK_TURN_S)
         finally:
             gc.enable()
 

@@ -198,18 +198,7 @@ class Template:
         new.path = target.path
         new.query = target.query
         new._before = self._before
-        old = self.head
-        new.head = RequestHead(
-            method=old.method,
-            scheme=old.scheme,
-            authority=old.authority,
-            host=old.host,
-            path=target.path,
-            query=target.query,
-            headers=old.headers,
-            client_ip=old.client_ip,
-            listener=old.listener,
-        )
+        new.head = new._head_of(self.head.headers)
         new._h1_for = self._h1_for
         new._h1_fields = self._h1_fields
         new._h1_around = self._h1_around
@@ -240,24 +229,13 @@ class Template:
         new.path = self.path
         new.query = self.query
         new._varying = (name, at)
-        new._before = before_id = (*fields[:at], (name, value), *fields[at + 1 :])
-        old = self.head
-        new.head = RequestHead(
-            method=old.method,
-            scheme=old.scheme,
-            authority=old.authority,
-            host=old.host,
-            path=old.path,
-            query=old.query,
-            headers=Headers((*before_id, (_ID_NAME, self.kept_id or _PLACEHOLDER), *self._after)),
-            client_ip=old.client_ip,
-            listener=old.listener,
-        )
+        new._before = (*fields[:at], (name, value), *fields[at + 1 :])
+        new.head = new._head_of(new._headers_with(self.kept_id or _PLACEHOLDER))
         new._h1_for = ()
         new._h1_fields = b""
         new._h1_around = None
         new._h2_fields = None
-        if self._h1_for is old.headers.fields:  # no filter has touched them: the bytes of all other fields stay
+        if self._h1_for is self.head.headers.fields:  # no filter has touched them: the bytes of all other fields stay
             around = self._h1_around
             if around is None or around[0] != name:
                 around = _around_value(self._h1_fields, name, before)
@@ -386,18 +364,23 @@ class Template:
 
     def request(self, raw_id: bytes) -> Request:
         """Make a request of it; `raw_id` is `kept_id` or new."""
-        head = RequestHead(
+        return Request(self, self._head_of(self._headers_with(raw_id)), raw_id.decode("ascii"))
+
+    def _headers_with(self, raw_id: bytes) -> Headers:
+        return Headers((*self._before, (_ID_NAME, raw_id), *self._after))
+
+    def _head_of(self, headers: Headers) -> RequestHead:
+        return RequestHead(
             method=self.method,
             scheme=self.scheme,
             authority=self.authority,
             host=self.host,
             path=self.path,
             query=self.query,
-            headers=Headers((*self._before, (_ID_NAME, raw_id), *self._after)),
+            headers=headers,
             client_ip=self.client_ip,
             listener=self.listener,
         )
-        return Request(self, head, raw_id.decode("ascii"))
 
     def _fill(
         self,
@@ -450,17 +433,7 @@ class Template:
         if self.method == "TRACE" or (self.method == "CONNECT" and not self.is_tunnel):
             self._refuse(405, Reason.METHOD_NOT_ALLOWED, "the method is not served here")
         self.is_options_star = self.path == "*"
-        self.head = RequestHead(
-            method=self.method,
-            scheme=self.scheme,
-            authority=self.authority,
-            host=self.host,
-            path=self.path,
-            query=self.query,
-            headers=Headers((*self._before, (_ID_NAME, self.kept_id or _PLACEHOLDER), *self._after)),
-            client_ip=self.client_ip,
-            listener=self.listener,
-        )
+        self.head = self._head_of(self._headers_with(self.kept_id or _PLACEHOLDER))
         self.is_simple = (
             self.refusal is None
             and not (self.is_tunnel or self.is_options_star or self.expects_continue)
