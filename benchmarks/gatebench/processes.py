@@ -47,8 +47,12 @@ def find_program(name: str) -> str:
 
 
 def pinned(core: int, command: Sequence[str]) -> list[str]:
-    """Return `command` as one that runs on `core` and gets SIGTERM when the harness dies."""
-    return ["setpriv", "--pdeathsig", "TERM", "taskset", "-c", str(core), *command]
+    """Return `command` as one that runs on `core` and gets SIGTERM when the harness, the process that starts it, dies.
+
+    The kernel tells of a death that comes after `setpriv` asked; the shell looks whether it came before.
+    """
+    alive = f'[ "$PPID" = {os.getpid()} ] && exec "$@"'
+    return ["setpriv", "--pdeathsig", "TERM", "sh", "-c", alive, "sh", "taskset", "-c", str(core), *command]
 
 
 class Child:

@@ -230,6 +230,26 @@ def test_children_do_not_outlive_a_harness_that_is_killed(tmp_path):
         pid = int(parent.stdout.readline())
         descriptor = os.pidfd_open(pid)
         parent.kill()
-        # Killed outright, the harness can end nothing itself; its children get SIGTERM from the kernel.
+        # Killed outright, the harness can end nothing itself: its children get SIGTERM from the kernel, or see
+        # for themselves that it is gone.
         assert select.select([descriptor], [], [], 10)[0], "the child outlived the harness"
         os.close(descriptor)
+
+
+def test_a_child_whose_harness_is_gone_before_it_asked_ends_at_once(tmp_path):
+    script = (
+        "import os, sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from gatebench.processes import pinned\n"
+        "command = pinned(0, ['touch', sys.argv[2]])\n"
+        "if os.fork() == 0:\n"
+        "    os.read(0, 1)\n"  # returns when this test closes the pipe: the harness has been waited for by then
+        "    os.execvp(command[0], command)\n"
+    )
+    started = tmp_path / "started"
+    command = [sys.executable, "-c", script, str(PEERS.parent), str(started)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
+        assert parent.stdin is not None and parent.stdout is not None
+        assert parent.wait(10) == 0
+        parent.stdin.close()
+        assert parent.stdout.read() == b""  # the end of the child's output: it has ended
+    assert not started.exists(), "a child began its work without a harness"
