@@ -248,7 +248,8 @@ def test_a_child_whose_harness_is_gone_before_it_asked_ends_at_once(tmp_path):
     started = tmp_path / "started"
     command = [sys.executable, "-c", script, str(PEERS.parent), str(started)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
-        assert parent.stdin is not None and parent.stdout is not None
+        assert parent.stdin is not None
+        assert parent.stdout is not None
         assert parent.wait(10) == 0
         parent.stdin.close()
         assert parent.stdout.read() == b""  # the end of the child's output: it has ended
