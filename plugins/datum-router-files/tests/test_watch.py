@@ -11,9 +11,10 @@ import trio
 import trio.testing
 
 from datum_router.plugins.protocols import Delete, SourceEvent, Upsert
+from datum_router_files.listing import Listing, list_files, relist
 from datum_router_files.scan import Scanner
 from datum_router_files.source import FilesSource
-from datum_router_files.watch import Watch
+from datum_router_files.watch import NOTHING, Changes, Watch
 
 MANIFEST = "apiVersion: router.datum.net/v1alpha1\nkind: VPCService\nmetadata: {name: %s}\nspec: {port: %d}\n"
 
@@ -74,7 +75,7 @@ def told(tmp_path: Path) -> Iterator[Callable[[], bool]]:
 
     def ask() -> bool:
         try:
-            return watch._tells(os.read(watch._fd, 65536))
+            return watch._told(os.read(watch._fd, 65536)) != NOTHING
         except BlockingIOError:
             return False
 
@@ -108,6 +109,164 @@ def test_other_files_call_for_none(told: Callable[[], bool], tmp_path: Path) -> 
     with (tmp_path / "a.yaml").open("w"):
         assert not told(), "an empty file that is still open"
     assert told()
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Iterator[Watch]:
+    (tmp_path / "sub").mkdir()
+    watch = Watch()
+    watch.follow([str(tmp_path), str(tmp_path / "sub")])
+    yield watch
+    watch.close()
+
+
+def test_files_that_have_changed_are_named(watch: Watch, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("x")
+    (tmp_path / ".new").write_text("x")
+    (tmp_path / ".new").rename(tmp_path / "sub" / "b.yaml")
+    assert watch.take() == {str(tmp_path / "a.yaml"), str(tmp_path / "sub" / "b.yaml")}
+    assert watch.take() == NOTHING
+
+
+def test_anything_may_have_changed_when_directories_have(watch: Watch, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("x")
+    (tmp_path / "new").mkdir()
+    assert watch.take() is None
+    (tmp_path / "sub").rename(tmp_path / "other")
+    assert watch.take() is None
+
+
+def test_of_a_directory_with_two_names_no_file_is_named(watch: Watch, tmp_path: Path) -> None:
+    (tmp_path / "again").symlink_to(tmp_path / "sub")
+    watch.follow([str(tmp_path), str(tmp_path / "sub"), str(tmp_path / "again")])
+    watch.take()
+    (tmp_path / "sub" / "b.yaml").write_text("x")
+    assert watch.take() is None
+    (tmp_path / "a.yaml").write_text("x")
+    assert watch.take() == {str(tmp_path / "a.yaml")}
+
+
+class Counting:
+    """A scanner of a directory that counts how often everything is listed."""
+
+    def __init__(self, root: Path, **options: Callable[[str, int], bytes]) -> None:
+        self.listed = 0
+        self.scanner = Scanner(str(root), list_root=self._list, **options)
+
+    def _list(self, root: str, max_files: int, max_total_bytes: int) -> Listing:
+        self.listed += 1
+        return list_files(root, max_files=max_files, max_total_bytes=max_total_bytes)
+
+    def scan(self, *touched: Path) -> list[SourceEvent]:
+        """Scan out of turn, told of some files."""
+        self.listed = 0
+        paths = frozenset(str(path) for path in touched)
+        return self.scanner.scan(is_early=True, touched=lambda: paths)
+
+
+def test_only_files_that_have_changed_are_looked_at(tmp_path: Path) -> None:
+    paths = [tmp_path / f"f{number}.yaml" for number in range(5)]
+    for path in paths:
+        path.write_text(MANIFEST % (path.stem, 80))
+    counting = Counting(tmp_path)
+    counting.scanner.scan()
+    for path in paths[:3]:
+        path.write_text(MANIFEST % (path.stem, 81))
+    assert [event.raw["spec"] for event in counting.scan(*paths[:2]) if isinstance(event, Upsert)] == [{"port": 81}] * 2
+    assert not counting.listed
+    assert kinds(counting.scanner.scan()) == [Upsert], "what nobody told of is found in turn"
+    assert counting.scanner.scan() == []
+
+
+@pytest.mark.parametrize("what", ["new", "gone", "link", "directory", "unknown"])
+def test_whatever_is_not_a_known_plain_file_has_everything_listed(tmp_path: Path, what: str) -> None:
+    path, target = tmp_path / "a.yaml", tmp_path / ".target"
+    path.write_text(MANIFEST % ("x", 80))
+    (tmp_path / "sub").mkdir()
+    target.write_text(MANIFEST % ("x", 82))
+    counting = Counting(tmp_path)
+    counting.scanner.scan()
+    expected: list[type] = [Upsert]
+    if what == "new":
+        path = tmp_path / "b.yaml"
+        path.write_text(MANIFEST % ("y", 80))
+    elif what == "gone":
+        path.unlink()
+        expected = []
+    elif what == "link":
+        path.unlink()
+        path.symlink_to(target)
+    elif what == "directory":
+        path.unlink()
+        path.mkdir()
+        expected = []
+    else:
+        path.write_text(MANIFEST % ("x", 81))
+        path = tmp_path / "elsewhere.yaml"
+    assert kinds(counting.scan(path)) == expected
+    assert counting.listed
+
+
+def test_what_changes_while_a_told_file_is_read_comes_with_it(tmp_path: Path) -> None:
+    """An edit of two files at once is one batch, as it is where everything is listed."""
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    for path in (first, second):
+        path.write_text(MANIFEST % (path.stem, 80))
+    told: list[set[str]] = []
+
+    def read(path: str, limit: int) -> bytes:
+        data = Path(path).read_bytes()
+        if told == [{str(first)}]:
+            second.write_text(MANIFEST % ("b", 81))
+            told.append({str(first), str(second)})
+        return data
+
+    counting = Counting(tmp_path, read=read)
+    counting.scanner.scan()
+    counting.listed = 0
+    first.write_text(MANIFEST % ("a", 81))
+    told.append({str(first)})
+    events = counting.scanner.scan(is_early=True, touched=lambda: told[-1])
+    assert [event.raw["spec"] for event in events if isinstance(event, Upsert)] == [{"port": 81}] * 2
+    assert not counting.listed
+
+
+def test_a_file_that_appears_while_a_told_one_is_read_is_not_lost(tmp_path: Path) -> None:
+    first, second, third = (tmp_path / f"{name}.yaml" for name in "abc")
+    for path in (first, third):
+        path.write_text(MANIFEST % (path.stem, 80))
+    told: list[Changes] = []
+
+    def read(path: str, limit: int) -> bytes:
+        data = Path(path).read_bytes()
+        if told == [{str(first)}]:
+            second.write_text(MANIFEST % ("b", 80))
+            told.append(None)
+        elif told and told[-1] is None:
+            third.write_text(MANIFEST % ("c", 81))
+            told.append(frozenset({str(third)}))
+        return data
+
+    counting = Counting(tmp_path, read=read)
+    counting.scanner.scan()
+    first.write_text(MANIFEST % ("a", 81))
+    told.append(frozenset({str(first)}))
+    events = counting.scanner.scan(is_early=True, touched=lambda: told[-1])
+    found = {str(event.raw["metadata"]): event.raw["spec"] for event in events if isinstance(event, Upsert)}
+    assert found == {"{'name': 'a'}": {"port": 81}, "{'name': 'b'}": {"port": 80}, "{'name': 'c'}": {"port": 81}}
+
+
+def test_more_files_or_bytes_than_the_limit_have_everything_listed(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(MANIFEST % ("x", 80))
+    size = path.stat().st_size
+    listing = list_files(str(tmp_path), max_total_bytes=size + 1)
+    assert relist(listing, {str(path)}, max_total_bytes=size + 1) == listing
+    path.write_text(MANIFEST % ("x", 80) + "##")
+    assert relist(listing, {str(path)}, max_total_bytes=size + 1) is None
+    cut = list_files(str(tmp_path), max_files=0)
+    assert cut.left_out
+    assert relist(cut, {str(path)}) is None
 
 
 @pytest.mark.parametrize("is_file", [False, True])

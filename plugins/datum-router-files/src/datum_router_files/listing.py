@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
@@ -81,6 +81,34 @@ def list_files(root: str, *, max_files: int = MAX_FILES, max_total_bytes: int = 
         else:
             left_out.add(name)
     return Listing(files=kept, unreadable=unreadable, left_out=frozenset(left_out))
+
+
+def relist(before: Listing, paths: Collection[str], *, max_total_bytes: int = MAX_TOTAL_BYTES) -> Listing | None:
+    """Return `before` with new signatures for some files, None if only listing everything can tell what is there now.
+
+    One of 500 files costs 30 us, where all of them cost 3 ms. Blocks.
+
+    Args:
+        paths: Files that have changed; nothing else has. None is said of files that are new, gone, or no plain files.
+    """
+    if before.left_out or before.unreadable:
+        return None
+    files = dict(before.files)
+    for path in paths:
+        known = files.get(path)
+        if known is None:
+            return None
+        try:
+            info = os.lstat(path)
+        except OSError:
+            return None
+        # A visible name that leads elsewhere has a signature of where it leads.
+        if not stat.S_ISREG(info.st_mode) or os.path.basename(known.resolved) != os.path.basename(path):
+            return None
+        files[path] = _signature(known.resolved, info)
+    if sum(signature.size for signature in files.values()) > max_total_bytes:
+        return None
+    return Listing(files=files, unreadable={})
 
 
 def _walk(

@@ -1,7 +1,8 @@
 """A directory of manifests -> source events. `Scanner.scan()` is a function of the directory and of earlier scans.
 
 Theory of operation. Each scan lists the directory and compares signatures; only files whose signature changed are
-read, and only files whose bytes changed are parsed. After reading, the directory is listed again: if anything moved
+read, and only files whose bytes changed are parsed. Where the system tells which files have changed, only those are
+looked at, and the next scan in turn looks at all. After reading, the directory is listed again: if anything moved
 meanwhile the moved files are read again, so that one scan sees one state of all files, also across the swap of a
 ConfigMap. What is to be in force is then computed from scratch out of all files and compared with what was emitted;
 the difference is one batch. Nothing depends on which change was seen first.
@@ -27,7 +28,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import msgspec
 
@@ -38,7 +39,7 @@ from datum_router.manifests.problem import shown
 from datum_router.plugins.protocols import Delete, Problems, SourceEvent, Upsert
 from datum_router.reasons import Reason
 from datum_router_files.documents import Chunk, Document, FileContent
-from datum_router_files.listing import MAX_FILES, MAX_TOTAL_BYTES, Listing, Signature, list_files
+from datum_router_files.listing import MAX_FILES, MAX_TOTAL_BYTES, Listing, Signature, list_files, relist
 from datum_router_files.yamlscan import YamlLimits, read_documents
 
 MAX_REREADS = 5
@@ -113,6 +114,7 @@ class _File:
         self.diagnostics: tuple[Diagnostic, ...] = ()
 
 
+_Touched = Callable[[], Collection[str] | None]
 _Contents = dict[str, tuple[Signature, bytes | OSError]]
 
 
@@ -124,6 +126,7 @@ class Scanner:
         "_files",
         "_limits",
         "_list",
+        "_listing",
         "_problems",
         "_read",
         "_root",
@@ -153,29 +156,35 @@ class Scanner:
         self._list = list_root or _list_root
         self._read = read or read_regular_file
         self._files: dict[str, _File] | None = None
+        self._listing: Listing | None = None
         self._emitted: dict[Identity, Document] = {}
         # The documents of each file that are in force; None if some are not, because others take their place.
         self._shown: dict[str, dict[Identity, Document]] | None = None
         self._problems: dict[str, tuple[Diagnostic, ...]] = {}
         self._trouble: dict[str, tuple[Diagnostic, ...]] = {}
 
-    def scan(self, *, is_full: bool = False, is_early: bool = False) -> list[SourceEvent]:
+    def scan(
+        self, *, is_full: bool = False, is_early: bool = False, touched: _Touched | None = None
+    ) -> list[SourceEvent]:
         """Return what changed since the last scan as one batch; the first scan returns everything.
 
         Args:
             is_full: Return every object and problem again, besides the deletes of what is gone.
             is_early: The scan comes out of turn: what is in doubt stays so, since two scans a moment apart that see
                 the same bytes prove nothing.
+            touched: Returns the files that have changed since the last scan, up to the moment when it is asked;
+                None: any may have. What it does not name is not looked at.
 
         Raises:
             SourceError: The directory is not there (or cannot be read) and no scan has succeeded yet.
         """
         is_first = self._files is None
         try:
-            listing, contents = self._read_consistently()
+            listing, contents = self._read_consistently(touched)
         except OSError as error:
             if is_first:
                 raise SourceError(_explain_root(self._root, error), reason=Reason.SOURCE_FAILED) from error
+            self._listing = None
             self._trouble = {self._root: (self._root_problem(error),)}
             return self._diff(is_full=is_full)
         if self._files is None:
@@ -192,13 +201,14 @@ class Scanner:
 
     # --- reading -----------------------------------------------------------------------------------------------
 
-    def _read_consistently(self) -> tuple[Listing, _Contents]:
+    def _read_consistently(self, touched: _Touched | None) -> tuple[Listing, _Contents]:
         limits = self._limits
-        listing = self._list(self._root, limits.max_files, limits.max_total_bytes)
+        listing, few = self._look(touched)
         contents: _Contents = {}
         for _ in range(limits.max_rereads):
             is_idle = True
-            for path, signature in listing.files.items():
+            for path in listing.files if few is None else few:
+                signature = listing.files[path]
                 if self._is_known(path, signature) or (path in contents and contents[path][0] == signature):
                     continue
                 is_idle = False
@@ -208,15 +218,27 @@ class Scanner:
                     contents[path] = (signature, error)
             if is_idle:
                 break
-            again = self._list(self._root, limits.max_files, limits.max_total_bytes)
+            # What may lack files that were listed is not to take their place.
+            again, few = self._look(None if few is None else touched)
             if again == listing:
                 break
             listing = again
+        self._listing = listing
         return listing, {
             path: content
             for path, content in contents.items()
             if path in listing.files and not isinstance(content[1], FileNotFoundError)
         }
+
+    def _look(self, touched: _Touched | None) -> tuple[Listing, Collection[str] | None]:
+        """Return what is there, and which files of it may have changed; None: all."""
+        limits = self._limits
+        paths = touched() if touched is not None and self._listing is not None else None
+        if paths is not None and self._listing is not None:
+            few = relist(self._listing, paths, max_total_bytes=limits.max_total_bytes)
+            if few is not None:
+                return few, paths
+        return self._list(self._root, limits.max_files, limits.max_total_bytes), None
 
     def _is_known(self, path: str, signature: Signature) -> bool:
         file = self._files.get(path) if self._files is not None else None
@@ -224,7 +246,10 @@ class Scanner:
 
     def directories(self) -> set[str]:
         """Return the directories that files were found in by the last scan, and the one that was asked for."""
-        root = self._root if os.path.isdir(self._root) else os.path.dirname(self._root) or "."
+        # Without a trailing slash, as the files have it: a directory is to have one name.
+        root = (self._root if os.path.isdir(self._root) else os.path.dirname(self._root) or ".").rstrip(
+            os.sep
+        ) or os.sep
         return {root, *(os.path.dirname(path) or "." for path in self._files or ())}
 
     def _take(

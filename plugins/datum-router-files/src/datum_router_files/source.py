@@ -14,7 +14,7 @@ from datum_router.plugins.protocols import Emit, SourceEvent, Synced
 from datum_router.reasons import Reason
 from datum_router_files import NAME
 from datum_router_files.scan import Scanner
-from datum_router_files.watch import Watch
+from datum_router_files.watch import Changes, Watch
 
 POLL_INTERVAL_S = 0.25
 MIN_POLL_INTERVAL_S = 0.01
@@ -27,6 +27,27 @@ _MIN_PAUSE_S = 0.02
 """Least time between scans that changes call for, so that a burst of edits is gathered."""
 
 log = logging.getLogger(__name__)
+
+
+class Touched:
+    """What a watch has told of since a scan was called for; ask again and again, it may be more each time.
+
+    Attributes:
+        paths: Of files; None: anything may have changed.
+    """
+
+    __slots__ = ("_watch", "paths")
+
+    def __init__(self, watch: Watch, paths: Changes) -> None:
+        self._watch = watch
+        self.paths = paths
+
+    def __call__(self) -> Changes:
+        """Return what has changed up to now."""
+        if self.paths is not None:
+            more = self._watch.take()
+            self.paths = None if more is None else self.paths | more
+        return self.paths
 
 
 class FilesSource:
@@ -65,7 +86,7 @@ class FilesSource:
         """
         watch = self._begin_watching()
         try:
-            events = await trio.to_thread.run_sync(self._scan, True, False, watch, abandon_on_cancel=True)
+            events = await trio.to_thread.run_sync(self._scan, True, None, watch, abandon_on_cancel=True)
             emit([*events, Synced(source=NAME)])
             async with trio.open_nursery() as nursery:
                 if watch is not None:
@@ -79,22 +100,22 @@ class FilesSource:
         took = 0.0
         while True:
             await self._sleep(max(self._poll_interval_s, min(took * _IDLE_FACTOR, MAX_BUSY_INTERVAL_S)))
-            took = await self._look(watch, emit, is_early=False)
+            took = await self._look(watch, emit)
 
     async def _follow(self, watch: Watch, emit: Emit) -> None:
         """Scan when the system tells of a change: the first one after a quiet moment at once, then with pauses."""
         while True:
-            await watch.changed()
-            took = await self._look(watch, emit, is_early=True)
+            touched = Touched(watch, await watch.changed())
+            took = await self._look(watch, emit, touched)
             await trio.sleep(max(_MIN_PAUSE_S, took))
 
-    async def _look(self, watch: Watch | None, emit: Emit, *, is_early: bool) -> float:
-        """Scan, emit what changed, and return how many seconds the scan took."""
+    async def _look(self, watch: Watch | None, emit: Emit, touched: Touched | None = None) -> float:
+        """Scan, emit what changed, and return how many seconds the scan took; out of turn if files were `touched`."""
         # One after the other until the events are emitted: two scans that end while the loop is busy would come back
         # in any order, and the older version of an object could be taken last.
         async with self._turn:
             started = trio.current_time()
-            events = await trio.to_thread.run_sync(self._scan, False, is_early, watch, abandon_on_cancel=True)
+            events = await trio.to_thread.run_sync(self._scan, False, touched, watch, abandon_on_cancel=True)
             took = trio.current_time() - started
             if events:
                 emit(events)
@@ -107,10 +128,11 @@ class FilesSource:
             log.info("changes of files are found by polling alone", extra={"error": str(error)})
             return None
 
-    def _scan(self, is_full: bool, is_early: bool, watch: Watch | None) -> list[SourceEvent]:
+    def _scan(self, is_full: bool, touched: Touched | None, watch: Watch | None) -> list[SourceEvent]:
         with self._lock:  # an abandoned scan may still be running when the source is started again
-            events = self._scanner.scan(is_full=is_full, is_early=is_early)
-            if watch is not None:
+            events = self._scanner.scan(is_full=is_full, is_early=touched is not None, touched=touched)
+            # Files that were there before stand in directories that are watched.
+            if watch is not None and (touched is None or touched.paths is None):
                 watch.follow(self._scanner.directories())
             return events
 

@@ -65,8 +65,9 @@ STEPS = 64
 """Task steps in one round."""
 ROUNDS = 64
 """Rounds in one batch: after them other trio tasks get a turn."""
-BATCH_S = 0.005
-"""A batch ends after the round that passes this many seconds."""
+BATCH_S = 0.002
+"""A batch ends after the round that passes this many seconds: how long new configuration, connections and probes may
+have to wait while requests keep coming."""
 LINGER_S = 0.001
 """How long other trio tasks may have to wait for nothing, at the end of a busy time; epoll counts in milliseconds."""
 SWEEP_S = 0.25
