@@ -63,6 +63,7 @@ class MemoryChannel:
 
     def __init__(self, inputs: Iterator[bytes], later: list[MemoryChannel], whole: int) -> None:
         self.task: Task | None = None
+        self.eager: Callable[[], bool] | None = None
         self.on_close: Callable[[], None] | None = None
         self.peer = ("127.0.0.1", 1234)
         self.reset_reason = Reason.DOWNSTREAM_RESET
@@ -80,7 +81,8 @@ class MemoryChannel:
         self._input = next(self._inputs)
         self.readable = True
         assert self.task is not None
-        self.task.wake()
+        if self.eager is None or not self.eager():
+            self.task.wake()
 
     def recv(self, size: int = 65536) -> bytes | None:
         """See `Channel.recv`."""
@@ -193,9 +195,10 @@ def measure(requests: Callable[[], Iterator[bytes]], filters: Sequence[FilterCon
             wanted = sum(client.messages for client in clients) + count
             while (served := sum(client.messages for client in clients)) < wanted:
                 loop.drain()
-                for waiting in later:
-                    waiting.advance()
+                waiting = later.copy()
                 later.clear()
+                for channel in waiting:
+                    channel.advance()
             return served - wanted + count
 
         serve(2000)

@@ -76,6 +76,8 @@ class Channel(Protocol):
 
     Attributes:
         task: Woken by every event; whoever takes over a channel sets it. None = nobody (idle in a pool).
+        eager: Asked first when something has come: True if `task` need not be woken. It may read and write, and is not
+            to register descriptors (see `loop`).
         watcher: Cancelled, with `reset_reason`, when the peer hangs up: for a task that waits for something else.
         on_close: Called once when the descriptor is given back, with what held it; for counting.
         peer: Address without brackets or `::ffff:`, and port; ("", 0) if there is none.
@@ -84,6 +86,7 @@ class Channel(Protocol):
     """
 
     task: Task | None
+    eager: Callable[[], bool] | None
     watcher: Task | None
     on_close: Callable[[PlainChannel], None] | None
     peer: tuple[str, int]
@@ -204,8 +207,8 @@ class PlainChannel:
 
     __slots__ = (
         "_buffers", "_failure", "_is_connecting", "_is_finished", "_is_finishing", "_loop", "_recv", "_send", "_sock",
-        "buffered", "hangup", "is_closed", "last_progress", "on_close", "peer", "readable", "reset_reason", "task",
-        "watcher",
+        "buffered", "eager", "hangup", "is_closed", "last_progress", "on_close", "peer", "readable", "reset_reason",
+        "task", "watcher",
     )  # fmt: skip
 
     is_tls = False
@@ -233,6 +236,7 @@ class PlainChannel:
         self._is_finishing = False
         self._is_finished = False
         self.task = task
+        self.eager: Callable[[], bool] | None = None
         self.watcher: Task | None = None
         self.on_close: Callable[[PlainChannel], None] | None = None
         self.peer = peer
@@ -380,7 +384,9 @@ class PlainChannel:
                 if self.watcher is not None:
                     self.watcher.cancel(self.reset_reason)
             if task is not None:
-                task.wake()
+                eager = self.eager
+                if eager is None or not eager():
+                    task.wake()
         if events & EPOLLOUT:
             if self.buffered:
                 self._flush()
@@ -447,6 +453,7 @@ class PlainChannel:
 
     async def _see_off(self, discard_bytes: int, discard_s: float) -> None:
         """Send what is buffered, discard up to a bound, give the descriptor back whatever happens."""
+        self.eager = None
         task = self.task = current_task()
         task.deadline_reason = Reason.WRITE_TIMEOUT
         task.deadline = self._loop.now + CLOSE_FLUSH_S
@@ -484,6 +491,7 @@ class PlainChannel:
         self._loop.forget(fd)
         self._buffers = None
         self.buffered = 0
+        self.eager = None
         task, self.task = self.task, None
         if task is not None:
             task.wake()  # it may be somebody else who closes: the owner finds out

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from datum_router.compiler.link import Lease, LinkedRule, Snapshot
@@ -76,9 +77,12 @@ class Begun:
         lease: To be released by the pipeline; or what is to be replied instead.
         upstream: Has been sent the request head; None if no kept connection was there.
         raised: What ended the wait for body or response, to be dealt with as if it had been raised in the pipeline.
+        is_flying: It was sent by `ExpressLane.fly`, and nothing has come back.
+        is_over: It was answered; what is left is to see the answer off.
+        is_new: Nothing but the choice has been made; the lane may still serve it.
     """
 
-    __slots__ = ("lease", "raised", "request_id", "rule", "started_at", "upstream")
+    __slots__ = ("is_flying", "is_new", "is_over", "lease", "raised", "request_id", "rule", "started_at", "upstream")
 
     def __init__(self, rule: LinkedRule, lease: Lease | LocalReply, started_at: float) -> None:
         self.rule = rule
@@ -87,6 +91,15 @@ class Begun:
         self.request_id = b""
         self.upstream: H1Upstream | H2Upstream | None = None
         self.raised: Exception | None = None
+        self.is_flying = self.is_new = self.is_over = False
+
+    def drop(self) -> None:
+        """Give everything back: nobody goes on from here."""
+        if self.upstream is not None:
+            self.upstream.cancel()
+            self.upstream = None
+        if isinstance(self.lease, Lease):
+            self.lease.release()
 
 
 class ExpressLane:
@@ -137,86 +150,143 @@ class ExpressLane:
         template.rule = rule
         return rule
 
+    def find_rule(self, template: Template, snapshot: Snapshot) -> LinkedRule | None:
+        """Return the rule of a simple template if the lane can serve it."""
+        return template.rule if template.planned_for is snapshot.mark else self.plan(template, snapshot)
+
     def shed(self) -> None:
         """Forget what is only kept to be faster (threat E8)."""
         self._answers.clear()
         self._shared_answers.clear()
 
     async def serve(
-        self, downstream: ExpressDownstream, template: Template, rule: LinkedRule, task: Task, protocol: str
-    ) -> Begun | None:
-        """Serve one request; None if it is done, else what the pipeline is to finish."""
-        loop = self._loop
-        started_at = loop.now
-        lease = self._select(template.sent, rule)
+        self, downstream: ExpressDownstream, template: Template, begun: Begun, task: Task, protocol: str
+    ) -> bool:
+        """Serve one request for which an endpoint has been chosen; False if the pipeline is to go on from `begun`."""
+        begun.is_new = False
+        lease = begun.lease
         if isinstance(lease, LocalReply) or lease.trial is not None:
-            return Begun(rule, lease, started_at)
+            return False
         upstream = self._transport.take(lease) if template.is_plain else None
         if upstream is None:
             link = self._transport.take_shared(lease)
-            if link is None:
-                return Begun(rule, lease, started_at)
-            return await self._serve_shared(downstream, template, rule, lease, link, task, protocol)
-        raised: Exception | None = None
+            return link is not None and await self._serve_shared(downstream, template, begun, link, task, protocol)
         try:
             body = b""
             if template.has_body:
-                begun = Begun(rule, lease, started_at)
                 whole = await self._whole_body(downstream, task, begun)
                 if whole is None or len(whole) != template.content_length:
                     upstream.release()
-                    return begun
+                    return False
                 body = whole
-            before, after = template.h1_head
-            request_id = template.kept_id or self._ids.make()
-            channel = upstream.channel
-            channel.task = task
-            limit = rule.timeouts.request_s
-            task.deadline = started_at + limit if limit > 0 else math.inf
-            task.deadline_reason = _REQUEST_TIMEOUT
-            data: bytes | None = None
-            is_sent = False
+            if not self._send(template, begun, upstream, task, body):
+                return False
             try:
-                channel.send(before + request_id + after + body)
-                is_sent = True
-                while data is None:
-                    if downstream.is_gone:  # before the first wait too: its end may have come with the request
-                        raise ClientGone
-                    if channel.readable:
-                        data = channel.recv()
-                    else:
-                        await park()
-                end = data.find(b"\r\n\r\n") + 4
-                answer = self._answers.find(data[:end], rule) if end > 3 else NOT_SIMPLE
-                if (
-                    0 <= answer.length == len(data) - end
-                    and answer.status not in rule.retry.retry_on_status
-                    and not channel.buffered
-                    and downstream.send_answer(answer, self._date, data[end:])
-                ):
-                    upstream.release()
-                    lease.release()
-                    task.deadline = math.inf
-                    status = answer.status
-                    self._observer.attempt_answered(lease.state.service.key, lease.key, status)
-                    self._accounts.express_ended(
-                        protocol, template, rule, lease, status, len(body), answer.length, started_at, request_id
-                    )
-                    return None
-            except ChannelError:
-                pass  # the upstream's: reading tells the pipeline the same again
-            except (ClientGone, DeadlineExpired, TaskCancelled) as error:
-                raised = error
-            upstream.adopt(template, body, data, is_sent=is_sent)
-            begun = Begun(rule, lease, started_at)
-            begun.upstream = upstream
-            begun.request_id = request_id
-            begun.raised = raised
-            return begun
+                while (is_over := self.answer(downstream, template, begun, protocol, body)) is None:
+                    await park()
+            except (DeadlineExpired, TaskCancelled) as error:
+                begun.raised = error
+                upstream.adopt(template, body, None, is_sent=True)
+                return False
+            if is_over:
+                task.deadline = math.inf
+            return is_over
         except BaseException:
             upstream.cancel()
             lease.release()
             raise
+
+    def fly(self, template: Template, begun: Begun, task: Task, on_input: Callable[[], bool]) -> bool:
+        """Send a request without a body at once; False if `serve` or the pipeline is to go on from `begun`.
+
+        Args:
+            on_input: The connection's `eager` until `answer` has said that the request is over or not to be had so.
+        """
+        lease = begun.lease
+        upstream = None
+        if template.is_plain and isinstance(lease, Lease) and lease.trial is None:
+            upstream = self._transport.take(lease)
+        if upstream is None:
+            begun.is_new = True
+            return False
+        if not self._send(template, begun, upstream, task, b""):
+            return False
+        upstream.channel.eager = on_input
+        return True
+
+    def land(self, template: Template, begun: Begun, error: Exception) -> None:
+        """Let the pipeline deal with what has ended the wait for the answer to a request that was sent by `fly`."""
+        begun.raised = error
+        assert isinstance(begun.upstream, H1Upstream)
+        begun.upstream.adopt(template, b"", None, is_sent=True)
+
+    def _send(self, template: Template, begun: Begun, upstream: H1Upstream, task: Task, body: bytes) -> bool:
+        """Write a whole request; False if the connection broke, which is the pipeline's to deal with."""
+        before, after = template.h1_head
+        request_id = begun.request_id = template.kept_id or self._ids.make()
+        begun.upstream = upstream
+        channel = upstream.channel
+        channel.task = task
+        limit = begun.rule.timeouts.request_s
+        task.deadline = begun.started_at + limit if limit > 0 else math.inf
+        task.deadline_reason = _REQUEST_TIMEOUT
+        try:
+            channel.send(before + request_id + after + body)
+        except ChannelError:  # reading tells the pipeline the same again
+            upstream.adopt(template, body, None, is_sent=False)
+            return False
+        return True
+
+    def answer(
+        self, downstream: ExpressDownstream, template: Template, begun: Begun, protocol: str, body: bytes
+    ) -> bool | None:
+        """Answer by what has come; None: nothing yet; False: the pipeline is to go on from `begun`.
+
+        Args:
+            body: The request's, which has been sent.
+        """
+        upstream = begun.upstream
+        assert isinstance(upstream, H1Upstream)
+        channel = upstream.channel
+        data: bytes | None = None
+        try:
+            if downstream.is_gone:  # before the first wait too: its end may have come with the request
+                raise ClientGone
+            if not channel.readable or (data := channel.recv()) is None:
+                return None
+            end = data.find(b"\r\n\r\n") + 4
+            rule = begun.rule
+            answer = self._answers.find(data[:end], rule) if end > 3 else NOT_SIMPLE
+            if (
+                0 <= answer.length == len(data) - end
+                and answer.status not in rule.retry.retry_on_status
+                and not channel.buffered
+                and downstream.send_answer(answer, self._date, data[end:])
+            ):
+                upstream.release()
+                lease = begun.lease
+                assert isinstance(lease, Lease)
+                lease.release()
+                status = answer.status
+                self._observer.attempt_answered(lease.state.service.key, lease.key, status)
+                self._accounts.express_ended(
+                    protocol,
+                    template,
+                    rule,
+                    lease,
+                    status,
+                    len(body),
+                    answer.length,
+                    begun.started_at,
+                    begun.request_id,
+                )
+                return True
+        except ChannelError:
+            pass  # the upstream's: reading tells the pipeline the same again
+        except ClientGone as error:
+            begun.raised = error
+        upstream.adopt(template, body, data, is_sent=True)
+        return False
 
     async def _whole_body(self, downstream: ExpressDownstream, task: Task, begun: Begun) -> bytes | None:
         """Return a short body that is here whole or will be in a few rounds; what ends the wait is noted in `begun`."""
@@ -237,20 +307,18 @@ class ExpressLane:
         self,
         downstream: ExpressDownstream,
         template: Template,
-        rule: LinkedRule,
-        lease: Lease,
+        begun: Begun,
         link: H2Connection,
         task: Task,
         protocol: str,
-    ) -> Begun | None:
+    ) -> bool:
         """Serve one request by an HTTP/2 upstream: body and response are each here whole, or the pipeline goes on."""
-        begun = Begun(rule, lease, self._loop.now)
         try:
             body = await self._whole_body(downstream, task, begun) if template.has_body else b""
             if body is None or len(body) > MAX_BODY_BYTES or not link.has_room():
-                return begun
+                return False
             if not self.send_shared(template, begun, link, task, body):
-                return begun
+                return False
             upstream = begun.upstream
             assert isinstance(upstream, H2Upstream)
             try:
@@ -265,13 +333,10 @@ class ExpressLane:
                     await park()
             except (ClientGone, DeadlineExpired, TaskCancelled) as error:
                 begun.raised = error
-                return begun
-            is_over = self.answer_shared(downstream, template, begun, upstream, protocol, len(body))
-            return None if is_over else begun
+                return False
+            return self.answer_shared(downstream, template, begun, upstream, protocol, len(body))
         except BaseException:
-            if begun.upstream is not None:
-                begun.upstream.cancel()
-            lease.release()
+            begun.drop()
             raise
 
     def send_shared(self, template: Template, begun: Begun, link: H2Connection, task: Task, body: bytes) -> bool:
@@ -339,15 +404,20 @@ class ExpressLane:
 
     def choose_shared(self, template: Template, rule: LinkedRule) -> tuple[Begun, H2Connection | None]:
         """Claim an endpoint for a request that no HTTP/1 upstream can take, and find a connection that has room."""
-        lease = self._select(template.sent, rule)
-        begun = Begun(rule, lease, self._loop.now)
+        begun = self.choose(template, rule)
+        lease = begun.lease
         if isinstance(lease, LocalReply) or lease.trial is not None:
             return begun, None
         return begun, self._transport.take_shared(lease)
 
-    def _select(self, sent: RequestHead, rule: LinkedRule) -> Lease | LocalReply:
+    def choose(self, template: Template, rule: LinkedRule) -> Begun:
+        """Claim an endpoint."""
+        now = self._loop.now
+        return Begun(rule, self._select(template.sent, rule, now), now)
+
+    def _select(self, sent: RequestHead, rule: LinkedRule, now: float) -> Lease | LocalReply:
         try:
-            return rule.select(sent, rng=self._loop.rng, now=self._loop.now)
+            return rule.select(sent, rng=self._loop.rng, now=now)
         except PluginContractError as error:
             log.error("plugin failed", extra={"error": str(error), "route": rule.rule.route})
             return LocalReply(status=500, reason=error.reason, detail="a plugin of the route failed")

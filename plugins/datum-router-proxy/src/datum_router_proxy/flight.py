@@ -1,10 +1,14 @@
-"""A request to an HTTP/2 upstream that needs no coroutine: what the express lane does with it fits in two calls.
+"""Requests that need no coroutine: what the express lane does with them fits in two calls.
 
-Theory of operation. The connection that has read a whole request sends it upstream at once, in its own step. What is
-left is a `Flight`: it stands where a task's coroutine would, and the loop asks it as it asks any other (`send` when
-something has come, `throw` when the deadline has passed or the client has left, `close` at the end). Mostly it is asked
-once, when the whole answer is there. Whatever else may be the case is not its business: it makes the stream's ordinary
-coroutine, hands over what it has begun, and passes everything on to that from then on.
+Theory of operation. `Flights` is where both begin. A request over HTTP/1 is sent upstream (`fly`) when the loop notes
+that its head has come, and answered (`arrive`) when it notes that the answer has; its connection's task sleeps through
+both. What is not as expected is put before that task.
+
+To an HTTP/2 upstream (`launch`), the connection that has read a whole request sends it upstream at once, in its own
+step. What is left is a `Flight`: it stands where a task's coroutine would, and the loop asks it as it asks any other
+(`send` when something has come, `throw` when the deadline has passed or the client has left, `close` at the end).
+Mostly it is asked once, when the whole answer is there. Whatever else may be the case is not its business: it makes the
+stream's ordinary coroutine, hands over what it has begun, and passes everything on to that from then on.
 
 Measured for a gRPC call (`benchmarks/bench_grpc.py`): four nested coroutines and the step that starts
 them are a tenth of its cost.
@@ -13,16 +17,17 @@ them are a tenth of its cost.
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Protocol
 
-from datum_router.model.request import LocalReply
+from datum_router.compiler.link import Snapshot
+from datum_router.model.snapshot import Holder
 from datum_router.reasons import Reason
 from datum_router_proxy.exchange import ClientGone
 from datum_router_proxy.express import MAX_ROUNDS, Begun, ExpressDownstream, ExpressLane
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled
-from datum_router_proxy.request import Template
+from datum_router_proxy.request import MAX_BODY_BYTES, Template
 from datum_router_proxy.upstream.h2 import H2Connection, H2Upstream
 
 log = logging.getLogger(__name__)
@@ -45,9 +50,121 @@ class FlyingDownstream(ExpressDownstream, Protocol):
 
 
 class Counts(Protocol):
-    """Where requests under way are counted."""
+    """What is known of the process; where requests under way are counted."""
 
+    loop: Loop
     in_flight: int
+    is_draining: bool
+
+    def body_limit(self, listener: str) -> int:
+        """Return a listener's `max_request_body_bytes`, 0 = none."""
+        ...
+
+
+class SinglyDownstream(ExpressDownstream, Protocol):
+    """What a request over HTTP/1 asks of its connection."""
+
+    def abort(self, reason: Reason) -> None:
+        """Cut the connection."""
+        ...
+
+
+class Flights:
+    """Where requests begin that may need no step of a task of their own; one per process."""
+
+    __slots__ = ("_holder", "_lane", "_plane")
+
+    def __init__(self, plane: Counts, lane: ExpressLane, holder: Holder[Snapshot]) -> None:
+        self._plane = plane
+        self._lane = lane
+        self._holder = holder
+
+    # --- HTTP/1 to HTTP/1 ------------------------------------------------------------------------------------------
+
+    def fly(self, template: Template, task: Task, on_input: Callable[[], bool]) -> Begun | None:
+        """Send a request without a body upstream at once, if it goes to an HTTP/1 upstream and nothing is unusual.
+
+        Args:
+            on_input: Called when something has come of the upstream; see `Channel.eager`.
+
+        Returns:
+            What `arrive` or `land` is to be told of if it is flying; else what the task is to let `serve` go on from.
+        """
+        plane = self._plane
+        if not template.is_simple or plane.is_draining:
+            return None
+        begun: Begun | None = None
+        try:
+            rule = self._lane.find_rule(template, self._holder.current)
+            if rule is None:
+                return None
+            begun = self._lane.choose(template, rule)
+            if self._lane.fly(template, begun, task, on_input):
+                begun.is_flying = True
+                plane.in_flight += 1
+        except Exception:  # noqa: BLE001  # `serve` meets it again, in a step of the task
+            if begun is not None:
+                begun.drop()
+            return None
+        return begun
+
+    def arrive(self, downstream: SinglyDownstream, template: Template, begun: Begun) -> bool | None:
+        """Answer by what has come of the upstream; None: nothing yet; False: the task is to let `serve` go on."""
+        is_over: bool | None
+        try:
+            is_over = self._lane.answer(downstream, template, begun, "h1", b"")
+        except Exception:
+            log.exception("request failed", extra={"route": begun.rule.rule.route})
+            begun.drop()
+            downstream.abort(Reason.INTERNAL)
+            is_over = True
+        if is_over is not None:
+            begun.is_flying = False
+            begun.is_over = is_over
+            self._plane.in_flight -= 1
+        return is_over
+
+    def land(self, template: Template, begun: Begun, error: Exception) -> None:
+        """Let `serve` deal with what has ended the wait for an answer."""
+        begun.is_flying = False
+        self._plane.in_flight -= 1
+        self._lane.land(template, begun, error)
+
+    def crash(self, begun: Begun) -> None:
+        """Give everything back: the connection is gone."""
+        if begun.is_flying:
+            begun.is_flying = False
+            self._plane.in_flight -= 1
+        begun.drop()
+
+    # --- HTTP/2 to HTTP/2 ------------------------------------------------------------------------------------------
+
+    def launch(self, downstream: FlyingDownstream, template: Template) -> Flight | Begun | None:
+        """Send a request upstream at once if it is here whole and goes to an HTTP/2 upstream.
+
+        Returns:
+            What waits for the answer; or what `serve` is to go on from, which may be nothing.
+        """
+        plane = self._plane
+        if template.is_plain or not template.is_simple or plane.is_draining:
+            return None
+        if template.has_body and plane.body_limit(template.listener):
+            return None
+        body = downstream.whole_body() if template.has_body else b""
+        if body is None or len(body) > MAX_BODY_BYTES:
+            return None
+        try:
+            rule = self._lane.find_rule(template, self._holder.current)
+            if rule is None:
+                return None
+            begun, link = self._lane.choose_shared(template, rule)
+        except Exception:  # noqa: BLE001  # `serve` meets it again, in a task of the request's own
+            return None
+        if link is None:
+            return begun
+        flight = Flight(self._lane, plane, downstream, template, begun)
+        flight.start(plane.loop, link, body)
+        return flight
 
 
 class Flight(Coroutine[object, None, None]):
@@ -151,9 +268,4 @@ class Flight(Coroutine[object, None, None]):
 
     def _give_back(self) -> None:
         self._counts.in_flight -= 1
-        begun = self._begun
-        if begun.upstream is not None:
-            begun.upstream.cancel()
-            begun.upstream = None
-        if not isinstance(begun.lease, LocalReply):
-            begun.lease.release()
+        self._begun.drop()

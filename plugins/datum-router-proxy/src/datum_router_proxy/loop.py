@@ -8,10 +8,10 @@ The descriptor of that epoll is all that trio watches: `Loop.run` awaits `trio.l
 drains one bounded *batch*, and gives the other trio tasks a turn.
 
 A batch has at most `ROUNDS` rounds and ends early after `BATCH_S`. A round is: poll without blocking for at most
-`EVENTS` events; let each handler note them (it sets flags and wakes a task, nothing else); step at most `STEPS`
-tasks of the run queue. If work is left after the batch there is a checkpoint, otherwise a wait. Before it gives up a
-batch waits for `LINGER_S` in the epoll itself: the upstream's answer, or the next request, is often that near, and a
-wait in trio costs more than a request does.
+`EVENTS` events; let each handler note them (it sets flags and wakes a task; what is done over and over it may do
+itself, see `Channel.eager`); step at most `STEPS` tasks of the run queue. If work is left after the batch there is a
+checkpoint, otherwise a wait. Before it gives up a batch waits for `LINGER_S` in the epoll itself: the upstream's
+answer, or the next request, is often that near, and a wait in trio costs more than a request does.
 
 A `Task` is a coroutine driven by `send(None)`. It is in one of four states:
 
@@ -21,8 +21,8 @@ A `Task` is a coroutine driven by `send(None)`. It is in one of four states:
 - *done*: returned, raised or closed; every later call on it does nothing.
 
 Invariants
-- Handlers never register, unregister or close a descriptor: so no event of a round can reach a successor that got
-  the same descriptor number. Only tasks do, and they run when the events of their round have been noted.
+- Handlers never register a descriptor: so no event of a round can reach a successor that got the number of one that
+  was closed. Only tasks do, and they run when the events of their round have been noted.
 - A task woken during a round runs in a later one, and each round polls first: tasks that wake each other for ever
   starve neither descriptors nor, since batches are bounded, trio.
 - Wake-ups may be spurious. Whoever parks re-checks its own condition.
@@ -84,7 +84,7 @@ class Pollable(Protocol):
     """What can be registered: notes events, and can be cut off when the loop ends."""
 
     def handle(self, events: int) -> None:
-        """Note epoll `events`: set flags, wake tasks; never raise, register or close a descriptor."""
+        """Note epoll `events`: set flags, wake tasks; never raise or register a descriptor."""
         ...
 
     def abort(self) -> None:
@@ -251,6 +251,7 @@ class Loop:
                         self.failures += 1
                         log.exception("event handler failed", extra={"handler": type(handler).__name__})
                         handler.abort()
+            self._took("handlers")
         queue = self._queue
         if not queue:
             return bool(events)
@@ -291,6 +292,11 @@ class Loop:
             raise
         finally:
             CURRENT.task = None
+        self._took(task.name)
+
+    def _took(self, what: str) -> None:
+        """Note the time and how long something took that has begun at `now`."""
+        started = self.now
         self.now = now = self._clock()
         took = now - started
         if took > self.longest_step_s:  # noqa: PLR1730  # a call of max() costs more, at every step
@@ -298,7 +304,7 @@ class Loop:
         if took > SLOW_STEP_S:
             self.slow_steps += 1
             self.lag.note(took, now)
-            log.warning("step blocked the loop", extra={"task": task.name, "seconds": round(took, 3)})
+            log.warning("step blocked the loop", extra={"task": what, "seconds": round(took, 3)})
 
     def _finished(self, task: Task) -> None:
         task.done = True

@@ -46,12 +46,11 @@ from datum_router_proxy.exchange import (
     UpstreamHead,
 )
 from datum_router_proxy.express import Begun, ExpressLane
-from datum_router_proxy.flight import Flight, FlyingDownstream
+from datum_router_proxy.flight import Flights
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
 from datum_router_proxy.pump import Pump
 from datum_router_proxy.replies import for_upstream_error, nobody_left, reason_of, refuse, send_local_reply, timed_out
 from datum_router_proxy.request import (
-    MAX_BODY_BYTES,
     Request,
     RequestIds,
     Template,
@@ -90,13 +89,14 @@ class Pipeline:
     Attributes:
         is_draining: Answers over HTTP/1 say that they are the last one of their connection: we end, or memory is short.
         overload_reply: What every new request is told instead of being served (threat E8); in_flight: those under way.
+        flights: How requests begin that may need no step of a task of their own.
         tunnels, accounts: WebSockets that are open and the task of each; what requests tell telemetry.
     """
 
     __slots__ = (
         "_date", "_express", "_holder", "_ids", "_listener_limits", "_observer", "_pump", "_transport", "accounts",
-        "h1_cache", "h1_limits", "h2_lines", "in_flight", "is_draining", "loop", "overload_reply", "settings",
-        "tunnels",
+        "flights", "h1_cache", "h1_limits", "h2_lines", "in_flight", "is_draining", "loop", "overload_reply",
+        "settings", "tunnels",
     )  # fmt: skip
 
     def __init__(
@@ -127,6 +127,7 @@ class Pipeline:
         self._express = ExpressLane(
             loop, transport, observer, self.accounts, self._date, self._ids, max_via_hops=settings.max_via_hops
         )
+        self.flights = Flights(self, self._express, holder)
 
     def rejected(self, protocol: str, reason: Reason) -> None:
         """Count a refusal."""
@@ -135,6 +136,10 @@ class Pipeline:
     def limit_body(self, listener: str, most_bytes: int) -> None:
         """Set a listener's `max_request_body_bytes`, 0 = none."""
         self._listener_limits[listener] = most_bytes
+
+    def body_limit(self, listener: str) -> int:
+        """Return a listener's `max_request_body_bytes`, 0 = none."""
+        return self._listener_limits.get(listener, 0)
 
     def shed(self) -> None:
         """Forget what is only kept to be faster (threat E8)."""
@@ -150,49 +155,29 @@ class Pipeline:
 
     # --- a request's life ----------------------------------------------------------------------------------------
 
-    def launch(self, downstream: FlyingDownstream, template: Template) -> Flight | Begun | None:
-        """Send a request upstream at once if it is here whole and goes to an HTTP/2 upstream.
-
-        Returns:
-            What waits for the answer; or what `serve` is to go on from, which may be nothing.
-        """
-        if template.is_plain or not template.is_simple or self.is_draining:
-            return None
-        if template.has_body and self._listener_limits.get(template.listener):
-            return None
-        body = downstream.whole_body() if template.has_body else b""
-        if body is None or len(body) > MAX_BODY_BYTES:
-            return None
-        try:
-            snapshot = self._holder.current
-            rule = template.rule if template.planned_for is snapshot.mark else self._express.plan(template, snapshot)
-            if rule is None:
-                return None
-            begun, link = self._express.choose_shared(template, rule)
-        except Exception:  # noqa: BLE001  # `serve` meets it again, in a task of the request's own
-            return None
-        if link is None:
-            return begun
-        flight = Flight(self._express, self, downstream, template, begun)
-        flight.start(self.loop, link, body)
-        return flight
-
     async def serve(self, downstream: Downstream, template: Template, begun: Begun | None = None) -> None:
         """Answer one request, whatever happens; on return the client has the whole answer, or an abort.
 
         Args:
-            begun: What `launch` has begun of it.
+            begun: What one of the `flights` has begun of it.
         """
         # The lane counts no bytes: a listener with a limit on bodies has them go through the pipeline.
         is_limited = template.has_body and self._listener_limits.get(template.listener)
-        if begun is None and template.is_simple and not self.is_draining and not is_limited:
-            snapshot = self._holder.current
-            rule = template.rule if template.planned_for is snapshot.mark else self._express.plan(template, snapshot)
+        if begun is None or begun.is_new or begun.is_over:
+            rule: LinkedRule | None = None
+            if begun is not None and begun.is_over:
+                rule = begun.rule
+            elif template.is_simple and not self.is_draining and not is_limited:
+                rule = begun.rule if begun is not None else self._express.find_rule(template, self._holder.current)
             if rule is not None:
                 self.in_flight += 1
                 try:
-                    begun = await self._express.serve(downstream, template, rule, current_task(), downstream.protocol)
                     if begun is None:
+                        begun = self._express.choose(template, rule)
+                    if begun.is_over and begun.raised is not None:
+                        raise begun.raised
+                    task, protocol = current_task(), downstream.protocol
+                    if begun.is_over or await self._express.serve(downstream, template, begun, task, protocol):
                         if not downstream.is_flushed:
                             await self._pump.flushed(downstream)
                         return

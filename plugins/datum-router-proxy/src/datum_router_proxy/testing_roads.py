@@ -70,6 +70,7 @@ class Pipe:
 
     def __init__(self, wrote: Callable[[bytes], None], peer: tuple[str, int]) -> None:
         self.task: Task | None = None
+        self.eager: Callable[[], bool] | None = None
         self.on_close: Callable[[object], None] | None = None
         self.peer = peer
         self.reset_reason = Reason.DOWNSTREAM_RESET
@@ -77,6 +78,7 @@ class Pipe:
         self.is_closed = False
         self.ended = ""  # how we closed it
         self._wrote = wrote
+        self._coming: deque[bytes] = deque()
         self._pieces: deque[bytes] = deque()
 
     @property
@@ -85,14 +87,25 @@ class Pipe:
         return bool(self._pieces)
 
     def give(self, data: bytes) -> None:
-        """Let a piece arrive."""
-        if self.is_closed or self.hangup:
-            return
+        """Let a piece arrive when the loop goes on."""
+        self._coming.append(data)
+
+    def tell(self) -> bool:
+        """Do what the loop does when pieces have arrived; False if none have."""
+        coming = list(self._coming)
+        self._coming.clear()
+        for data in coming:
+            if not (self.is_closed or self.hangup):
+                self._arrive(data)
+        return bool(coming)
+
+    def _arrive(self, data: bytes) -> None:
         self._pieces.append(data)
         if data == CLOSED:
             self.hangup = True
-        if self.task is not None:
-            self.task.wake()
+        task = self.task
+        if task is not None and (self.eager is None or not self.eager()):
+            task.wake()
 
     def recv(self, size: int = 65_536) -> bytes | None:
         """See `Channel.recv`."""
@@ -253,7 +266,9 @@ class World:
     def settle(self) -> None:
         """Go on until nobody has anything to do; a piece arrives only when all tasks have come to rest."""
         for _ in range(MOST_STEPS):
-            if not self.loop.drain() and not any(peer.step() for peer in (*self.upstreams, *self.clients)):
+            peers = (*self.upstreams, *self.clients)
+            has_told = [peer.pipe.tell() for peer in peers]
+            if not self.loop.drain() and not any(has_told) and not any(peer.step() for peer in peers):
                 return
         raise AssertionError("no end of it")
 

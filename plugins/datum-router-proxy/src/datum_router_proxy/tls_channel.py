@@ -90,6 +90,15 @@ class TlsChannel:
         self._raw.task = task
 
     @property
+    def eager(self) -> Callable[[], bool] | None:
+        """What is asked before the task is woken."""
+        return self._raw.eager
+
+    @eager.setter
+    def eager(self, eager: Callable[[], bool] | None) -> None:
+        self._raw.eager = eager
+
+    @property
     def watcher(self) -> Task | None:
         """The task that is cancelled when the peer hangs up."""
         return self._raw.watcher

@@ -8,8 +8,9 @@ from datum_router.model.listener import Listener
 from datum_router.reasons import Reason
 from datum_router_proxy.channel import Channel, ChannelError, wait_readable
 from datum_router_proxy.loop import DeadlineExpired, TaskCancelled, current_task
+from datum_router_proxy.server.base import Server
 from datum_router_proxy.server.h1 import H1Connection
-from datum_router_proxy.server.h2 import H2Connection, H2Server
+from datum_router_proxy.server.h2 import H2Connection
 from datum_router_proxy.wire.http2 import PREFACE, ErrorCode
 from datum_router_proxy.wire.http2.frames import goaway_frame
 
@@ -23,7 +24,7 @@ class Unknown:
 
     __slots__ = ("_channel", "_first", "_listener", "_plane", "_task", "serving")
 
-    def __init__(self, plane: H2Server, channel: Channel, listener: Listener) -> None:
+    def __init__(self, plane: Server, channel: Channel, listener: Listener) -> None:
         self._plane = plane
         self._channel = channel
         self._listener = listener

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from datum_router.errors import LocalProtocolError, RemoteProtocolError
 from datum_router.model.listener import Listener
 from datum_router.reasons import Reason
 from datum_router_proxy.answers import Answer, DateField
 from datum_router_proxy.channel import Channel, ChannelError
-from datum_router_proxy.exchange import ClientGone, Downstream, Field, FieldTuple
-from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
+from datum_router_proxy.exchange import ClientGone, Field, FieldTuple
+from datum_router_proxy.express import Begun
+from datum_router_proxy.loop import DeadlineExpired, Task, TaskCancelled, current_task, park
 from datum_router_proxy.request import Template, from_h1
+from datum_router_proxy.server.base import Server
 from datum_router_proxy.server.known_head import KnownHead
-from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.wire import hygiene, websocket
-from datum_router_proxy.wire.hpack_codec import LineCache
 from datum_router_proxy.wire.http1 import (
     FRAMING_CHUNKED,
     FRAMING_NONE,
@@ -27,9 +27,7 @@ from datum_router_proxy.wire.http1 import (
     Framing,
     FramingKind,
     H1RequestHead,
-    HeadCache,
     Http1Connection,
-    Http1Limits,
     MessageComplete,
     RequestReceived,
     Role,
@@ -43,31 +41,13 @@ _VIA: Final = {0: b"1.0", 1: b"1.1"}
 """A longer head is parsed each time: remembering it would cost every idle connection as much."""
 
 
-class Server(Protocol):
-    """What a connection needs of the data plane."""
-
-    loop: Loop
-    settings: ProxySettings
-    h1_limits: Http1Limits
-    h1_cache: HeadCache
-    h2_lines: LineCache
-    is_draining: bool
-
-    async def serve(self, downstream: Downstream, template: Template) -> None:
-        """Answer one request; see `pipeline`."""
-        ...
-
-    def rejected(self, protocol: str, reason: Reason) -> None:
-        """Count a refusal."""
-        ...
-
-
 class H1Connection:
     """One connection, which is its own `exchange.Downstream`: one request at a time (threat A19)."""
 
     __slots__ = (
-        "_body_ended", "_channel", "_engine", "_expects_continue", "_hop", "_is_closing", "_is_idle", "_is_tunnel",
-        "_known", "_last_with_body", "_listener", "_out", "_out_bytes", "_plane", "_task",
+        "_begun", "_body_ended", "_channel", "_engine", "_expects_continue", "_flying", "_given", "_hop", "_is_closing",
+        "_is_idle", "_is_tunnel", "_known", "_last_with_body", "_listener", "_may_fly", "_out", "_out_bytes", "_plane",
+        "_task",
         "_trailers", "_unread", "_whole_body", "has_started", "protocol", "request_websocket_key",
     )  # fmt: skip
 
@@ -81,6 +61,10 @@ class H1Connection:
         self._last_with_body: tuple[H1RequestHead, Template] | None = None
         self._whole_body = b""  # read by the express lane, and to be read again
         self._unread = b""  # a head that was recognised by its bytes: the engine has not seen it
+        self._may_fly = False  # the task sleeps between two requests, and the engine has read nothing of the next one
+        self._given: bytes | None = None  # what was read for the task, which is to look at it
+        self._flying: Template | None = None  # what was begun without the task, and how it stands
+        self._begun: Begun | None = None
         self._task: Task | None = None
         self._out: list[bytes] = []
         self._out_bytes = 0
@@ -101,6 +85,7 @@ class H1Connection:
         self._task = current_task()
         channel = self._channel
         channel.task = self._task
+        channel.eager = self._on_input
         plane = self._plane
         engine = self._engine
         if first:
@@ -113,8 +98,9 @@ class H1Connection:
                 if template is None:
                     break
                 is_first = False
-                await plane.serve(self, template)
-                template = None  # an idle connection is to hold nothing but what `rest` can forget
+                begun, self._begun = self._begun, None
+                await plane.serve(self, template, begun)
+                template = begun = None  # an idle connection is to hold nothing but what `rest` can forget
                 self._task.deadline = math.inf
                 if self._is_closing or channel.is_closed:
                     break
@@ -137,7 +123,11 @@ class H1Connection:
 
     def _close(self) -> None:
         """Close; while the client may still be sending, read a little more, so that our answer survives (A18)."""
+        if self._begun is not None:
+            self._plane.flights.crash(self._begun)
+            self._begun = None
         channel = self._channel
+        channel.eager = None
         if channel.hangup or (self._engine.reading is State.DONE and not channel.readable):
             self._channel.close()
         else:
@@ -166,10 +156,22 @@ class H1Connection:
             if engine.has_partial_head:
                 self._start_head_clock(task)
             while event is NEED_DATA:
-                if not channel.readable:
-                    await park()
+                data, self._given = self._given, None
+                if data is None and not channel.readable:
+                    self._may_fly = is_at_start and (self._is_idle or self._flying is not None)
+                    try:
+                        await park()
+                    except (DeadlineExpired, TaskCancelled) as error:
+                        if self._begun is None:
+                            raise
+                        self._land(error)
+                    self._may_fly = False
+                    flown = self._take_flown()
+                    if flown is not None or channel.is_closed:
+                        return flown
                     continue
-                data = channel.recv()
+                if data is None:
+                    data = channel.recv()
                 if data is None:
                     continue
                 if self._is_idle and data:
@@ -212,6 +214,74 @@ class H1Connection:
         elif is_whole and template.is_plain and head.form is TargetForm.ORIGIN:
             self._known.remember(block, template)
         return template
+
+    # --- past the task --------------------------------------------------------------------------------------------
+
+    def _on_input(self) -> bool:
+        """Send a request upstream whose head is known; False: the task is to look. See `Channel.eager`."""
+        if not self._may_fly:
+            return False
+        channel = self._channel
+        if self._flying is not None:
+            return not channel.hangup  # what comes after a request waits until that is answered
+        try:
+            data = channel.recv()
+        except ChannelError:
+            return False  # the task is told the same again
+        if data is None:
+            return not channel.readable
+        template = self._known.recognise(data) if data else None
+        if template is None:
+            self._given = data
+            self._may_fly = False  # what comes next is not to overtake it
+            return False
+        self._unread = data
+        self._is_idle = False
+        self._flying = template
+        assert self._task is not None
+        begun = self._begun = self._plane.flights.fly(template, self._task, self._on_answer)
+        return begun is not None and begun.is_flying and not channel.hangup
+
+    def _on_answer(self) -> bool:
+        """Answer by what has come of the upstream; False: the task is to look. See `Channel.eager`."""
+        begun, template, task = self._begun, self._flying, self._task
+        assert begun is not None
+        assert template is not None
+        assert task is not None
+        plane = self._plane
+        is_over = plane.flights.arrive(self, template, begun)
+        if is_over is None:
+            return True
+        if not is_over:
+            return False
+        channel = self._channel
+        if channel.buffered or channel.is_closed:
+            return False  # a client that does not read is waited for, but not for ever
+        self._begun = self._flying = None
+        self._unread = b""
+        self._is_idle = True
+        task.deadline = plane.loop.now + plane.settings.keep_alive_timeout_s
+        task.deadline_reason = Reason.IDLE_TIMEOUT
+        return not channel.readable
+
+    def _take_flown(self) -> Template | None:
+        """Return the request that was begun without the task if the task is to go on with it."""
+        template, begun = self._flying, self._begun
+        if begun is not None and begun.is_flying:
+            if not self.is_gone:
+                return None
+            self._land(ClientGone())
+        self._flying = None
+        return template
+
+    def _land(self, error: Exception) -> None:
+        begun, template = self._begun, self._flying
+        assert begun is not None
+        assert template is not None
+        if begun.is_flying:
+            self._plane.flights.land(template, begun, error)
+        else:
+            begun.raised = begun.raised or error
 
     def _start_head_clock(self, task: Task) -> None:
         self._is_idle = False

@@ -6,20 +6,19 @@ import functools
 import math
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
 
 from datum_router.errors import LocalProtocolError
 from datum_router.model.listener import Listener
 from datum_router.reasons import Reason
 from datum_router_proxy.answers import Answer, DateField
 from datum_router_proxy.channel import Channel
-from datum_router_proxy.exchange import ClientGone, Downstream, Field, FieldTuple
+from datum_router_proxy.exchange import ClientGone, Field, FieldTuple
 from datum_router_proxy.express import Begun
-from datum_router_proxy.flight import Flight, FlyingDownstream
+from datum_router_proxy.flight import Flight
 from datum_router_proxy.h2link import H2Link, Outbound
 from datum_router_proxy.loop import Task
 from datum_router_proxy.request import Template, from_h2
-from datum_router_proxy.server.h1 import Server
+from datum_router_proxy.server.base import Server
 from datum_router_proxy.wire import hygiene, websocket
 from datum_router_proxy.wire.http2 import (
     ConnectionTerminated,
@@ -47,18 +46,6 @@ def _status_field(status: int) -> Field:
     return (b":status", b"%d" % status)
 
 
-class H2Server(Server, Protocol):
-    """What a connection needs of the data plane."""
-
-    def launch(self, downstream: FlyingDownstream, template: Template) -> Flight | Begun | None:
-        """Send one request if that can be done at once; see `pipeline`."""
-        ...
-
-    async def serve(self, downstream: Downstream, template: Template, begun: Begun | None = None) -> None:
-        """Answer one request; see `pipeline`."""
-        ...
-
-
 class H2Connection(H2Link):
     """One connection of a client."""
 
@@ -67,7 +54,7 @@ class H2Connection(H2Link):
         "_streams",
     )  # fmt: skip
 
-    def __init__(self, plane: H2Server, channel: Channel, listener: Listener) -> None:
+    def __init__(self, plane: Server, channel: Channel, listener: Listener) -> None:
         settings = plane.settings
         limits = Http2Limits(
             max_concurrent_streams=settings.max_concurrent_streams,
@@ -179,7 +166,7 @@ class H2Connection(H2Link):
         plane = self._plane
         for stream, template in fresh:
             # What has ended already is begun all the same, for its end to be counted where every end is.
-            begun = None if stream.is_gone or self.is_over else plane.launch(stream, template)
+            begun = None if stream.is_gone or self.is_over else plane.flights.launch(stream, template)
             if isinstance(begun, Flight):
                 stream.task = begun.task
                 continue
@@ -270,7 +257,7 @@ class H2Stream:
     )  # fmt: skip
 
     def __init__(
-        self, connection: H2Connection, plane: H2Server, stream_id: int, event: RequestReceived, expects_continue: bool
+        self, connection: H2Connection, plane: Server, stream_id: int, event: RequestReceived, expects_continue: bool
     ) -> None:
         self._connection = connection
         self._plane = plane

@@ -124,7 +124,8 @@ class H1Upstream:
     def release(self) -> None:
         """Give the connection back after an exchange past the engine that was complete both ways."""
         self._is_busy = False
-        self._channel.task = None
+        channel = self._channel
+        channel.task = channel.eager = None
         self._given_back(self)
 
     def adopt(self, template: Template, body: bytes, data: bytes | None, *, is_sent: bool) -> None:
@@ -136,6 +137,7 @@ class H1Upstream:
             is_sent: False if the connection broke while the head was written.
         """
         self._reset()
+        self._channel.eager = None
         self.is_reused = True
         self.is_sent = is_sent
         self._write_failed = not is_sent
