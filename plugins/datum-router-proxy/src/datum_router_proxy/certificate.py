@@ -14,9 +14,14 @@ import ssl
 import tempfile
 from collections.abc import Iterator
 
+from datum_router.manifests.problem import Problem
+from datum_router.manifests.secret import Secret
+from datum_router.reasons import Reason
+
 TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """TLS 1.2 suites: forward secrecy and AEAD only (RFC 9325 section 4.2; RFC 9113 appendix A forbids the others)."""
 
+_MISMATCH = "KEY_VALUES_MISMATCH"  # OpenSSL's name for it
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -52,6 +57,44 @@ def load_pair(context: ssl.SSLContext, cert_pem: str, key_pem: str) -> None:
         context.load_cert_chain(cert, key, password=_refuse_password)
 
 
+def validate_secret(secret: Secret) -> Iterator[Problem]:
+    """Yield why the pair of a Secret cannot be served, if it holds one; never any text of it."""
+    cert_pem, key_pem = secret.text("tls.crt"), secret.text("tls.key")
+    if cert_pem is None or key_pem is None:
+        return
+    name, hint = "tls.key", "put the whole key there, without a passphrase"
+    try:
+        load_pair(server_context("1.2"), cert_pem, key_pem)
+        return
+    except ssl.SSLError as exc:
+        if exc.reason == _MISMATCH:
+            message = explain(exc)
+            hint = "the first certificate of tls.crt must be the one that was issued for this key; intermediates follow"
+        elif _is_readable(cert_pem):
+            message = "the private key cannot be read"
+        else:
+            name, hint = "tls.crt", "put the whole certificate there, then its intermediates"
+            message = "a certificate cannot be read"
+    except ValueError as exc:
+        message = str(exc)
+    except OSError:
+        return  # out of descriptors, say: nothing that is wrong with the Secret
+    yield Problem(
+        path=f"{'stringData' if name in (secret.string_data or {}) else 'data'}[{name!r}]",
+        reason=Reason.INVALID_VALUE,
+        message=message,
+        hint=hint,
+    )
+
+
+def _is_readable(cert_pem: str) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=cert_pem)
+    except (ssl.SSLError, ValueError):
+        return False
+    return True
+
+
 def _refuse_password() -> str:
     # Without this OpenSSL would ask on the terminal.
     raise ValueError("private key is encrypted, expected one without a passphrase")
@@ -60,7 +103,7 @@ def _refuse_password() -> str:
 def explain(exc: Exception) -> str:
     """Return why `load_pair` failed, without any PEM text."""
     if isinstance(exc, ssl.SSLError):
-        if exc.reason == "KEY_VALUES_MISMATCH":
+        if exc.reason == _MISMATCH:
             return "certificate and private key do not belong together"
         return f"certificate or key cannot be read ({exc.reason or 'no PEM block found'})"
     if isinstance(exc, ValueError):
