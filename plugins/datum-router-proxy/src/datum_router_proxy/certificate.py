@@ -13,10 +13,13 @@ import os
 import ssl
 import tempfile
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from datum_router.manifests.problem import Problem
-from datum_router.manifests.secret import Secret
 from datum_router.reasons import Reason
+
+if TYPE_CHECKING:  # workers load pairs, too, and have no use for manifests' types
+    from datum_router.manifests.secret import Secret
 
 TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """TLS 1.2 suites: forward secrecy and AEAD only (RFC 9325 section 4.2; RFC 9113 appendix A forbids the others)."""
