@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import signal
 import socket
 import ssl
 import threading
@@ -156,6 +157,10 @@ def test_f4_a_changed_certificate_is_used_and_a_bad_one_never_takes_the_good_one
         lambda: any("do not belong together" in item["message"] for item in edge.gateway.page("/diagnostics")),
         "a diagnostic",
     )
+    assert edge.serial("one.test") == second
+    edge.gateway.process.send_signal(signal.SIGHUP)
+    counter = "datum_router_worker_replacements_total"
+    kit.eventually(lambda: edge.gateway.stats()["counters"].get(counter) == 1, "the worker is replaced")
     assert edge.serial("one.test") == second
     assert edge.ask("x.two.test", "x.two.test") == 200
     broken = "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/tls\nmetadata: {name: one}\ndata: "
