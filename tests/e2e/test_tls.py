@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import signal
 import socket
 import ssl
 import threading
@@ -150,11 +151,16 @@ def test_f4_a_changed_certificate_is_used_and_a_bad_one_never_takes_the_good_one
         assert kept.recv(65536).startswith(b"HTTP/1.1 200")
     rest = ingress("one", "one.test", edge.port)
     cert, other = edge.ca.issue_cert("one.test"), edge.ca.issue_cert("one.test")
-    # A pair that does not fit is found out where it is used: the log says so, and the old one serves on.
-    version = edge.gateway.stats()["version"]
+    # A pair that does not fit is told like any other bad manifest, and the old one serves on, in new workers, too.
     path.write_text(secret("one", cert, other) + "---" + rest)
-    kit.eventually(lambda: edge.gateway.stats()["version"] > version, "the change is taken in")
-    kit.eventually(lambda: "certificate not usable" in edge.gateway.log.read_text(), "the log says so")
+    kit.eventually(
+        lambda: any("do not belong together" in item["message"] for item in edge.gateway.page("/diagnostics")),
+        "a diagnostic",
+    )
+    assert edge.serial("one.test") == second
+    edge.gateway.process.send_signal(signal.SIGHUP)
+    counter = "datum_router_worker_replacements_total"
+    kit.eventually(lambda: edge.gateway.stats()["counters"].get(counter) == 1, "the worker is replaced")
     assert edge.serial("one.test") == second
     assert edge.ask("x.two.test", "x.two.test") == 200
     broken = "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/tls\nmetadata: {name: one}\ndata: "

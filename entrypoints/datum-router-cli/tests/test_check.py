@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trustme
 from click.testing import CliRunner, Result
 
 from datum_router_cli.commands import cli
@@ -150,3 +151,16 @@ def test_manifest_text_cannot_steer_the_terminal(invoke: Invoke) -> None:
     assert "\x1b" not in result.stdout
     assert result.stdout.startswith("conf/route.yaml:7: error: ")
     assert "spec.match['path\\x1b[2JPrefix']: unknown field" in result.stdout
+
+
+def test_a_key_of_another_certificate_is_an_error_at_the_key(invoke: Invoke) -> None:
+    one, two = (trustme.CA().issue_cert("shop.test") for _ in range(2))
+    pair = {"tls.crt": one.cert_chain_pems[0].bytes().decode(), "tls.key": two.private_key_pem.bytes().decode()}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "tls"}, "stringData": pair}
+    write(tls=json.dumps(secret, indent=1))
+    result = invoke("check", "conf")
+    assert result.exit_code == 2
+    assert (
+        "conf/tls.yaml:9: error: secret default/tls: stringData['tls.key']: certificate and private key"
+        in result.stdout
+    )

@@ -269,14 +269,57 @@ def test_broken_file_removed_takes_its_objects_and_its_problem_along(directory: 
     assert directory.scan() == ["-x a.yaml", "!a.yaml"]
 
 
-def test_object_in_two_files_is_taken_from_the_first_whatever_came_first(directory: Directory) -> None:
+def test_object_in_two_files_is_taken_from_the_first_at_the_start(directory: Directory) -> None:
+    directory.write("b.yaml", manifest("x", port=82))
+    directory.write("a.yaml", manifest("x", port=81))
+    assert directory.scan() == ["+x:81 a.yaml", "!b.yaml DuplicateObject"]
+    assert directory.scan() == []
+
+
+@pytest.mark.parametrize("other", ["a.yaml", "c.yaml"], ids=["earlier", "later"])
+def test_a_newcomer_never_takes_over_from_the_file_that_is_in_force(directory: Directory, other: str) -> None:
     directory.write("b.yaml", manifest("x", port=82))
     assert directory.scan() == ["+x:82 b.yaml"]
-    directory.write("a.yaml", "# comment\n" + manifest("x", port=81))
-    assert directory.scan() == ["+x:81 a.yaml", "!b.yaml DuplicateObject"]
-    (directory.path / "a.yaml").unlink()
-    assert directory.scan() == ["+x:82 b.yaml", "!b.yaml"]
+    directory.write(other, "# comment\n" + manifest("x", port=81))
+    problems, *more = directory.scanner.scan()
+    assert not more
+    assert isinstance(problems, Problems)
+    assert [diagnostic.render() for diagnostic in problems.diagnostics] == [
+        f"{directory.path / other}:2: error: vpcservice default/x: the object is also defined in "
+        f"{directory.path / 'b.yaml'}:1, which is used [DuplicateObject] (remove one of them)"
+    ]
     assert directory.scan() == []
+    directory.write("b.yaml", manifest("x", port=83))
+    assert directory.scan() == ["+x:83 b.yaml"]
+    directory.write("b.yaml", "")  # it may be about to be written
+    assert directory.scan() == []
+    directory.write("b.yaml", manifest("x", port=84))
+    assert directory.scan() == ["+x:84 b.yaml"]
+    (directory.path / "b.yaml").unlink()
+    assert directory.scan() == []
+    assert directory.scan() == [f"+x:81 {other}", f"!{other}"]
+    assert directory.scan() == []
+
+
+def test_a_newcomer_serves_while_the_file_in_force_is_in_doubt_and_no_longer(directory: Directory) -> None:
+    directory.write("b.yaml", manifest("x", "y", port=82))
+    directory.scan()
+    directory.write("b.yaml", manifest("y", port=82))  # as if x moved to a.yaml
+    directory.write("a.yaml", manifest("x", port=81))
+    assert directory.scan() == ["+x:81 a.yaml"]
+    directory.write("b.yaml", manifest("y", "x", port=82))  # but it did not
+    assert directory.scan() == ["+x:82 b.yaml", "+y:82 b.yaml", "!a.yaml DuplicateObject"]
+
+
+def test_a_second_document_of_a_file_does_not_take_over_by_standing_first(directory: Directory) -> None:
+    directory.write("a.yaml", manifest("x"))
+    directory.scan()
+    directory.write("a.yaml", manifest("x", port=81) + "---\n" + manifest("x"))
+    directory.scan()  # a file with an error is believed at the second look
+    events = directory.scanner.scan()
+    assert show(events) == ["+x:80 a.yaml", "!a.yaml DuplicateObject"]  # at its new line
+    (problems,) = (event for event in events if isinstance(event, Problems))
+    assert [(item.line, "a.yaml:8, which is used" in item.message) for item in problems.diagnostics] == [(1, True)]
 
 
 def test_duplicate_says_where_the_other_one_is(directory: Directory) -> None:
@@ -513,10 +556,12 @@ def test_what_was_emitted_converges_to_the_directory(
             scan()
     for _ in range(4):
         scan()
-    expected: dict[str, int] = {}
-    for name in sorted(good):
-        for key in good[name][0]:
-            expected.setdefault(key, good[name][1])
-    assert emitted == expected
-    reasons = {diagnostic.reason for found in problems.values() for diagnostic in found}
-    assert reasons <= {Reason.DUPLICATE_OBJECT}
+    held: dict[str, list[int]] = {}
+    for keys, port in good.values():
+        for key in keys:
+            held.setdefault(key, []).append(port)
+    assert emitted.keys() == held.keys()
+    assert all(emitted[key] in ports for key, ports in held.items())
+    reported = sorted(diagnostic.object for found in problems.values() for diagnostic in found)
+    assert reported == sorted(f"vpcservice default/{key}" for key, ports in held.items() for _ in ports[1:])
+    assert {diagnostic.reason for found in problems.values() for diagnostic in found} <= {Reason.DUPLICATE_OBJECT}

@@ -17,9 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datum_router.model.listener import Listener, TlsBinding
+from datum_router_proxy.certificate import harden, pem_file
 from datum_router_proxy.channel import ChannelError, PlainChannel, drain, wait_readable
 from datum_router_proxy.loop import Loop, current_task, park
-from datum_router_proxy.server.tls import ServerTls, harden, pem_file
+from datum_router_proxy.server.tls import ServerTls
 from datum_router_proxy.tls_channel import TLS_FEEDS, TlsChannel
 
 CA = trustme.CA()

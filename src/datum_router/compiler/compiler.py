@@ -75,7 +75,8 @@ SCOPE: Look = ("the scope of all VPCIngresses",)
 class Compiler:
     """Compile views of one store, each out of the last one: what did not change is not looked at again.
 
-    The result is a function of the view alone, but for its version and for endpoints of bindings without `autoSync`.
+    The result is a function of the view alone, but for its version, for endpoints of bindings without `autoSync`, and
+    for certificates of VPCIngresses that name a Secret which cannot be used.
     """
 
     __slots__ = (
@@ -181,7 +182,9 @@ class Compiler:
             return [], []
         recording = RecordingView(view)
         ingresses = [item for item in recording.list("VPCIngress") if isinstance(item, VPCIngress)]
-        scope = IngressCompiler(recording, host=self._options.ingress_host).compile(ingresses)
+        scope = IngressCompiler(recording, host=self._options.ingress_host, secrets=before.result.secrets).compile(
+            ingresses
+        )
         if self._options.listen is not None:
             scope = scope.unbound()
         rules = self._reuse(scope.rules, {rule.id: rule for rule in before.result.rules or self._last.rules})

@@ -85,19 +85,39 @@ class Diagnostic(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         return f"{text} ({self.hint})" if self.hint else text
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the known name closest to `name`, or an empty string if none is near."""
+def nearest(name: str, known: Iterable[str], terms: Mapping[str, str] = {}) -> str:
+    """Return the known name closest to `name`, or an empty string if none is near.
+
+    A name that differs in case, `_` or `-` only is nearer than any other, and then what `terms` has for it.
+
+    Args:
+        terms: What others call it -> the known name.
+    """
     candidates = list(known)
+    folded: dict[str, str] = {}
+    for candidate in candidates:
+        folded.setdefault(fold(candidate), candidate)
+    wanted = fold(name)
+    if wanted in folded:
+        return folded[wanted]
+    for term, meant in terms.items():
+        if fold(term) == wanted and meant in candidates:
+            return meant
     found = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
     if found:
         return found[0]
-    folded = {candidate.casefold(): candidate for candidate in candidates}
-    return folded.get(name.casefold(), "")
+    found = difflib.get_close_matches(wanted, folded, n=1, cutoff=0.6)
+    return folded[found[0]] if found else ""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `did you mean X?` for the nearest known name, or an empty string."""
-    found = nearest(name, known)
+def fold(name: str) -> str:
+    """Return a name as names are compared for hints: without regard to case, `_` and `-`."""
+    return name.replace("_", "").replace("-", "").casefold()
+
+
+def did_you_mean(name: str, known: Iterable[str], terms: Mapping[str, str] = {}) -> str:
+    """Return `did you mean X?` for the nearest known name, or an empty string; `terms` as for `nearest`."""
+    found = nearest(name, known, terms)
     return f"did you mean {found}?" if found else ""
 
 

@@ -6,7 +6,7 @@ them want different protocols on one port, the older object wins and the other i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -36,12 +36,17 @@ class Attached(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class IngressScope(msgspec.Struct, frozen=True, kw_only=True):
-    """What all VPCIngresses together offer to routes."""
+    """What all VPCIngresses together offer to routes.
+
+    Attributes:
+        secrets: Name of the Secret whose certificate a VPCIngress uses.
+    """
 
     ingresses: tuple[Attached, ...] = ()
     listeners: tuple[Listener, ...] = ()
     rules: tuple[Rule, ...] = ()
     findings: tuple[Finding, ...] = ()
+    secrets: Mapping[ObjectKey, str] = {}
     is_unbound: bool = False
 
     def unbound(self) -> IngressScope:
@@ -140,17 +145,24 @@ def _covers(wildcard: str, name: str) -> bool:
 
 
 class IngressCompiler:
-    """Compile all VPCIngresses together, since they share ports."""
+    """Compile all VPCIngresses together, since they share ports.
 
-    __slots__ = ("_findings", "_host", "_listeners", "_owners", "_rules", "_view")
+    Args:
+        secrets: As in the last scope: a Secret that served goes on doing so, as long as it is there, when its
+            VPCIngress comes to name one that cannot be used.
+    """
 
-    def __init__(self, view: ManifestView, *, host: str) -> None:
+    __slots__ = ("_findings", "_host", "_listeners", "_owners", "_rules", "_secrets", "_secrets_before", "_view")
+
+    def __init__(self, view: ManifestView, *, host: str, secrets: Mapping[ObjectKey, str] = {}) -> None:
         self._view = view
         self._host = host
         self._listeners: dict[int, Listener] = {}
         self._owners: dict[int, ObjectKey] = {}
         self._rules: list[Rule] = []
         self._findings: list[Finding] = []
+        self._secrets: dict[ObjectKey, str] = {}
+        self._secrets_before = secrets
 
     def compile(self, ingresses: Iterable[VPCIngress]) -> IngressScope:
         """Return listeners, rules and findings of all ingresses; older objects first."""
@@ -170,6 +182,7 @@ class IngressCompiler:
             listeners=tuple(self._listeners[port] for port in sorted(self._listeners)),
             rules=tuple(self._rules),
             findings=tuple(self._findings),
+            secrets=self._secrets,
         )
 
     def _one(self, ingress: VPCIngress) -> Attached:
@@ -194,26 +207,35 @@ class IngressCompiler:
         tls = ingress.spec.tls
         if tls is None:
             return None
-        secret = self._view.get("Secret", key.namespace, tls.secret_name)
-        cert = secret.text("tls.crt") if isinstance(secret, Secret) else None
-        private = secret.text("tls.key") if isinstance(secret, Secret) else None
-        if cert and private:
-            return TlsBinding(hostnames=hostnames, cert_pem=cert, key_pem=private)
-        is_there = isinstance(secret, Secret)
+        binding = self._pair(key.namespace, tls.secret_name, hostnames)
+        if binding is not None:
+            self._secrets[key] = tls.secret_name
+            return binding
+        before = self._secrets_before.get(key, tls.secret_name)
+        kept = self._pair(key.namespace, before, hostnames) if before != tls.secret_name else None
+        if kept is not None:
+            self._secrets[key] = before
+        is_there = isinstance(self._view.get("Secret", key.namespace, tls.secret_name), Secret)
+        what = f"secret {key.namespace}/{tls.secret_name}"
         self._findings.append(
             Finding(
                 key=key,
                 path="spec.tls.secretName",
                 reason=Reason.INVALID_CERTIFICATE_REF,
-                message=f"secret {key.namespace}/{tls.secret_name} "
-                + ("lacks tls.crt or tls.key" if is_there else "is not there")
-                + "; its HTTPS listener is not opened",
+                message=(f"{what} lacks tls.crt or tls.key; " if is_there else f"no usable {what} is there; ")
+                + ("its HTTPS listener is not opened" if kept is None else f"{before}, named before, stays in force"),
                 hint="" if is_there else "apply a secret of type kubernetes.io/tls with that name",
                 severity=Severity.ERROR if is_there else Severity.WARNING,
                 is_reference=not is_there,
             )
         )
-        return None
+        return kept
+
+    def _pair(self, namespace: str, name: str, hostnames: tuple[str, ...]) -> TlsBinding | None:
+        secret = self._view.get("Secret", namespace, name)
+        cert = secret.text("tls.crt") if isinstance(secret, Secret) else None
+        private = secret.text("tls.key") if isinstance(secret, Secret) else None
+        return TlsBinding(hostnames=hostnames, cert_pem=cert, key_pem=private) if cert and private else None
 
     def _listener(
         self,

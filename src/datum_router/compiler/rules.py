@@ -9,6 +9,7 @@ from datum_router.compiler.services import service_key
 from datum_router.filters.base import filter_problem
 from datum_router.manifests import vpcroute as wire
 from datum_router.manifests.meta import ObjectKey, parse_duration
+from datum_router.manifests.terms import BALANCER_TERMS
 from datum_router.manifests.vpcroute import VPCRoute
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
 from datum_router.model.route import (
@@ -115,7 +116,7 @@ class RouteCompiler:
                     path="spec.loadBalancing",
                     reason=Reason.UNKNOWN_BALANCER,
                     message=f"found {name!r}, expected one of {', '.join(known)}",
-                    hint=did_you_mean(name, known),
+                    hint=did_you_mean(name, known, BALANCER_TERMS),
                 )
             )
             return None

@@ -10,21 +10,36 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import msgspec.inspect as types
 from msgspec import NODEFAULT, UNSET
 
-from datum_router.compiler.diagnostics import Severity, did_you_mean, nearest
+from datum_router.compiler.diagnostics import Severity
+from datum_router.manifests._hints import (
+    bare,
+    integer_range,
+    likely_field,
+    likely_value,
+    listing,
+    or_not_empty,
+    suggestion,
+    written_out,
+)
 from datum_router.manifests.meta import ObjectMeta
 from datum_router.manifests.problem import Problem, shown
 from datum_router.reasons import Reason
+
+if TYPE_CHECKING:  # the kind table needs this module in every process, and not those tables
+    from datum_router.manifests.served import NotServed
 
 MAX_PROBLEMS = 100
 """Problems that are reported of one object; there is a note if there are more."""
 MAX_PATH_CHARS = 256
 
+_INDEX = re.compile(r"\[[0-9]+\]")
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]*\Z")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
@@ -63,11 +78,16 @@ def json_type(value: object) -> str:
 
 
 class Walker:
-    """Collect the problems of one object."""
+    """Collect the problems of one object.
 
-    __slots__ = ("is_cut", "problems")
+    Args:
+        refused: What is well-formed but not served, by path with `[]` for any item; hints do not recommend it.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_refused", "is_cut", "problems")
+
+    def __init__(self, refused: Mapping[str, NotServed] = {}) -> None:
+        self._refused = refused
         self.problems: list[Problem] = []
         self.is_cut = False
 
@@ -87,7 +107,8 @@ class Walker:
 
         Args:
             is_strict: Text of what users write: no control characters.
-            extra: What the type says beside its type: `aliases`, `expected`.
+            extra: What the type says beside its type: `aliases`, `expected`; for hints `terms` (see `nearest`),
+                `known` (names of an open set) and `suggest` (value -> what was probably meant, or nothing).
         """
         if isinstance(kind, types.Metadata):
             return self.walk(value, kind.type, path, is_strict=is_strict, extra=kind.extra or extra)
@@ -128,18 +149,22 @@ class Walker:
         if len(members) == 1:
             return self.walk(value, members[0], path, is_strict=is_strict, extra=extra)
         for member in members:
-            trial = Walker()
+            trial = Walker(self._refused)
             cleaned = trial.walk(value, member, path, is_strict=is_strict, extra=extra)
             if not trial.problems:
                 return cleaned
-        words = " or ".join(type(_bare(member)).__name__.removesuffix("Type").lower() for member in members)
+        words = " or ".join(type(bare(member)).__name__.removesuffix("Type").lower() for member in members)
         self._wrong_type(value, path, words)
         return value
 
     def _struct(self, value: object, kind: types.StructType, path: str) -> object:
         if not isinstance(value, Mapping):
-            names = ", ".join(field.encode_name for field in kind.fields[:3])
-            self._wrong_type(value, path, f"an object with fields such as {names}" if names else "an object")
+            names = ", ".join(self._recommended([field.encode_name for field in kind.fields], path)[:3])
+            hint = written_out(value, kind) if isinstance(value, str) else ""
+            if hint:
+                last = path.rpartition(".")[2]
+                hint = f"write {hint}" if last.endswith("]") else f"write {last}: {hint}"
+            self._wrong_type(value, path, f"an object with fields such as {names}" if names else "an object", hint)
             return value
         known = {field.encode_name: field for field in kind.fields}
         suspected: set[str] = set()
@@ -153,7 +178,8 @@ class Walker:
             member = value.get(name)
             if member is None:
                 if field.required and name not in suspected:
-                    self.report(child(path, name), Reason.MISSING_FIELD, "the field is missing", _expected(field.type))
+                    where = child(path, name)
+                    self.report(where, Reason.MISSING_FIELD, "the field is missing", self._expected(field.type, where))
                 elif name in value and not field.required and field.default is NODEFAULT:
                     cleaned[name] = field.default_factory() if callable(field.default_factory) else UNSET
                 continue
@@ -170,7 +196,7 @@ class Walker:
         is_metadata: bool,
     ) -> str:
         """Report an unknown field; return the field that was probably meant."""
-        meant = nearest(name, known) if isinstance(name, str) and len(name) <= MAX_PATH_CHARS else ""
+        meant = likely_field(name, known) if isinstance(name, str) and len(name) <= MAX_PATH_CHARS else ""
         if is_metadata:
             if meant and isinstance(name, str) and name not in KNOWN_METADATA and meant not in value:
                 self.report(
@@ -181,17 +207,46 @@ class Walker:
                     severity=Severity.WARNING,
                 )
             return ""
-        hint = f"did you mean {meant}?" if meant else _listing(known)
+        row = self._row(child(path, meant)) if meant else None
+        if row is not None and not row.values:
+            hint = f"{meant} is not served yet; {row.hint}"
+        elif meant:
+            hint = f"did you mean {meant}?"
+        else:
+            hint = listing(self._recommended(known, path))
         self.report(child(path, name), Reason.UNKNOWN_FIELD, "unknown field", hint)
-        return meant
+        return meant.partition(".")[0]
+
+    def _row(self, path: str) -> NotServed | None:
+        return self._refused.get(_INDEX.sub("[]", path)) if self._refused else None
+
+    def _recommended(self, names: Iterable[str], path: str) -> list[str]:
+        """Return the names of fields at `path` without those that are refused whatever they say."""
+        rows = {name: self._row(f"{path}.{name}" if path else name) for name in names}
+        return [name for name, row in rows.items() if row is None or row.values]
+
+    def _served(self, cls: type[enum.Enum], path: str) -> tuple[list[str], NotServed | None]:
+        """Return the values of a closed set that may be recommended at `path`."""
+        row = self._row(path)
+        values = [str(member.value) for member in cls]
+        return [value for value in values if row is None or value not in row.values], row
+
+    def _expected(self, kind: types.Type, path: str) -> str:
+        words = kind.extra.get("expected") if isinstance(kind, types.Metadata) and kind.extra else None
+        plain = bare(kind)
+        if isinstance(words, str):
+            return f"it is {words}"
+        if isinstance(plain, types.EnumType):
+            return f"one of {', '.join(self._served(plain.cls, path)[0])}"
+        return f"an integer{integer_range(plain)}" if isinstance(plain, types.IntType) else ""
 
     def _text(
         self, value: object, kind: types.StrType, path: str, is_strict: bool, extra: Mapping[str, object]
     ) -> object:
         expected = str(extra.get("expected", "text"))
         if not isinstance(value, str):
-            scalar = isinstance(value, bool | int | float)
-            self._wrong_type(value, path, expected, "put the value in quotes" if scalar else "")
+            hint = "put the value in quotes" if isinstance(value, bool | int | float) else ""
+            self._wrong_type(value, path, expected, suggestion(value, extra) if "suggest" in extra else hint)
             return value
         aliases = extra.get("aliases")
         if isinstance(aliases, Mapping) and value in aliases:
@@ -201,7 +256,7 @@ class Walker:
         elif is_strict and _CONTROL.search(value):
             self.report(path, Reason.INVALID_VALUE, f"found a control character in {shown(value)}, expected {expected}")
         elif kind.min_length is not None and len(value) < kind.min_length:
-            self.report(path, Reason.INVALID_VALUE, f"found {shown(value)}, expected {_or_not_empty(expected, kind)}")
+            self.report(path, Reason.INVALID_VALUE, f"found {shown(value)}, expected {or_not_empty(expected, kind)}")
         elif kind.max_length is not None and len(value) > kind.max_length:
             self.report(
                 path,
@@ -210,32 +265,35 @@ class Walker:
             )
         elif kind.pattern is not None and re.search(kind.pattern, value) is None:
             words = expected if "expected" in extra else f"text that matches {kind.pattern}"
-            self.report(path, Reason.INVALID_VALUE, f"found {shown(value)}, expected {words}")
+            self.report(path, Reason.INVALID_VALUE, f"found {shown(value)}, expected {words}", suggestion(value, extra))
         return value
 
     def _enum(self, value: object, cls: type[enum.Enum], path: str, extra: Mapping[str, object]) -> object:
-        known = [member.value for member in cls]
+        known = [str(member.value) for member in cls]
         aliases = extra.get("aliases")
         if isinstance(value, str):
             if value in known:
                 return value
             if isinstance(aliases, Mapping) and value in aliases:
                 return aliases[value]
+        served, row = self._served(cls, path)
         hint = ""
         if isinstance(value, str) and len(value) <= MAX_PATH_CHARS:
-            hint = did_you_mean(value, known)
+            # Among all of them: the nearest served one would be something else than what was meant.
+            meant = likely_value(value, known, extra)
+            hint = row.hint if row is not None and meant in row.values else f"did you mean {meant}?" if meant else ""
         elif isinstance(value, int | float):
             hint = "put the value in quotes"
         found = shown(value) if isinstance(value, str) else json_type(value)
-        self.report(path, Reason.INVALID_VALUE, f"found {found}, expected one of {', '.join(known)}", hint)
+        self.report(path, Reason.INVALID_VALUE, f"found {found}, expected one of {', '.join(served)}", hint)
         return value
 
     def _integer(self, value: object, kind: types.IntType, path: str) -> object:
         if isinstance(value, bool) or not isinstance(value, int):
             quoted = isinstance(value, str) and value.isascii() and value.isdigit()
-            self._wrong_type(value, path, f"an integer{_range(kind)}", "remove the quotes" if quoted else "")
+            self._wrong_type(value, path, f"an integer{integer_range(kind)}", "remove the quotes" if quoted else "")
         elif (kind.ge is not None and value < kind.ge) or (kind.le is not None and value > kind.le):
-            self._wrong_type(value, path, f"an integer{_range(kind)}")
+            self._wrong_type(value, path, f"an integer{integer_range(kind)}")
         elif not -(2**63) <= value < 2**63:
             self._wrong_type(value, path, "an integer of at most 64 bits")
         return value
@@ -248,11 +306,11 @@ class Walker:
         is_strict: bool,
     ) -> object:
         if not isinstance(value, list | tuple):
-            item = _bare(kind.item_type)
+            item = bare(kind.item_type)
             what = "a list of objects" if isinstance(item, types.StructType) else "a list"
             hint = "put `- ` in front of each item, or the value in [ ]"
             if isinstance(item, types.StructType) and isinstance(value, Mapping):
-                names = [field.encode_name for field in item.fields]
+                names = self._recommended([field.encode_name for field in item.fields], f"{path}[]")
                 hint = f"write a list of {{{', '.join(names)}}}"
             self._wrong_type(value, path, what, hint)
             return value
@@ -338,46 +396,6 @@ def _collect(kind: types.Type, aliases: set[str], *, seen: tuple[type, ...], ref
     return isinstance(
         kind, types.StrType | types.EnumType | types.BoolType | types.IntType | types.FloatType | types.NoneType
     )
-
-
-def _bare(kind: types.Type) -> types.Type:
-    while isinstance(kind, types.Metadata):
-        kind = kind.type
-    return kind
-
-
-def _expected(kind: types.Type) -> str:
-    words = kind.extra.get("expected") if isinstance(kind, types.Metadata) and kind.extra else None
-    bare = _bare(kind)
-    if isinstance(words, str):
-        return f"it is {words}"
-    if isinstance(bare, types.EnumType):
-        return f"one of {', '.join(str(member.value) for member in bare.cls)}"
-    if isinstance(bare, types.IntType):
-        return f"an integer{_range(bare)}"
-    return ""
-
-
-def _or_not_empty(expected: str, kind: types.StrType) -> str:
-    if expected == "text":
-        return "text" if kind.min_length == 1 else f"at least {kind.min_length} characters"
-    return expected
-
-
-def _range(kind: types.IntType) -> str:
-    if kind.ge is not None and kind.le is not None:
-        return f" from {kind.ge} to {kind.le}"
-    if kind.ge is not None:
-        return f" of at least {kind.ge}"
-    return f" of at most {kind.le}" if kind.le is not None else ""
-
-
-def _listing(known: Mapping[str, object]) -> str:
-    names = list(known)
-    if not names:
-        return ""
-    text = ", ".join(names[:12])
-    return f"known fields: {text}, ..." if len(names) > 12 else f"known fields: {text}"
 
 
 __all__ = [

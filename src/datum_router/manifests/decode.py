@@ -18,6 +18,7 @@ from datum_router.manifests.meta import (
     ObjectMeta,
 )
 from datum_router.manifests.problem import Problem, shown
+from datum_router.manifests.served import refusals
 from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.reasons import Reason
 
@@ -78,7 +79,7 @@ def _decode_slowly(raw: Mapping[str, object], origin: Origin, kinds: KindTable) 
     kind = kinds.get(api_version, kind_name)
     if kind is None:
         return _unknown_kind(api_version, key, origin, kinds)
-    walker = Walker()
+    walker = Walker(refusals(kind.kind))
     walker.problems += problems
     body: dict[str, object] = dict(raw)
     status = body.pop("status", None) if kind.is_status_ours else None

@@ -8,6 +8,8 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
+from datum_router.manifests.terms import suggest_duration
+
 GROUP: Final = "router.datum.net"
 VERSION: Final = "v1alpha1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
@@ -48,7 +50,10 @@ NamespaceName = Annotated[
 ]
 Duration = Annotated[
     str,
-    Meta(pattern=DURATION_PATTERN, extra={"expected": "a duration such as 10s, 1m30s or 250ms"}),
+    Meta(
+        pattern=DURATION_PATTERN,
+        extra={"expected": "a duration such as 10s, 1m30s or 250ms", "suggest": suggest_duration},
+    ),
 ]
 """Durations are text on the wire; `parse_duration` gives seconds."""
 Port = Annotated[int, Meta(ge=1, le=65535)]

@@ -292,6 +292,12 @@ def find_not_served(kind: str, manifest: msgspec.Struct) -> Iterator[Problem]:
                 yield _problem(path, f"{value!a} is not served yet, only {served}", hint)
 
 
+@functools.cache
+def refusals(kind: str) -> Mapping[str, NotServed]:
+    """Return the rows of a kind by path: what a hint must not recommend."""
+    return {entry.path: entry for entry in NOT_SERVED.get(kind, ())}
+
+
 def _problem(path: str, message: str, hint: str) -> Problem:
     return Problem(path=path, reason=Reason.NOT_SERVED, message=message, hint=hint)
 

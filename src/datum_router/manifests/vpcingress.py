@@ -20,6 +20,7 @@ from datum_router.manifests.meta import (
     StatusPart,
 )
 from datum_router.manifests.parts import LabelSelector, RateLimit, Timeouts, TlsVersion
+from datum_router.manifests.terms import LISTENER_TERMS, PATH_TYPE_TERMS, TLS_VERSION_TERMS
 
 HostnameText = Annotated[str, Meta(min_length=1, max_length=253)]
 
@@ -68,7 +69,9 @@ class IngressRule(SpecPart, frozen=True, kw_only=True):
     """A path and the service behind it."""
 
     path: Annotated[str, Meta(description="Path, by whole segments for Prefix.", min_length=1, max_length=4096)] = "/"
-    path_type: Annotated[PathType, Meta(description="How the path is compared.")] = PathType.PREFIX
+    path_type: Annotated[PathType, Meta(description="How the path is compared.", extra={"terms": PATH_TYPE_TERMS})] = (
+        PathType.PREFIX
+    )
     service: Annotated[IngressServiceRef, Meta(description="The service behind the path.")]
     vpc_attachment_name: Annotated[Name | None, Meta(description="Attachment that the gateway uses.")] = None
     vpc_route_ref: Annotated[ObjectRef | None, Meta(description="VPCRoute in place of a service.")] = None
@@ -92,7 +95,9 @@ class IngressTls(SpecPart, frozen=True, kw_only=True):
     secret_name: Annotated[Name, Meta(description="Secret with `tls.crt` and `tls.key`.")]
     secret_version: Annotated[str, Meta(description="Version of the secret.", max_length=253)] | None = None
     mode: Annotated[TlsTermination, Meta(description="What happens to TLS.")] = TlsTermination.TERMINATE
-    min_version: Annotated[TlsVersion, Meta(description="Lowest TLS version.")] = TlsVersion.TLS_1_2
+    min_version: Annotated[TlsVersion, Meta(description="Lowest TLS version.", extra={"terms": TLS_VERSION_TERMS})] = (
+        TlsVersion.TLS_1_2
+    )
     cipher_suites: Annotated[tuple[str, ...], Meta(description="Cipher suites of TLS 1.2.", max_length=64)] = ()
     client_auth: Annotated[ClientAuth | None, Meta(description="Certificates of clients.")] = None
     alpn: Annotated[
@@ -106,7 +111,9 @@ class IngressListener(SpecPart, frozen=True, kw_only=True):
 
     name: Annotated[Name, Meta(description="Name that `sectionName` of a route refers to.")]
     port: Annotated[Port, Meta(description="Port.")]
-    protocol: Annotated[IngressProtocol, Meta(description="What is spoken on it.")] = IngressProtocol.HTTP
+    protocol: Annotated[IngressProtocol, Meta(description="What is spoken on it.", extra={"terms": LISTENER_TERMS})] = (
+        IngressProtocol.HTTP
+    )
 
 
 class Hsts(SpecPart, frozen=True, kw_only=True):

@@ -25,6 +25,13 @@ from datum_router.manifests.meta import (
     StatusPart,
 )
 from datum_router.manifests.parts import CircuitBreaker, HttpHeader, RateLimit, Retries, Timeouts
+from datum_router.manifests.terms import (
+    BALANCER_NAMES,
+    BALANCER_TERMS,
+    HASH_TERMS,
+    MATCH_TYPE_TERMS,
+    suggest_method,
+)
 from datum_router.routing.regex import MAX_PATTERN_BYTES
 
 MAX_REGEX_BYTES = MAX_PATTERN_BYTES
@@ -32,7 +39,11 @@ MAX_REGEX_BYTES = MAX_PATTERN_BYTES
 
 Method = Annotated[
     str,
-    Meta(pattern=r"^[A-Z][A-Z-]*$", max_length=32, extra={"expected": "an upper-case method such as GET"}),
+    Meta(
+        pattern=r"^[A-Z][A-Z-]*$",
+        max_length=32,
+        extra={"expected": "an upper-case method such as GET", "suggest": suggest_method},
+    ),
 ]
 PathText = Annotated[str, Meta(min_length=1, max_length=4096)]
 HostnameText = Annotated[str, Meta(min_length=1, max_length=253)]
@@ -60,7 +71,9 @@ class ValueMatch(SpecPart, frozen=True, kw_only=True):
     """A condition on a header or a query parameter."""
 
     name: Annotated[str, Meta(description="Name of the header or parameter.", min_length=1, max_length=256)]
-    type: Annotated[MatchType, Meta(description="How the value is compared.")] = MatchType.EXACT
+    type: Annotated[MatchType, Meta(description="How the value is compared.", extra={"terms": MATCH_TYPE_TERMS})] = (
+        MatchType.EXACT
+    )
     value: Annotated[HeaderText | None, Meta(description="Value, prefix or expression; none for Present.")] = None
     invert: Annotated[bool, Meta(description="Match if the condition does not hold.")] = False
 
@@ -257,7 +270,9 @@ class HashCookie(SpecPart, frozen=True, kw_only=True):
 class LoadBalancingConfig(SpecPart, frozen=True, kw_only=True):
     """Settings of the balancer."""
 
-    hash_on: Annotated[HashOn, Meta(description="What a consistent hash reads.")] = HashOn.SOURCE_IP
+    hash_on: Annotated[HashOn, Meta(description="What a consistent hash reads.", extra={"terms": HASH_TERMS})] = (
+        HashOn.SOURCE_IP
+    )
     header_name: Annotated[HeaderName | None, Meta(description="Header, for hashOn Header.")] = None
     cookie: Annotated[HashCookie | None, Meta(description="Cookie, for hashOn Cookie.")] = None
     query_param: Annotated[QueryName | None, Meta(description="Query parameter, for hashOn QueryParam.")] = None
@@ -375,6 +390,8 @@ class VPCRouteSpec(SpecPart, frozen=True, kw_only=True):
             max_length=63,
             extra={
                 "aliases": {"source-ip-hash": "source-ip"},
+                "known": BALANCER_NAMES,
+                "terms": BALANCER_TERMS,
                 "expected": "a balancer name such as round-robin, least-connections or consistent-hash",
             },
         ),

@@ -22,6 +22,7 @@ from datum_router.manifests.meta import (
     StatusPart,
 )
 from datum_router.manifests.parts import CircuitBreaker, HttpHeader, LabelSelector, TlsVersion
+from datum_router.manifests.terms import PROTOCOL_TERMS, TLS_VERSION_TERMS, suggest_method
 
 GRPC_ALIAS = {"gRPC": "GRPC"}
 
@@ -88,7 +89,7 @@ class HealthCheck(SpecPart, frozen=True, kw_only=True):
                 description="Request method; GET if not given.",
                 pattern=r"^[A-Z][A-Z-]*$",
                 max_length=32,
-                extra={"expected": "an upper-case method such as GET"},
+                extra={"expected": "an upper-case method such as GET", "suggest": suggest_method},
             ),
         ]
         | None
@@ -191,7 +192,9 @@ class UpstreamTlsSpec(SpecPart, frozen=True, kw_only=True):
     subject_alt_names: Annotated[
         tuple[str, ...], Meta(description="Names of which the certificate must hold one.", max_length=16)
     ] = ()
-    min_version: Annotated[TlsVersion, Meta(description="Lowest TLS version.")] = TlsVersion.TLS_1_2
+    min_version: Annotated[TlsVersion, Meta(description="Lowest TLS version.", extra={"terms": TLS_VERSION_TERMS})] = (
+        TlsVersion.TLS_1_2
+    )
     insecure_skip_verify: Annotated[bool, Meta(description="Accept any certificate. For tests only.")] = False
 
 
@@ -244,7 +247,10 @@ class VPCServiceSpec(SpecPart, frozen=True, kw_only=True):
     ] = None
     protocol: Annotated[
         Protocol,
-        Meta(description="What the endpoints speak; `gRPC` is the same as GRPC.", extra={"aliases": GRPC_ALIAS}),
+        Meta(
+            description="What the endpoints speak; `gRPC` is the same as GRPC.",
+            extra={"aliases": GRPC_ALIAS, "terms": PROTOCOL_TERMS},
+        ),
     ] = Protocol.HTTP
     port: Annotated[Port, Meta(description="Port of the service.")]
     target_port: Annotated[Port | None, Meta(description="Port of the endpoints; `port` if not given.")] = None

@@ -1,5 +1,6 @@
 """What a plugin author imports: specs, protocols and the hook marker."""
 
+from datum_router.manifests.problem import Problem
 from datum_router.plugins.hookspecs import hookimpl
 from datum_router.plugins.protocols import (
     DataPlane,
@@ -27,6 +28,7 @@ from datum_router.plugins.specs import (
     PredicateSpec,
     ResolverSpec,
     SourceSpec,
+    ValidatorSpec,
 )
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "PredicateSpec",
     "ProbeResult",
     "Prober",
+    "Problem",
     "Problems",
     "Resolution",
     "ResolveProblem",
@@ -53,5 +56,6 @@ __all__ = [
     "SourceSpec",
     "Synced",
     "Upsert",
+    "ValidatorSpec",
     "hookimpl",
 ]

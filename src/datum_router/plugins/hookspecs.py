@@ -16,6 +16,7 @@ from datum_router.plugins.specs import (
     PredicateSpec,
     ResolverSpec,
     SourceSpec,
+    ValidatorSpec,
 )
 
 PROJECT = "datum_router"
@@ -32,6 +33,16 @@ def datum_router_plugin_info() -> PluginInfo:
 @hookspec
 def datum_router_resource_kinds() -> Sequence[ResourceKind]:
     """Add kinds of manifests, for example VPCAttachment, that sources deliver and resolvers read."""
+    raise NotImplementedError
+
+
+@hookspec
+def datum_router_validators() -> Sequence[ValidatorSpec]:
+    """Add checks of manifests that need more than the manifest's text, for example a TLS library.
+
+    What they find is reported like everything else that is wrong with an object: by `datum-router check`, on the admin
+    listener and in the log; an error leaves the last good version of the object in force.
+    """
     raise NotImplementedError
 
 

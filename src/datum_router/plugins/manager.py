@@ -14,8 +14,9 @@ from typing import TypeVar
 import msgspec
 import pluggy
 
-from datum_router.compiler.diagnostics import did_you_mean
+from datum_router.compiler.diagnostics import Severity, did_you_mean
 from datum_router.errors import PluginContractError, PluginLoadError
+from datum_router.manifests.problem import Problem
 from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.model.policy import ProbeType
 from datum_router.plugins import hookspecs
@@ -29,6 +30,7 @@ from datum_router.plugins.specs import (
     PredicateSpec,
     ResolverSpec,
     SourceSpec,
+    ValidatorSpec,
 )
 from datum_router.policy.plugin_guard import PluginHook
 
@@ -235,12 +237,30 @@ def _by_name(found: Sequence[tuple[str, T]], what: str, name_of: Callable[[T], s
     return table
 
 
+def _validated(kind: ResourceKind, specs: Sequence[ValidatorSpec]) -> ResourceKind:
+    """Return a kind that asks the validators of plugins, too, once it has found no error itself."""
+    mine = [spec for spec in specs if spec.kind == kind.kind]
+    if not mine:
+        return kind
+
+    def validate(manifest: msgspec.Struct) -> Iterable[Problem]:
+        problems = [] if kind.validate is None else list(kind.validate(manifest))
+        if not any(problem.severity is Severity.ERROR for problem in problems):
+            for spec in mine:
+                problems += spec.validate(manifest)
+        return problems
+
+    return msgspec.structs.replace(kind, validate=validate)
+
+
 def _collect(loaded: Sequence[LoadedPlugin], results: Mapping[str, Sequence[tuple[str, object]]]) -> PluginSet:
     def typed(hook: str, spec: type[T]) -> list[tuple[str, T]]:
         return _typed(results[hook], hook, spec)
 
     kinds = typed("datum_router_resource_kinds", ResourceKind)
     _by_name(kinds, "kind", lambda kind: f"{kind.group}/{kind.version}/{kind.kind}")
+    validators = typed("datum_router_validators", ValidatorSpec)
+    _by_name(validators, "validator", lambda spec: spec.name)
     balancers = typed("datum_router_balancers", BalancerSpec)
     filters = typed("datum_router_filters", FilterSpec)
     resolvers = typed("datum_router_endpoint_resolvers", ResolverSpec)
@@ -248,7 +268,7 @@ def _collect(loaded: Sequence[LoadedPlugin], results: Mapping[str, Sequence[tupl
     probes = _by_name(typed("datum_router_health_checks", HealthCheckSpec), "health check", lambda spec: spec.type)
     return PluginSet(
         plugins=tuple(loaded),
-        kinds=KindTable([kind for _, kind in kinds]),
+        kinds=KindTable([_validated(kind, [spec for _, spec in validators]) for _, kind in kinds]),
         sources=_by_name(typed("datum_router_sources", SourceSpec), "source", lambda spec: spec.name),
         resolvers=tuple(sorted((spec for _, spec in resolvers), key=lambda spec: (spec.priority, spec.name))),
         balancers=_by_name(balancers, "balancer", lambda spec: spec.name),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from datum_router.manifests.problem import Problem
 from datum_router.model.policy import ProbeType
 from datum_router.model.request import RequestHead
 from datum_router.model.route import BalancingPolicy, PluginFilter
@@ -41,6 +42,21 @@ class SourceSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     create: Callable[[Mapping[str, str]], Source]
+
+
+class ValidatorSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A further check of manifests of one kind: what only the plugin can tell, such as whether a key can be loaded.
+
+    Attributes:
+        kind: The kind by its name; if nobody offers that kind, the check is never asked.
+        validate: Takes a typed manifest with which its kind found no error, and returns what is wrong with it. An error
+            keeps this version out of force. Called once for each new content; must not raise, nor take longer than a
+            few milliseconds. Messages must not hold secrets.
+    """
+
+    name: str
+    kind: str
+    validate: Callable[..., Iterable[Problem]]
 
 
 class ResolverSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -104,11 +104,22 @@ def test_rules_that_match_the_same_requests_conflict_and_the_older_one_wins(benc
     assert result.data.rules[0].id == "default/z#0"
 
 
-def test_an_unknown_balancer_keeps_the_route_out_and_names_the_nearest(bench: Any, kit: Any) -> None:
-    result = bench().compile(kit.service(), kit.route(loadBalancing="round-robbin"))
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("round-robbin", "round-robin"),
+        ("roundrobin", "round-robin"),
+        ("least-request", "least-connections"),
+        ("ring-hash", "consistent-hash-ring"),
+    ],
+)
+def test_an_unknown_balancer_keeps_the_route_out_and_names_the_nearest(
+    bench: Any, kit: Any, name: str, nearest: str
+) -> None:
+    result = bench().compile(kit.service(), kit.route(loadBalancing=name))
     (found,) = result.diagnostics
     assert found.reason is Reason.UNKNOWN_BALANCER
-    assert found.hint == "did you mean round-robin?"
+    assert found.hint == f"did you mean {nearest}?"
     assert not result.data.rules
 
 

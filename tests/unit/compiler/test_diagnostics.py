@@ -1,4 +1,4 @@
-from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity, did_you_mean, has_errors
+from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity, did_you_mean, has_errors, nearest
 from datum_router.reasons import Reason
 
 ORIGIN = Origin(source="files", file="a.yaml", line=3, lines={"spec": 7, "spec.match": 8, "spec.destinations[0]": 12})
@@ -31,7 +31,16 @@ def test_a_diagnostic_reads_as_one_line_with_place_and_hint() -> None:
     assert has_errors([diagnostic])
 
 
+def test_terms_of_others_are_nearer_than_what_looks_alike() -> None:
+    terms = {"HTTP2": "H2C", "H3": "HTTP3"}
+    assert nearest("http_2", ["HTTP", "HTTPS", "H2C"], terms) == "H2C"
+    assert nearest("H3", ["HTTP"], terms) == ""
+    assert nearest("https", ["HTTP", "HTTPS"], {"https": "HTTP"}) == "HTTPS"
+
+
 def test_near_misses_are_suggested_and_far_ones_are_not() -> None:
     assert did_you_mean("pathPrefx", ["pathPrefix", "exactPath"]) == "did you mean pathPrefix?"
     assert did_you_mean("ROUND-ROBIN", ["round-robin"]) == "did you mean round-robin?"
+    assert did_you_mean("least_connection", ["round-robin", "least-connections"]) == "did you mean least-connections?"
+    assert did_you_mean("LEAST_CONECTIONS", ["round-robin", "least-connections"]) == "did you mean least-connections?"
     assert did_you_mean("zzz", ["pathPrefix"]) == ""

@@ -51,6 +51,22 @@ def test_a_certificate_that_is_not_there_opens_no_https_listener(
     assert found.is_reference is is_reference
 
 
+def test_a_secret_that_served_stays_in_force_when_the_ingress_comes_to_name_an_unusable_one(
+    bench: Any, kit: Any
+) -> None:
+    one, old = bench(), secret("old")
+    one.compile(kit.service(), old, edge(kit, tls={"secretName": "old"}))
+    result = one.compile(edge(kit, tls={"secretName": "new"}))
+    https = next(item for item in result.data.listeners if item.tls)
+    assert https.tls[0].cert_pem == CERT
+    (found,) = result.diagnostics
+    assert found.message == "no usable secret default/new is there; old, named before, stays in force"
+    assert one.compile(secret("unrelated")).data is result.data
+    one.delete(old | {"metadata": {"name": "old", "namespace": "default"}})  # taking it away is not a slip
+    assert [item.name for item in one.compile().data.listeners] == ["http-8080"]
+    assert any(item.tls for item in one.compile(secret("new")).data.listeners)
+
+
 def test_ingresses_share_a_port_and_keep_their_certificates(bench: Any, kit: Any) -> None:
     one = edge(kit, "one", "a.test", tls={"secretName": "edge-tls"})
     two = edge(kit, "two", "b.test", tls={"secretName": "other"})

@@ -259,16 +259,16 @@ def test_all_problems_of_an_object_are_reported_together() -> None:
         (service(port=10**5000), "spec.port", Reason.INVALID_VALUE,
          "found a huge integer, expected an integer from 1 to 65535", ""),
         (service(protocol="http"), "spec.protocol", Reason.INVALID_VALUE,
-         "found 'http', expected one of HTTP, HTTPS, H2C, GRPC, TCP", "did you mean HTTP?"),
+         "found 'http', expected one of HTTP, HTTPS, H2C, GRPC", "did you mean HTTP?"),
         (service(connectTimeout="10"), "spec.connectTimeout", Reason.INVALID_VALUE,
-         "found '10', expected a duration such as 10s, 1m30s or 250ms", ""),
+         "found '10', expected a duration such as 10s, 1m30s or 250ms", "write 10s"),
         (service(tls={"mode": "Simple", "minVersion": 1.2}), "spec.tls.minVersion", Reason.INVALID_VALUE,
          "found number 1.2, expected one of 1.2, 1.3", "put the value in quotes"),
         (service(vpcAttachmentRef={"name": "Prod VPC"}), "spec.vpcAttachmentRef.name", Reason.INVALID_VALUE,
          "found 'Prod VPC', expected a DNS-1123 name: lower-case letters, digits, - and .", ""),
         (service(endpoints={"address": "10.0.0.1"}), "spec.endpoints", Reason.INVALID_VALUE,
          "found an object, expected a list of objects",
-         "write a list of {address, port, weight, locationRef, priority}"),
+         "write a list of {address, port, weight, priority}"),
         (route(match={"headers": {"x": 1}}), "spec.match.headers.x", Reason.INVALID_VALUE,
          "found integer 1, expected a header value: no control characters, no blank at either end",
          "put the value in quotes"),
@@ -280,7 +280,7 @@ def test_all_problems_of_an_object_are_reported_together() -> None:
          "spec.autoSync", Reason.INVALID_VALUE, "found text 'true', expected true or false", "remove the quotes"),
         (obj("VPCService", None), "spec", Reason.MISSING_FIELD, "the field is missing", ""),
         (obj("VPCService", []), "spec", Reason.INVALID_VALUE,
-         "found a list, expected an object with fields such as vpcAttachmentRef, vpcAttachmentSelector, protocol", ""),
+         "found a list, expected an object with fields such as vpcAttachmentRef, protocol, port", ""),
         (service() | {"spce": {}}, "spce", Reason.UNKNOWN_FIELD, "unknown field", "did you mean spec?"),
     ],
 )  # fmt: skip
@@ -293,6 +293,62 @@ def test_a_wrong_value_says_what_was_found_and_what_was_expected(
     assert (found.path, found.reason, found.message, found.hint) == (path, reason, message, hint)
     assert found.severity is Severity.ERROR
     assert found.object.endswith(" default/x")
+
+
+@pytest.mark.parametrize(
+    ("raw", "path", "message", "hint"),
+    [
+        (route(timeouts={"request": 5}), "spec.timeouts.request",
+         "found integer 5, expected a duration such as 10s, 1m30s or 250ms", "write 5s"),
+        (route(timeouts={"request": True}), "spec.timeouts.request",
+         "found boolean true, expected a duration such as 10s, 1m30s or 250ms", ""),
+        (service(protocol="HTTP2"), "spec.protocol", "found 'HTTP2', expected one of HTTP, HTTPS, H2C, GRPC",
+         "did you mean H2C?"),
+        (service(protocol="TCPP"), "spec.protocol", "found 'TCPP', expected one of HTTP, HTTPS, H2C, GRPC",
+         "use HTTP, HTTPS, H2C or GRPC"),
+        (service(tls={"mode": "Simple", "minVersion": "TLSv1_3"}), "spec.tls.minVersion",
+         "found 'TLSv1_3', expected one of 1.2, 1.3", "did you mean 1.3?"),
+        (route(match={"methods": ["get"]}), "spec.match.methods[0]",
+         "found 'get', expected an upper-case method such as GET", "write GET"),
+        (route(loadBalancing="ROUND_ROBIN"), "spec.loadBalancing",
+         "found 'ROUND_ROBIN', expected a balancer name such as round-robin, least-connections or consistent-hash",
+         "did you mean round-robin?"),
+        (route(loadBalancing="LEAST_REQUEST"), "spec.loadBalancing",
+         "found 'LEAST_REQUEST', expected a balancer name such as round-robin, least-connections or consistent-hash",
+         "did you mean least-connections?"),
+        (route(destinations=[{"vpcServiceRef": "shop"}]), "spec.destinations[0].vpcServiceRef",
+         "found text 'shop', expected an object with fields such as name, namespace",
+         "write vpcServiceRef: {name: shop}"),
+        (route(destinations=[{"vpcServiceRef": "prod/shop"}]), "spec.destinations[0].vpcServiceRef",
+         "found text 'prod/shop', expected an object with fields such as name, namespace",
+         "write vpcServiceRef: {name: shop, namespace: prod}"),
+        (route(destinations=["shop"]), "spec.destinations[0]",
+         "found text 'shop', expected an object with fields such as vpcServiceRef, weight, port",
+         "write {vpcServiceRef: {name: shop}}"),
+        (route(parentRefs=["edge"]), "spec.parentRefs[0]",
+         "found text 'edge', expected an object with fields such as kind, name, namespace", "write {name: edge}"),
+        (route(match={"headerMatches": ["x-tenant"]}), "spec.match.headerMatches[0]",
+         "found text 'x-tenant', expected an object with fields such as name, type, value", ""),
+        (route(filters=[{"type": "UrlRewrit"}]), "spec.filters[0].type",
+         "found 'UrlRewrit', expected one of RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, "
+         "URLRewrite", "did you mean URLRewrite?"),
+        (route(filters=[{"type": "RequestMiror"}]), "spec.filters[0].type",
+         "found 'RequestMiror', expected one of RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, "
+         "URLRewrite", "use RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect or URLRewrite"),
+        (route(filters=[{}]), "spec.filters[0].type", "the field is missing",
+         "one of RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite"),
+        (route(circuitBraker={}), "spec.circuitBraker", "unknown field",
+         "circuitBreaker is not served yet; use healthCheck.passive of the VPCService"),
+        (route(backendRefs=[]), "spec.backendRefs", "unknown field", "did you mean destinations?"),
+        (service(outlierDetection={}), "spec.outlierDetection", "unknown field", "did you mean healthCheck.passive?"),
+        (service(connect_timeout="1s"), "spec.connect_timeout", "unknown field", "did you mean connectTimeout?"),
+    ],
+)  # fmt: skip
+def test_a_hint_says_how_it_is_written_here_and_recommends_nothing_that_is_refused(
+    raw: dict[str, object], path: str, message: str, hint: str
+) -> None:
+    found = only(run(raw))
+    assert (found.path, found.message, found.hint) == (path, message, hint)
 
 
 @pytest.mark.parametrize("text", ["a\r\nx: y", "a\n", "a\x00", "\x1b[31m", "a\x7f"])

@@ -4,12 +4,17 @@ from typing import Any
 
 import pytest
 
+from datum_router.compiler.diagnostics import Origin
 from datum_router.errors import PluginContractError, PluginLoadError
+from datum_router.manifests.decode import decode
+from datum_router.manifests.problem import Problem
+from datum_router.manifests.secret import Secret
 from datum_router.plugins import builtin
 from datum_router.plugins.hookspecs import hookimpl
 from datum_router.plugins.manager import HOOK_NAMES, SERVING_HOOKS, Candidate, candidate_of, load_plugins
-from datum_router.plugins.specs import BalancerSpec, PluginInfo
+from datum_router.plugins.specs import BalancerSpec, PluginInfo, ValidatorSpec
 from datum_router.policy.plugin_guard import PluginHook
+from datum_router.reasons import Reason
 
 
 def module(**hooks: Callable[..., Any]) -> types.ModuleType:
@@ -56,6 +61,42 @@ def test_a_plugins_balancer_is_there_by_name() -> None:
     assert plugins.balancers["mine"] is BALANCER
     assert plugins.authors[PluginHook.BALANCER]["mine"] == "x"
     assert plugins.authors[PluginHook.BALANCER]["round-robin"] == "builtin"
+
+
+def decoded(plugins: Any, data: dict[str, str]) -> Any:
+    raw = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "stringData": data}
+    return decode(raw, Origin(source="test"), plugins.kinds)
+
+
+def test_a_plugins_validator_is_asked_after_the_kinds_own_rules() -> None:
+    def refuse(manifest: Secret) -> list[Problem]:
+        return [Problem(path="stringData", reason=Reason.INVALID_VALUE, message=f"found {manifest.metadata.name}")]
+
+    specs = [
+        ValidatorSpec(name="mine", kind="Secret", validate=refuse),
+        ValidatorSpec(name="other", kind="NotInstalled", validate=refuse),
+    ]
+    plugins = load_plugins(
+        [CORE, candidate(module(datum_router_plugin_info=info, datum_router_validators=lambda: specs))]
+    )
+    found = decoded(plugins, {"a": "b"})
+    assert found.manifest is None
+    assert [(item.object, item.path, item.message) for item in found.diagnostics] == [
+        ("secret default/s", "stringData", "found s")
+    ]
+    own = decoded(plugins, {"tls.crt": "junk"})
+    assert [item.path for item in own.diagnostics] == ["stringData['tls.crt']"]
+
+
+def test_a_validators_failure_is_a_diagnostic() -> None:
+    def explode(_manifest: Secret) -> list[Problem]:
+        raise ValueError("boom")
+
+    specs = [ValidatorSpec(name="mine", kind="Secret", validate=explode)]
+    plugin = module(datum_router_plugin_info=info, datum_router_validators=lambda: specs)
+    (found,) = decoded(load_plugins([CORE, candidate(plugin)]), {}).diagnostics
+    assert found.reason is Reason.PLUGIN_FAILED
+    assert found.message == "the validator of Secret failed: ValueError: 'boom'"
 
 
 def test_a_wrong_api_version_is_refused_before_anything_else_runs() -> None:

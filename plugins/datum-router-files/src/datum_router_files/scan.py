@@ -17,9 +17,9 @@ What protects configuration that works:
 - A signature can stay equal across two writes within one tick of the file system's clock, so bytes that were new are
   read once more by the next scan.
 
-An object that stands in two files is taken from the first in order of path, the same in every process and after
-every restart; the other one is reported. Objects of a file that is in doubt as above give way to ones that stand in
-another file, without a report: that is what moving an object, or renaming a file, looks like.
+An object that stands in two files is taken from the one that is in force already, and by the first scan from the first
+in order of path; the other one is reported. Objects of a file that is in doubt as above give way to ones that stand in
+another file, without a report: that is what moving an object, or renaming a file, looks like (see `holder`).
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from datum_router.manifests.problem import shown
 from datum_router.plugins.protocols import Delete, Problems, SourceEvent, Upsert
 from datum_router.reasons import Reason
 from datum_router_files.documents import Chunk, Document, FileContent
+from datum_router_files.holder import Holders, Identity, first_or_known
 from datum_router_files.listing import MAX_FILES, MAX_TOTAL_BYTES, Listing, Signature, list_files, relist
 from datum_router_files.yamlscan import YamlLimits, read_documents
 
@@ -75,10 +76,6 @@ class ScanLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_rereads: int = MAX_REREADS
     max_hold_rounds: int = MAX_HOLD_ROUNDS
     yaml: YamlLimits = YamlLimits()
-
-
-Identity = tuple[str, ObjectKey]
-"""API group and key. Two groups may have kinds of one name (core and Knative `Service`): they are no duplicates."""
 
 
 class _File:
@@ -124,6 +121,7 @@ class Scanner:
     __slots__ = (
         "_emitted",
         "_files",
+        "_holders",
         "_limits",
         "_list",
         "_listing",
@@ -158,6 +156,7 @@ class Scanner:
         self._files: dict[str, _File] | None = None
         self._listing: Listing | None = None
         self._emitted: dict[Identity, Document] = {}
+        self._holders = Holders()
         # The documents of each file that are in force; None if some are not, because others take their place.
         self._shown: dict[str, dict[Identity, Document]] | None = None
         self._problems: dict[str, tuple[Diagnostic, ...]] = {}
@@ -306,17 +305,18 @@ class Scanner:
     def _by_key(
         self, content: FileContent, path: str, before: Mapping[Identity, Document]
     ) -> tuple[dict[Identity, Document], tuple[Diagnostic, ...]]:
-        documents: dict[Identity, Document] = {}
+        found: dict[Identity, list[Document]] = {}
         diagnostics = list(content.diagnostics)
         named = {id(document): key for key, document in before.items()}
         for document in content.documents:
             key = named.get(id(document)) or self._key(document, path, diagnostics)
-            if key is None:
-                continue
-            if key in documents:
-                diagnostics.append(self._duplicate(key[1], document, documents[key]))
-            else:
-                documents[key] = document
+            if key is not None:
+                found.setdefault(key, []).append(document)
+        documents = {key: alike[0] for key, alike in found.items()}
+        if len(documents) < sum(map(len, found.values())):
+            for key, alike in found.items():
+                used = documents[key] = first_or_known(alike, before.get(key))
+                diagnostics += [self._duplicate(key[1], one, used) for one in alike if one is not used]
         return documents, tuple(diagnostics)
 
     def _key(self, document: Document, path: str, diagnostics: list[Diagnostic]) -> Identity | None:
@@ -451,28 +451,22 @@ class Scanner:
         self, files: Mapping[str, _File]
     ) -> tuple[dict[Identity, Document], dict[str, tuple[Diagnostic, ...]]]:
         """Return what all files together want to be in force, and what is wrong by path."""
-        wanted: dict[Identity, Document] = {}
-        problems: dict[str, tuple[Diagnostic, ...]] = {}
         paths = sorted(files)
-        if not any(file.is_doubtful for file in files.values()):
-            for path in paths:
-                wanted.update(files[path].documents)
-            if len(wanted) == sum(len(file.documents) for file in files.values()):
-                return wanted, {path: files[path].diagnostics for path in paths if files[path].diagnostics}
-            wanted.clear()
+        problems = {path: files[path].diagnostics for path in paths if files[path].diagnostics}
+        wanted: dict[Identity, Document] = {}
         for path in paths:
-            found = list(files[path].diagnostics)
-            certain = {} if files[path].is_doubtful else files[path].documents
-            for key, document in certain.items():
-                if key in wanted:
-                    found.append(self._duplicate(key[1], document, wanted[key]))
-                else:
-                    wanted[key] = document
-            if found:
-                problems[path] = tuple(found)
-        for path in paths:
-            if files[path].is_doubtful:
-                wanted = files[path].documents | wanted
+            wanted.update(files[path].documents)
+        if len(wanted) == sum(len(file.documents) for file in files.values()):
+            self._holders.forget()
+            return wanted, problems
+        certain, doubtful = (
+            {path: files[path].documents for path in paths if files[path].is_doubtful is is_doubtful}
+            for is_doubtful in (False, True)
+        )
+        wanted, duplicates = self._holders.choose(certain, doubtful, self._emitted)
+        for identity, document, used in duplicates:
+            path = document.origin.file
+            problems[path] = (*problems.get(path, ()), self._duplicate(identity[1], document, used))
         return wanted, problems
 
     def _listing_problems(self, listing: Listing) -> dict[str, tuple[Diagnostic, ...]]:

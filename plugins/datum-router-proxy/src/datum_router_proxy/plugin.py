@@ -7,16 +7,18 @@ What serves and what probes are imported when they are created: workers never pr
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from datum_router.model.policy import ProbeType
 from datum_router.plugins.hookspecs import hookimpl
-from datum_router.plugins.specs import DataPlaneSpec, HealthCheckSpec, PluginInfo
+from datum_router.plugins.specs import DataPlaneSpec, HealthCheckSpec, PluginInfo, ValidatorSpec
 from datum_router_proxy.settings import from_text
 
 if TYPE_CHECKING:
     from datum_router.compiler.link import Snapshot
+    from datum_router.manifests.problem import Problem
+    from datum_router.manifests.secret import Secret
     from datum_router.model.snapshot import Holder
     from datum_router.plugins.protocols import DataPlane, DataPlaneObserver, Prober
 
@@ -37,6 +39,18 @@ def datum_router_data_planes() -> Sequence[DataPlaneSpec]:
 def datum_router_health_checks() -> Sequence[HealthCheckSpec]:
     """Add HTTP, TCP and gRPC probes."""
     return [HealthCheckSpec(type=kind, create=functools.partial(_prober, kind)) for kind in ProbeType]
+
+
+@hookimpl
+def datum_router_validators() -> Sequence[ValidatorSpec]:
+    """Add the check whether the certificate and the key of a Secret can be served."""
+    return [ValidatorSpec(name="certificate", kind="Secret", validate=_validate_secret)]
+
+
+def _validate_secret(secret: Secret) -> Iterable[Problem]:
+    from datum_router_proxy.certificate import validate_secret
+
+    return validate_secret(secret)
 
 
 def _data_plane(holder: Holder[Snapshot], observer: DataPlaneObserver, settings: Mapping[str, str]) -> DataPlane:

@@ -11,7 +11,7 @@ one place, the plain channel.
 here, since memory takes everything; back-pressure comes from `buffered` as on a plain channel. It may want to read
 before it writes (a renegotiation, which our contexts refuse); plaintext is kept then and counted as buffered.
 
-An end without close_notify is a truncation and raises: contexts switch OpenSSL's leniency off (`server.tls`,
+An end without close_notify is a truncation and raises: contexts switch OpenSSL's leniency off (`certificate`,
 `upstream.connect`).
 """
 

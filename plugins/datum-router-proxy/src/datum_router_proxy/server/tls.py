@@ -10,27 +10,18 @@ handshake ends with `unrecognized_name`.
 An update builds a new table and puts it in place with one assignment: handshakes under way keep theirs. Bindings whose
 PEM text has not changed keep their context. A binding that cannot be used (bad PEM, key of another certificate) keeps
 the context which served the same names before, if there is one, and is reported; the other bindings are not affected.
-
-Key text is never logged, and never reaches a disk: OpenSSL reads it from an anonymous memory file.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import ssl
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import msgspec
 
 from datum_router.model.listener import Listener, TlsBinding
+from datum_router_proxy.certificate import explain, load_pair, server_context
 from datum_router_proxy.tls_channel import NamedSSLObject
-
-TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
-"""TLS 1.2 suites: forward secrecy and AEAD only (RFC 9325 section 4.2; RFC 9113 appendix A forbids the others)."""
-
-_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
 class BindingProblem(msgspec.Struct, frozen=True, kw_only=True):
@@ -119,7 +110,7 @@ class ServerTls:
                     problems.append(
                         BindingProblem(
                             index=index,
-                            message=f"listener {listener.name}: tls[{index}]: {_explain(exc)}",
+                            message=f"listener {listener.name}: tls[{index}]: {explain(exc)}",
                             is_stale=before is not None,
                         )
                     )
@@ -163,66 +154,14 @@ def _install_chooser(table: _Table) -> None:
 
 
 def _base_context(listener: Listener) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = _VERSIONS.get(listener.min_tls_version, ssl.TLSVersion.TLSv1_2)
-    context.set_ciphers(TLS12_CIPHERS)
-    harden(context)
-    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    context = server_context(listener.min_tls_version)
     context.sslobject_class = NamedSSLObject
     if listener.alpn:
         context.set_alpn_protocols(list(listener.alpn))
     return context
 
 
-def harden(context: ssl.SSLContext) -> None:
-    """Set what every context of the data plane has, either role.
-
-    No compression (CRIME), no renegotiation (RFC 9113 section 9.2.1), and an end without close_notify is an error:
-    CPython asks OpenSSL to take it for a clean end, which would hide truncation.
-    """
-    context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 1 << 7)
-
-
 def _binding_context(listener: Listener, binding: TlsBinding) -> ssl.SSLContext:
-    if not binding.cert_pem.strip() or not binding.key_pem.strip():
-        raise ValueError("certificate or key is empty, expected PEM text")
     context = _base_context(listener)
-    with pem_file(binding.cert_pem) as cert, pem_file(binding.key_pem) as key:
-        context.load_cert_chain(cert, key, password=_refuse_password)
+    load_pair(context, binding.cert_pem, binding.key_pem)
     return context
-
-
-def _refuse_password() -> str:
-    # Without this OpenSSL would ask on the terminal.
-    raise ValueError("private key is encrypted, expected one without a passphrase")
-
-
-def _explain(exc: Exception) -> str:
-    if isinstance(exc, ssl.SSLError):
-        if exc.reason == "KEY_VALUES_MISMATCH":
-            return "certificate and private key do not belong together"
-        return f"certificate or key cannot be read ({exc.reason or 'no PEM block found'})"
-    if isinstance(exc, ValueError):
-        return str(exc)
-    return f"certificate or key cannot be loaded ({exc.strerror if isinstance(exc, OSError) else type(exc).__name__})"
-
-
-@contextlib.contextmanager
-def pem_file(text: str) -> Iterator[str]:
-    """Give the text as a path that OpenSSL can open: an anonymous memory file, or a private file removed at once."""
-    data = text.encode("utf-8")
-    try:
-        fd = os.memfd_create("pem", os.MFD_CLOEXEC)
-    except OSError:  # a kernel or a seccomp profile without it
-        with tempfile.TemporaryDirectory(prefix="datum-router-") as folder:  # made with mode 0700
-            path = os.path.join(folder, "pem")
-            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(data)
-            yield path
-        return
-    with os.fdopen(fd, "wb", closefd=True) as file:
-        file.write(data)
-        file.flush()
-        yield f"/proc/self/fd/{file.fileno()}"

@@ -13,9 +13,9 @@ import ssl
 from datum_router.errors import UpstreamError
 from datum_router.model.service import UpstreamTls
 from datum_router.reasons import Reason
+from datum_router_proxy.certificate import harden
 from datum_router_proxy.channel import Channel, ChannelError, PlainChannel
 from datum_router_proxy.loop import DeadlineExpired, Loop, current_task, park
-from datum_router_proxy.server.tls import harden
 from datum_router_proxy.tls_channel import TlsChannel
 
 CONTEXT_CACHE = 256
