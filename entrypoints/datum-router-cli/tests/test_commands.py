@@ -1,7 +1,9 @@
 """What all commands share: help, version, near misses, exit status, and no import of a plugin."""
 
 import ast
+import inspect
 import json
+import re
 import socket
 from pathlib import Path
 
@@ -13,7 +15,9 @@ import datum_router_cli
 from datum_router.model.listener import Listener
 from datum_router_cli.commands import cli
 from datum_router_cli.run import Printer
-from datum_router_runtime.settings import Address
+from datum_router_runtime.admin import PAGES
+from datum_router_runtime.app import Gateway
+from datum_router_runtime.settings import Address, GatewaySettings
 from datum_router_runtime.sockets import ListenerGroup
 
 
@@ -32,6 +36,13 @@ def test_help_lists_commands_environment_and_exit_status() -> None:
     assert result.exit_code == 0
     for word in ("check", "explain", "diff", "run", "plugins", "schema", "RUST_LOG", "NO_COLOR", "2 bad input"):
         assert word in result.stdout
+
+
+def test_help_of_run_lists_every_page_of_the_admin_listener(tmp_path: Path) -> None:
+    settings = GatewaySettings(source="files", source_config={"path": str(tmp_path)})
+    assert set(PAGES) == set(Gateway(settings).pages())
+    for words in (invoke("run", "--help").stdout, inspect.getdoc(GatewaySettings) or ""):
+        assert set(PAGES) <= set(re.findall(r"/[a-z]+\b", words))
 
 
 @pytest.mark.parametrize("name", sorted(cli.commands))
