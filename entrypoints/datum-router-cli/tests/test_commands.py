@@ -65,6 +65,19 @@ def test_mistyped_option_is_answered_with_the_nearest_one() -> None:
     assert "--strict" in result.stderr
 
 
+def test_misspelt_plugin_to_disable_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATUM_ROUTER_DISABLE_PLUGINS", "kuberntes")
+    result = invoke("plugins")
+    assert result.exit_code == 2
+    assert "did you mean kubernetes?" in result.stderr
+
+
+def test_misspelt_logger_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("DATUM_ROUTER_LOG", "ruoter=debug")
+    assert invoke("plugins").exit_code == 0
+    assert [record.__dict__["expected"] for record in caplog.records] == ["router"]
+
+
 def test_bad_log_filter_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATUM_ROUTER_LOG", "router=dbug")
     result = invoke("plugins")

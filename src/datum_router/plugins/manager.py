@@ -15,7 +15,7 @@ import msgspec
 import pluggy
 
 from datum_router.compiler.diagnostics import did_you_mean
-from datum_router.errors import PluginContractError, PluginLoadError
+from datum_router.errors import ConfigError, PluginContractError, PluginLoadError
 from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.model.policy import ProbeType
 from datum_router.plugins import hookspecs
@@ -31,6 +31,7 @@ from datum_router.plugins.specs import (
     SourceSpec,
 )
 from datum_router.policy.plugin_guard import PluginHook
+from datum_router.reasons import Reason
 
 T = TypeVar("T")
 
@@ -120,20 +121,23 @@ def load_plugins(
     """Load every candidate (default: all installed) that is not disabled.
 
     Args:
-        disabled: Entry-point names to leave out (`DATUM_ROUTER_DISABLE_PLUGINS`); the built-in one cannot be.
+        disabled: Entry-point names to leave out (`DATUM_ROUTER_DISABLE_PLUGINS`), not the built-in one.
         hooks: The hooks to call, beside the one that says who a plugin is; what the others would offer is missing.
         trace: Called with one line per hook call (`DATUM_ROUTER_TRACE_PLUGINS`).
 
     Raises:
+        ConfigError: A name in `disabled` is none of a plugin that could be left out.
         PluginLoadError: Import failure, missing or wrong `datum_router_plugin_info`, unknown hook, or a name
             that is taken; the message names the plugin and what would be right.
         PluginContractError: A hook returned something else than it promises.
     """
     loaded: list[LoadedPlugin] = []
     results: dict[str, list[tuple[str, object]]] = {name: [] for name in HOOK_NAMES}
-    for candidate in installed() if candidates is None else candidates:
+    found = list(installed() if candidates is None else candidates)
+    _check_disabled(disabled, [candidate.entry_point for candidate in found])
+    for candidate in found:
         name = candidate.entry_point
-        if name in disabled and name != BUILTIN:
+        if name in disabled:
             continue
         module = _import(candidate)
         implemented = _hooks_of(module, name)
@@ -165,6 +169,20 @@ def load_plugins(
             )
         )
     return _collect(loaded, results)
+
+
+def _check_disabled(disabled: frozenset[str], names: Sequence[str]) -> None:
+    """Refuse names that would leave nothing out: what somebody does not want to run would be loaded all the same."""
+    known = sorted(name for name in names if name != BUILTIN)
+    for name in sorted(disabled.difference(known)):
+        hint = did_you_mean(name, known)
+        raise ConfigError(
+            f"disabled plugins (DATUM_ROUTER_DISABLE_PLUGINS): found {name!r}, "
+            + ("which cannot be disabled" if name == BUILTIN else "which is not installed")
+            + f"; expected some of {', '.join(known) or 'none'}"
+            + (f" ({hint})" if hint else ""),
+            reason=Reason.INVALID_VALUE,
+        )
 
 
 def _import(candidate: Candidate) -> object:
