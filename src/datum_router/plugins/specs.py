@@ -84,7 +84,8 @@ class DataPlaneSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A data plane by name. `create(holder, observer, settings)`; settings are text values, unknown ones refused.
 
     Attributes:
-        validate: Raises ConfigError for settings that `create` would refuse, without creating anything.
+        validate: Raises ConfigError for settings that `create` would refuse, without creating anything. A gateway calls
+            it once, before it starts workers, each of which calls `create`: what is to be logged once is logged here.
     """
 
     name: str
