@@ -24,7 +24,6 @@ from datum_router.plugins.specs import (
     FilterSpec,
     HealthCheckSpec,
     PluginInfo,
-    PredicateSpec,
     ResolverSpec,
     SourceSpec,
 )
@@ -42,7 +41,6 @@ __all__ = [
     "HealthCheckSpec",
     "ManifestView",
     "PluginInfo",
-    "PredicateSpec",
     "ProbeResult",
     "Prober",
     "Problems",

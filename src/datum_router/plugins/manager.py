@@ -26,7 +26,6 @@ from datum_router.plugins.specs import (
     FilterSpec,
     HealthCheckSpec,
     PluginInfo,
-    PredicateSpec,
     ResolverSpec,
     SourceSpec,
 )
@@ -37,9 +36,7 @@ T = TypeVar("T")
 
 BUILTIN = "builtin"
 HOOK_NAMES = tuple(sorted(name for name in vars(hookspecs) if name.startswith("datum_router_")))
-SERVING_HOOKS = frozenset(
-    ("datum_router_balancers", "datum_router_data_planes", "datum_router_filters", "datum_router_predicates")
-)
+SERVING_HOOKS = frozenset(("datum_router_balancers", "datum_router_data_planes", "datum_router_filters"))
 """The hooks whose answers a process needs that serves, and neither reads manifests nor probes."""
 
 
@@ -70,7 +67,6 @@ class PluginSet(msgspec.Struct, frozen=True, kw_only=True):
     resolvers: tuple[ResolverSpec, ...]
     balancers: Mapping[str, BalancerSpec]
     filters: Mapping[str, FilterSpec]
-    predicates: Mapping[str, PredicateSpec]
     health_checks: Mapping[ProbeType, HealthCheckSpec]
     data_planes: Mapping[str, DataPlaneSpec]
     authors: Mapping[PluginHook, Mapping[str, str]]
@@ -271,7 +267,6 @@ def _collect(loaded: Sequence[LoadedPlugin], results: Mapping[str, Sequence[tupl
         resolvers=tuple(sorted((spec for _, spec in resolvers), key=lambda spec: (spec.priority, spec.name))),
         balancers=_by_name(balancers, "balancer", lambda spec: spec.name),
         filters=_by_name(filters, "filter", lambda spec: spec.name),
-        predicates=_by_name(typed("datum_router_predicates", PredicateSpec), "predicate", lambda spec: spec.name),
         health_checks={ProbeType(name): spec for name, spec in probes.items()},
         data_planes=_by_name(typed("datum_router_data_planes", DataPlaneSpec), "data plane", lambda spec: spec.name),
         authors={

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 import msgspec
 
 from datum_router.model.policy import ProbeType
-from datum_router.model.request import RequestHead
 from datum_router.model.route import BalancingPolicy, PluginFilter
 from datum_router.plugins.protocols import DataPlane, DataPlaneObserver, EndpointResolver, Prober, Source
 
@@ -64,13 +63,6 @@ class FilterSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     create: Callable[[PluginFilter], Filter]
-
-
-class PredicateSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """An extra request test by name: `create(argument)` gives a pure function of the head."""
-
-    name: str
-    create: Callable[[str], Callable[[RequestHead], bool]]
 
 
 class HealthCheckSpec(msgspec.Struct, frozen=True, kw_only=True):
