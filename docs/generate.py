@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from datum_router.health.circuit import RETRY_BUDGET_PERCENT
 from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.schema import crd_file_name, crd_yaml, reference_markdown
+from datum_router.model.policy import ConnectionLimits
 from datum_router.observe import ledger, names
 from datum_router.observe.meter import DURATION_BOUNDS_S
 from datum_router.plugins import hookspecs
 from datum_router.plugins.manager import HOOK_NAMES
+from datum_router.policy import plugin_guard
+from datum_router.registry.endpoints import MAX_ENDPOINTS_PER_SERVICE
+from datum_router.routing import normalize, query
+from datum_router.routing.regex import MAX_PATTERN_BYTES
+from datum_router_files import listing, yamlscan
 from datum_router_proxy import limits
 from datum_router_proxy.server.listener import AcceptLimits
 from datum_router_proxy.settings import ProxySettings
-from datum_router_runtime.settings import ENVIRONMENT, GatewaySettings
+from datum_router_proxy.wire import grammar, hpack_codec
+from datum_router_proxy.wire.http1 import Http1Limits
+from datum_router_proxy.wire.http2 import Http2Limits
+from datum_router_runtime import admin, logsetup
+from datum_router_runtime.settings import ENVIRONMENT, MAX_WORKERS, GatewaySettings
 from datum_router_runtime.telemetry import MEASURE_TIMEOUT_S
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -33,22 +46,127 @@ def hooks_page() -> str:
     return "\n".join(lines)
 
 
+VARIABLES = (
+    ("DATUM_ROUTER_LOG", "", "filters of the log: `info`, `router=debug`, `warn,datum_router_proxy=trace`"),
+    ("DATUM_ROUTER_LOG_FORMAT", "", "`text` or `json`"),
+    ("DATUM_ROUTER_WORKERS", "workers", f"1 to {MAX_WORKERS}"),
+    ("DATUM_ROUTER_DISABLE_PLUGINS", "disabled_plugins", "separated by commas"),
+    ("DATUM_ROUTER_TOPOLOGY", "topology", "`name=value,name=value`"),
+    ("DATUM_ROUTER_DATA_PLANE_CONFIG", "data_plane_config", "`name=value,name=value`"),
+    *((variable, field, "seconds") for variable, field in ENVIRONMENT.items()),
+    ("DATUM_ROUTER_TRACE_PLUGINS", "", "`1`: log every call of a plugin's hook"),
+)
+"""Environment variable, field that it sets, and its form."""
+
+
 def settings_page() -> str:
-    lines = ["# Settings", "", "## Gateway process", "", "```text", inspect.getdoc(GatewaySettings) or "", "```", ""]
-    lines += ["| field | type | default |", "|---|---|---|"]
-    lines += _rows(GatewaySettings)
-    lines += ["", "Environment: " + ", ".join(f"`{variable}` = `{field}`" for variable, field in ENVIRONMENT.items())]
-    lines += ["", "## Built-in data plane (`data_plane_config`)", "", "```text", inspect.getdoc(ProxySettings) or ""]
-    lines += ["```", "", "| field | type | default |", "|---|---|---|", *_rows(ProxySettings), ""]
-    return "\n".join(lines)
-
-
-def _rows(struct: type) -> list[str]:
-    rows = []
-    for field in msgspec.structs.fields(struct):
+    lines = ["# Settings", "", "## Gateway process", "", "| field | type | default | |", "|---|---|---|---|"]
+    meanings = _meanings(GatewaySettings)
+    for field in msgspec.structs.fields(GatewaySettings):
         default = field.default if field.default is not msgspec.NODEFAULT else "-"
-        kind = str(struct.__annotations__.get(field.name, field.type)).replace("|", "\\|")
-        rows.append(f"| `{field.name}` | `{kind}` | `{default}` |")
+        kind = str(GatewaySettings.__annotations__[field.name]).replace("|", "\\|")
+        lines.append(f"| `{field.name}` | `{kind}` | `{default}` | {meanings[field.name]} |")
+    lines += ["", "| environment variable | sets | form |", "|---|---|---|"]
+    lines += [f"| `{variable}` | {f'`{name}`' if name else ''} | {form} |" for variable, name, form in VARIABLES]
+    lines += ["", "`datum-router-gateway` takes [some more](../../entrypoints/datum-router-gateway/README.md)."]
+    lines += [SETTINGS_INTRO, *_limit_rows(ProxySettings, limits.SETTINGS)]
+    lines += [
+        "",
+        "## Fixed limits of the built-in data plane",
+        "",
+        "These protect the gateway from peers and are the same for all; one that a setting above sets says so. Series",
+        f"are of clients; upstreams are held to the same, and what they break is in `{names.ATTEMPT_FAILURES.name}`.",
+    ]
+    for title, struct, table in (
+        ("Request heads and bodies, HTTP/1", Http1Limits, limits.HTTP1),
+        ("Heads, streams and floods, HTTP/2", Http2Limits, limits.HTTP2),
+        ("Accepting connections", AcceptLimits, limits.ACCEPT),
+    ):
+        lines += ["", f"### {title}", "", *_limit_rows(struct, table)]
+    lines += ["", "## Other fixed limits", "", "| limit | default | | shown by |", "|---|---|---|---|"]
+    lines += [f"| {what} | {_amount(value, unit)} | {then} | {shown} |" for what, value, unit, then, shown in _others()]
+    return "\n".join([*lines, ""])
+
+
+SETTINGS_INTRO = """
+## Built-in data plane (`data_plane_config`)
+
+What peers may make the data plane hold or wait for. Letters and numbers in brackets name the threat.
+"""
+
+
+def _limit_rows(struct: type, table: Mapping[str, tuple[limits.Shown, ...]]) -> list[str]:
+    rows = ["| limit | default | | shown by |", "|---|---|---|---|"]
+    meanings = _meanings(struct)
+    for field in msgspec.structs.fields(struct):
+        default = f"`{field.default}`"
+        if field.name in table:
+            default = _amount(field.default, limits.unit_of(field.name))
+        meaning = meanings[field.name]
+        if struct is not ProxySettings and field.name in limits.SET_BY:
+            meaning += f" Set by `{limits.SET_BY[field.name]}`."
+        shown = ", ".join(f"`{one}`" for one in table.get(field.name, ()))
+        rows.append(f"| `{field.name}` | {default} | {meaning} | {shown} |")
+    return rows
+
+
+def _amount(value: float, unit: str) -> str:
+    if value < 0:  # not an amount; its meaning says what it stands for
+        return f"`{value}`"
+    return f"{value:,} {unit.removesuffix('s') if value == 1 and len(unit) > 1 else unit}"
+
+
+def _meanings(struct: type) -> dict[str, str]:
+    """Return what the docstring of a struct says of each field; fields that share a line share the sentence."""
+    found: dict[str, str] = {}
+    names_of_line: list[str] = []
+    for line in (inspect.getdoc(struct) or "").partition("Attributes:\n")[2].splitlines():
+        start = re.match(r" {4}([a-z0-9_]+(?:, [a-z0-9_]+)*): (.*)", line)
+        if start:
+            names_of_line = start[1].split(", ")
+            found.update(dict.fromkeys(names_of_line, start[2]))
+        else:
+            found.update({name: f"{found[name]} {line.strip()}" for name in names_of_line})
+    return {name: meaning.replace("|", "\\|") for name, meaning in found.items()}
+
+
+def _others() -> list[tuple[str, float, str, str, str]]:
+    """Return what is limited elsewhere: what, how much, its unit, what happens beyond, and where that is seen."""
+    service = ConnectionLimits()
+    permits = f"`{names.PERMITS_REFUSED.name}`"
+    overflow = f"`{names.POOL_OVERFLOW.name}`"
+    found = f"`{names.DIAGNOSTICS.name}`"
+    refused = names.REJECTED.name
+    budget = f"of the service's requests in flight, {service.max_parallel_retries} at least; not retried beyond"
+    rows: list[tuple[str, float, str, str, str]] = [
+        ("request method, HTTP/1", grammar.MAX_METHOD_BYTES, "bytes", "400", f'`{refused}{{reason="bad_method"}}`'),
+        ("host name", normalize.MAX_HOST_CHARS, "characters", "400", f'`{refused}{{reason="bad_host"}}`'),
+        ("table size updates in an HTTP/2 header block", hpack_codec.MAX_SIZE_UPDATES, "updates",
+         "connection ends", f'`{refused}{{reason="bad_header_block"}}`'),
+        ("query parameters", query.MAX_QUERY_PARAMS, "parameters", "no condition on the query holds", ""),
+        ("a service's requests in flight", service.max_parallel_requests, "requests per worker", "503", permits),
+        ("a service's connections", service.max_connections, "connections per worker", "requests wait", overflow),
+        ("requests that wait for a connection", service.max_pending_requests, "requests per worker", "503", overflow),
+        ("retries in flight", RETRY_BUDGET_PERCENT, "%", budget, permits),
+        ("endpoints of a service", MAX_ENDPOINTS_PER_SERVICE, "endpoints", "the rest is left out", found),
+        ("pattern of a regular expression", MAX_PATTERN_BYTES, "bytes", "refused", found),
+        ("failures in a row of a plugin's part", plugin_guard.MAX_FAILURES, "failures",
+         f"disabled for {plugin_guard.PAUSE_S:g} s", f"`{names.PLUGIN_DISABLED.name}`"),
+        ("one call of a plugin", plugin_guard.SLOW_CALL_S, "s", "a failure", f"`{names.PLUGIN_FAILURES.name}`"),
+        ("manifest files", listing.MAX_FILES, "files", "the rest, by path, is not read", found),
+        ("manifest files, all together", listing.MAX_TOTAL_BYTES, "bytes", "the rest, by path, is not read", found),
+        ("directories in directories", listing.MAX_DIRECTORY_DEPTH, "levels", "not read", found),
+        ("one manifest file", yamlscan.MAX_FILE_BYTES, "bytes", "refused", found),
+        ("values in a manifest file", yamlscan.MAX_NODES, "values", "refused", found),
+        ("values that aliases stand for", yamlscan.MAX_ALIASED_NODES, "values", "refused", found),
+        ("values in values", yamlscan.MAX_DEPTH, "levels", "refused", found),
+        ("series of routes, of services, of listeners", ledger.MAX_OWN, "each", "counted as `other`",
+         f"`{names.FOLDED.name}`"),
+        ("admin connections", admin.MAX_CONNECTIONS, "connections", "closed at once", ""),
+        ("one admin request", admin.REQUEST_TIMEOUT_S, "s", "closed", ""),
+        ("log lines that wait to be written", logsetup.QUEUE_LINES, "lines per process", "given up",
+         f"`{names.LOG_DROPPED.name}`"),
+    ]  # fmt: skip
     return rows
 
 
@@ -104,6 +222,7 @@ def metrics_page() -> str:
         for name in (field.name for field in msgspec.structs.fields(struct) if field.name in table):
             series = ", ".join(f"`{one}`" for one in table[name])
             lines.append(f"| `{struct.__name__}.{name}` | {series} |")
+    lines += ["", "Those that no setting changes, request heads and HTTP/2 floods among them: [settings](settings.md)."]
     return "\n".join([*lines, ""])
 
 

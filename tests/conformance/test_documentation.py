@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from datum_router_cli.commands import EPILOG
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("DATUM_ROUTER_SHARED", REPOSITORY.parent / "shared"))
 YAML_BLOCK = re.compile(r"```yaml\n(.*?)```", re.DOTALL)
@@ -85,3 +87,17 @@ def test_the_library_example_of_the_readme_runs_as_printed() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
     done = run("-c", code)
     assert (done.returncode, done.stdout) == (0, "default/api#0\n"), done.stderr
+
+
+def test_every_environment_variable_is_in_the_table_of_the_gateway_that_takes_them_all() -> None:
+    read = set()
+    for module in (*REPOSITORY.glob("entrypoints/*/src/**/*.py"), *REPOSITORY.glob("plugins/*/src/**/*.py")):
+        read |= set(re.findall(r"DATUM_ROUTER_[A-Z_]+[A-Z]", module.read_text()))
+    told = (REPOSITORY / "entrypoints" / "datum-router-gateway" / "README.md").read_text()
+    assert len(read) > 10
+    assert sorted(read - set(re.findall(r"DATUM_ROUTER_[A-Z_]+", told))) == []
+
+
+def test_the_front_page_tells_every_variable_that_help_does() -> None:
+    told = (REPOSITORY / "README.md").read_text()
+    assert [name for name in re.findall(r"DATUM_ROUTER_[A-Z_]+", EPILOG) if f"`{name}`" not in told] == []

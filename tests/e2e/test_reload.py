@@ -79,13 +79,11 @@ def test_a_dead_endpoint_gets_no_new_request_and_none_left_is_503(
     # Before any probe has seen it: requests that never reached it are tried on the other one.
     assert [gateway.get("/") for _ in range(6)] == [(200, b"second")] * 6
 
-    def is_out() -> bool:
-        return any(
-            item["endpoint"].startswith("127.0.0.2") and not item["is_usable"]
-            for item in gateway.page("/health")["endpoints"]
-        )
+    def shown() -> dict[str, Any]:
+        return next(item for item in gateway.page("/health")["endpoints"] if item["endpoint"].startswith("127.0.0.2"))
 
-    kit.eventually(is_out, "the probe takes it out")
+    kit.eventually(lambda: not shown()["is_usable"], "the probe takes it out")
+    assert 0 <= shown()["unchanged_s"] < 60, "seconds since then, whatever the machine's clock shows"
     second.close()
     status, body = gateway.get("/")
     assert status == 503

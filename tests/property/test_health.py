@@ -182,13 +182,14 @@ class BookMachine(RuleBasedStateMachine):
 
     @invariant()
     def usability_is_what_probes_and_ejections_say(self) -> None:
-        for key, statuses in self.book.describe().items():
+        for key, statuses in self.book.describe(now=self.now).items():
             service = self.services[key]
             assert [status.endpoint for status in statuses] == [endpoint.key for endpoint in service.endpoints]
             for status in statuses:
                 is_down = status.state is HealthState.UNHEALTHY or status.breaker is not BreakerState.CLOSED
                 assert status.is_usable == (not is_down)
-                assert (status.ejected_until_s is not None) == (status.breaker is BreakerState.OPEN)
+                assert status.unchanged_s is None or 0 <= status.unchanged_s <= self.now
+                assert (status.ejection_left_s is not None) == (status.breaker is BreakerState.OPEN)
                 assert service.active is not None or status.state is HealthState.UNKNOWN
             out = sum(status.breaker is not BreakerState.CLOSED for status in statuses)
             assert out == 0 or service.outlier is not None

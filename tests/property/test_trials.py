@@ -125,7 +125,7 @@ class TrialMachine(RuleBasedStateMachine):
                 trial.settle(OutcomeClass.SUCCESS)
             self.in_flight.clear()
             self.book_hears(len(self.verdicts) or 1)
-        statuses = self.book.describe()[self.service.key]
+        statuses = self.book.describe(now=self.now)[self.service.key]
         assert {status.breaker for status in statuses} == {BreakerState.CLOSED}
         for worker in self.workers:
             worker.hear(len(worker.inbox))

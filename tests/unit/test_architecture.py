@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from pathlib import Path
 
 import pytest
+
+from datum_router.plugins.manager import PluginSet
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CORE = REPOSITORY / "src" / "datum_router"
@@ -127,3 +130,11 @@ def test_constraints_hold_only_pins() -> None:
         assert separator, line
         assert name, line
         assert version, line
+
+
+@pytest.mark.parametrize("offer", PluginSet.__struct_fields__)
+def test_what_hooks_offer_is_asked_for(offer: str) -> None:
+    """A hook whose answers nothing reads looks to a plugin's author as if it worked (ADR 3)."""
+    manager = CORE / "plugins" / "manager.py"
+    readers = [path for root in (CORE, *ENTRYPOINTS) for path in modules(root) if path != manager]
+    assert any(re.search(rf"\b_?plugins\.{offer}\b", path.read_text()) for path in readers)

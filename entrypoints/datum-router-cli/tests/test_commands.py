@@ -1,7 +1,9 @@
 """What all commands share: help, version, near misses, exit status, and no import of a plugin."""
 
 import ast
+import inspect
 import json
+import re
 import socket
 from pathlib import Path
 
@@ -13,7 +15,9 @@ import datum_router_cli
 from datum_router.model.listener import Listener
 from datum_router_cli.commands import cli
 from datum_router_cli.run import Printer
-from datum_router_runtime.settings import Address
+from datum_router_runtime.admin import PAGES
+from datum_router_runtime.app import Gateway
+from datum_router_runtime.settings import Address, GatewaySettings
 from datum_router_runtime.sockets import ListenerGroup
 
 
@@ -34,6 +38,13 @@ def test_help_lists_commands_environment_and_exit_status() -> None:
         assert word in result.stdout
 
 
+def test_help_of_run_lists_every_page_of_the_admin_listener(tmp_path: Path) -> None:
+    settings = GatewaySettings(source="files", source_config={"path": str(tmp_path)})
+    assert set(PAGES) == set(Gateway(settings).pages())
+    for words in (invoke("run", "--help").stdout, inspect.getdoc(GatewaySettings) or ""):
+        assert set(PAGES) <= set(re.findall(r"/[a-z]+\b", words))
+
+
 @pytest.mark.parametrize("name", sorted(cli.commands))
 def test_every_command_has_help_with_an_example(name: str) -> None:
     result = invoke(name, "--help")
@@ -52,6 +63,19 @@ def test_mistyped_option_is_answered_with_the_nearest_one() -> None:
     result = invoke("check", "--strct", "conf")
     assert result.exit_code == 2
     assert "--strict" in result.stderr
+
+
+def test_misspelt_plugin_to_disable_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATUM_ROUTER_DISABLE_PLUGINS", "kuberntes")
+    result = invoke("plugins")
+    assert result.exit_code == 2
+    assert "did you mean kubernetes?" in result.stderr
+
+
+def test_misspelt_logger_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("DATUM_ROUTER_LOG", "ruoter=debug")
+    assert invoke("plugins").exit_code == 0
+    assert [record.__dict__["expected"] for record in caplog.records] == ["router"]
 
 
 def test_bad_log_filter_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from datum_router.errors import ConfigError
 from datum_router.model.listener import Listener, TlsBinding
 from datum_router.model.request import RequestHead
 from datum_router_cli.commands import cli
@@ -169,7 +170,8 @@ def test_json_holds_the_same(invoke: Invoke) -> None:
         (("get", "http://localhost/"), "methods are case-sensitive (did you mean GET?)"),
         (("GET", "localhost/"), "URL: found 'localhost/', expected http://HOST[:PORT]/PATH"),
         (("GET", "http://localhost/a/%2e%2e/../.."), "would be answered with 400"),
-        (("GET", "http://localhost/", "--listener", "plain"), "--listener: found no listener 'plain'"),
+        (("GET", "http://localhost/", "--listener", "plain"), "there is plain-127.0.0.1-8080 (port 8080)"),
+        (("GET", "http://localhost/", "--listener", "9"), "--listener: found '9', expected the name or port of"),
     ],
 )
 def test_what_is_no_request_is_bad_input(invoke: Invoke, arguments: tuple[str, ...], message: str) -> None:
@@ -213,4 +215,24 @@ def test_listener_is_chosen_by_scheme_then_port_then_host() -> None:
     assert choose_listener(listeners, head_for("https://h/"), None) is secure
     assert choose_listener(listeners, head_for("http://[::1]:8080/"), None) is plain
     assert choose_listener(listeners, head_for("http://h/"), "secure") is secure
+    assert choose_listener(listeners, head_for("http://h/"), "8443") is secure
     assert choose_listener((), head_for("http://h/"), None) is None
+
+
+def test_listener_of_an_ingress_is_found_by_the_port_that_its_manifest_says(invoke: Invoke) -> None:
+    ingress = "apiVersion: router.datum.net/v1alpha1\nkind: VPCIngress\nmetadata: {name: shop}\nspec:\n"
+    ingress += "  host: shop.example.com\n  listeners: [{name: http, port: 18080, protocol: HTTP}]\n"
+    Path("conf/ingress.yaml").write_text(ingress)
+    result = invoke("GET", "http://shop.example.com/api/v1", "--listener", "18080")
+    assert result.exit_code == 0, result.output
+    assert "at listener http-18080" in result.stdout.splitlines()[0]
+
+
+def test_unknown_listener_is_answered_with_all_that_are_there() -> None:
+    listeners = (Listener(name="http-80", port=80), Listener(name="https-443", port=443))
+    with pytest.raises(ConfigError) as caught:
+        choose_listener(listeners, head_for("http://h/"), "https-44")
+    assert str(caught.value) == (
+        "--listener: found 'https-44', expected the name or port of a listener; there are http-80 (port 80), "
+        "https-443 (port 443) (did you mean https-443?)"
+    )

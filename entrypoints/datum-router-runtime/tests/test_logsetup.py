@@ -74,6 +74,7 @@ def test_filters_choose_the_level_of_each_logger(text: str, levels: dict[str, in
     ("text", "message"),
     [
         ("dbug", "unknown level 'dbug', expected one of trace, debug, info, warn, error, off (did you mean debug?)"),
+        ("ruoter", "warn, error, off (did you mean router?)"),
         ("router=verbose", "unknown level 'verbose'"),
         ("router=", "unknown level ''"),
         ("=debug", "expected LEVEL or LOGGER=LEVEL"),

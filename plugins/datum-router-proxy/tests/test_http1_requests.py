@@ -13,6 +13,7 @@ from datum_router_proxy.wire.http1 import (
     HeadCache,
     Http1Connection,
     Http1Limits,
+    MessageComplete,
     RequestReceived,
     Role,
     TargetForm,
@@ -293,6 +294,22 @@ def test_a20_later_minor_version_counts_as_1_1_and_unknown_methods_pass() -> Non
 def test_a20_one_empty_line_before_the_request_is_forgiven_and_no_second() -> None:
     assert read(b"\r\n" + get()).method == "GET"
     assert refusal(b"\r\n\r\n" + get()) == (400, Reason.BAD_REQUEST_LINE)
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 5])
+def test_a20_empty_lines_before_each_request_are_limited_however_they_come(most: int) -> None:
+    limits = Http1Limits(max_empty_lines=most)
+    for step in (1, 2, 3, 1000):
+        connection = Http1Connection(Role.SERVER, limits)
+        for _ in range(2):
+            feed(connection, b"\r\n" * most + get(), step)
+            assert isinstance(connection.next_event(), MessageComplete)
+            connection.send_response(204, ())
+            connection.send_end()
+            connection.start_next_cycle()
+        with pytest.raises(RemoteProtocolError, match="too many empty lines before a request line") as caught:
+            feed(connection, b"\r\n" * (most + 1), step)
+        assert (caught.value.status_hint, caught.value.reason) == (400, Reason.BAD_REQUEST_LINE)
 
 
 def test_a20_target_limit() -> None:

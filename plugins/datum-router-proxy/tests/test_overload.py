@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import resource
 from pathlib import Path
 
 import pytest
 
-from datum_router_proxy import memory
+from datum_router.model.snapshot import Holder
+from datum_router_proxy import dataplane, memory, plugin
 from datum_router_proxy.memory import CONTAINER_LIMIT, MemoryGauge, needed_descriptors, raise_descriptor_limit
 from datum_router_proxy.overload import LAG_WINDOW_S, Pressure, RecentWorst, pressure
+from datum_router_proxy.testing_peers import Recorder, make_snapshot
 
 
 @pytest.mark.parametrize(
@@ -86,23 +87,38 @@ def test_e10_the_worst_is_remembered_for_one_to_two_windows() -> None:
     assert worst.worst(100 * LAG_WINDOW_S) == 0.0
 
 
-def test_e7_the_descriptor_limit_is_raised_and_a_shortage_is_said(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    limits = (1024, 4096)
+@pytest.fixture
+def rlimits(monkeypatch: pytest.MonkeyPatch) -> dict[int, tuple[int, int]]:
+    """Return the limits of the process, soft and hard, which can be set."""
+    limits = {resource.RLIMIT_NOFILE: (1024, 4096)}
+    monkeypatch.setattr(memory.resource, "getrlimit", limits.__getitem__)
+    monkeypatch.setattr(memory.resource, "setrlimit", limits.__setitem__)
+    return limits
 
-    def put(_kind: int, new: tuple[int, int]) -> None:
-        nonlocal limits
-        limits = new
 
-    monkeypatch.setattr(memory.resource, "getrlimit", lambda _kind: limits)
-    monkeypatch.setattr(memory.resource, "setrlimit", put)
-    with caplog.at_level(logging.WARNING):
-        assert raise_descriptor_limit(2000) == 2000
-        assert (limits, caplog.records) == ((2000, 4096), [])
-        assert raise_descriptor_limit(needed_descriptors(50_000)) == 4096
-    assert limits == (4096, 4096)
-    assert [record.__dict__["needed"] for record in caplog.records] == [100_064]
-    limits = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+def test_e7_the_descriptor_limit_is_raised_as_far_as_it_goes(rlimits: dict[int, tuple[int, int]]) -> None:
+    assert raise_descriptor_limit(2000) == 2000
+    assert rlimits[resource.RLIMIT_NOFILE] == (2000, 4096)
+    assert raise_descriptor_limit(needed_descriptors(50_000)) == 4096
+    assert rlimits[resource.RLIMIT_NOFILE] == (4096, 4096)
+    rlimits[resource.RLIMIT_NOFILE] = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     assert raise_descriptor_limit(10**9) == resource.RLIM_INFINITY
-    assert len(caplog.records) == 1
+
+
+def test_e7_a_shortage_of_descriptors_is_said_when_settings_are_checked_and_by_no_worker(
+    rlimits: dict[int, tuple[int, int]], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dataplane, "ProxyDataPlane", lambda *_arguments: None)
+    spec = plugin.datum_router_data_planes()[0]
+    assert spec.validate is not None
+    spec.validate({"max_connections": "2000"})
+    assert caplog.records == [], "4,064 can be had"
+    spec.validate({})
+    assert [(record.__dict__["limit"], record.__dict__["needed"]) for record in caplog.records] == [(4096, 100_064)]
+    caplog.clear()
+    spec.create(Holder(make_snapshot((), ())), Recorder(), {})
+    assert rlimits[resource.RLIMIT_NOFILE] == (4096, 4096)
+    assert caplog.records == []
+    rlimits[resource.RLIMIT_NOFILE] = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    spec.validate({})
+    assert caplog.records == []

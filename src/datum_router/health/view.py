@@ -60,20 +60,20 @@ class EndpointStatus(msgspec.Struct, frozen=True, kw_only=True):
     """One endpoint in `HealthBook.describe`: for people and status pages.
 
     Attributes:
-        since_s: Monotonic seconds of the last change of `is_usable`; None: as it is since the beginning.
+        unchanged_s: Seconds since `is_usable` last changed; None: as it is since the beginning.
         detail: What the last probe saw.
         breaker: State of its circuit breaker; closed if there is no outlier detection.
-        ejected_until_s: Monotonic seconds; None: the breaker is not open.
+        ejection_left_s: Seconds until the breaker is half-open, 0 if that is due; None: the breaker is not open.
     """
 
     endpoint: EndpointKey
     is_usable: bool
     reason: HealthReason
-    since_s: float | None
+    unchanged_s: float | None
     state: HealthState
     detail: str = ""
     breaker: BreakerState = BreakerState.CLOSED
-    ejected_until_s: float | None = None
+    ejection_left_s: float | None = None
     times_ejected: int = 0
 
 
@@ -262,9 +262,9 @@ class HealthBook:
             return ALL_USABLE
         return _view({key: (record.is_usable, record.since) for key, record in book.records.items()})
 
-    def describe(self) -> dict[ServiceKey, list[EndpointStatus]]:
-        """Return all that is known, for status pages."""
-        return {book.key: [_status(book, key) for key in book.records] for book in self._services.values()}
+    def describe(self, *, now: float) -> dict[ServiceKey, list[EndpointStatus]]:
+        """Return all that is known, for status pages; times count from or to `now`."""
+        return {book.key: [_status(book, key, now) for key in book.records] for book in self._services.values()}
 
     def _set_service(self, key: ServiceKey, service: Service, now: float) -> list[HealthChange]:
         book = self._services.get(key)
@@ -324,18 +324,19 @@ class HealthBook:
         return changes
 
 
-def _status(book: _ServiceBook, key: EndpointKey) -> EndpointStatus:
+def _status(book: _ServiceBook, key: EndpointKey, now: float) -> EndpointStatus:
     record = book.records[key]
     outlier = book.outlier.state(key) if book.outlier is not None else None
+    ejected_until = outlier.ejected_until if outlier is not None else None
     return EndpointStatus(
         endpoint=key,
         is_usable=record.is_usable,
         reason=record.reason,
-        since_s=None if record.since == ALWAYS else record.since,
+        unchanged_s=None if record.since == ALWAYS else round(now - record.since, 3),
         state=record.active.state,
         detail=record.active.detail,
         breaker=outlier.breaker if outlier is not None else BreakerState.CLOSED,
-        ejected_until_s=outlier.ejected_until if outlier is not None else None,
+        ejection_left_s=None if ejected_until is None else round(max(0.0, ejected_until - now), 3),
         times_ejected=outlier.times_ejected if outlier is not None else 0,
     )
 

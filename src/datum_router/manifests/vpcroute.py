@@ -232,7 +232,15 @@ class Destination(SpecPart, frozen=True, kw_only=True):
     """A service that gets a share of the requests."""
 
     vpc_service_ref: Annotated[ObjectRef, Meta(description="The service.")]
-    weight: Annotated[int, Meta(description="Share: weight by sum of weights; 0 takes none.", ge=0, le=1_000_000)] = 100
+    weight: Annotated[
+        int,
+        Meta(
+            description="Share: weight by sum of weights; 0 takes none. While no endpoint of a service is usable, the "
+            "others of its priority take its share; a service that is not there keeps its share, answered with 500.",
+            ge=0,
+            le=1_000_000,
+        ),
+    ] = 100
     port: Annotated[Port | None, Meta(description="Port that is dialled instead of the endpoints' own.")] = None
     filters: Annotated[
         tuple[RouteFilter, ...], Meta(description="Filters for this destination only.", max_length=16)

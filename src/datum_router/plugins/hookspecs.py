@@ -13,7 +13,6 @@ from datum_router.plugins.specs import (
     FilterSpec,
     HealthCheckSpec,
     PluginInfo,
-    PredicateSpec,
     ResolverSpec,
     SourceSpec,
     ValidatorSpec,
@@ -73,12 +72,6 @@ def datum_router_filters() -> Sequence[FilterSpec]:
 
     One that fails five times in a row within a minute is disabled for its route for a minute: `policy.plugin_guard`.
     """
-    raise NotImplementedError
-
-
-@hookspec
-def datum_router_predicates() -> Sequence[PredicateSpec]:
-    """Add request tests."""
     raise NotImplementedError
 
 

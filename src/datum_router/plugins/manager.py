@@ -15,7 +15,7 @@ import msgspec
 import pluggy
 
 from datum_router.compiler.diagnostics import Severity, did_you_mean
-from datum_router.errors import PluginContractError, PluginLoadError
+from datum_router.errors import ConfigError, PluginContractError, PluginLoadError
 from datum_router.manifests.problem import Problem
 from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.model.policy import ProbeType
@@ -27,20 +27,18 @@ from datum_router.plugins.specs import (
     FilterSpec,
     HealthCheckSpec,
     PluginInfo,
-    PredicateSpec,
     ResolverSpec,
     SourceSpec,
     ValidatorSpec,
 )
 from datum_router.policy.plugin_guard import PluginHook
+from datum_router.reasons import Reason
 
 T = TypeVar("T")
 
 BUILTIN = "builtin"
 HOOK_NAMES = tuple(sorted(name for name in vars(hookspecs) if name.startswith("datum_router_")))
-SERVING_HOOKS = frozenset(
-    ("datum_router_balancers", "datum_router_data_planes", "datum_router_filters", "datum_router_predicates")
-)
+SERVING_HOOKS = frozenset(("datum_router_balancers", "datum_router_data_planes", "datum_router_filters"))
 """The hooks whose answers a process needs that serves, and neither reads manifests nor probes."""
 
 
@@ -71,7 +69,6 @@ class PluginSet(msgspec.Struct, frozen=True, kw_only=True):
     resolvers: tuple[ResolverSpec, ...]
     balancers: Mapping[str, BalancerSpec]
     filters: Mapping[str, FilterSpec]
-    predicates: Mapping[str, PredicateSpec]
     health_checks: Mapping[ProbeType, HealthCheckSpec]
     data_planes: Mapping[str, DataPlaneSpec]
     authors: Mapping[PluginHook, Mapping[str, str]]
@@ -122,20 +119,23 @@ def load_plugins(
     """Load every candidate (default: all installed) that is not disabled.
 
     Args:
-        disabled: Entry-point names to leave out (`DATUM_ROUTER_DISABLE_PLUGINS`); the built-in one cannot be.
+        disabled: Entry-point names to leave out (`DATUM_ROUTER_DISABLE_PLUGINS`), not the built-in one.
         hooks: The hooks to call, beside the one that says who a plugin is; what the others would offer is missing.
         trace: Called with one line per hook call (`DATUM_ROUTER_TRACE_PLUGINS`).
 
     Raises:
+        ConfigError: A name in `disabled` is none of a plugin that could be left out.
         PluginLoadError: Import failure, missing or wrong `datum_router_plugin_info`, unknown hook, or a name
             that is taken; the message names the plugin and what would be right.
         PluginContractError: A hook returned something else than it promises.
     """
     loaded: list[LoadedPlugin] = []
     results: dict[str, list[tuple[str, object]]] = {name: [] for name in HOOK_NAMES}
-    for candidate in installed() if candidates is None else candidates:
+    found = list(installed() if candidates is None else candidates)
+    _check_disabled(disabled, [candidate.entry_point for candidate in found])
+    for candidate in found:
         name = candidate.entry_point
-        if name in disabled and name != BUILTIN:
+        if name in disabled:
             continue
         module = _import(candidate)
         implemented = _hooks_of(module, name)
@@ -167,6 +167,20 @@ def load_plugins(
             )
         )
     return _collect(loaded, results)
+
+
+def _check_disabled(disabled: frozenset[str], names: Sequence[str]) -> None:
+    """Refuse names that would leave nothing out: what somebody does not want to run would be loaded all the same."""
+    known = sorted(name for name in names if name != BUILTIN)
+    for name in sorted(disabled.difference(known)):
+        hint = did_you_mean(name, known)
+        raise ConfigError(
+            f"disabled plugins (DATUM_ROUTER_DISABLE_PLUGINS): found {name!r}, "
+            + ("which cannot be disabled" if name == BUILTIN else "which is not installed")
+            + f"; expected some of {', '.join(known) or 'none'}"
+            + (f" ({hint})" if hint else ""),
+            reason=Reason.INVALID_VALUE,
+        )
 
 
 def _import(candidate: Candidate) -> object:
@@ -273,7 +287,6 @@ def _collect(loaded: Sequence[LoadedPlugin], results: Mapping[str, Sequence[tupl
         resolvers=tuple(sorted((spec for _, spec in resolvers), key=lambda spec: (spec.priority, spec.name))),
         balancers=_by_name(balancers, "balancer", lambda spec: spec.name),
         filters=_by_name(filters, "filter", lambda spec: spec.name),
-        predicates=_by_name(typed("datum_router_predicates", PredicateSpec), "predicate", lambda spec: spec.name),
         health_checks={ProbeType(name): spec for name, spec in probes.items()},
         data_planes=_by_name(typed("datum_router_data_planes", DataPlaneSpec), "data plane", lambda spec: spec.name),
         authors={

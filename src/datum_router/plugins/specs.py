@@ -9,7 +9,6 @@ import msgspec
 
 from datum_router.manifests.problem import Problem
 from datum_router.model.policy import ProbeType
-from datum_router.model.request import RequestHead
 from datum_router.model.route import BalancingPolicy, PluginFilter
 from datum_router.plugins.protocols import DataPlane, DataPlaneObserver, EndpointResolver, Prober, Source
 
@@ -82,13 +81,6 @@ class FilterSpec(msgspec.Struct, frozen=True, kw_only=True):
     create: Callable[[PluginFilter], Filter]
 
 
-class PredicateSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """An extra request test by name: `create(argument)` gives a pure function of the head."""
-
-    name: str
-    create: Callable[[str], Callable[[RequestHead], bool]]
-
-
 class HealthCheckSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A prober for one probe type."""
 
@@ -100,7 +92,8 @@ class DataPlaneSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A data plane by name. `create(holder, observer, settings)`; settings are text values, unknown ones refused.
 
     Attributes:
-        validate: Raises ConfigError for settings that `create` would refuse, without creating anything.
+        validate: Raises ConfigError for settings that `create` would refuse, without creating anything. A gateway calls
+            it once, before it starts workers, each of which calls `create`: what is to be logged once is logged here.
     """
 
     name: str

@@ -1,4 +1,5 @@
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -173,6 +174,37 @@ def test_health_takes_endpoints_out_and_brings_them_back(linker: Linker) -> None
     assert set(picks(snapshot, 4)) == {"10.0.0.2"}
     linker.apply_health([change(True)])
     assert set(picks(snapshot, 4)) == {"10.0.0.1", "10.0.0.2"}
+
+
+def test_siblings_in_a_weighted_split_take_the_share_of_a_service_that_is_wholly_out(linker: Linker) -> None:
+    """Until one of its endpoints is back; a service without siblings is in a panic instead, and keeps its requests."""
+    b, c = ServiceKey("default/b"), ServiceKey("default/c")
+    services = [service("10.0.0.1", "10.0.0.2"), service("10.0.1.1", key=b), service("10.0.2.1", key=c)]
+    refs = [BackendRef(service=A, weight=80), BackendRef(service=b, weight=15), BackendRef(service=c, weight=5)]
+    snapshot = linker.link(data([rule("default/r#0", *refs)], services))
+
+    def change(address: str, *, is_usable: bool) -> HealthChange:
+        return HealthChange(service=A, endpoint=EndpointKey(address), is_usable=is_usable, since=1.0)
+
+    def shares() -> Counter[str]:
+        rng, found = random.Random(1), Counter[str]()
+        for _ in range(2000):
+            lease = linked(snapshot).select(HEAD, rng=rng, now=100.0)
+            assert isinstance(lease, Lease)
+            found[lease.endpoint.address.rpartition(".")[0]] += 1
+            lease.release()
+        return found
+
+    assert shares()["10.0.0"] == pytest.approx(1600, abs=60)
+    linker.apply_health([change("10.0.0.1:80", is_usable=False)])
+    assert shares()["10.0.0"] == pytest.approx(1600, abs=60), "one endpoint left takes the whole share"
+    linker.apply_health([change("10.0.0.2:80", is_usable=False)])
+    assert shares() == {"10.0.1": pytest.approx(1500, abs=60), "10.0.2": pytest.approx(500, abs=60)}
+    linker.apply_health([change("10.0.0.2:80", is_usable=True)])
+    assert shares()["10.0.0"] == pytest.approx(1600, abs=60)
+    alone = linker.link(data([rule("default/r#0", refs[0])], services, version=2))
+    linker.apply_health([change("10.0.0.2:80", is_usable=False)])
+    assert set(picks(alone, 4)) == {"10.0.0.1", "10.0.0.2"}, "a panic"
 
 
 def test_health_that_came_before_the_service_counts(linker: Linker) -> None:

@@ -40,7 +40,7 @@ def test_endpoints_are_usable_before_their_first_probe() -> None:
     made = book(SERVICE)
     assert made.view(SERVICE.key).is_usable(A)
     assert made.all_changes() == []
-    assert made.describe()[SERVICE.key][0].state is HealthState.UNKNOWN
+    assert made.describe(now=0.0)[SERVICE.key][0].state is HealthState.UNKNOWN
 
 
 def test_a_failed_first_probe_takes_an_endpoint_out_at_once() -> None:
@@ -193,7 +193,7 @@ def test_a_removed_service_leaves_nothing_behind() -> None:
     table.apply(made.record_outcomes([failures()], now=1.0))
     table.apply(made.set_services({}, now=2.0))
     assert table._entries == {}
-    assert made.describe() == {}
+    assert made.describe(now=2.0) == {}
     assert made.next_due() is None
     assert made.expire(100.0) == []
     assert made.record_outcomes([failures()], now=3.0) == []
@@ -288,14 +288,23 @@ def test_description_can_be_written_as_json() -> None:
     made = book(SERVICE)
     probes(made, [DOWN])
     made.record_outcomes([failures(B)], now=5.0)
-    first, second = msgspec.json.decode(msgspec.json.encode(made.describe()))[SERVICE.key][:2]
+    first, second = msgspec.json.decode(msgspec.json.encode(made.describe(now=10.0)))[SERVICE.key][:2]
     assert (first["state"], first["is_usable"], first["detail"]) == ("unhealthy", False, "connection refused")
-    assert (second["breaker"], second["ejected_until_s"], second["times_ejected"], second["reason"]) == (
+    assert (second["breaker"], second["times_ejected"], second["reason"]) == (
         "open",
-        35.0,
         1,
         "ejected_consecutive_gateway_errors",
     )
+
+
+def test_description_says_how_long_ago_and_how_long_still_not_what_a_clock_of_ours_shows() -> None:
+    made = book(SERVICE)
+    made.record_outcomes([failures(B)], now=5.0)
+    untouched, ejected = made.describe(now=15.0)[SERVICE.key][:2]
+    assert (untouched.unchanged_s, untouched.ejection_left_s) == (None, None)
+    assert (ejected.unchanged_s, ejected.ejection_left_s) == (10.0, 20.0)
+    late = made.describe(now=36.0)[SERVICE.key][1]
+    assert (late.unchanged_s, late.ejection_left_s) == (31.0, 0.0), "due, but nobody has called expire yet"
 
 
 def test_a_passing_probe_ends_an_ejection_for_not_answering_but_not_one_for_5xx_answers() -> None:

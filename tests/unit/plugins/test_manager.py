@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from datum_router.compiler.diagnostics import Origin
-from datum_router.errors import PluginContractError, PluginLoadError
+from datum_router.errors import ConfigError, PluginContractError, PluginLoadError
 from datum_router.manifests.decode import decode
 from datum_router.manifests.problem import Problem
 from datum_router.manifests.secret import Secret
@@ -155,10 +155,25 @@ def test_a_hook_that_raises_is_named() -> None:
         load_plugins([candidate(plugin)])
 
 
-def test_disabled_plugins_are_left_out_but_never_the_core() -> None:
+def test_disabled_plugins_are_left_out() -> None:
     plugin = module(datum_router_plugin_info=info, datum_router_balancers=lambda: [BALANCER])
-    plugins = load_plugins([CORE, candidate(plugin)], disabled=frozenset({"x", "builtin"}))
+    plugins = load_plugins([CORE, candidate(plugin)], disabled=frozenset({"x"}))
     assert [item.entry_point for item in plugins.plugins] == ["builtin"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("kuberntes", "found 'kuberntes', which is not installed; expected some of files, kubernetes (did you mean"),
+        ("builtin", "found 'builtin', which cannot be disabled; expected some of files, kubernetes"),
+    ],
+)
+def test_what_cannot_be_left_out_is_told_with_what_could(name: str, message: str) -> None:
+    plugin = module(datum_router_plugin_info=info)
+    others = [Candidate(entry_point=known, distribution="", load=lambda: plugin) for known in ("kubernetes", "files")]
+    with pytest.raises(ConfigError) as caught:
+        load_plugins([CORE, *others], disabled=frozenset({"files", name}))
+    assert message in str(caught.value)
 
 
 def test_tracing_names_every_hook_call() -> None:

@@ -15,6 +15,7 @@ from datum_router_cli.plugins import plugins
 from datum_router_cli.run import run
 from datum_router_cli.schema import schema
 from datum_router_runtime.logsetup import setup_logging
+from datum_router_runtime.logtargets import warn_of_unknown_targets
 
 EPILOG = """\b
 Environment:
@@ -50,6 +51,7 @@ def cli(ctx: click.Context, log_format: str | None) -> None:
         os.environ["DATUM_ROUTER_LOG_FORMAT"] = log_format  # worker processes read it there
     # Commands that end at once print what they have to say; only a gateway that runs tells what it does.
     setup_logging(os.environ, default="info" if ctx.invoked_subcommand == "run" else "warn")
+    warn_of_unknown_targets(os.environ)
 
 
 for command in (check, explain, diff, run, plugins, schema):

@@ -33,7 +33,11 @@ MAX_SHOWN_LOSERS = 50
 @click.argument("url", metavar="URL")
 @click.option("-H", "--header", "headers", metavar="'Name: value'", multiple=True, help="A request header; repeatable.")
 @click.option("--source-ip", default=DEFAULT_SOURCE_IP, show_default=True, metavar="IP", help="The client's address.")
-@click.option("--listener", metavar="NAME", help="The listener it arrives at. Default: the likeliest for the URL.")
+@click.option(
+    "--listener",
+    metavar="NAME|PORT",
+    help="The listener it arrives at, by name or port. Default: the likeliest for the URL.",
+)
 @output_option
 def explain(
     directory: str,

@@ -20,22 +20,36 @@ def choose_listener(listeners: Sequence[Listener], head: RequestHead, wanted: st
     A port in the URL is often one that something in front of the gateway maps, so it decides only among listeners of
     the URL's scheme, and is no reason to find none.
 
+    Args:
+        wanted: A name, or a port: names of listeners are made by the compiler, ports stand in the manifests.
+
     Raises:
-        ConfigError: No listener is called `wanted`; names those that are there.
+        ConfigError: No listener is called `wanted` or has that port; names those that are there.
     """
-    names = [listener.name for listener in listeners]
-    if wanted is not None:
-        if wanted not in names:
-            hint = did_you_mean(wanted, names) or f"listeners: {', '.join(names) or 'none'}"
-            raise ConfigError(f"--listener: found no listener {wanted!r} ({hint})", reason=Reason.INVALID_VALUE)
-        return listeners[names.index(wanted)]
     host, colon, port_text = head.authority.rpartition(":")
     port = int(port_text) if colon and port_text.isdecimal() and host else DEFAULT_PORTS[head.scheme]
 
     def fitness(listener: Listener) -> tuple[bool, bool, bool]:
         return bool(listener.tls) == (head.scheme == "https"), listener.port == port, serves_host(listener, head.host)
 
-    return max(listeners, key=fitness, default=None)
+    found = listeners if wanted is None else _called(listeners, wanted)
+    return max(found, key=fitness, default=None)
+
+
+def _called(listeners: Sequence[Listener], wanted: str) -> list[Listener]:
+    """Return the listener of this name, or those of this port; at least one."""
+    found = [listener for listener in listeners if listener.name == wanted]
+    if not found and wanted.isascii() and wanted.isdecimal():
+        found = [listener for listener in listeners if str(listener.port) == wanted.lstrip("0")]
+    if not found:
+        hint = did_you_mean(wanted, [listener.name for listener in listeners])
+        there = ", ".join(f"{listener.name} (port {listener.port})" for listener in listeners) or "none"
+        raise ConfigError(
+            f"--listener: found {wanted!r}, expected the name or port of a listener; there "
+            f"{'is' if len(listeners) == 1 else 'are'} {there}" + (f" ({hint})" if hint else ""),
+            reason=Reason.INVALID_VALUE,
+        )
+    return found
 
 
 def serves_host(listener: Listener, host: str) -> bool:

@@ -9,6 +9,7 @@ import msgspec
 
 from datum_router_cli.failure import RouterCommand, require
 from datum_router_cli.output import printable
+from datum_router_runtime.admin import PAGES
 from datum_router_runtime.app import Announce, run_gateway
 from datum_router_runtime.settings import (
     MAX_WORKERS,
@@ -39,7 +40,7 @@ from datum_router_runtime.sockets import ListenerGroup
 @click.option(
     "--admin",
     metavar="HOST:PORT",
-    help="Loopback address for /healthz, /readyz, /snapshot, /diagnostics, /plugins and /stats. Default: none.",
+    help=f"Loopback address for {', '.join(PAGES[:-1])} and {PAGES[-1]}. Default: none.",
 )
 def run(directory: str, listen: str | None, workers: int, admin: str | None) -> None:
     """Serve the manifests in DIR; changes to them are in force within a second.

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datum_router.errors import DatumRouterError
 from datum_router_runtime.app import run_gateway
 from datum_router_runtime.logsetup import setup_logging
+from datum_router_runtime.logtargets import warn_of_unknown_targets
 from datum_router_runtime.settings import GatewaySettings, parse_address, settings_from_environment
 
 
@@ -32,6 +33,7 @@ def main() -> int:
     """Serve until told to stop; 0 after a clean drain, 2 for settings that cannot work, 1 for anything else."""
     try:
         setup_logging(os.environ)
+        warn_of_unknown_targets(os.environ)
         run_gateway(settings(os.environ))
     except DatumRouterError as error:
         sys.stderr.write(f"datum-router-gateway: {error}\n")

@@ -21,6 +21,9 @@ REQUEST_TIMEOUT_S = 10.0
 MAX_CONNECTIONS = 64
 """Connections served at once; further ones are closed at once."""
 
+PAGES = ("/healthz", "/readyz", "/snapshot", "/diagnostics", "/plugins", "/health", "/stats", "/metrics")
+"""The pages that a gateway has."""
+
 
 class Text(msgspec.Struct, frozen=True, kw_only=True):
     """A page's body as it is to be sent."""

@@ -238,7 +238,7 @@ class Gateway:
     def _health(self) -> tuple[int, object]:
         endpoints = [
             {"service": service, **msgspec.structs.asdict(status)}
-            for service, statuses in sorted(self.book.describe().items())
+            for service, statuses in sorted(self.book.describe(now=time.monotonic()).items())
             for status in statuses
         ]
         return 200, {"endpoints": endpoints}

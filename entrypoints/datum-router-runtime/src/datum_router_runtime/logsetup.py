@@ -42,6 +42,8 @@ LEVELS: Mapping[str, int] = {
 SYNONYMS: Mapping[str, str] = {"warning": "warn", "critical": "error", "fatal": "error"}
 ALIAS = "router"
 OWN_PREFIX = "datum_router"
+ACCESS_LOGGER = "datum_router.access"
+"""Writes one line for each request; no module is called so."""
 DEFAULT_FILTER = "info"
 QUEUE_LINES = 10_000
 """Lines that may wait for standard error; more are dropped and counted."""
@@ -133,7 +135,7 @@ def _is_level(text: str) -> bool:
 def _level(text: str, name: str) -> int:
     folded = SYNONYMS.get(text.lower(), text.lower())
     if folded not in LEVELS:
-        hint = did_you_mean(folded, (*LEVELS, *SYNONYMS))
+        hint = did_you_mean(folded, (*LEVELS, *SYNONYMS, ALIAS))
         raise ConfigError(
             f"{name}: unknown level {text!r}, expected one of {', '.join(LEVELS)}" + (f" ({hint})" if hint else ""),
             reason=Reason.INVALID_VALUE,

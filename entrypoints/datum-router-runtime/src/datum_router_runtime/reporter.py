@@ -21,9 +21,10 @@ from datum_router.observe.meter import MeterBook, RequestMeter
 from datum_router.policy.plugin_guard import PluginEvent, PluginEventKind
 from datum_router.reasons import Reason
 from datum_router_runtime.ipc import Report
+from datum_router_runtime.logsetup import ACCESS_LOGGER
 
 log = logging.getLogger(__name__)
-access_log = logging.getLogger("datum_router.access")
+access_log = logging.getLogger(ACCESS_LOGGER)
 
 MAX_PENDING_RUNS = 65536
 """Runs of outcomes of one endpoint kept between reports; what is beyond is counted, but health does not see it."""

@@ -59,11 +59,14 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a gateway process is told from outside.
 
     Attributes:
-        source: Name of the source plugin, and `source_config` its text settings (files: `path`).
+        source: Name of the source plugin.
+        source_config: Its text settings (files: `path`).
         listen: Plain HTTP/1.1 and h2c listener that serves all routes; None = 127.0.0.1:8080 if no VPCIngress is there.
         workers: Worker processes, 1 to 256.
-        admin: Loopback address of /metrics, /healthz, /readyz, /snapshot, /diagnostics, /plugins, /stats; None = off.
-        data_plane: Name of the data plane plugin, and `data_plane_config` its text settings.
+        admin: Loopback address of /healthz, /readyz, /snapshot, /diagnostics, /plugins, /health, /stats and /metrics;
+            None = off.
+        data_plane: Name of the data plane plugin.
+        data_plane_config: Its text settings.
         topology: Where this gateway is, for locality: `topology.datum.net/city-code=IAD`.
         debounce_s: Changes that follow another within this time are gathered into one compilation.
         debounce_max_s: Never gathered for longer than this while they keep coming.

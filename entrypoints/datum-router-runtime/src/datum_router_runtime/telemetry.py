@@ -149,7 +149,7 @@ class Telemetry:
                 values[key] = max(values[key], link.gauges[name] * scale)
 
     def _endpoints(self, values: collections.defaultdict[CellKey, float], now: float) -> None:
-        for service, statuses in self._book.describe().items():
+        for service, statuses in self._book.describe(now=now).items():
             counts = collections.Counter(_state_of(status) for status in statuses)
             for state in names.ENDPOINT_STATES:
                 key = self._supervisor.ledger.fold((names.ENDPOINTS.name, (service, state)), now=now)

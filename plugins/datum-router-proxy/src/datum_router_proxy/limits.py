@@ -1,4 +1,8 @@
-"""Which metric shows that a limit has been reached: the table behind `docs/reference/metrics.md`, walked by a test."""
+"""What a limit counts, and which metric shows that it was reached: the tables behind `docs/reference/settings.md` and
+`metrics.md`, walked by tests.
+
+Series are those of the side that faces clients. What an upstream breaks is in `ATTEMPT_FAILURES`.
+"""
 
 from __future__ import annotations
 
@@ -87,3 +91,115 @@ ACCEPT: Mapping[str, tuple[Shown, ...]] = {
     "backoff_max_s": (_rejected("tcp", Reason.TOO_MANY_CONNECTIONS),),
 }
 """By field of `AcceptLimits`."""
+
+_H1_HEAD = (_rejected("h1", Reason.HEAD_TOO_LARGE),)
+_H2_HEAD = (_rejected("h2", Reason.HEAD_TOO_LARGE),)
+_FLOOD = (_rejected("h2", Reason.FLOOD),)
+
+HTTP1: Mapping[str, tuple[Shown, ...]] = {
+    "max_empty_lines": (_rejected("h1", Reason.BAD_REQUEST_LINE),),
+    "max_target_bytes": (_rejected("h1", Reason.TARGET_TOO_LONG),),
+    "max_head_bytes": _H1_HEAD,
+    "max_fields": (_rejected("h1", Reason.TOO_MANY_FIELDS),),
+    "max_field_bytes": _H1_HEAD,
+    "max_chunk_header_bytes": (_rejected("h1", Reason.BAD_CHUNK),),
+    "max_chunk_extension_bytes": (_rejected("h1", Reason.BAD_CHUNK),),
+    "max_trailer_bytes": (_rejected("h1", Reason.BAD_TRAILER),),
+    "max_trailer_fields": (_rejected("h1", Reason.BAD_TRAILER), _rejected("h1", Reason.TOO_MANY_FIELDS)),
+    "max_informational": SETTINGS["max_interim"],
+    "max_read_ahead_bytes": (),
+    "chunk_batch_bytes": (),
+}
+"""By field of `Http1Limits`; nothing shows what refuses nobody."""
+
+HTTP2: Mapping[str, tuple[Shown, ...]] = {
+    "max_concurrent_streams": SETTINGS["max_concurrent_streams"],
+    "stream_window_bytes": _FLOW_CONTROL,
+    "connection_window_bytes": _FLOW_CONTROL,
+    "max_frame_bytes": (_rejected("h2", Reason.BAD_FRAME),),
+    "header_list_bytes": (*_H2_HEAD, _rejected("h2", Reason.BAD_HEADER_BLOCK)),
+    "max_fields": (*_H2_HEAD, _rejected("h2", Reason.BAD_HEADER_BLOCK)),
+    "header_table_bytes": (_rejected("h2", Reason.BAD_HEADER_BLOCK),),
+    "path_bytes": (_rejected("h2", Reason.TARGET_TOO_LONG),),
+    "continuation_frames": _FLOOD,
+    "header_block_bytes": _FLOOD,
+    "settings_entries": _FLOOD,
+    "control_queue_frames": _FLOOD,
+    "ping_burst": _FLOOD,
+    "pings_per_s": _FLOOD,
+    "empty_frames": _FLOOD,
+    "priority_frames_per_stream": _FLOOD,
+    "window_update_base": _FLOOD,
+    "window_updates_per_data": _FLOOD,
+    "reset_burst": _FLOOD,
+    "resets_per_s": _FLOOD,
+    "refused_streams": _FLOOD,
+    "overhead_base_bytes": _FLOOD,
+    "overhead_per_payload": _FLOOD,
+    "closed_streams_remembered": (),
+    "interim_responses": SETTINGS["max_interim"],
+    "frames_per_round": _UNFAIR,
+}
+"""By field of `Http2Limits`; nothing shows what refuses nobody."""
+
+SET_BY: Mapping[str, str] = {
+    "max_informational": "max_interim",
+    "interim_responses": "max_interim",
+    "max_concurrent_streams": "max_concurrent_streams",
+    "stream_window_bytes": "stream_window_bytes",
+    "connection_window_bytes": "connection_window_bytes",
+    "max_per_listener": "max_connections_per_listener",
+    "max_total": "max_connections",
+    "max_per_address": "max_connections_per_address",
+    "handshake_timeout_s": "tls_handshake_timeout_s",
+}
+"""Limit of an engine or of a listener -> field of `ProxySettings` that sets it; the others are fixed."""
+
+_COUNTED: Mapping[str, str] = {
+    "accept_batch": "connections",
+    "body_min_rate": "bytes/s",
+    "closed_streams_remembered": "streams",
+    "continuation_frames": "frames",
+    "control_queue_frames": "frames",
+    "empty_frames": "frames",
+    "frames_per_round": "frames",
+    "interim_responses": "responses",
+    "max_concurrent_streams": "streams",
+    "max_connections": "connections",
+    "max_connections_per_address": "connections",
+    "max_connections_per_listener": "connections",
+    "max_empty_lines": "lines",
+    "max_fields": "fields",
+    "max_handshakes_per_address": "handshakes",
+    "max_informational": "responses",
+    "max_interim": "responses",
+    "max_per_address": "connections",
+    "max_per_listener": "connections",
+    "max_total": "connections",
+    "max_trailer_fields": "fields",
+    "max_via_hops": "routers",
+    "moves_per_turn": "pieces",
+    "overhead_per_payload": "bytes per byte",
+    "ping_burst": "frames",
+    "pings_per_s": "frames/s",
+    "priority_frames_per_stream": "frames",
+    "refused_streams": "streams",
+    "reset_burst": "resets",
+    "resets_per_s": "resets/s",
+    "settings_entries": "entries",
+    "upstream_idle_per_endpoint": "connections",
+    "upstream_streams": "streams",
+    "window_update_base": "frames",
+    "window_updates_per_data": "frames",
+}
+
+
+def unit_of(name: str) -> str:
+    """Return the unit of a limit: seconds or bytes by the end of its name, or what is counted.
+
+    Raises:
+        KeyError: The name says neither, and is not in the table of what is counted.
+    """
+    if name not in _COUNTED and name.endswith(("_s", "_bytes")):
+        return "s" if name.endswith("_s") else "bytes"
+    return _COUNTED[name]

@@ -86,16 +86,26 @@ def needed_descriptors(max_connections: int) -> int:
 def raise_descriptor_limit(needed: int) -> int:
     """Raise the soft limit towards `needed` as far as the hard one allows; return what is in force then.
 
-    Falling short is no error: connections beyond it are turned away one by one (threat E7). But it is said, once.
+    Falling short is no error: connections beyond it are turned away one by one (threat E7).
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    wanted = _reachable(needed, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
-    if soft != resource.RLIM_INFINITY and soft < needed:
+    return soft
+
+
+def warn_of_descriptor_limit(needed: int) -> None:
+    """Log a warning if no worker, which inherits the limits of this process, will have `needed` descriptors."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    reachable = _reachable(needed, hard)
+    if soft != resource.RLIM_INFINITY and max(soft, reachable) < needed:
         log.warning(
             "descriptor limit is below what the connection limits may need",
-            extra={"limit": soft, "needed": needed, "setting": "max_connections"},
+            extra={"limit": reachable, "needed": needed, "setting": "max_connections"},
         )
-    return soft
+
+
+def _reachable(needed: int, hard: int) -> int:
+    return needed if hard == resource.RLIM_INFINITY else min(needed, hard)

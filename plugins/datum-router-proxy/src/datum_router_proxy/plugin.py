@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from datum_router.model.policy import ProbeType
 from datum_router.plugins.hookspecs import hookimpl
 from datum_router.plugins.specs import DataPlaneSpec, HealthCheckSpec, PluginInfo, ValidatorSpec
+from datum_router_proxy.memory import needed_descriptors, warn_of_descriptor_limit
 from datum_router_proxy.settings import from_text
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def datum_router_plugin_info() -> PluginInfo:
 @hookimpl
 def datum_router_data_planes() -> Sequence[DataPlaneSpec]:
     """Add the data plane `proxy`."""
-    return [DataPlaneSpec(name="proxy", validate=from_text, create=_data_plane)]
+    return [DataPlaneSpec(name="proxy", validate=_validate, create=_data_plane)]
 
 
 @hookimpl
@@ -51,6 +52,15 @@ def _validate_secret(secret: Secret) -> Iterable[Problem]:
     from datum_router_proxy.certificate import validate_secret
 
     return validate_secret(secret)
+
+
+def _validate(settings: Mapping[str, str]) -> None:
+    """Refuse settings that cannot be used; the supervisor asks once, so what falls short is said here, not by workers.
+
+    Raises:
+        ConfigError: What `from_text` says.
+    """
+    warn_of_descriptor_limit(needed_descriptors(from_text(settings).max_connections))
 
 
 def _data_plane(holder: Holder[Snapshot], observer: DataPlaneObserver, settings: Mapping[str, str]) -> DataPlane:

@@ -35,7 +35,9 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
         retry_body_bytes: Request body kept for another attempt; a longer one is sent once only (U5).
         max_via_hops: Routers of ours a request may have passed; 508 beyond (U11).
         max_interim: 1xx responses of an upstream for one request; 502 beyond (A16).
-        max_connections_per_listener, max_connections, max_connections_per_address: See `AcceptLimits` (E6).
+        max_connections_per_listener: Open client connections of one listener in one worker; reset at once beyond (E6).
+        max_connections: The same of all listeners (E6).
+        max_connections_per_address: The same of one client address (E6).
         tls_handshake_timeout_s: From accept to the end of the handshake (E9).
         linger_bytes, linger_s: What is still read and discarded of a client that goes on sending after our last answer,
             before its connection is closed (A18).

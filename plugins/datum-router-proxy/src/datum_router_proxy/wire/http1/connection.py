@@ -43,7 +43,7 @@ from datum_router_proxy.wire.http1.events import (
     Signal,
 )
 from datum_router_proxy.wire.http1.limits import DEFAULT_LIMITS, Http1Limits
-from datum_router_proxy.wire.http1.scan import LineScan, check_head_size
+from datum_router_proxy.wire.http1.scan import LineScan, check_head_size, refused
 from datum_router_proxy.wire.http1.sender import BodySender
 from datum_router_proxy.wire.http1.state import State, Trigger, advance
 
@@ -79,8 +79,8 @@ class Http1Connection:
     """
 
     __slots__ = (
-        "_at_trailers", "_body", "_buffer", "_cache", "_chunks", "_client_http10", "_eof", "_error", "_informational",
-        "_is_server", "_keep_alive", "_leading_crlf", "_left", "_method", "_position", "_reading", "_receive_kind",
+        "_at_trailers", "_body", "_buffer", "_cache", "_chunks", "_client_http10", "_empty_lines", "_eof", "_error",
+        "_informational", "_is_server", "_keep_alive", "_left", "_method", "_position", "_reading", "_receive_kind",
         "_scan", "_upgrade_asked", "_writing", "limits", "role",
     )  # fmt: skip
 
@@ -100,7 +100,7 @@ class Http1Connection:
         self._reset()
 
     def _reset(self) -> None:
-        self._leading_crlf = False
+        self._empty_lines = 0
         self._receive_kind = _NO_BODY
         self._left = 0
         self._chunks: ChunkedDecoder | None = None
@@ -147,8 +147,8 @@ class Http1Connection:
 
     @property
     def is_fresh(self) -> bool:
-        """Return whether nothing of an exchange has been read or written, not even the empty line before it."""
-        return self._reading is _IDLE and not (self._eof or self._leading_crlf)
+        """Return whether nothing of an exchange has been read or written, not even an empty line before it."""
+        return self._reading is _IDLE and not (self._eof or self._empty_lines)
 
     @property
     def can_reuse(self) -> bool:
@@ -257,14 +257,16 @@ class Http1Connection:
         if position == size:
             return self._no_head_yet()
         if not self._is_server and self._writing is _IDLE:
-            raise _remote(Reason.UPSTREAM_PROTOCOL, "response without a request", 502)
-        if buffer[position] == _CR and self._is_server and not self._leading_crlf:
-            # RFC 9112 section 2.2: one empty line before a request line is forgiven
+            raise refused(Reason.UPSTREAM_PROTOCOL, "response without a request", 502)
+        while buffer[position] == _CR and self._is_server:
+            # RFC 9112 section 2.2: at least one empty line before a request line should be ignored
             if size - position == 1 and not self._eof:
                 return NEED_DATA
             if buffer[position + 1 : position + 2] != b"\n":
-                raise _remote(Reason.BAD_LINE_END, "bare CR before a request line", 400)
-            self._leading_crlf = True
+                raise refused(Reason.BAD_LINE_END, "bare CR before a request line", 400)
+            self._empty_lines += 1
+            if self._empty_lines > self.limits.max_empty_lines:
+                raise refused(Reason.BAD_REQUEST_LINE, "too many empty lines before a request line", 400)
             position += 2
             self._move_to(position)
             if position == size:
@@ -316,7 +318,7 @@ class Http1Connection:
         if head.status == 101:
             # threat A16: a switch nobody asked for, or before we have said all, would desynchronise the connection
             if not self._upgrade_asked or self._writing is not _DONE:
-                raise _remote(Reason.BAD_UPGRADE, "101 without a complete upgrade request", 502)
+                raise refused(Reason.BAD_UPGRADE, "101 without a complete upgrade request", 502)
             self._reading = advance(self._reading, Trigger.SWITCH)
             self._writing = advance(self._writing, Trigger.SWITCH)
             self._keep_alive = False
@@ -332,7 +334,7 @@ class Http1Connection:
     def _take_informational(self, event: InformationalReceived) -> InformationalReceived:
         self._informational += 1
         if self._informational > self.limits.max_informational:
-            raise _remote(Reason.TOO_MANY_INTERIM, f"more than {self.limits.max_informational} interim responses", 502)
+            raise refused(Reason.TOO_MANY_INTERIM, f"more than {self.limits.max_informational} interim responses", 502)
         self._reading = advance(self._reading, Trigger.INTERIM)
         return event
 
@@ -365,7 +367,7 @@ class Http1Connection:
         if not self._eof:
             return NEED_DATA
         if kind is _LENGTH:
-            raise _remote(Reason.TRUNCATED, f"closed with {self._left} bytes of the body missing", 400)
+            raise refused(Reason.TRUNCATED, f"closed with {self._left} bytes of the body missing", 400)
         return self._complete(MESSAGE_COMPLETE)
 
     def _consume(self, end: int) -> bytes:
@@ -400,7 +402,7 @@ class Http1Connection:
         found = buffer.find(b"\r\n\r\n", max(position, self._scan.scanned - 3))
         size = (found + 4 if found >= 0 else len(buffer)) - position
         if size > limits.max_trailer_bytes:
-            raise _remote(
+            raise refused(
                 Reason.BAD_TRAILER,
                 f"trailer section over {limits.max_trailer_bytes} bytes",
                 431,
@@ -415,7 +417,7 @@ class Http1Connection:
 
     def _need_data(self, what: str) -> Signal:
         if self._eof:
-            raise _remote(Reason.TRUNCATED, f"closed inside a {what}", 400)
+            raise refused(Reason.TRUNCATED, f"closed inside a {what}", 400)
         return NEED_DATA
 
     def _complete(self, event: MessageComplete) -> MessageComplete:
@@ -594,7 +596,3 @@ class Http1Connection:
         tail = self._body.end(trailers)
         self._writing = after
         return tail
-
-
-def _remote(reason: Reason, text: str, status_hint: int) -> RemoteProtocolError:
-    return RemoteProtocolError(f"http/1: {text}", reason=reason, status_hint=status_hint)

@@ -9,6 +9,8 @@ class Http1Limits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Bound what a peer may make the engine hold or do.
 
     Attributes:
+        max_empty_lines: Empty lines ignored before a request line; beyond it 400. RFC 9112 section 2.2 asks for one at
+            least, for old clients that end a body with one; nginx ignores any number.
         max_target_bytes: Longest request-target; beyond it 414.
         max_head_bytes: Longest head, start line and final empty line included; beyond it 431.
         max_fields: Most fields in a head; beyond it 431.
@@ -22,6 +24,7 @@ class Http1Limits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         chunk_batch_bytes: Small chunks are joined into one event until it holds this many bytes.
     """
 
+    max_empty_lines: int = 1
     max_target_bytes: int = 8 * 1024
     max_head_bytes: int = 64 * 1024
     max_fields: int = 100

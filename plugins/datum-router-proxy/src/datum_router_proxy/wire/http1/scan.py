@@ -48,7 +48,7 @@ class LineScan:
                 raise reader.request_line_error(cut(buffer, position, len(buffer)))
         elif is_first:
             if not grammar.TOKEN.match(buffer, position):
-                raise _remote(Reason.BAD_REQUEST_LINE, "does not begin with a method", 400)
+                raise refused(Reason.BAD_REQUEST_LINE, "does not begin with a method", 400)
             if len(buffer) - position > limits.max_target_bytes + grammar.MAX_METHOD_BYTES + _LONGEST_VERSION:
                 raise reader.target_too_long(limits.max_target_bytes + 1, limits)
         check_head_size(len(buffer) - position, limits)
@@ -61,7 +61,7 @@ class LineScan:
             if not grammar.STATUS_LINE.match(buffer, position):
                 raise reader.status_line_error(cut(buffer, position, len(buffer)))
         elif is_first and not b"HTTP/1.".startswith(buffer[position : position + 7]):
-            raise _remote(Reason.BAD_STATUS_LINE, "does not begin with HTTP/1", 502)
+            raise refused(Reason.BAD_STATUS_LINE, "does not begin with HTTP/1", 502)
         check_head_size(len(buffer) - position, limits)
 
     def check_lines(self, buffer: bytes | bytearray, max_lines: int, max_line_bytes: int) -> None:
@@ -76,22 +76,23 @@ class LineScan:
             feeds = buffer.count(b"\n", start, end)
             pairs = buffer.count(b"\r\n", start, end)
             if feeds != pairs or buffer.count(b"\r", start, end) != pairs:
-                raise _remote(Reason.BAD_LINE_END, "bare CR or LF", 400)
+                raise refused(Reason.BAD_LINE_END, "bare CR or LF", 400)
             if feeds:
                 self.lines += feeds
                 self.line_start = buffer.rfind(b"\n", start, end) + 1
             self.scanned = end
         if self.lines > max_lines:
-            raise _remote(Reason.TOO_MANY_FIELDS, f"more than {max_lines} lines", 431)
+            raise refused(Reason.TOO_MANY_FIELDS, f"more than {max_lines} lines", 431)
         if self.lines and size - self.line_start > max_line_bytes:
-            raise _remote(Reason.HEAD_TOO_LARGE, f"field line over {max_line_bytes} bytes", 431)
+            raise refused(Reason.HEAD_TOO_LARGE, f"field line over {max_line_bytes} bytes", 431)
 
 
 def check_head_size(size: int, limits: Http1Limits) -> None:
     """Raise 431 if a head takes more than `max_head_bytes`."""
     if size > limits.max_head_bytes:
-        raise _remote(Reason.HEAD_TOO_LARGE, f"head of {size} bytes, at most {limits.max_head_bytes}", 431)
+        raise refused(Reason.HEAD_TOO_LARGE, f"head of {size} bytes, at most {limits.max_head_bytes}", 431)
 
 
-def _remote(reason: Reason, text: str, status_hint: int) -> RemoteProtocolError:
+def refused(reason: Reason, text: str, status_hint: int) -> RemoteProtocolError:
+    """Return the error for a peer that broke the protocol."""
     return RemoteProtocolError(f"http/1: {text}", reason=reason, status_hint=status_hint)
