@@ -402,13 +402,12 @@ class ExpressLane:
         )
         return True
 
-    def choose_shared(self, template: Template, rule: LinkedRule) -> tuple[Begun, H2Connection | None]:
-        """Claim an endpoint for a request that no HTTP/1 upstream can take, and find a connection that has room."""
-        begun = self.choose(template, rule)
+    def find_shared(self, begun: Begun) -> H2Connection | None:
+        """Return a connection that has room for a request that no HTTP/1 upstream can take."""
         lease = begun.lease
         if isinstance(lease, LocalReply) or lease.trial is not None:
-            return begun, None
-        return begun, self._transport.take_shared(lease)
+            return None
+        return self._transport.take_shared(lease)
 
     def choose(self, template: Template, rule: LinkedRule) -> Begun:
         """Claim an endpoint."""

@@ -153,12 +153,16 @@ class Flights:
         body = downstream.whole_body() if template.has_body else b""
         if body is None or len(body) > MAX_BODY_BYTES:
             return None
+        begun: Begun | None = None
         try:
             rule = self._lane.find_rule(template, self._holder.current)
             if rule is None:
                 return None
-            begun, link = self._lane.choose_shared(template, rule)
+            begun = self._lane.choose(template, rule)
+            link = self._lane.find_shared(begun)
         except Exception:  # noqa: BLE001  # `serve` meets it again, in a task of the request's own
+            if begun is not None:
+                begun.drop()
             return None
         if link is None:
             return begun
