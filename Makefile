@@ -95,11 +95,19 @@ demo-check: .venv/.ready ## The demo unattended on free ports: every example req
 	.venv-bench/bin/python benchmarks/run.py install
 	touch $@
 
-bench: .venv-bench/.ready ## Speed and size beside nginx, HAProxy, Envoy and Python proxies; writes docs/benchmarks (30 min, BENCH=options)
-	.venv-bench/bin/python benchmarks/run.py --out docs/benchmarks $(BENCH)
+# The gateway under test runs on the distribution's Python if there is one, as the peers are the distribution's, and as
+# images are based on: both are compiled with profiles (PGO, LTO), where one built by hand mostly is not.
+BENCH_PY ?= $(firstword $(wildcard /usr/bin/python3.11) $(PY))
+.venv-gateway/.ready: requirements-dev.txt constraints.txt $(DISTS) .venv/.ready
+	test -x .venv-gateway/bin/python || $(BIN)/uv venv -q --python $(BENCH_PY) .venv-gateway
+	$(BIN)/uv pip install -q --compile-bytecode --python .venv-gateway/bin/python -c constraints.txt -r requirements-dev.txt
+	touch $@
 
-bench-quick: .venv-bench/.ready ## One short round of every measure, to see that all of it works; writes nothing
-	.venv-bench/bin/python benchmarks/run.py --rounds 1 --seconds 1 $(BENCH)
+bench: .venv-bench/.ready .venv-gateway/.ready ## Speed and size beside nginx, HAProxy, Envoy and Python proxies; writes docs/benchmarks (30 min, BENCH=options)
+	.venv-bench/bin/python benchmarks/run.py --datum .venv-gateway/bin/datum-router --out docs/benchmarks $(BENCH)
+
+bench-quick: .venv-bench/.ready .venv-gateway/.ready ## One short round of every measure, to see that all of it works; writes nothing
+	.venv-bench/bin/python benchmarks/run.py --datum .venv-gateway/bin/datum-router --rounds 1 --seconds 1 $(BENCH)
 
 bench-compare: .venv-bench/.ready ## Compare docs/benchmarks/results.json with BASE=results.json; writes .run/bench-compare
 	.venv-bench/bin/python benchmarks/run.py compare $(BASE) docs/benchmarks/results.json --out .run/bench-compare
@@ -115,4 +123,4 @@ docs: .venv/.ready ## Regenerate CRDs and reference pages from the typed definit
 	$(BIN)/python docs/generate.py
 
 clean: ## Remove environments and caches
-	rm -rf .venv .venv-core .venv-bench .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build .run
+	rm -rf .venv .venv-core .venv-bench .venv-gateway .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build .run

@@ -17,6 +17,12 @@ from gatebench.proxies import REPOSITORY
 _VERSION = re.compile(r"\d+\.\d+[\w.+~-]*")
 
 
+_BUILD = (
+    "import platform, sys; "
+    "print(platform.python_version(), \"(the distribution's)\" if sys.base_prefix == '/usr' else '(not the distribution's)')"
+)
+
+
 def gather(datum: Path) -> dict[str, str]:
     """Return facts by name, in the order in which they are shown."""
     facts = {
@@ -27,7 +33,7 @@ def gather(datum: Path) -> dict[str, str]:
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
         "kernel": platform.release(),
         "load before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
-        "Python under test": _version([str(datum.parent / "python"), "--version"]),
+        "Python under test": _output([str(datum.parent / "python"), "-c", _BUILD]),
         "Datum Router": _version([str(datum), "--version"]),
     }
     for name, arguments in (
