@@ -17,10 +17,10 @@ from gatebench.proxies import REPOSITORY
 _VERSION = re.compile(r"\d+\.\d+[\w.+~-]*")
 
 
-_BUILD = (
-    "import platform, sys; "
-    "print(platform.python_version(), \"(the distribution's)\" if sys.base_prefix == '/usr' else '(not the distribution's)')"
-)
+_BUILD = """
+import platform, sys
+print(platform.python_version(), "from the distribution" if sys.base_prefix == "/usr" else "from elsewhere")
+"""
 
 
 def gather(datum: Path) -> dict[str, str]:
