@@ -180,7 +180,7 @@ def test_a_client_that_does_not_take_its_answer_is_waited_for_but_not_for_ever()
         assert requests.client.pipe.ended == "reset"
 
 
-@pytest.mark.parametrize("step", ["choose", "fly"])
+@pytest.mark.parametrize("step", ["choose", "send"])
 def test_a_fault_of_ours_before_it_is_sent_is_met_by_the_task(step: str) -> None:
     with running() as requests:
         whole = getattr(ExpressLane, step)

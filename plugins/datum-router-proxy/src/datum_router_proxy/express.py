@@ -77,7 +77,7 @@ class Begun:
         lease: To be released by the pipeline; or what is to be replied instead.
         upstream: Has been sent the request head; None if no kept connection was there.
         raised: What ended the wait for body or response, to be dealt with as if it had been raised in the pipeline.
-        is_flying: It was sent by `ExpressLane.fly`, and nothing has come back.
+        is_flying: It was sent by `Flights.fly`, and nothing has come back.
         is_over: It was answered; what is left is to see the answer off.
         is_new: Nothing but the choice has been made; the lane may still serve it.
     """
@@ -179,14 +179,13 @@ class ExpressLane:
                     upstream.release()
                     return False
                 body = whole
-            if not self._send(template, begun, upstream, task, body):
+            if not self.send(template, begun, upstream, task, body):
                 return False
             try:
                 while (is_over := self.answer(downstream, template, begun, protocol, body)) is None:
                     await park()
             except (DeadlineExpired, TaskCancelled) as error:
-                begun.raised = error
-                upstream.adopt(template, body, None, is_sent=True)
+                self.land(template, begun, body, error)
                 return False
             if is_over:
                 task.deadline = math.inf
@@ -196,32 +195,30 @@ class ExpressLane:
             lease.release()
             raise
 
-    def fly(self, template: Template, begun: Begun, task: Task, on_input: Callable[[], bool]) -> bool:
-        """Send a request without a body at once; False if `serve` or the pipeline is to go on from `begun`.
-
-        Args:
-            on_input: The connection's `eager` until `answer` has said that the request is over or not to be had so.
-        """
+    def take(self, template: Template, begun: Begun) -> H1Upstream | None:
+        """Take a kept connection of the endpoint chosen, for `send`; None: `serve` is to go on from `begun`."""
         lease = begun.lease
         upstream = None
         if template.is_plain and isinstance(lease, Lease) and lease.trial is None:
             upstream = self._transport.take(lease)
         if upstream is None:
             begun.is_new = True
-            return False
-        if not self._send(template, begun, upstream, task, b""):
-            return False
-        upstream.channel.eager = on_input
-        return True
+        return upstream
 
-    def land(self, template: Template, begun: Begun, error: Exception) -> None:
-        """Let the pipeline deal with what has ended the wait for the answer to a request that was sent by `fly`."""
-        begun.raised = error
-        assert isinstance(begun.upstream, H1Upstream)
-        begun.upstream.adopt(template, b"", None, is_sent=True)
+    def send(
+        self,
+        template: Template,
+        begun: Begun,
+        upstream: H1Upstream,
+        task: Task,
+        body: bytes,
+        on_answer: Callable[[], bool] | None = None,
+    ) -> bool:
+        """Write a whole request; False if the connection broke, which is the pipeline's to deal with.
 
-    def _send(self, template: Template, begun: Begun, upstream: H1Upstream, task: Task, body: bytes) -> bool:
-        """Write a whole request; False if the connection broke, which is the pipeline's to deal with."""
+        Args:
+            on_answer: The connection's `eager` until `answer` has said that the request is over or not to be had so.
+        """
         before, after = template.h1_head
         request_id = begun.request_id = template.kept_id or self._ids.make()
         begun.upstream = upstream
@@ -235,7 +232,14 @@ class ExpressLane:
         except ChannelError:  # reading tells the pipeline the same again
             upstream.adopt(template, body, None, is_sent=False)
             return False
+        channel.eager = on_answer
         return True
+
+    def land(self, template: Template, begun: Begun, body: bytes, error: Exception) -> None:
+        """Let the pipeline deal with what has ended the wait for the answer to a request that was sent by `send`."""
+        begun.raised = error
+        assert isinstance(begun.upstream, H1Upstream)
+        begun.upstream.adopt(template, body, None, is_sent=True)
 
     def answer(
         self, downstream: ExpressDownstream, template: Template, begun: Begun, protocol: str, body: bytes

@@ -4,8 +4,8 @@ Theory of operation. `Flights` is where both begin. A request over HTTP/1 is sen
 that its head has come, and answered (`arrive`) when it notes that the answer has; its connection's task sleeps through
 both. What is not as expected is put before that task.
 
-To an HTTP/2 upstream (`launch`), the connection that has read a whole request sends it upstream at once, in its own
-step. What is left is a `Flight`: it stands where a task's coroutine would, and the loop asks it as it asks any other
+Over HTTP/2 (`launch`), the connection that has read a whole request sends it upstream at once, in its own step. What is
+left is a `Flight`: it stands where a task's coroutine would, and the loop asks it as it asks any other
 (`send` when something has come, `throw` when the deadline has passed or the client has left, `close` at the end).
 Mostly it is asked once, when the whole answer is there. Whatever else may be the case is not its business: it makes the
 stream's ordinary coroutine, hands over what it has begun, and passes everything on to that from then on.
@@ -28,6 +28,7 @@ from datum_router_proxy.exchange import ClientGone
 from datum_router_proxy.express import MAX_ROUNDS, Begun, ExpressDownstream, ExpressLane
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled
 from datum_router_proxy.request import MAX_BODY_BYTES, Template
+from datum_router_proxy.upstream.h1 import H1Upstream
 from datum_router_proxy.upstream.h2 import H2Connection, H2Upstream
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,8 @@ class Flights:
             if rule is None:
                 return None
             begun = self._lane.choose(template, rule)
-            if self._lane.fly(template, begun, task, on_input):
+            upstream = self._lane.take(template, begun)
+            if upstream is not None and self._lane.send(template, begun, upstream, task, b"", on_input):
                 begun.is_flying = True
                 plane.in_flight += 1
         except Exception:  # noqa: BLE001  # `serve` meets it again, in a step of the task
@@ -128,7 +130,7 @@ class Flights:
         """Let `serve` deal with what has ended the wait for an answer."""
         begun.is_flying = False
         self._plane.in_flight -= 1
-        self._lane.land(template, begun, error)
+        self._lane.land(template, begun, b"", error)
 
     def crash(self, begun: Begun) -> None:
         """Give everything back: the connection is gone."""
@@ -137,65 +139,91 @@ class Flights:
             self._plane.in_flight -= 1
         begun.drop()
 
-    # --- HTTP/2 to HTTP/2 ------------------------------------------------------------------------------------------
+    # --- from HTTP/2 -----------------------------------------------------------------------------------------------
 
     def launch(self, downstream: FlyingDownstream, template: Template) -> Flight | Begun | None:
-        """Send a request upstream at once if it is here whole and goes to an HTTP/2 upstream.
+        """Send a request upstream at once if it is here whole and a connection is there for it.
 
         Returns:
             What waits for the answer; or what `serve` is to go on from, which may be nothing.
         """
         plane = self._plane
-        if template.is_plain or not template.is_simple or plane.is_draining:
+        if not template.is_simple or plane.is_draining:
             return None
         if template.has_body and plane.body_limit(template.listener):
             return None
         body = downstream.whole_body() if template.has_body else b""
         if body is None or len(body) > MAX_BODY_BYTES:
             return None
+        if template.is_plain and template.has_body and len(body) != template.content_length:
+            return None
+        lane = self._lane
         begun: Begun | None = None
+        flight: Flight
         try:
-            rule = self._lane.find_rule(template, self._holder.current)
+            rule = lane.find_rule(template, self._holder.current)
             if rule is None:
                 return None
-            begun = self._lane.choose(template, rule)
-            link = self._lane.find_shared(begun)
+            begun = lane.choose(template, rule)
+            if template.is_plain:
+                upstream = lane.take(template, begun)
+                if upstream is None:
+                    return begun
+                flight = PlainFlight(lane, plane, downstream, template, begun, body, upstream)
+            else:
+                link = lane.find_shared(begun)
+                if link is None:
+                    return begun
+                flight = SharedFlight(lane, plane, downstream, template, begun, body, link)
         except Exception:  # noqa: BLE001  # `serve` meets it again, in a task of the request's own
             if begun is not None:
                 begun.drop()
             return None
-        if link is None:
-            return begun
-        flight = Flight(self._lane, plane, downstream, template, begun)
-        flight.start(plane.loop, link, body)
+        flight.start(plane.loop)
         return flight
 
 
 class Flight(Coroutine[object, None, None]):
-    """One request under way; stands for a coroutine (see `loop`)."""
+    """One request under way for a stream of a client; stands for a coroutine (see `loop`)."""
 
-    __slots__ = ("_begun", "_body_bytes", "_counts", "_downstream", "_lane", "_rest", "_rounds", "_template", "task")
+    __slots__ = ("_begun", "_body", "_counts", "_downstream", "_lane", "_rest", "_template", "task")
 
     def __init__(
-        self, lane: ExpressLane, counts: Counts, downstream: FlyingDownstream, template: Template, begun: Begun
+        self,
+        lane: ExpressLane,
+        counts: Counts,
+        downstream: FlyingDownstream,
+        template: Template,
+        begun: Begun,
+        body: bytes,
     ) -> None:
         self._lane = lane
         self._counts = counts
         self._downstream = downstream
         self._template = template
         self._begun = begun
+        self._body = body
         self._rest: Coroutine[object, None, None] | None = None
-        self._rounds = MAX_ROUNDS
-        self._body_bytes = 0
         self.task: Task
 
-    def start(self, loop: Loop, link: H2Connection, body: bytes) -> None:
+    def _send(self) -> bool:
+        """Send the request; False if the pipeline is to go on."""
+        raise NotImplementedError
+
+    def _look(self) -> bool | None:
+        """Answer if the answer has come; None: not yet; False: the pipeline is to go on."""
+        raise NotImplementedError
+
+    def _land(self, error: DeadlineExpired | TaskCancelled) -> None:
+        """Let the pipeline go on from what has ended the wait."""
+        raise NotImplementedError
+
+    def start(self, loop: Loop) -> None:
         """Send the request; the flight's task is made here."""
         self.task = task = loop.adopt(self, name="stream")
         self._counts.in_flight += 1
-        self._body_bytes = len(body)
         try:
-            is_sent = self._lane.send_shared(self._template, self._begun, link, task, body)
+            is_sent = self._send()
         except Exception:  # noqa: BLE001  # it is logged, and costs this request only
             self._fail()
             task.wake()  # to be told that it is over
@@ -210,30 +238,18 @@ class Flight(Coroutine[object, None, None]):
         rest = self._rest
         if rest is not None:
             return rest.send(value)
-        begun = self._begun
-        upstream = begun.upstream
-        if not isinstance(upstream, H2Upstream):
+        if self._begun.upstream is None:
             raise StopIteration  # it has failed before it was sent
-        if self._downstream.is_gone:
-            begun.raised = ClientGone()
-        elif upstream.is_silent:
+        try:
+            is_over = self._look()
+        except Exception:  # noqa: BLE001  # as above
+            self._fail()
+            raise StopIteration from None
+        if is_over is None:
             return None
-        elif self._rounds and upstream.may_be_whole_soon:
-            self._rounds -= 1
-            self.task.wake()
-            return None
-        else:
-            try:
-                is_over = self._lane.answer_shared(
-                    self._downstream, self._template, begun, upstream, "h2", self._body_bytes
-                )
-            except Exception:  # noqa: BLE001  # as above
-                self._fail()
-                raise StopIteration from None
-            if is_over:
-                self._counts.in_flight -= 1
-                self._downstream.end()
-                raise StopIteration
+        if is_over:
+            self._arrived()
+            raise StopIteration
         return self._hand_over().send(None)
 
     def throw(  # type: ignore[override]  # only what the loop throws
@@ -244,7 +260,7 @@ class Flight(Coroutine[object, None, None]):
             return self._rest.throw(error)
         if not isinstance(error, DeadlineExpired | TaskCancelled):
             raise error
-        self._begun.raised = error
+        self._land(error)
         return self._hand_over().send(None)
 
     def close(self) -> None:
@@ -258,6 +274,10 @@ class Flight(Coroutine[object, None, None]):
     def __await__(self) -> object:  # type: ignore[override]
         """Nobody awaits a flight."""
         raise NotImplementedError
+
+    def _arrived(self) -> None:
+        self._counts.in_flight -= 1
+        self._downstream.end()
 
     def _hand_over(self) -> Coroutine[object, None, None]:
         self._counts.in_flight -= 1
@@ -273,3 +293,94 @@ class Flight(Coroutine[object, None, None]):
     def _give_back(self) -> None:
         self._counts.in_flight -= 1
         self._begun.drop()
+
+
+class SharedFlight(Flight):
+    """A request that goes to an HTTP/2 upstream."""
+
+    __slots__ = ("_link", "_rounds")
+
+    def __init__(
+        self,
+        lane: ExpressLane,
+        counts: Counts,
+        downstream: FlyingDownstream,
+        template: Template,
+        begun: Begun,
+        body: bytes,
+        link: H2Connection,
+    ) -> None:
+        super().__init__(lane, counts, downstream, template, begun, body)
+        self._link = link
+        self._rounds = MAX_ROUNDS
+
+    def _send(self) -> bool:
+        return self._lane.send_shared(self._template, self._begun, self._link, self.task, self._body)
+
+    def _look(self) -> bool | None:
+        begun = self._begun
+        upstream = begun.upstream
+        assert isinstance(upstream, H2Upstream)
+        if self._downstream.is_gone:
+            begun.raised = ClientGone()
+            return False
+        if upstream.is_silent:
+            return None
+        if self._rounds and upstream.may_be_whole_soon:
+            self._rounds -= 1
+            self.task.wake()
+            return None
+        return self._lane.answer_shared(self._downstream, self._template, begun, upstream, "h2", len(self._body))
+
+    def _land(self, error: DeadlineExpired | TaskCancelled) -> None:
+        self._begun.raised = error
+
+
+class PlainFlight(Flight):
+    """A request that goes to an HTTP/1.1 upstream."""
+
+    __slots__ = ("_loop", "_upstream")
+
+    def __init__(
+        self,
+        lane: ExpressLane,
+        counts: Counts,
+        downstream: FlyingDownstream,
+        template: Template,
+        begun: Begun,
+        body: bytes,
+        upstream: H1Upstream,
+    ) -> None:
+        super().__init__(lane, counts, downstream, template, begun, body)
+        self._loop = counts.loop
+        self._upstream = upstream
+
+    def _send(self) -> bool:
+        return self._lane.send(self._template, self._begun, self._upstream, self.task, self._body, self._on_answer)
+
+    def _look(self) -> bool | None:
+        return self._lane.answer(self._downstream, self._template, self._begun, "h2", self._body)
+
+    def _land(self, error: DeadlineExpired | TaskCancelled) -> None:
+        self._lane.land(self._template, self._begun, self._body, error)
+
+    def _on_answer(self) -> bool:
+        """Do what a step would do when something has come of the upstream; see `Channel.eager`."""
+        task = self.task
+        if task.pending is not None or task.deadline <= self._loop.now:
+            return False  # the step says so
+        try:
+            is_over = self._look()
+        except Exception:  # noqa: BLE001  # as above
+            self._fail()
+            self._loop.finish(task)
+            return True
+        if is_over is None:
+            return True
+        if is_over:
+            self._arrived()
+            self._loop.finish(task)
+            return True
+        self._rest = self._hand_over()
+        task.is_started = False  # what it was handed over to has not
+        return False

@@ -158,6 +158,10 @@ class Loop:
         self._tasks.add(task)
         return task
 
+    def finish(self, task: Task) -> None:
+        """End a task that stands between two steps and whose work somebody else has done."""
+        self._finished(task)
+
     def register(self, fd: int, handler: Pollable, events: int = EDGE_TRIGGERED) -> None:
         """Watch a descriptor; its present state arrives as a first event. OSError as from `epoll_ctl`."""
         self._epoll.register(fd, events)
