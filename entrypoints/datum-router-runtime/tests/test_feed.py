@@ -13,8 +13,9 @@ from datum_router.plugins import builtin
 from datum_router.plugins.manager import Candidate, PluginSet, load_plugins
 from datum_router.plugins.protocols import Emit, SourceEvent, Synced, Upsert
 from datum_router.reasons import Reason
-from datum_router.registry.store import Store
-from datum_router_runtime.feed import Feed
+from datum_router.registry.store import Store, StoreChange
+from datum_router_runtime import feed as feed_module
+from datum_router_runtime.feed import FEW_EVENTS, Feed
 
 
 @pytest.fixture(scope="module")
@@ -233,3 +234,54 @@ def test_other_tasks_run_while_much_is_compiled_and_what_changes_meanwhile_is_co
     assert turns[0] >= 5
     ports = [result.data.services["default/a0"].endpoints[0].port for _, result in published]
     assert ports == [80, 81]
+
+
+def test_other_tasks_run_while_much_is_decoded_and_what_is_emitted_meanwhile_comes_after_it(
+    plugins: PluginSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Scripted(Synced(source="one"))
+    whole = Store.apply
+    turns = [0]
+    monkeypatch.setattr(feed_module, "DECODE_TURN_S", 0.0)  # each object has a turn of its own
+    applied: list[object] = []
+
+    def note(self: Store, event: SourceEvent) -> StoreChange:
+        assert isinstance(event, Upsert)
+        applied.append((event.raw["metadata"]["name"], event.raw["spec"]["port"]))  # type: ignore[index]
+        return whole(self, event)
+
+    async def script(feed: Feed) -> None:
+        await trio.sleep(1)
+        monkeypatch.setattr(Store, "apply", note)
+        feed.emit([upsert(f"a{n}") for n in range(FEW_EVENTS + 1)])
+        assert not applied
+        while not applied:
+            await trio.lowlevel.checkpoint()
+        feed.emit([upsert("a0", 81)])
+        feed.emit([upsert("a0", 82)])
+        while feed.compilations < 2:
+            turns[0] += 1
+            await trio.lowlevel.checkpoint()
+        await trio.sleep(5)
+
+    published = drive(plugins, {"one": source}, script)
+    assert turns[0] >= FEW_EVENTS
+    assert applied == [*((f"a{n}", 80) for n in range(FEW_EVENTS + 1)), ("a0", 81), ("a0", 82)]
+    services = [result.data.services for _, result in published]
+    assert len(services) == 2, "the first one, and one for all that came"
+    assert services[1]["default/a0"].endpoints[0].port == 82
+
+
+def test_a_large_first_batch_is_published_once_and_only_when_all_sources_have_synced(plugins: PluginSet) -> None:
+    first = Scripted(*(upsert(f"a{n}") for n in range(FEW_EVENTS + 1)), Synced(source="one"))
+    second = Scripted()
+
+    async def script(feed: Feed) -> None:
+        await trio.sleep(1)
+        assert not feed.compilations
+        assert second.emit is not None
+        second.emit([Synced(source="two")])
+        await trio.sleep(5)
+
+    published = drive(plugins, {"one": first, "two": second}, script)
+    assert [len(result.data.services) for _, result in published] == [FEW_EVENTS + 1]

@@ -1,7 +1,8 @@
 """The feed: sources -> store -> debounce -> compile -> publish.
 
 The first change after a quiet moment is compiled at once; those that follow within `debounce_s` are gathered, for at
-most `debounce_max_s` while they keep coming. Compiling is done in steps; what changes meanwhile is compiled next. A
+most `debounce_max_s` while they keep coming. A large batch is decoded in turns and compiling is done in steps, so that
+health checks and the admin listener go on; what changes meanwhile is compiled next. A
 source that fails is started again with backoff; what it had emitted stays in force. Nothing is published before every
 source has said `Synced` once.
 """
@@ -11,7 +12,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Mapping, Sequence
 
 import trio
 
@@ -27,6 +29,11 @@ log = logging.getLogger(__name__)
 
 FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 30.0
+
+FEW_EVENTS = 50
+"""A batch of at most so many is decoded at once: some milliseconds."""
+DECODE_TURN_S = 0.005
+"""How long a larger one is decoded before others get a turn (seconds), give or take an object."""
 
 Publish = Callable[[CompileResult], None]
 
@@ -52,8 +59,9 @@ class Feed:
         "_debounce_max_s",
         "_debounce_s",
         "_dirty",
+        "_has_changed",
+        "_inbox",
         "_publish",
-        "_ready",
         "_sources",
         "_store",
         "_unsynced",
@@ -86,7 +94,8 @@ class Feed:
         self._debounce_max_s = debounce_max_s
         self._unsynced = set(self._sources)
         self._dirty = trio.Event()
-        self._ready = trio.Event()
+        self._has_changed = False
+        self._inbox: deque[Sequence[SourceEvent]] = deque()  # the first one may be taken in in part
         self._changed_at = -math.inf
         self._wall_clock = wall_clock
         self.synced = False
@@ -106,20 +115,36 @@ class Feed:
 
     def emit(self, events: Sequence[SourceEvent]) -> None:
         """Take one batch of a source; all of it comes into force in one compilation."""
-        is_changed = False
-        for event in events:
-            if isinstance(event, Synced):
-                self._unsynced.discard(event.source)
-                if not self._unsynced and not self.synced:
-                    self.synced = True
-                    self._ready.set()
-                    is_changed = True
-                continue
-            change = self._store.apply(event)
-            is_changed = is_changed or bool(change.changed) or change.diagnostics_changed
-        if is_changed:
+        if self._inbox or len(events) > FEW_EVENTS:
+            self._inbox.append(events)
             self._changed_at = trio.current_time()
             self._dirty.set()
+            return
+        for event in events:
+            self._apply(event)
+        if self._has_changed:
+            self._changed_at = trio.current_time()
+            self._dirty.set()
+
+    def _take_in(self) -> Generator[None, None, None]:
+        """Apply what waits, in order, one event a step."""
+        inbox = self._inbox
+        while inbox:
+            for event in inbox[0]:
+                self._apply(event)
+                yield
+            inbox.popleft()
+
+    def _apply(self, event: SourceEvent) -> None:
+        if isinstance(event, Synced):
+            self._unsynced.discard(event.source)
+            if not self._unsynced and not self.synced:
+                self.synced = True
+                self._has_changed = True
+            return
+        change = self._store.apply(event)
+        if change.changed or change.diagnostics_changed:
+            self._has_changed = True
 
     async def _run_source(self, name: str, source: Source) -> None:
         backoff = FIRST_BACKOFF_S
@@ -151,7 +176,6 @@ class Feed:
         self.emit([Problems(source=name, scope="", diagnostics=(diagnostic,))])
 
     async def _compile_loop(self) -> None:
-        await self._ready.wait()
         last = -math.inf
         while True:
             await self._dirty.wait()
@@ -159,6 +183,10 @@ class Feed:
             if now - last < self._debounce_s:
                 await self._gather(until=now + self._debounce_max_s)
             self._dirty = trio.Event()
+            await in_turns(self._take_in(), DECODE_TURN_S)
+            if not (self._has_changed and self.synced):
+                continue
+            self._has_changed = False
             started = trio.current_time()
             try:
                 result = await self._compile()
