@@ -86,6 +86,22 @@ def test_what_comes_behind_a_request_in_the_air_waits_for_its_turn() -> None:
         assert requests.send().count(b"200 OK") == 3
 
 
+def test_a_wake_up_for_nothing_lets_no_request_overtake_the_one_in_the_air() -> None:
+    with running() as requests:
+        requests.is_silent = True
+        requests.send(HEAD)
+        requests.send(OTHER)
+        task = requests.world.upstreams[0].pipe.task
+        assert task is not None
+        task.wake()  # as the loop does when the kernel takes the rest of a long head
+        requests.send()
+        assert len(requests.world.forwarded) == 2
+        requests.is_silent = False
+        requests.world.upstreams[0].to_send.append(ANSWER)
+        assert requests.send().count(b"200 OK") == 2
+        assert [one.head.split(b" ")[1] for one in requests.world.forwarded] == [b"/a", b"/a", b"/b"]
+
+
 def test_the_deadline_of_a_request_in_the_air_is_kept() -> None:
     with running() as requests:
         requests.is_silent = True

@@ -157,7 +157,8 @@ class H1Connection:
                 self._start_head_clock(task)
             while event is NEED_DATA:
                 data, self._given = self._given, None
-                if data is None and not channel.readable:
+                # What comes behind a request in the air is not read before that is answered, whoever has woken us.
+                if data is None and (self._flying is not None or not channel.readable):
                     self._may_fly = is_at_start and (self._is_idle or self._flying is not None)
                     try:
                         await park()
