@@ -180,6 +180,31 @@ def test_a_drain_that_begins_meanwhile_is_told_by_the_answer() -> None:
         assert requests.client.pipe.ended == "closed"
 
 
+@pytest.mark.parametrize("head", [HEAD, OTHER])
+@pytest.mark.parametrize("has_kept", [True, False])
+def test_a_request_that_came_in_time_is_served_though_its_task_has_its_turn_late(head: bytes, has_kept: bool) -> None:
+    with running() as requests:
+        if not has_kept:
+            requests.world.upstreams[0].to_send.append(CLOSED)
+            requests.send()
+        requests.world.wait(requests.world.pipeline.settings.keep_alive_timeout_s - 1.0)
+        requests.client.pipe.give(head)
+        requests.client.pipe.tell()
+        requests.world.now += 2.0
+        requests.world.loop.sweep()
+        assert requests.send().count(b"200 OK") == 1
+
+
+def test_a_request_that_came_before_the_end_of_a_drain_is_served() -> None:
+    with running() as requests:
+        requests.client.pipe.give(OTHER)
+        requests.client.pipe.tell()  # it was read, and its task has not had its turn
+        requests.world.pipeline.is_draining = True
+        requests.serving.finish_drain()
+        assert requests.send().count(b"200 OK") == 1
+        assert requests.client.pipe.ended == "closed"
+
+
 def test_a_client_that_does_not_take_its_answer_is_waited_for_but_not_for_ever() -> None:
     with running() as requests:
         requests.client.pipe.buffered = 1

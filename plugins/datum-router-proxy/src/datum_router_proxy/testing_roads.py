@@ -266,9 +266,9 @@ class World:
     def settle(self) -> None:
         """Go on until nobody has anything to do; a piece arrives only when all tasks have come to rest."""
         for _ in range(MOST_STEPS):
-            peers = (*self.upstreams, *self.clients)
-            has_told = [peer.pipe.tell() for peer in peers]
-            if not self.loop.drain() and not any(has_told) and not any(peer.step() for peer in peers):
+            has_told = [peer.pipe.tell() for peer in (*self.upstreams, *self.clients)]
+            has_more = self.loop.drain() or any(has_told)
+            if not has_more and not any(peer.step() for peer in (*self.upstreams, *self.clients)):
                 return
         raise AssertionError("no end of it")
 

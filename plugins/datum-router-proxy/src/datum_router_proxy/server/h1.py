@@ -231,6 +231,9 @@ class H1Connection:
             return False  # the task is told the same again
         if data is None:
             return not channel.readable
+        task = self._task
+        assert task is not None
+        task.deadline = math.inf  # it has come in time, whenever the task's turn is
         template = self._known.recognise(data) if data else None
         if template is None:
             self._given = data
@@ -239,8 +242,7 @@ class H1Connection:
         self._unread = data
         self._is_idle = False
         self._flying = template
-        assert self._task is not None
-        begun = self._begun = self._plane.flights.fly(template, self._task, self._on_answer)
+        begun = self._begun = self._plane.flights.fly(template, task, self._on_answer)
         return begun is not None and begun.is_flying and not channel.hangup
 
     def _on_answer(self) -> bool:
@@ -352,7 +354,8 @@ class H1Connection:
 
     def finish_drain(self) -> None:
         """Close now if nothing is under way."""
-        if self._is_idle and self._task is not None and not self._channel.readable:
+        is_idle = self._is_idle and self._given is None and not self._channel.readable
+        if is_idle and self._task is not None:
             self._task.cancel(Reason.DRAINING)
 
     def cut(self) -> None:
