@@ -205,6 +205,14 @@ def test_a_request_that_came_before_the_end_of_a_drain_is_served() -> None:
         assert requests.client.pipe.ended == "closed"
 
 
+def test_a_request_that_comes_as_its_connection_is_closed_is_not_sent() -> None:
+    with running() as requests:
+        requests.serving.finish_drain()
+        assert requests.send(HEAD) == b""
+        assert len(requests.world.forwarded) == 1
+        assert requests.client.pipe.ended == "closed"
+
+
 def test_a_client_that_does_not_take_its_answer_is_waited_for_but_not_for_ever() -> None:
     with running() as requests:
         requests.client.pipe.buffered = 1

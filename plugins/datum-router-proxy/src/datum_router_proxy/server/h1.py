@@ -355,12 +355,13 @@ class H1Connection:
     def finish_drain(self) -> None:
         """Close now if nothing is under way."""
         is_idle = self._is_idle and self._given is None and not self._channel.readable
-        if is_idle and self._task is not None:
-            self._task.cancel(Reason.DRAINING)
+        if is_idle:
+            self.cut()
 
     def cut(self) -> None:
         """End everything."""
         if self._task is not None:
+            self._may_fly = False  # what comes before its step is not to be sent any more
             self._task.cancel(Reason.DRAINING)
 
     # --- Downstream: the request --------------------------------------------------------------------------------
