@@ -156,7 +156,7 @@ class Happenings:
         return [int(one) for one in re.findall(rb"HTTP/1\.1 200 OK\r\n(?:[^\r]+\r\n)+\r\n([0-9]+)", got)]
 
 
-@pytest.mark.parametrize("seed", range(120))
+@pytest.mark.parametrize("seed", range(300))
 def test_each_request_has_its_own_answer_in_order_or_its_connection_ends(seed: int) -> None:
     happenings = Happenings(seed, ports=[9000, 9001] if seed % 2 else [9000])
     world = happenings.world
@@ -202,6 +202,6 @@ def seen_of(seed: int, *, has_lane: bool) -> tuple[object, ...]:
         )
 
 
-@pytest.mark.parametrize("seed", range(80))
+@pytest.mark.parametrize("seed", range(100))
 def test_at_any_moment_both_roads_lead_to_the_same(seed: int) -> None:
     assert seen_of(seed, has_lane=True) == seen_of(seed, has_lane=False)
