@@ -403,6 +403,13 @@ def test_hints_are_looked_for_a_bounded_number_of_times(where: str, monkeypatch:
     assert MAX_PROBLEMS <= len(asked) <= MAX_GUESSES
 
 
+@pytest.mark.parametrize("name", ["x" * 300, f"{'n' * 100}/x"])
+def test_a_text_that_is_too_long_for_a_reference_is_not_written_out(name: str) -> None:
+    found = only(run(service(vpcAttachmentRef=name)))
+    assert found.path == "spec.vpcAttachmentRef"
+    assert found.hint == ""
+
+
 def test_long_values_are_cut_in_messages() -> None:
     found = only(run(service(protocol="x" * 10_000)))
     assert len(found.message) < 300
