@@ -11,23 +11,24 @@ from pathlib import Path
 
 import pytest
 
+from datum_router.compiler.diagnostics import Diagnostic
 from datum_router.plugins.protocols import Delete, Problems, SourceEvent, Upsert
+from datum_router.reasons import Reason
 from datum_router_files.scan import Scanner, read_regular_file
 from datum_router_files.source import Touched
 from datum_router_files.watch import NOTHING, Watch
 
 DOCUMENT = "apiVersion: router.datum.net/v1alpha1\nspec: {port: %d}\nkind: VPCService\nmetadata: {name: %s}\n"
-OBJECTS = "pqrstuvw"
 FILES = ("a.yaml", "b.yaml", "sub/c.yaml", "sub/d.yml", "other/e.yaml", "other/deep/f.yaml", "link.yaml")
 FOLDERS = ("sub", "other", "other/deep")
 
 
 class Told:
-    """What the events of a scanner say is in force: object -> port and file; and the files with problems."""
+    """What the events of a scanner say is in force: object -> port and file; and what is wrong by file."""
 
     def __init__(self) -> None:
         self.objects: dict[str, tuple[object, str]] = {}
-        self.problems: set[str] = set()
+        self.problems: dict[str, tuple[Diagnostic, ...]] = {}
 
     def take(self, events: Sequence[SourceEvent]) -> None:
         """Apply one batch."""
@@ -41,7 +42,21 @@ class Told:
                 if self.objects.get(event.key.name, (0, ""))[1] == event.file:
                     del self.objects[event.key.name]
             elif isinstance(event, Problems):
-                (self.problems.add if event.diagnostics else self.problems.discard)(event.scope)
+                self.problems[event.scope] = event.diagnostics
+
+    @property
+    def broken(self) -> set[str]:
+        """Return the files that hold something else than objects that stand in one file or several."""
+        return {
+            path
+            for path, found in self.problems.items()
+            if any(one.reason is not Reason.DUPLICATE_OBJECT or f"{path}:" in one.message for one in found)
+        }
+
+    @property
+    def duplicates(self) -> int:
+        """Return how many objects are not used; which of them may depend on what was there before."""
+        return sum(map(len, self.problems.values()))
 
 
 class Directory:
@@ -50,6 +65,8 @@ class Directory:
     def __init__(self, root: Path, outside: Path, seed: int) -> None:
         self.root, self.outside, self.rng = root, outside, random.Random(seed)
         self.edits = 0
+        # Of a few names many stand in several files; of many hardly any does.
+        self.names = [f"n{number}" for number in range(self.rng.choice((8, 200)))]
         for folder in FOLDERS:
             (root / folder).mkdir(parents=True)
         outside.mkdir()
@@ -59,7 +76,7 @@ class Directory:
     def text(self) -> str:
         """Return some objects, with ports as they never were before."""
         self.edits += 1
-        names = self.rng.sample(OBJECTS, self.rng.randint(1, 3))
+        names = self.rng.sample(self.names, self.rng.randint(1, 3))
         return "---\n".join(DOCUMENT % (self.edits * 10 + at, name) for at, name in enumerate(names))
 
     def happen(self) -> None:
@@ -112,15 +129,6 @@ class Directory:
             (volume / "x.yaml").symlink_to("..data/x.yaml")
         else:
             shutil.rmtree(volume / before)
-
-    def mend(self, is_broken: Callable[[], set[str]]) -> None:
-        """Remove files until nothing is wrong: what is broken, or a duplicate, may go by what was before."""
-        for _ in range(50):
-            broken = is_broken()
-            if not broken:
-                return
-            Path(min(broken)).unlink()
-        raise AssertionError("files are broken that were removed")
 
 
 class Following:
@@ -179,13 +187,20 @@ def test_scans_of_what_was_told_end_where_a_scan_of_everything_does(following: t
             scans.poll()
     scans.is_disturbed = False
 
-    def everything() -> Told:
+    def settled() -> Told:
+        """Return what is told by a new scanner, after everything had time to be believed."""
+        for _ in range(6):
+            scans.poll()
         told = Told()
         told.take(Scanner(str(directory.root)).scan())
         return told
 
-    directory.mend(lambda: everything().problems)
-    for _ in range(6):
-        scans.poll()
-    assert scans.told.objects == everything().objects
-    assert scans.told.problems == set()
+    while broken := settled().broken:
+        Path(min(broken)).unlink()
+    fresh = settled()
+    assert scans.told.objects.keys() == fresh.objects.keys()
+    assert scans.told.duplicates == fresh.duplicates
+    while any((fresh := settled()).problems.values()):
+        Path(min(path for path, found in fresh.problems.items() if found)).unlink()
+    assert scans.told.objects == fresh.objects
+    assert scans.told.duplicates == 0
