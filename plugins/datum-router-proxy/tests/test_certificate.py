@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ssl
+
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
@@ -33,6 +35,7 @@ LOCKED_KEY = (
 )
 CUT_KEY = "".join(line for index, line in enumerate(KEY.splitlines(keepends=True)) if index != 1)
 JUNK_CERT = "-----BEGIN CERTIFICATE-----\nQ0VSVA==\n-----END CERTIFICATE-----\n"
+COMMENT = "subject=CN = M\u00fcller\n"  # as `openssl pkcs12` writes it above a block
 
 
 def secret(cert: str, key: str) -> Secret:
@@ -57,8 +60,19 @@ def test_a_pair_that_fits_and_a_secret_without_one_are_good() -> None:
         (CERT, CUT_KEY, "stringData['tls.key']", "the private key cannot be read"),
         (JUNK_CERT, KEY, "stringData['tls.crt']", "a certificate cannot be read"),
         (CERT + JUNK_CERT, KEY, "stringData['tls.crt']", "a certificate cannot be read"),
+        (COMMENT + CERT, CUT_KEY, "stringData['tls.key']", "the private key cannot be read"),
+        (COMMENT + JUNK_CERT, KEY, "stringData['tls.crt']", "a certificate cannot be read"),
     ],
-    ids=["other-key", "wrong-order", "encrypted", "cut-key", "no-certificate", "bad-intermediate"],
+    ids=[
+        "other-key",
+        "wrong-order",
+        "encrypted",
+        "cut-key",
+        "no-certificate",
+        "bad-intermediate",
+        "cut-key-comment",
+        "comment",
+    ],
 )
 def test_a_pair_that_cannot_be_served_is_told_with_its_place_and_without_its_text(
     cert: str, key: str, path: str, message: str
@@ -68,6 +82,20 @@ def test_a_pair_that_cannot_be_served_is_told_with_its_place_and_without_its_tex
     assert found.message.startswith(message)
     assert found.hint
     assert key.splitlines()[1] not in repr(found)
+
+
+@pytest.mark.parametrize("reason", ["EE_KEY_TOO_SMALL", "CA_KEY_TOO_SMALL", "CA_MD_TOO_WEAK"])
+def test_a_pair_that_is_too_weak_is_not_said_to_be_unreadable(monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    def fail(*_: object) -> None:
+        error = ssl.SSLError(1, "refused by the security level of the system")
+        error.reason = reason
+        raise error
+
+    monkeypatch.setattr(certificate, "load_pair", fail)
+    (found,) = validate_secret(secret(CERT, KEY))
+    assert found.path == "stringData['tls.crt']"
+    assert "too " in found.message
+    assert "issue a new one" in found.hint
 
 
 def test_a_shortage_of_the_process_is_no_fault_of_the_secret(monkeypatch: pytest.MonkeyPatch) -> None:

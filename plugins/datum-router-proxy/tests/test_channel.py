@@ -25,7 +25,7 @@ from datum_router_proxy.channel import (
     drain,
     wait_readable,
 )
-from datum_router_proxy.loop import DeadlineExpired, Loop, current_task
+from datum_router_proxy.loop import DeadlineExpired, Loop, current_task, park
 
 
 def pump(loop: Loop, until: Callable[[], bool], *, timeout_s: float = 10.0) -> None:
@@ -71,6 +71,58 @@ def pair(loop: Loop) -> Iterator[tuple[PlainChannel, socket.socket]]:
     yield channel, far
     channel.abort()
     far.close()
+
+
+@pytest.mark.parametrize("turn", [1, -1])
+def test_all_that_has_come_is_noted_before_anybody_acts_on_it(loop: Loop, turn: int) -> None:
+    """What an idle upstream has said is not to be taken for its answer to a request that came at the same moment."""
+    pairs = [tcp_pair() for _ in range(2)]
+    for near, _ in pairs:
+        near.setblocking(False)
+    channels = [PlainChannel(loop, near) for near, _ in pairs]
+    settle(loop)
+    seen: list[list[bool]] = []
+
+    def look() -> bool:
+        seen.append([channel.readable for channel in channels])
+        return True
+
+    async def sleep() -> None:
+        await park()
+
+    for channel in channels:
+        channel.task = loop.spawn(sleep(), name="sleep")
+        channel.eager = look
+    loop.drain()
+    for _, far in pairs[::turn]:
+        far.sendall(b"x")
+    settle(loop)
+    assert seen == [[True, True], [True, True]]
+    assert loop.tasks == 2, "they were not woken"
+    for channel, (_, far) in zip(channels, pairs, strict=True):
+        channel.abort()
+        far.close()
+
+
+def test_one_that_fails_to_act_loses_its_descriptor_only(
+    loop: Loop, pair: tuple[PlainChannel, socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    channel, far = pair
+
+    def fail() -> bool:
+        raise RuntimeError("bug")
+
+    async def sleep() -> None:
+        await park()
+
+    channel.task = loop.spawn(sleep(), name="sleep")
+    channel.eager = fail
+    loop.drain()
+    far.sendall(b"x")
+    pump(loop, lambda: channel.is_closed)
+    settle(loop)
+    assert (loop.failures, loop.tasks, loop.eager) == (1, 0, [])
+    assert "event handler failed" in caplog.text
 
 
 def run(loop: Loop, channel: PlainChannel, body: Coroutine[object, None, None]) -> None:

@@ -86,6 +86,22 @@ def test_what_comes_behind_a_request_in_the_air_waits_for_its_turn() -> None:
         assert requests.send().count(b"200 OK") == 3
 
 
+def test_a_wake_up_for_nothing_lets_no_request_overtake_the_one_in_the_air() -> None:
+    with running() as requests:
+        requests.is_silent = True
+        requests.send(HEAD)
+        requests.send(OTHER)
+        task = requests.world.upstreams[0].pipe.task
+        assert task is not None
+        task.wake()  # as the loop does when the kernel takes the rest of a long head
+        requests.send()
+        assert len(requests.world.forwarded) == 2
+        requests.is_silent = False
+        requests.world.upstreams[0].to_send.append(ANSWER)
+        assert requests.send().count(b"200 OK") == 2
+        assert [one.head.split(b" ")[1] for one in requests.world.forwarded] == [b"/a", b"/a", b"/b"]
+
+
 def test_the_deadline_of_a_request_in_the_air_is_kept() -> None:
     with running() as requests:
         requests.is_silent = True
@@ -161,6 +177,39 @@ def test_a_drain_that_begins_meanwhile_is_told_by_the_answer() -> None:
         requests.serving.finish_drain()
         requests.world.upstreams[0].to_send.append(ANSWER)
         assert b"\r\nconnection: close\r\n" in requests.send()
+        assert requests.client.pipe.ended == "closed"
+
+
+@pytest.mark.parametrize("head", [HEAD, OTHER])
+@pytest.mark.parametrize("has_kept", [True, False])
+def test_a_request_that_came_in_time_is_served_though_its_task_has_its_turn_late(head: bytes, has_kept: bool) -> None:
+    with running() as requests:
+        if not has_kept:
+            requests.world.upstreams[0].to_send.append(CLOSED)
+            requests.send()
+        requests.world.wait(requests.world.pipeline.settings.keep_alive_timeout_s - 1.0)
+        requests.client.pipe.give(head)
+        requests.client.pipe.tell()
+        requests.world.now += 2.0
+        requests.world.loop.sweep()
+        assert requests.send().count(b"200 OK") == 1
+
+
+def test_a_request_that_came_before_the_end_of_a_drain_is_served() -> None:
+    with running() as requests:
+        requests.client.pipe.give(OTHER)
+        requests.client.pipe.tell()  # it was read, and its task has not had its turn
+        requests.world.pipeline.is_draining = True
+        requests.serving.finish_drain()
+        assert requests.send().count(b"200 OK") == 1
+        assert requests.client.pipe.ended == "closed"
+
+
+def test_a_request_that_comes_as_its_connection_is_closed_is_not_sent() -> None:
+    with running() as requests:
+        requests.serving.finish_drain()
+        assert requests.send(HEAD) == b""
+        assert len(requests.world.forwarded) == 1
         assert requests.client.pipe.ended == "closed"
 
 

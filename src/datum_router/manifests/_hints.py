@@ -15,6 +15,7 @@ from datum_router.manifests.terms import FIELD_TERMS
 MAX_SUGGESTED_CHARS = 64
 """Longer texts are not compared with names: none of ours is that long."""
 _MAX_LISTED = 12
+_MAX_NAME_CHARS, _MAX_NAMESPACE_CHARS = 253, 63
 
 _FIELDS: Final[Mapping[str, tuple[str, ...]]] = {fold(term): fields for term, fields in FIELD_TERMS.items()}
 _NAME = re.compile(SUBDOMAIN_PATTERN.removesuffix("$") + r"\Z")
@@ -94,7 +95,7 @@ def written_out(value: str, kind: types.StructType) -> str:
     if field.encode_name != "name" or not isinstance(inner, types.StrType) or inner.pattern != SUBDOMAIN_PATTERN:
         return ""
     namespace, slash, name = value.rpartition("/")
-    if not _NAME.match(name):
+    if len(name) > _MAX_NAME_CHARS or len(namespace) > _MAX_NAMESPACE_CHARS or not _NAME.match(name):
         return ""
     if not slash:
         return f"{{name: {name}}}"

@@ -38,6 +38,8 @@ if TYPE_CHECKING:  # the kind table needs this module in every process, and not 
 MAX_PROBLEMS = 100
 """Problems that are reported of one object; there is a note if there are more."""
 MAX_PATH_CHARS = 256
+MAX_GUESSES = 200
+"""Unknown fields for which a known one is looked for, more than are reported: each takes 0.1 ms."""
 
 _INDEX = re.compile(r"\[[0-9]+\]")
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_\-]*\Z")
@@ -84,10 +86,11 @@ class Walker:
         refused: What is well-formed but not served, by path with `[]` for any item; hints do not recommend it.
     """
 
-    __slots__ = ("_refused", "is_cut", "problems")
+    __slots__ = ("_guesses", "_refused", "is_cut", "problems")
 
     def __init__(self, refused: Mapping[str, NotServed] = {}) -> None:
         self._refused = refused
+        self._guesses = MAX_GUESSES
         self.problems: list[Problem] = []
         self.is_cut = False
 
@@ -196,6 +199,11 @@ class Walker:
         is_metadata: bool,
     ) -> str:
         """Report an unknown field; return the field that was probably meant."""
+        if not self._guesses:
+            if not is_metadata:
+                self.report(child(path, name), Reason.UNKNOWN_FIELD, "unknown field")
+            return ""
+        self._guesses -= 1
         meant = likely_field(name, known) if isinstance(name, str) and len(name) <= MAX_PATH_CHARS else ""
         if is_metadata:
             if meant and isinstance(name, str) and name not in KNOWN_METADATA and meant not in value:

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
-from datum_router.manifests._walk import MAX_PROBLEMS
+from datum_router.manifests._walk import MAX_GUESSES, MAX_PROBLEMS
 from datum_router.manifests.decode import Decoded, decode
 from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.meta import ObjectKey, ObjectMeta
@@ -383,6 +383,31 @@ def test_more_problems_than_the_limit_are_cut_with_a_note() -> None:
     decoded = run(route(destinations=[{"weight": -1}] * 64))
     assert len(decoded.diagnostics) == MAX_PROBLEMS + 1
     assert decoded.diagnostics[-1].message == f"more than {MAX_PROBLEMS} problems, others left out"
+
+
+@pytest.mark.parametrize("where", ["metadata", "spec"])
+def test_hints_are_looked_for_a_bounded_number_of_times(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each takes 0.1 ms: a file full of unknown fields, which is within its limits, would hold up all others."""
+    asked: list[str] = []
+
+    def likely(name: str, _known: object) -> str:
+        asked.append(name)
+        return ""
+
+    monkeypatch.setattr("datum_router.manifests._walk.likely_field", likely)
+    manifest = copy.deepcopy(EXAMPLES[1])
+    fields = manifest[where]
+    assert isinstance(fields, dict)
+    fields.update({f"unknown{number}": number for number in range(1000)})
+    decode(manifest, Origin(source="test"), TABLE)
+    assert MAX_PROBLEMS <= len(asked) <= MAX_GUESSES
+
+
+@pytest.mark.parametrize("name", ["x" * 300, f"{'n' * 100}/x"])
+def test_a_text_that_is_too_long_for_a_reference_is_not_written_out(name: str) -> None:
+    found = only(run(service(vpcAttachmentRef=name)))
+    assert found.path == "spec.vpcAttachmentRef"
+    assert found.hint == ""
 
 
 def test_long_values_are_cut_in_messages() -> None:

@@ -25,6 +25,12 @@ TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """TLS 1.2 suites: forward secrecy and AEAD only (RFC 9325 section 4.2; RFC 9113 appendix A forbids the others)."""
 
 _MISMATCH = "KEY_VALUES_MISMATCH"  # OpenSSL's name for it
+_TOO_WEAK = {
+    "EE_KEY_TOO_SMALL": "the key of the certificate is too short to be served",
+    "CA_KEY_TOO_SMALL": "the key of an intermediate certificate is too short to be served",
+    "CA_MD_TOO_WEAK": "a certificate is signed with a digest that is too weak to be served",
+}
+"""What OpenSSL's security level refuses though it can be read, by OpenSSL's names."""
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
@@ -73,6 +79,9 @@ def validate_secret(secret: Secret) -> Iterator[Problem]:
         if exc.reason == _MISMATCH:
             message = explain(exc)
             hint = "the first certificate of tls.crt must be the one that was issued for this key; intermediates follow"
+        elif exc.reason in _TOO_WEAK:
+            name, message = "tls.crt", explain(exc)
+            hint = "issue a new one: ECDSA, or RSA of at least 2048 bits, signed with SHA-256 or better"
         elif _is_readable(cert_pem):
             message = "the private key cannot be read"
         else:
@@ -91,8 +100,10 @@ def validate_secret(secret: Secret) -> Iterator[Problem]:
 
 
 def _is_readable(cert_pem: str) -> bool:
+    # What stands around the blocks may be written in any letters; Python takes only ASCII here.
+    text = cert_pem.encode("ascii", "replace").decode("ascii")
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=cert_pem)
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError):
         return False
     return True
@@ -108,6 +119,8 @@ def explain(exc: Exception) -> str:
     if isinstance(exc, ssl.SSLError):
         if exc.reason == _MISMATCH:
             return "certificate and private key do not belong together"
+        if exc.reason in _TOO_WEAK:
+            return _TOO_WEAK[exc.reason]
         return f"certificate or key cannot be read ({exc.reason or 'no PEM block found'})"
     if isinstance(exc, ValueError):
         return str(exc)

@@ -76,8 +76,8 @@ class Channel(Protocol):
 
     Attributes:
         task: Woken by every event; whoever takes over a channel sets it. None = nobody (idle in a pool).
-        eager: Asked first when something has come: True if `task` need not be woken. It may read and write, and is not
-            to register descriptors (see `loop`).
+        eager: Asked first when something has come, and all else of the same round is noted: True if `task` need not
+            be woken. It may read and write, and is not to register descriptors (see `loop`).
         watcher: Cancelled, with `reset_reason`, when the peer hangs up: for a task that waits for something else.
         on_close: Called once when the descriptor is given back, with what held it; for counting.
         peer: Address without brackets or `::ffff:`, and port; ("", 0) if there is none.
@@ -384,9 +384,10 @@ class PlainChannel:
                 if self.watcher is not None:
                     self.watcher.cancel(self.reset_reason)
             if task is not None:
-                eager = self.eager
-                if eager is None or not eager():
+                if self.eager is None:
                     task.wake()
+                else:
+                    self._loop.eager.append(self)
         if events & EPOLLOUT:
             if self.buffered:
                 self._flush()
@@ -396,6 +397,12 @@ class PlainChannel:
                 self._is_connecting = False
                 if task is not None:
                     task.wake()
+
+    def act(self) -> None:
+        """Ask `eager` about what `handle` has noted (called by the loop)."""
+        task = self.task
+        if task is not None and (self.eager is None or not self.eager()):
+            task.wake()
 
     @property
     def is_connecting(self) -> bool:

@@ -8,10 +8,10 @@ The descriptor of that epoll is all that trio watches: `Loop.run` awaits `trio.l
 drains one bounded *batch*, and gives the other trio tasks a turn.
 
 A batch has at most `ROUNDS` rounds and ends early after `BATCH_S`. A round is: poll without blocking for at most
-`EVENTS` events; let each handler note them (it sets flags and wakes a task; what is done over and over it may do
-itself, see `Channel.eager`); step at most `STEPS` tasks of the run queue. If work is left after the batch there is a
-checkpoint, otherwise a wait. Before it gives up a batch waits for `LINGER_S` in the epoll itself: the upstream's
-answer, or the next request, is often that near, and a wait in trio costs more than a request does.
+`EVENTS` events; let each handler note them (it sets flags and wakes a task); let those act that do themselves what is
+done over and over (`eager`, see `Channel.eager`); step at most `STEPS` tasks of the run queue. If work is left after
+the batch there is a checkpoint, otherwise a wait. Before it gives up a batch waits for `LINGER_S` in the epoll itself:
+the upstream's answer, or the next request, is often that near, and a wait in trio costs more than a request does.
 
 A `Task` is a coroutine driven by `send(None)`. It is in one of four states:
 
@@ -23,6 +23,8 @@ A `Task` is a coroutine driven by `send(None)`. It is in one of four states:
 Invariants
 - Handlers never register a descriptor: so no event of a round can reach a successor that got the number of one that
   was closed. Only tasks do, and they run when the events of their round have been noted.
+- Nobody acts before all events of the round are noted: what an upstream said while it was idle is not taken for its
+  answer to a request that was noted in the same round.
 - A task woken during a round runs in a later one, and each round polls first: tasks that wake each other for ever
   starve neither descriptors nor, since batches are bounded, trio.
 - Wake-ups may be spurious. Whoever parks re-checks its own condition.
@@ -92,10 +94,23 @@ class Pollable(Protocol):
         ...
 
 
+class Eager(Protocol):
+    """What acts in place of a task, once the events of a round have been noted."""
+
+    def act(self) -> None:
+        """Do it, or wake a task; never register a descriptor."""
+        ...
+
+    def abort(self) -> None:
+        """Give the descriptor back at once; idempotent."""
+        ...
+
+
 class Loop:
     """Drives tasks and descriptors; see the module's theory of operation.
 
     Attributes:
+        eager: Who is to act when all events of the round are noted; handlers add themselves.
         now: CLOCK_MONOTONIC seconds, refreshed at every step and sweep (so at most `SWEEP_S` old when idle).
         rng: The data plane's source of randomness.
         lag_s: How late the last sweep was, seconds: what a trio task waits longer because of us (E10).
@@ -108,7 +123,7 @@ class Loop:
 
     __slots__ = (
         "_bell", "_clock", "_epoll", "_handlers", "_is_stopping", "_nursery", "_queue", "_tasks",
-        "failures", "is_closed", "lag", "lag_s", "longest_step_s", "now", "rng", "slow_steps",
+        "eager", "failures", "is_closed", "lag", "lag_s", "longest_step_s", "now", "rng", "slow_steps",
     )  # fmt: skip
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, rng: random.Random | None = None) -> None:
@@ -117,6 +132,7 @@ class Loop:
         self._bell = Bell()
         self._epoll.register(self._bell.fd, select.EPOLLIN | select.EPOLLET)
         self._handlers: dict[int, Pollable] = {}
+        self.eager: list[Eager] = []
         self._queue: deque[Task] = deque()
         self._tasks: set[Task] = set()
         self._nursery: trio.Nursery | None = None
@@ -251,10 +267,16 @@ class Loop:
                 if handler is not None:
                     try:
                         handler.handle(bits)
-                    except Exception:  # a broken handler loses its descriptor, not everybody's
-                        self.failures += 1
-                        log.exception("event handler failed", extra={"handler": type(handler).__name__})
-                        handler.abort()
+                    except Exception:  # noqa: BLE001  # a broken handler loses its descriptor, not everybody's
+                        self._broke(handler)
+            eager = self.eager
+            if eager:
+                for one in eager:
+                    try:
+                        one.act()
+                    except Exception:  # noqa: BLE001  # as above
+                        self._broke(one)
+                eager.clear()
             self._took("handlers")
         queue = self._queue
         if not queue:
@@ -262,6 +284,11 @@ class Loop:
         for _ in range(min(len(queue), STEPS)):
             self._step(queue.popleft())
         return True
+
+    def _broke(self, handler: Eager | Pollable) -> None:
+        self.failures += 1
+        log.exception("event handler failed", extra={"handler": type(handler).__name__})
+        handler.abort()
 
     def _step(self, task: Task) -> None:
         task.is_queued = False

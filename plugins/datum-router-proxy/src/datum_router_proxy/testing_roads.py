@@ -60,12 +60,15 @@ def masked(data: bytes) -> bytes:
 
 
 class Pipe:
-    """One side of a connection; see `channel.Channel`. `give` makes a piece arrive, `wrote` is told what is written."""
+    """One side of a connection; see `channel.Channel`. `give` makes a piece arrive, `wrote` is told what is written.
+
+    Attributes:
+        is_stuck: The peer reads nothing: what is written stays `buffered`, though `wrote` is told of it.
+    """
 
     is_tls = False
     alpn: str | None = None
     sni: str | None = None
-    buffered = 0
     last_progress = 0.0
 
     def __init__(self, wrote: Callable[[bytes], None], peer: tuple[str, int]) -> None:
@@ -75,6 +78,8 @@ class Pipe:
         self.peer = peer
         self.reset_reason = Reason.DOWNSTREAM_RESET
         self.hangup = False
+        self.buffered = 0
+        self.is_stuck = False
         self.is_closed = False
         self.ended = ""  # how we closed it
         self._wrote = wrote
@@ -123,7 +128,18 @@ class Pipe:
     def write(self, *buffers: bytes | memoryview) -> None:
         """See `Channel.write`."""
         self.check()
-        self._wrote(b"".join(buffers))
+        data = b"".join(buffers)
+        if self.is_stuck:
+            self.buffered += len(data)
+        self._wrote(data)
+
+    def unstick(self) -> None:
+        """Let the peer read on."""
+        self.is_stuck = False
+        if self.buffered and not self.is_closed:
+            self.buffered = 0
+            if self.task is not None:
+                self.task.wake()
 
     def send(self, data: bytes) -> None:
         """See `Channel.send`."""
@@ -266,9 +282,9 @@ class World:
     def settle(self) -> None:
         """Go on until nobody has anything to do; a piece arrives only when all tasks have come to rest."""
         for _ in range(MOST_STEPS):
-            peers = (*self.upstreams, *self.clients)
-            has_told = [peer.pipe.tell() for peer in peers]
-            if not self.loop.drain() and not any(has_told) and not any(peer.step() for peer in peers):
+            has_told = [peer.pipe.tell() for peer in (*self.upstreams, *self.clients)]
+            has_more = self.loop.drain() or any(has_told)
+            if not has_more and not any(peer.step() for peer in (*self.upstreams, *self.clients)):
                 return
         raise AssertionError("no end of it")
 

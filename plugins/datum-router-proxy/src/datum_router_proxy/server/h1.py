@@ -157,7 +157,8 @@ class H1Connection:
                 self._start_head_clock(task)
             while event is NEED_DATA:
                 data, self._given = self._given, None
-                if data is None and not channel.readable:
+                # What comes behind a request in the air is not read before that is answered, whoever has woken us.
+                if data is None and (self._flying is not None or not channel.readable):
                     self._may_fly = is_at_start and (self._is_idle or self._flying is not None)
                     try:
                         await park()
@@ -230,6 +231,9 @@ class H1Connection:
             return False  # the task is told the same again
         if data is None:
             return not channel.readable
+        task = self._task
+        assert task is not None
+        task.deadline = math.inf  # it has come in time, whenever the task's turn is
         template = self._known.recognise(data) if data else None
         if template is None:
             self._given = data
@@ -238,8 +242,7 @@ class H1Connection:
         self._unread = data
         self._is_idle = False
         self._flying = template
-        assert self._task is not None
-        begun = self._begun = self._plane.flights.fly(template, self._task, self._on_answer)
+        begun = self._begun = self._plane.flights.fly(template, task, self._on_answer)
         return begun is not None and begun.is_flying and not channel.hangup
 
     def _on_answer(self) -> bool:
@@ -351,12 +354,14 @@ class H1Connection:
 
     def finish_drain(self) -> None:
         """Close now if nothing is under way."""
-        if self._is_idle and self._task is not None and not self._channel.readable:
-            self._task.cancel(Reason.DRAINING)
+        is_idle = self._is_idle and self._given is None and not self._channel.readable
+        if is_idle:
+            self.cut()
 
     def cut(self) -> None:
         """End everything."""
         if self._task is not None:
+            self._may_fly = False  # what comes before its step is not to be sent any more
             self._task.cancel(Reason.DRAINING)
 
     # --- Downstream: the request --------------------------------------------------------------------------------
