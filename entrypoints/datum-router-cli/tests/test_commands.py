@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 import datum_router_cli
 from datum_router.model.listener import Listener
 from datum_router_cli.commands import cli
-from datum_router_cli.run import Printer
+from datum_router_cli.run import Printer, gateway_settings
 from datum_router_runtime.admin import PAGES
 from datum_router_runtime.app import Gateway
 from datum_router_runtime.settings import Address, GatewaySettings
@@ -72,7 +72,21 @@ def test_misspelt_plugin_to_disable_is_bad_input(monkeypatch: pytest.MonkeyPatch
     assert "did you mean kubernetes?" in result.stderr
 
 
+def test_misspelt_variable_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.delenv("DATUM_ROUTER_SHARED", raising=False)  # of the tests; the router knows nothing of it
+    monkeypatch.setenv("DATUM_ROUTER_WORKRES", "2")
+    assert invoke("plugins").exit_code == 0
+    assert [record.__dict__["expected"] for record in caplog.records] == ["DATUM_ROUTER_WORKERS"]
+
+
+def test_an_option_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DATUM_ROUTER_WORKERS", "3")
+    assert gateway_settings(str(tmp_path), listen=None, workers=None, admin=None).workers == 3
+    assert gateway_settings(str(tmp_path), listen=None, workers=2, admin=None).workers == 2
+
+
 def test_misspelt_logger_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.delenv("DATUM_ROUTER_SHARED", raising=False)  # of the tests; the router knows nothing of it
     monkeypatch.setenv("DATUM_ROUTER_LOG", "ruoter=debug")
     assert invoke("plugins").exit_code == 0
     assert [record.__dict__["expected"] for record in caplog.records] == ["router"]
