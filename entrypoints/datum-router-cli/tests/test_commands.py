@@ -85,6 +85,15 @@ def test_an_option_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch, 
     assert gateway_settings(str(tmp_path), listen=None, workers=2, admin=None).workers == 2
 
 
+def test_every_command_that_loads_plugins_can_trace_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DATUM_ROUTER_TRACE_PLUGINS", "1")
+    for arguments in (("plugins",), ("check", str(tmp_path))):
+        result = invoke(*arguments)
+        assert result.exit_code == 0
+        assert "plugin files: calling datum_router_sources()" in result.stderr.splitlines()
+        assert "calling" not in result.stdout
+
+
 def test_misspelt_logger_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.delenv("DATUM_ROUTER_SHARED", raising=False)  # of the tests; the router knows nothing of it
     monkeypatch.setenv("DATUM_ROUTER_LOG", "ruoter=debug")

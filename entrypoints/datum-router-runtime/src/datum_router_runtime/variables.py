@@ -44,3 +44,8 @@ def warn_of_unknown_variables(environ: Mapping[str, str]) -> None:
             near = nearest(name.removeprefix(PREFIX), [known.removeprefix(PREFIX) for known in sorted(VARIABLES)])
             expected = f"{PREFIX}{near}" if near else "a variable of docs/reference/settings.md"
             log.warning("environment variable sets nothing", extra={"found": name, "expected": expected})
+
+
+def is_tracing(environ: Mapping[str, str]) -> bool:
+    """Tell whether calls of plugins' hooks are to be told (`DATUM_ROUTER_TRACE_PLUGINS`)."""
+    return environ.get("DATUM_ROUTER_TRACE_PLUGINS", "") not in ("", "0")
