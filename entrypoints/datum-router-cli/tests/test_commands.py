@@ -38,6 +38,12 @@ def test_help_lists_commands_environment_and_exit_status() -> None:
         assert word in result.stdout
 
 
+def test_help_lists_commands_with_whole_sentences() -> None:
+    listed = invoke("--help").stdout.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(listed) == len(cli.commands)
+    assert [line for line in listed if not line.endswith(".") or line.endswith("...")] == []
+
+
 def test_help_of_run_lists_every_page_of_the_admin_listener(tmp_path: Path) -> None:
     settings = GatewaySettings(source="files", source_config={"path": str(tmp_path)})
     assert set(PAGES) == set(Gateway(settings).pages())

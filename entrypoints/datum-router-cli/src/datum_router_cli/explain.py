@@ -27,7 +27,7 @@ MAX_SHOWN_LOSERS = 50
 """Losers in text output; JSON output holds all."""
 
 
-@click.command(cls=RouterCommand)
+@click.command(cls=RouterCommand, short_help="Say which rule takes a request, and why no other one does.")
 @click.argument("directory", metavar="DIR")
 @click.argument("method", metavar="METHOD")
 @click.argument("url", metavar="URL")

@@ -29,7 +29,7 @@ def _tell(line: str) -> None:
     click.echo(line, err=True)
 
 
-@click.command(cls=RouterCommand)
+@click.command(cls=RouterCommand, short_help="List the plugins that are loaded.")
 @output_option
 def plugins(output: str) -> None:
     """List the plugins that are loaded: version, hooks, stability, and what traffic they may meet.

@@ -22,7 +22,7 @@ from datum_router_runtime.settings import (
 from datum_router_runtime.sockets import ListenerGroup
 
 
-@click.command(cls=RouterCommand)
+@click.command(cls=RouterCommand, short_help="Serve the manifests in DIR, and changes to them.")
 @click.argument("directory", metavar="DIR")
 @click.option(
     "--listen",
