@@ -128,10 +128,14 @@ class Run:
                 note = getattr(self, name)()
             except Exception as error:
                 failed += 1
-                console.print(f"[red]FAIL[/red] {title}: {type(error).__name__}: {error}", highlight=False)
+                console.print(
+                    f"[red]FAIL[/red] {title}: {type(error).__name__}: {error}", highlight=False, soft_wrap=True
+                )
             else:
                 passed += 1
-                console.print(f"[green]ok[/green]   {title}{': ' + note if note else ''}", highlight=False)
+                console.print(
+                    f"[green]ok[/green]   {title}{': ' + note if note else ''}", highlight=False, soft_wrap=True
+                )
         return passed, failed
 
     def clouds(self, path: str, count: int, *, http2: bool = False, headers: Sequence[str] = ()) -> dict[str, int]:

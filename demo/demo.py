@@ -143,6 +143,20 @@ def free_port(*hosts: str) -> int:
     raise SystemExit("no port is free on all loopback addresses of the demo")
 
 
+def require_free(*addresses: tuple[str, int]) -> None:
+    """End the demo with one line if somebody else listens on an address that it needs."""
+    for host, port in addresses:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what was closed just now is free
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                raise SystemExit(
+                    f"demo: {host}:{port} cannot be used: {error.strerror}; stop what listens there (another demo?), "
+                    "or run `make demo-check`, which takes free ports"
+                ) from error
+
+
 def copy_examples(target: Path, http_port: int, grpc_port: int) -> None:
     """Copy the examples with other ports; nothing else changes."""
     for path in EXAMPLES.glob("*.yaml"):
@@ -157,7 +171,7 @@ def show(address: str, admin: str) -> None:
     snapshot = checks.get_json(f"http://{admin}/snapshot")
     table = Table(title="Routes, most specific first", title_justify="left")
     for column in ("route", "hosts", "match", "destinations", "balancer"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")  # names whole, also on 80 columns
     for rule in snapshot["rules"]:
         match = rule["match"]
         conditions = [f"{match['path']['kind']} {match['path']['value']}", *match["methods"]]
@@ -184,11 +198,16 @@ def show(address: str, admin: str) -> None:
         f".venv/bin/datum-router explain manifests/examples GET http://localhost:{port}/api/v1/users",
         f"curl {admin}/stats",
     ):
-        console.print(f"  {line}", highlight=False)
-    console.print("\nEdit a file in manifests/examples: it is in force within a second. Ctrl-C ends the demo.")
+        console.print(f"  {line}", highlight=False, soft_wrap=True)
+    console.print(
+        "\nEdit a file in manifests/examples: it is in force within a second. Ctrl-C ends the demo.", soft_wrap=True
+    )
 
 
 def demo() -> int:
+    require_free(
+        ("127.0.0.1", 8080), ("127.0.0.1", 9901), *((host, port) for host in CLOUDS.values() for port in (8080, 9090))
+    )
     with running() as processes:
         for name in CLOUDS:
             start_backend(processes, name, 8080, 9090)

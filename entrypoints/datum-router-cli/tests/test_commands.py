@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 import datum_router_cli
 from datum_router.model.listener import Listener
 from datum_router_cli.commands import cli
-from datum_router_cli.run import Printer
+from datum_router_cli.run import Printer, gateway_settings
 from datum_router_runtime.admin import PAGES
 from datum_router_runtime.app import Gateway
 from datum_router_runtime.settings import Address, GatewaySettings
@@ -36,6 +36,12 @@ def test_help_lists_commands_environment_and_exit_status() -> None:
     assert result.exit_code == 0
     for word in ("check", "explain", "diff", "run", "plugins", "schema", "RUST_LOG", "NO_COLOR", "2 bad input"):
         assert word in result.stdout
+
+
+def test_help_lists_commands_with_whole_sentences() -> None:
+    listed = invoke("--help").stdout.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()
+    assert len(listed) == len(cli.commands)
+    assert [line for line in listed if not line.endswith(".") or line.endswith("...")] == []
 
 
 def test_help_of_run_lists_every_page_of_the_admin_listener(tmp_path: Path) -> None:
@@ -72,7 +78,30 @@ def test_misspelt_plugin_to_disable_is_bad_input(monkeypatch: pytest.MonkeyPatch
     assert "did you mean kubernetes?" in result.stderr
 
 
+def test_misspelt_variable_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.delenv("DATUM_ROUTER_SHARED", raising=False)  # of the tests; the router knows nothing of it
+    monkeypatch.setenv("DATUM_ROUTER_WORKRES", "2")
+    assert invoke("plugins").exit_code == 0
+    assert [record.__dict__["expected"] for record in caplog.records] == ["DATUM_ROUTER_WORKERS"]
+
+
+def test_an_option_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DATUM_ROUTER_WORKERS", "3")
+    assert gateway_settings(str(tmp_path), listen=None, workers=None, admin=None).workers == 3
+    assert gateway_settings(str(tmp_path), listen=None, workers=2, admin=None).workers == 2
+
+
+def test_every_command_that_loads_plugins_can_trace_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DATUM_ROUTER_TRACE_PLUGINS", "1")
+    for arguments in (("plugins",), ("check", str(tmp_path))):
+        result = invoke(*arguments)
+        assert result.exit_code == 0
+        assert "plugin files: calling datum_router_sources()" in result.stderr.splitlines()
+        assert "calling" not in result.stdout
+
+
 def test_misspelt_logger_is_told(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.delenv("DATUM_ROUTER_SHARED", raising=False)  # of the tests; the router knows nothing of it
     monkeypatch.setenv("DATUM_ROUTER_LOG", "ruoter=debug")
     assert invoke("plugins").exit_code == 0
     assert [record.__dict__["expected"] for record in caplog.records] == ["router"]

@@ -226,6 +226,8 @@ def test_listener_of_an_ingress_is_found_by_the_port_that_its_manifest_says(invo
     result = invoke("GET", "http://shop.example.com/api/v1", "--listener", "18080")
     assert result.exit_code == 0, result.output
     assert "at listener http-18080" in result.stdout.splitlines()[0]
+    result = invoke("GET", "http://localhost/api/v1", "--listener", "18080")
+    assert "(listener http-18080 does not serve host localhost, it serves shop.example.com)" in result.stdout
 
 
 def test_unknown_listener_is_answered_with_all_that_are_there() -> None:

@@ -1,7 +1,13 @@
 import pytest
 
 from datum_router.errors import ConfigError
-from datum_router_runtime.settings import Address, GatewaySettings, parse_address, settings_from_environment
+from datum_router_runtime.settings import (
+    Address,
+    GatewaySettings,
+    parse_address,
+    parse_admin_address,
+    settings_from_environment,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +45,9 @@ def test_worker_count_is_bounded(workers: int) -> None:
 def test_admin_listener_must_be_loopback() -> None:
     with pytest.raises(ConfigError, match="loopback"):
         GatewaySettings(admin=Address(host="0.0.0.0", port=9901))
+    with pytest.raises(ConfigError, match=r"--admin: found 0\.0\.0\.0:9901, expected a loopback address"):
+        parse_admin_address(":9901", name="--admin")
+    assert parse_admin_address("localhost:1", name="--admin") == Address(host="127.0.0.1", port=1)
 
 
 @pytest.mark.parametrize("field", ["debounce_s", "lameduck_s", "grace_s", "orphan_grace_s", "report_interval_s"])
@@ -68,8 +77,15 @@ def test_environment_is_read() -> None:
 
 @pytest.mark.parametrize(
     ("variable", "text"),
-    [("DATUM_ROUTER_GRACE_SECS", "soon"), ("DATUM_ROUTER_WORKERS", "²"), ("DATUM_ROUTER_TOPOLOGY", "IAD")],
+    [
+        ("DATUM_ROUTER_GRACE_SECS", "soon"),
+        ("DATUM_ROUTER_GRACE_SECS", "-1"),
+        ("DATUM_ROUTER_GRACE_SECS", "nan"),
+        ("DATUM_ROUTER_WORKERS", "²"),
+        ("DATUM_ROUTER_WORKERS", "257"),
+        ("DATUM_ROUTER_TOPOLOGY", "IAD"),
+    ],
 )
 def test_bad_environment_names_the_variable(variable: str, text: str) -> None:
-    with pytest.raises(ConfigError, match=f"{variable}: found '{text}'"):
+    with pytest.raises(ConfigError, match=f"{variable}: found '?{text}'?, expected "):
         settings_from_environment({variable: text})

@@ -246,6 +246,37 @@ def test_broken_file_keeps_its_objects_and_says_so_once(directory: Directory) ->
     assert directory.scan() == ["+x:82 a.yaml", "+y:82 a.yaml", "!a.yaml"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "version"),
+    [
+        ("VPCServise", "router.datum.net/v1alpha1"),
+        ("vpcservice", "router.datum.net/v1alpha1"),
+        ("VPCService", "router.datum.nt/v1alpha1"),
+    ],
+)
+def test_misspelt_kind_or_group_keeps_the_object(directory: Directory, kind: str, version: str) -> None:
+    directory.write("a.yaml", manifest("one"))
+    directory.scan()
+    directory.write("a.yaml", manifest("one", port=81, kind=kind, version=version))
+    directory.scan()
+    assert directory.scan() == ["+one:81 a.yaml", "!a.yaml UnknownKind"]
+    directory.write("a.yaml", manifest("one", port=82, kind=kind, version=version))
+    directory.scan()
+    assert directory.scan() == ["+one:82 a.yaml"]
+    directory.write("a.yaml", manifest("one", port=83))
+    directory.scan()
+    assert directory.scan() == ["-one a.yaml", "+one:83 a.yaml", "!a.yaml"]
+
+
+@pytest.mark.parametrize(("kind", "name"), [("VPCRoute", "one"), ("Widget", "one"), ("VPCServise", "two")])
+def test_another_kind_or_name_is_another_object(directory: Directory, kind: str, name: str) -> None:
+    directory.write("a.yaml", manifest("one"))
+    directory.scan()
+    directory.write("a.yaml", manifest(name, kind=kind))
+    directory.scan()
+    assert directory.scan() == ["-one a.yaml", f"+{name}:80 a.yaml"]
+
+
 def test_error_names_file_as_typed_line_and_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("conf").mkdir()

@@ -23,6 +23,7 @@ CA = trustme.CA()
 ONE, TWO = CA.issue_cert("one.test"), CA.issue_cert("two.test")
 CERT = ONE.cert_chain_pems[0].bytes().decode()
 KEY = ONE.private_key_pem.bytes().decode()
+RSA_KEY = CA.issue_cert("one.test", key_type=trustme.KeyType.RSA).private_key_pem.bytes().decode()
 OTHER_KEY = TWO.private_key_pem.bytes().decode()
 LOCKED_KEY = (
     serialization.load_pem_private_key(KEY.encode(), None)
@@ -55,6 +56,7 @@ def test_a_pair_that_fits_and_a_secret_without_one_are_good() -> None:
     ("cert", "key", "path", "message"),
     [
         (CERT, OTHER_KEY, "stringData['tls.key']", "certificate and private key do not belong together"),
+        (CERT, RSA_KEY, "stringData['tls.key']", "certificate and private key do not belong together"),
         (CA.cert_pem.bytes().decode() + CERT, KEY, "stringData['tls.key']", "certificate and private key do not"),
         (CERT, LOCKED_KEY, "stringData['tls.key']", "private key is encrypted, expected one without a passphrase"),
         (CERT, CUT_KEY, "stringData['tls.key']", "the private key cannot be read"),
@@ -65,6 +67,7 @@ def test_a_pair_that_fits_and_a_secret_without_one_are_good() -> None:
     ],
     ids=[
         "other-key",
+        "other-type",
         "wrong-order",
         "encrypted",
         "cut-key",

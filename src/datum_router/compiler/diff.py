@@ -183,6 +183,13 @@ def _field_changes(path: str, old: object, new: object) -> list[FieldChange]:
         for key in sorted(old.keys() | new.keys(), key=str):
             found += _field_changes(f"{path}.{key}" if path else str(key), old.get(key), new.get(key))
         return found
+    before, after = _keyed(old), _keyed(new)
+    if before is not None and after is not None:
+        found = []
+        for key in sorted(before.keys() | after.keys()):
+            found += _field_changes(f"{path}[{key}]", before.get(key), after.get(key))
+        if found:
+            return found
     if isinstance(old, list | tuple) and isinstance(new, list | tuple) and len(old) == len(new):
         found = []
         for index, (a, b) in enumerate(zip(old, new, strict=True)):
@@ -190,4 +197,24 @@ def _field_changes(path: str, old: object, new: object) -> list[FieldChange]:
         return found
     if path.rsplit(".", 1)[-1] in SECRET_FIELDS:
         return [FieldChange(path=path, old="<redacted>", new="<redacted, changed>")]
-    return [FieldChange(path=path, old=old, new=new)]
+    return [FieldChange(path=path, old=_redacted(old), new=_redacted(new))]
+
+
+def _redacted(value: object) -> object:
+    """Return a value without the secrets that stand anywhere in it."""
+    if isinstance(value, dict):
+        return {key: "<redacted>" if key in SECRET_FIELDS and item else _redacted(item) for key, item in value.items()}
+    return [_redacted(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _keyed(value: object) -> dict[str, object] | None:
+    """Return the items of a list by their `key`, as endpoints have one; None if it is something else."""
+    if not isinstance(value, list | tuple):
+        return None
+    table: dict[str, object] = {}
+    for item in value:
+        key = item.get("key") if isinstance(item, dict) else None
+        if not isinstance(key, str) or key in table:
+            return None
+        table[key] = item
+    return table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import re
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ from datum_router.manifests.problem import Problem, shown
 from datum_router.manifests.vpcroute import MAX_REGEX_BYTES
 from datum_router.reasons import Reason
 from datum_router.routing.normalize import BadPath, is_canonical, normalize_rule_path
+from datum_router.routing.regex import RegexEngine, RegexProblem, compile_regex, load_engine
 
 HOP_BY_HOP = frozenset(
     {
@@ -198,7 +200,10 @@ def check_header(path: str, name: str, *, is_change: bool = False) -> Iterator[P
 
 
 def check_regex(path: str, pattern: str) -> Iterator[Problem]:
-    """Check what can be said about a regular expression without an engine; the compiler says the rest."""
+    """Check a regular expression; without an engine only its length and characters, and the compiler says the rest.
+
+    A pattern that the engine refuses is a bad version of the object, so that the last good one stays in force.
+    """
     if not pattern:
         yield invalid(path, "found an empty expression, which would match everything")
     elif len(pattern.encode("utf-8", "replace")) > MAX_REGEX_BYTES:
@@ -209,6 +214,17 @@ def check_regex(path: str, pattern: str) -> Iterator[Problem]:
             f"found a character outside ASCII in {shown(pattern)}",
             "write it as the percent-encoded or \\x bytes that clients send",
         )
+    elif isinstance(problem := compile_regex(pattern, _engine()), RegexProblem) and problem.why:
+        yield invalid(
+            path,
+            f"found {shown(pattern)}, expected a regular expression of RE2: {problem.why}",
+            "RE2 has no look-around and no back-references" if "(?" in pattern or "\\" in pattern else "",
+        )
+
+
+@functools.cache
+def _engine() -> RegexEngine | None:
+    return load_engine()
 
 
 def is_prime(number: int) -> bool:

@@ -44,10 +44,15 @@ class RegexEngine(Protocol):
 
 
 class RegexProblem(msgspec.Struct, frozen=True, gc=False):
-    """Why a pattern cannot be used: `RegexUnavailable` (no engine) or `InvalidValue` (a bad pattern)."""
+    """Why a pattern cannot be used: `RegexUnavailable` (no engine) or `InvalidValue` (a bad pattern).
+
+    Attributes:
+        why: What the engine said, if it was asked.
+    """
 
     reason: Reason
     message: str
+    why: str = ""
 
 
 class Re2Engine:
@@ -121,5 +126,7 @@ def compile_regex(pattern: str, engine: RegexEngine | None) -> CompiledRegex | R
         )
     compiled = engine.compile(pattern)
     if isinstance(compiled, str):
-        return RegexProblem(Reason.INVALID_VALUE, f"a pattern that {engine.name} cannot use: {compiled}")
+        return RegexProblem(
+            Reason.INVALID_VALUE, f"a pattern that {engine.name} cannot use: {compiled}", why=compiled or "refused"
+        )
     return compiled

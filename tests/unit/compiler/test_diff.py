@@ -77,6 +77,29 @@ def test_changes_are_described_by_field_and_secrets_are_redacted() -> None:
     assert "canary" not in repr(changes)
 
 
+def test_secrets_in_what_is_added_or_removed_are_redacted() -> None:
+    def with_bindings(*hosts: str) -> SnapshotData:
+        tls = tuple(TlsBinding(hostnames=(host,), cert_pem="canary", key_pem="canary") for host in hosts)
+        return msgspec.structs.replace(OLD, listeners=(Listener(name="https-8443", tls=tls),))
+
+    for before, after in (((), ("a.test",)), (("a.test",), ("a.test", "b.test")), (("a.test", "b.test"), ("b.test",))):
+        (change,) = describe_changes(with_bindings(*before), with_bindings(*after))
+        assert "canary" not in repr(change)
+        assert "b.test" in repr(change) or "a.test" in repr(change)
+
+
+def test_endpoints_are_compared_by_key_not_by_place() -> None:
+    old = snapshot(1, [], [service("default/a", "10.0.0.1", "10.0.0.2")])
+    new = snapshot(2, [], [service("default/a", "10.0.0.2", "10.0.0.3")])
+    (change,) = describe_changes(old, new)
+    assert [(field.path, field.old is None, field.new is None) for field in change.fields] == [
+        ("endpoints[10.0.0.1:80]", False, True),
+        ("endpoints[10.0.0.3:80]", True, False),
+    ]
+    (moved,) = describe_changes(old, snapshot(2, [], [service("default/a", "10.0.0.2", "10.0.0.1")]))
+    assert moved.fields
+
+
 def test_added_and_removed_objects_are_listed() -> None:
     new = snapshot(2, [rule("default/b#0"), rule("default/n#0")], [service("default/b")])
     found = {(item.kind, item.name, item.action) for item in describe_changes(OLD, new)}

@@ -274,3 +274,22 @@ def test_hints_say_how_to_mend_it() -> None:
 def test_primes() -> None:
     assert [number for number in range(30) if is_prime(number)] == [2, 3, 5, 7, 11, 13, 17, 19, 23, 29]
     assert next_prime(24) == 29
+
+
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        (match(pathRegex="/(a"), "spec.match.pathRegex"),
+        (match(pathRegex="/(?!a)b"), "spec.match.pathRegex"),
+        (
+            match(headerMatches=[{"name": "x", "type": "RegularExpression", "value": "["}]),
+            "spec.match.headerMatches[0].value",
+        ),
+    ],
+)
+def test_an_expression_that_the_engine_refuses_is_a_bad_version(change: dict[str, object], path: str) -> None:
+    pytest.importorskip("re2", reason="patterns need the optional extra datum-router[re2]")
+    (problem,) = found("VPCRoute", change)
+    assert (problem.path, problem.reason) == (path, INVALID)
+    assert "expected a regular expression of RE2: " in problem.message
+    assert bool(problem.hint) == ("(?" in problem.message)

@@ -12,7 +12,7 @@ from datum_router_cli.load import as_check, load_directory
 from datum_router_cli.output import make_console, output_option, plural, print_diagnostic, print_json, say
 
 
-@click.command(cls=RouterCommand)
+@click.command(cls=RouterCommand, short_help="Print everything that is wrong with the manifests in DIR.")
 @click.argument("directory", metavar="DIR")
 @click.option("--strict", is_flag=True, help="References to objects that DIR does not hold are errors, not warnings.")
 @output_option

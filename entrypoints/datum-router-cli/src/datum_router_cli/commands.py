@@ -16,6 +16,7 @@ from datum_router_cli.run import run
 from datum_router_cli.schema import schema
 from datum_router_runtime.logsetup import setup_logging
 from datum_router_runtime.logtargets import warn_of_unknown_targets
+from datum_router_runtime.variables import warn_of_unknown_variables
 
 EPILOG = """\b
 Environment:
@@ -52,6 +53,7 @@ def cli(ctx: click.Context, log_format: str | None) -> None:
     # Commands that end at once print what they have to say; only a gateway that runs tells what it does.
     setup_logging(os.environ, default="info" if ctx.invoked_subcommand == "run" else "warn")
     warn_of_unknown_targets(os.environ)
+    warn_of_unknown_variables(os.environ)
 
 
 for command in (check, explain, diff, run, plugins, schema):

@@ -14,7 +14,7 @@ from datum_router_cli.output import make_console, output_option, plural, print_d
 SIGNS = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
 
 
-@click.command(cls=RouterCommand)
+@click.command(cls=RouterCommand, short_help="Show what changes for traffic from directory OLD to NEW.")
 @click.argument("old", metavar="OLD")
 @click.argument("new", metavar="NEW")
 @output_option

@@ -27,7 +27,7 @@ MAX_SHOWN_LOSERS = 50
 """Losers in text output; JSON output holds all."""
 
 
-@click.command(cls=RouterCommand)
+@click.command(cls=RouterCommand, short_help="Say which rule takes a request, and why no other one does.")
 @click.argument("directory", metavar="DIR")
 @click.argument("method", metavar="METHOD")
 @click.argument("url", metavar="URL")
@@ -178,8 +178,10 @@ class Answer:
         say(console, f"{head.method} {head.scheme}://{head.authority}{head.target} from {head.client_ip}{at}", "bold")
         outcome, status = self.outcome()
         if winner is None:
-            listener = self._listener.name if self._listener is not None else ""
-            why = f" (listener {listener} does not serve host {head.host})" if not self._is_served else ""
+            why = ""
+            if self._listener is not None and not self._is_served:
+                served = ", ".join(self._listener.hostnames)
+                why = f" (listener {self._listener.name} does not serve host {head.host}, it serves {served})"
             say(console, f"no route: {status}{why}", "bold red")
         else:
             say(console, f"winner: {winner.id}{self._shown_place(winner)}", "bold green")

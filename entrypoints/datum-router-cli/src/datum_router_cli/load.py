@@ -11,9 +11,10 @@ import trio
 from datum_router.compiler.compiler import Compiler
 from datum_router.compiler.diagnostics import Diagnostic, Severity
 from datum_router.model.snapshot import SnapshotData
-from datum_router.plugins.manager import PluginSet, load_plugins
+from datum_router.plugins.manager import PluginSet
 from datum_router.plugins.protocols import Source, SourceEvent, Synced
 from datum_router.registry.store import Store, StoreView
+from datum_router_cli.plugins import installed_plugins
 from datum_router_runtime.app import compile_options, make_source
 from datum_router_runtime.settings import GatewaySettings, settings_from_environment
 
@@ -45,7 +46,7 @@ def load_directory(path: str, *, plugins: PluginSet | None = None) -> Loaded:
         GatewaySettings(source="files", source_config={"path": path}), **settings_from_environment(os.environ)
     )
     if plugins is None:
-        plugins = load_plugins(disabled=frozenset(settings.disabled_plugins))
+        plugins = installed_plugins()
     store = Store(plugins.kinds)
     for event in trio.run(_read_once, make_source(settings, plugins)):
         store.apply(event)

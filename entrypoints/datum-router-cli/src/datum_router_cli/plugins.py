@@ -10,16 +10,26 @@ from datum_router.plugins.manager import PluginSet, load_plugins
 from datum_router_cli.failure import RouterCommand
 from datum_router_cli.output import make_console, output_option, print_json, print_table
 from datum_router_runtime.settings import settings_from_environment
+from datum_router_runtime.variables import is_tracing
 
 
 def installed_plugins() -> PluginSet:
-    """Load the plugins that are installed and not disabled by the environment."""
+    """Load the plugins that are installed and not disabled by the environment; tell each hook call if that asks for it.
+
+    Raises:
+        ConfigError: An environment variable cannot be used.
+        PluginLoadError: A plugin cannot be loaded.
+    """
     disabled = settings_from_environment(os.environ).get("disabled_plugins", ())
     assert isinstance(disabled, tuple)
-    return load_plugins(disabled=frozenset(disabled))
+    return load_plugins(disabled=frozenset(disabled), trace=_tell if is_tracing(os.environ) else None)
 
 
-@click.command(cls=RouterCommand)
+def _tell(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@click.command(cls=RouterCommand, short_help="List the plugins that are loaded.")
 @output_option
 def plugins(output: str) -> None:
     """List the plugins that are loaded: version, hooks, stability, and what traffic they may meet.

@@ -16,12 +16,13 @@ from datum_router_runtime.settings import (
     Address,
     GatewaySettings,
     parse_address,
+    parse_admin_address,
     settings_from_environment,
 )
 from datum_router_runtime.sockets import ListenerGroup
 
 
-@click.command(cls=RouterCommand)
+@click.command(cls=RouterCommand, short_help="Serve the manifests in DIR, and changes to them.")
 @click.argument("directory", metavar="DIR")
 @click.option(
     "--listen",
@@ -32,17 +33,15 @@ from datum_router_runtime.sockets import ListenerGroup
 @click.option(
     "--workers",
     metavar="N",
-    default=1,
-    show_default=True,
     type=int,
-    help=f"Worker processes, 1 to {MAX_WORKERS}; about one for each core.",
+    help=f"Worker processes, 1 to {MAX_WORKERS}; about one for each core. Default: DATUM_ROUTER_WORKERS, or 1.",
 )
 @click.option(
     "--admin",
     metavar="HOST:PORT",
     help=f"Loopback address for {', '.join(PAGES[:-1])} and {PAGES[-1]}. Default: none.",
 )
-def run(directory: str, listen: str | None, workers: int, admin: str | None) -> None:
+def run(directory: str, listen: str | None, workers: int | None, admin: str | None) -> None:
     """Serve the manifests in DIR; changes to them are in force within a second.
 
     Ends after SIGTERM or SIGINT when requests in flight are done; a second signal ends it at once. SIGHUP replaces the
@@ -85,8 +84,8 @@ class Printer(Announce):
         click.echo("ready")
 
 
-def gateway_settings(directory: str, *, listen: str | None, workers: int, admin: str | None) -> GatewaySettings:
-    """Return the settings that these arguments and the environment give.
+def gateway_settings(directory: str, *, listen: str | None, workers: int | None, admin: str | None) -> GatewaySettings:
+    """Return the settings that these arguments and the environment give; arguments go before the environment.
 
     Raises:
         ConfigError: An argument is out of range; names the option and what would be right.
@@ -95,12 +94,13 @@ def gateway_settings(directory: str, *, listen: str | None, workers: int, admin:
         os.path.exists(directory),
         f"DIR: found {directory!r}, which does not exist; create the directory and put manifests there as *.yaml files",
     )
-    require(1 <= workers <= MAX_WORKERS, f"--workers: found {workers}, expected 1 to {MAX_WORKERS}")
+    require(workers is None or 1 <= workers <= MAX_WORKERS, f"--workers: found {workers}, expected 1 to {MAX_WORKERS}")
     settings = GatewaySettings(
         source="files",
         source_config={"path": directory},
         listen=parse_address(listen, name="--listen") if listen is not None else None,
-        workers=workers,
-        admin=parse_address(admin, name="--admin") if admin is not None else None,
+        admin=parse_admin_address(admin, name="--admin") if admin is not None else None,
     )
-    return msgspec.structs.replace(settings, **settings_from_environment(os.environ))
+    settings = msgspec.structs.replace(settings, **settings_from_environment(os.environ))
+    # What is asked for here and now goes before what stands in the environment.
+    return settings if workers is None else msgspec.structs.replace(settings, workers=workers)

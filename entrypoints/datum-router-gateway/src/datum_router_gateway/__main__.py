@@ -2,15 +2,48 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from datum_router.errors import DatumRouterError
 from datum_router_runtime.app import run_gateway
 from datum_router_runtime.logsetup import setup_logging
 from datum_router_runtime.logtargets import warn_of_unknown_targets
-from datum_router_runtime.settings import GatewaySettings, parse_address, settings_from_environment
+from datum_router_runtime.settings import (
+    GatewaySettings,
+    parse_address,
+    parse_admin_address,
+    settings_from_environment,
+)
+from datum_router_runtime.variables import warn_of_unknown_variables
+
+HELP = """Usage: datum-router-gateway
+
+  Serve the manifests of a directory until SIGTERM; SIGHUP replaces the workers.
+  Takes no arguments; settings come from the environment:
+
+  DATUM_ROUTER_DIR               directory of manifests [default: /etc/datum-router]
+  DATUM_ROUTER_LISTEN            HOST:PORT of one plain listener for all routes
+                                 [default: listeners of the VPCIngresses, else 127.0.0.1:8080]
+  DATUM_ROUTER_ADMIN             loopback HOST:PORT of the admin listener [default: off]
+  DATUM_ROUTER_WORKERS           worker processes [default: 1]
+  DATUM_ROUTER_LOG               log filter, such as info or router=debug [default: info]
+  DATUM_ROUTER_LOG_FORMAT        text or json [default: text]
+  DATUM_ROUTER_TOPOLOGY          where this gateway is
+  DATUM_ROUTER_DATA_PLANE_CONFIG limits and timeouts
+  DATUM_ROUTER_DISABLE_PLUGINS   plugins that are not loaded, separated by commas
+  DATUM_ROUTER_LAMEDUCK_SECS, DATUM_ROUTER_GRACE_SECS
+                                 graceful end [default: 5, 30]
+
+  All of them: docs/reference/settings.md. `datum-router run DIR` is the same gateway with options.
+  Exit status: 0 after a clean end, 2 bad settings, 1 anything else.
+
+Options:
+  --version   Show the version and exit.
+  -h, --help  Show this message and exit.
+"""
 
 
 def settings(environ: Mapping[str, str]) -> GatewaySettings:
@@ -25,15 +58,33 @@ def settings(environ: Mapping[str, str]) -> GatewaySettings:
     if listen := environ.get("DATUM_ROUTER_LISTEN"):
         found["listen"] = parse_address(listen, name="DATUM_ROUTER_LISTEN")
     if admin := environ.get("DATUM_ROUTER_ADMIN"):
-        found["admin"] = parse_address(admin, name="DATUM_ROUTER_ADMIN")
+        found["admin"] = parse_admin_address(admin, name="DATUM_ROUTER_ADMIN")
     return GatewaySettings.from_mapping(found)
 
 
-def main() -> int:
-    """Serve until told to stop; 0 after a clean drain, 2 for settings that cannot work, 1 for anything else."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until told to stop; 0 after a clean drain, 2 for settings that cannot work, 1 for anything else.
+
+    Args:
+        arguments: Those of the command line if None. None are taken but `--help` and `--version`.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if given in (["-h"], ["--help"]):
+        sys.stdout.write(HELP)
+        return 0
+    if given == ["--version"]:
+        sys.stdout.write(f"datum-router-gateway, version {importlib.metadata.version('datum-router-gateway')}\n")
+        return 0
+    if given:
+        sys.stderr.write(
+            f"datum-router-gateway: found argument {given[0]!r}, expected none: settings come from DATUM_ROUTER_* "
+            "variables (see --help), options belong to `datum-router run`\n"
+        )
+        return 2
     try:
         setup_logging(os.environ)
         warn_of_unknown_targets(os.environ)
+        warn_of_unknown_variables(os.environ)
         run_gateway(settings(os.environ))
     except DatumRouterError as error:
         sys.stderr.write(f"datum-router-gateway: {error}\n")

@@ -29,6 +29,7 @@ from datum_router_runtime.probes import ProbeRunner
 from datum_router_runtime.settings import Address, GatewaySettings
 from datum_router_runtime.sockets import ListenerGroup, bind_group
 from datum_router_runtime.telemetry import Telemetry
+from datum_router_runtime.variables import is_tracing
 from datum_router_runtime.workers import Supervisor, error_summary
 
 log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self._announce = announce or Announce()
-        trace = (lambda line: log.info("plugin trace", extra={"call": line})) if _is_tracing() else None
+        trace = (lambda line: log.info("plugin trace", extra={"call": line})) if is_tracing(os.environ) else None
         self.plugins = plugins or load_plugins(disabled=frozenset(settings.disabled_plugins), trace=trace)
         check_data_plane(settings, self.plugins)
         self.store = Store(self.plugins.kinds)
@@ -302,10 +303,6 @@ def _has_terminal() -> bool:
         return os.isatty(0)
     except OSError:
         return False
-
-
-def _is_tracing() -> bool:
-    return os.environ.get("DATUM_ROUTER_TRACE_PLUGINS", "") not in ("", "0")
 
 
 def run_gateway(settings: GatewaySettings, *, announce: Announce | None = None) -> None:

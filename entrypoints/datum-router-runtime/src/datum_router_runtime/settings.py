@@ -17,6 +17,7 @@ from datum_router.reasons import Reason
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 LOCAL_NAMES = {"": "0.0.0.0", "localhost": "127.0.0.1", "*": "0.0.0.0"}
 MAX_WORKERS = 256
+MAX_DURATION_S = 3600.0
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +54,38 @@ def parse_address(text: str, *, name: str) -> Address:
             reason=Reason.INVALID_VALUE,
         ) from error
     return Address(host=host, port=port)
+
+
+def parse_admin_address(text: str, *, name: str) -> Address:
+    """Read `HOST:PORT` of the admin listener as `parse_address` does.
+
+    Raises:
+        ConfigError: Anything else, or an address that others can reach.
+    """
+    address = parse_address(text, name=name)
+    _require_loopback(address, name)
+    return address
+
+
+def _require_loopback(address: Address, name: str) -> None:
+    if not ipaddress.ip_address(address.host).is_loopback:
+        raise ConfigError(
+            f"{name}: found {address}, expected a loopback address such as 127.0.0.1:9901 "
+            "(it shows configuration and has no authentication)",
+            reason=Reason.INVALID_VALUE,
+        )
+
+
+def _require_workers(workers: int, name: str) -> None:
+    if not 1 <= workers <= MAX_WORKERS:
+        raise ConfigError(f"{name}: found {workers}, expected 1 to {MAX_WORKERS}", reason=Reason.INVALID_VALUE)
+
+
+def _require_duration(seconds: float, name: str) -> None:
+    if not 0 <= seconds <= MAX_DURATION_S:
+        raise ConfigError(
+            f"{name}: found {seconds:g}, expected 0 to {MAX_DURATION_S:g} seconds", reason=Reason.INVALID_VALUE
+        )
 
 
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,16 +151,9 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
             raise ConfigError(f"settings: {error}", reason=Reason.INVALID_VALUE) from error
 
     def __post_init__(self) -> None:
-        if not 1 <= self.workers <= MAX_WORKERS:
-            raise ConfigError(
-                f"workers: found {self.workers}, expected 1 to {MAX_WORKERS}", reason=Reason.INVALID_VALUE
-            )
-        if self.admin is not None and not ipaddress.ip_address(self.admin.host).is_loopback:
-            raise ConfigError(
-                f"admin: found {self.admin}, expected a loopback address such as 127.0.0.1:9901 "
-                "(it shows configuration and has no authentication)",
-                reason=Reason.INVALID_VALUE,
-            )
+        _require_workers(self.workers, "workers")
+        if self.admin is not None:
+            _require_loopback(self.admin, "admin")
         for name in (
             "debounce_s",
             "debounce_max_s",
@@ -137,9 +163,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
             "orphan_grace_s",
             "worker_start_timeout_s",
         ):
-            value = getattr(self, name)
-            if not 0 <= value <= 3600:
-                raise ConfigError(f"{name}: found {value}, expected 0 to 3600 seconds", reason=Reason.INVALID_VALUE)
+            _require_duration(getattr(self, name), name)
 
 
 ENVIRONMENT = {
@@ -175,11 +199,13 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
         text = environ.get(variable)
         if text:
             try:
-                found[field] = float(text)
+                found_s = float(text)
             except ValueError as error:
                 raise ConfigError(
                     f"{variable}: found {text!r}, expected seconds such as 5 or 0.5", reason=Reason.INVALID_VALUE
                 ) from error
+            _require_duration(found_s, variable)
+            found[field] = found_s
     workers = environ.get("DATUM_ROUTER_WORKERS", "")
     if workers:
         if not workers.isascii() or not workers.isdecimal():
@@ -187,6 +213,7 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
                 f"DATUM_ROUTER_WORKERS: found {workers!r}, expected a number from 1 to {MAX_WORKERS}",
                 reason=Reason.INVALID_VALUE,
             )
+        _require_workers(int(workers), "DATUM_ROUTER_WORKERS")
         found["workers"] = int(workers)
     disabled = environ.get("DATUM_ROUTER_DISABLE_PLUGINS", "")
     if disabled:

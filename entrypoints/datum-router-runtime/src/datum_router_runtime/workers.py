@@ -229,8 +229,11 @@ class Supervisor:
 
     def _bind_listeners(self, data: SnapshotData) -> None:
         wanted = {listener.name: listener for listener in data.listeners}
+        let_go: dict[int, str] = {}
         for name in [name for name in self.groups if name not in wanted]:
-            self.groups.pop(name).close()
+            group = self.groups.pop(name)
+            let_go[group.address[1]] = name
+            group.close()
         for name in [name for name in self.listener_problems if name not in wanted]:
             del self.listener_problems[name]
         for name, listener in wanted.items():
@@ -239,13 +242,15 @@ class Supervisor:
             try:
                 group = bind_group(listener, self.settings.workers)
             except ConfigError as error:
-                if name not in self.listener_problems:
-                    log.error("cannot listen, will retry", extra={"listener": name, "error": str(error)})
+                message, level = str(error), logging.ERROR
+                if listener.port in let_go:  # no other process: workers let go of it with the snapshot that follows
+                    message = f"listener {name}: port {listener.port} is still that of {let_go[listener.port]}"
+                    level = logging.INFO
+                known = self.listener_problems.get(name)
+                if known is None or known.message != message:
+                    log.log(level, "cannot listen, will retry", extra={"listener": name, "error": message})
                 self.listener_problems[name] = Diagnostic(
-                    severity=Severity.ERROR,
-                    object=f"listener {name}",
-                    reason=error.reason,
-                    message=str(error),
+                    severity=Severity.ERROR, object=f"listener {name}", reason=error.reason, message=message
                 )
                 continue
             self.listener_problems.pop(name, None)

@@ -8,7 +8,8 @@ ConfigMap. What is to be in force is then computed from scratch out of all files
 the difference is one batch. Nothing depends on which change was seen first.
 
 What protects configuration that works:
-- A file with an error keeps the objects it held; its good documents are used.
+- A file with an error keeps the objects it held; its good documents are used. So does one that misspells an object's
+  kind or group, for that object (see `misspelt`).
 - Content that has an error, or that lacks objects the file held, is believed only when two scans in a row read the
   same bytes, or after `max_hold_rounds` scans: a file that is being written looks exactly like that. Content that is
   good and loses nothing is used at once. A file that is gone is believed on the second scan, too: some editors
@@ -41,6 +42,7 @@ from datum_router.reasons import Reason
 from datum_router_files.documents import Chunk, Document, FileContent
 from datum_router_files.holder import Holders, Identity, first_or_known
 from datum_router_files.listing import MAX_FILES, MAX_TOTAL_BYTES, Listing, Signature, list_files, relist
+from datum_router_files.misspelt import misspelt, still_in_force
 from datum_router_files.yamlscan import YamlLimits, read_documents
 
 MAX_REREADS = 5
@@ -279,7 +281,10 @@ class Scanner:
                 file.is_doubtful = True
                 file.signature, file.digest, file.is_settled = signature, b"", False
                 return True
-        file.documents = file.documents | documents if is_broken else documents
+        slips = list(misspelt(file.documents, documents))
+        diagnostics += tuple(still_in_force(*slip) for slip in slips)
+        kept = file.documents if is_broken else {key: file.documents[key] for key, _ in slips}
+        file.documents = kept | documents
         file.diagnostics, file.is_doubtful, file.chunks = diagnostics, False, content.chunks
         file.signature, file.digest, file.is_settled = signature, digest, False
         file.held_digest, file.held_rounds = b"", 0

@@ -24,7 +24,8 @@ if TYPE_CHECKING:  # workers load pairs, too, and have no use for manifests' typ
 TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """TLS 1.2 suites: forward secrecy and AEAD only (RFC 9325 section 4.2; RFC 9113 appendix A forbids the others)."""
 
-_MISMATCH = "KEY_VALUES_MISMATCH"  # OpenSSL's name for it
+# OpenSSL's names for it: keys of one type that differ, and a key of another type (RSA, EC) than the certificate's.
+_MISMATCH = frozenset({"KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH", "NO_CERTIFICATE_ASSIGNED"})
 _TOO_WEAK = {
     "EE_KEY_TOO_SMALL": "the key of the certificate is too short to be served",
     "CA_KEY_TOO_SMALL": "the key of an intermediate certificate is too short to be served",
@@ -76,7 +77,7 @@ def validate_secret(secret: Secret) -> Iterator[Problem]:
         load_pair(server_context("1.2"), cert_pem, key_pem)
         return
     except ssl.SSLError as exc:
-        if exc.reason == _MISMATCH:
+        if exc.reason in _MISMATCH:
             message = explain(exc)
             hint = "the first certificate of tls.crt must be the one that was issued for this key; intermediates follow"
         elif exc.reason in _TOO_WEAK:
@@ -117,7 +118,7 @@ def _refuse_password() -> str:
 def explain(exc: Exception) -> str:
     """Return why `load_pair` failed, without any PEM text."""
     if isinstance(exc, ssl.SSLError):
-        if exc.reason == _MISMATCH:
+        if exc.reason in _MISMATCH:
             return "certificate and private key do not belong together"
         if exc.reason in _TOO_WEAK:
             return _TOO_WEAK[exc.reason]

@@ -1,0 +1,51 @@
+"""Which environment variables can be meant: a misspelt one would silently set nothing."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+
+from datum_router.compiler.diagnostics import nearest
+from datum_router_runtime.settings import ENVIRONMENT
+
+PREFIX = "DATUM_ROUTER_"
+GATEWAY_VARIABLES = ("DATUM_ROUTER_SOURCE", "DATUM_ROUTER_DIR", "DATUM_ROUTER_LISTEN", "DATUM_ROUTER_ADMIN")
+"""What only `datum-router-gateway` reads; `datum-router` has arguments for it."""
+VARIABLES = frozenset(
+    {
+        *ENVIRONMENT,
+        *GATEWAY_VARIABLES,
+        "DATUM_ROUTER_DATA_PLANE_CONFIG",
+        "DATUM_ROUTER_DISABLE_PLUGINS",
+        "DATUM_ROUTER_LOG",
+        "DATUM_ROUTER_LOG_FORMAT",
+        "DATUM_ROUTER_TOPOLOGY",
+        "DATUM_ROUTER_TRACE_PLUGINS",
+        "DATUM_ROUTER_WORKERS",
+    }
+)
+_SERVICE_LINK = re.compile(
+    r"DATUM_ROUTER_(?:.*_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
+)
+"""What Kubernetes sets in every container of a namespace that has a Service called datum-router, or datum-router-x."""
+
+log = logging.getLogger(__name__)
+
+
+def warn_of_unknown_variables(environ: Mapping[str, str]) -> None:
+    """Log one warning for each variable that has our prefix and is read by nobody; call it after `setup_logging`.
+
+    It is a warning, no error: a plugin may read variables of its own.
+    """
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in VARIABLES and not _SERVICE_LINK.fullmatch(name):
+            # Without the prefix that they share, so that it does not make all of them look alike.
+            near = nearest(name.removeprefix(PREFIX), [known.removeprefix(PREFIX) for known in sorted(VARIABLES)])
+            expected = f"{PREFIX}{near}" if near else "a variable of docs/reference/settings.md"
+            log.warning("environment variable sets nothing", extra={"found": name, "expected": expected})
+
+
+def is_tracing(environ: Mapping[str, str]) -> bool:
+    """Tell whether calls of plugins' hooks are to be told (`DATUM_ROUTER_TRACE_PLUGINS`)."""
+    return environ.get("DATUM_ROUTER_TRACE_PLUGINS", "") not in ("", "0")
