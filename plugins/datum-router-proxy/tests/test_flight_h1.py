@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from datum_router.model.policy import TimeoutPolicy
+from datum_router.model.policy import ConnectionLimits, TimeoutPolicy
 from datum_router_proxy.express import ExpressLane
 from datum_router_proxy.loop import Loop
 from datum_router_proxy.server.h1 import H1Connection
@@ -100,6 +100,25 @@ def test_a_wake_up_for_nothing_lets_no_request_overtake_the_one_in_the_air() -> 
         requests.world.upstreams[0].to_send.append(ANSWER)
         assert requests.send().count(b"200 OK") == 2
         assert [one.head.split(b" ")[1] for one in requests.world.forwarded] == [b"/a", b"/a", b"/b"]
+
+
+def test_who_waits_for_a_connection_has_it_before_who_comes_later() -> None:
+    with running() as requests:
+        world = requests.world
+        world.edit([make_rule()], make_service([9000], limits=ConnectionLimits(max_connections=1)))
+        requests.is_silent = True
+        requests.send(HEAD)
+        other = H1Client("192.0.2.2")
+        world.connect(other, is_h2=False)
+        other.pipe.give(OTHER)
+        world.settle()
+        for _ in range(2):  # both come at the same time
+            world.upstreams[0].pipe.give(ANSWER)
+            requests.send(HEAD)
+        assert [one.address for one in world.forwarded][1:] == [b"192.0.2.1", b"192.0.2.2", b"192.0.2.1"]
+        world.upstreams[0].pipe.give(ANSWER)
+        assert requests.send().count(b"200 OK") == 1
+        assert other.got.count(b"200 OK") == 1
 
 
 def test_the_deadline_of_a_request_in_the_air_is_kept() -> None:

@@ -81,6 +81,8 @@ class Transport:
     def take(self, lease: Lease) -> H1Upstream | None:
         """Return a kept HTTP/1 connection for the express lane if one is there and nothing is doubtful about it."""
         service = lease.state.service
+        if self._waiters and service.key in self._waiters:
+            return None  # who was called has not had its turn yet: nobody is to go before
         mode, tls = "h1", service.tls
         if service.protocol is not _HTTP:
             mode, tls = _mode(service.protocol, tls, is_tunnel=False)
