@@ -121,6 +121,28 @@ def test_who_waits_for_a_connection_has_it_before_who_comes_later() -> None:
         assert other.got.count(b"200 OK") == 1
 
 
+def test_who_waits_for_a_connection_keeps_its_place_if_another_is_faster() -> None:
+    requests = Requests()
+    requests.is_silent = True
+    world = requests.world
+    world.edit([make_rule()], make_service([9000], limits=ConnectionLimits(max_connections=1)))
+    clients = [H1Client(f"192.0.2.{number}") for number in range(4)]
+    with world.running(has_lane=False):
+        for client in clients:
+            world.connect(client, is_h2=False)
+        for client in clients[:3]:
+            client.pipe.give(HEAD)
+            world.settle()
+        world.upstreams[0].pipe.give(ANSWER)
+        clients[3].pipe.give(HEAD)  # its task has its turn before that of the first who waits
+        for _ in clients:
+            world.settle()
+            world.upstreams[0].pipe.give(ANSWER)
+        world.settle()
+        assert [one.address[-1:] for one in world.forwarded] == [b"0", b"3", b"1", b"2"]
+        assert [client.got.count(b"200 OK") for client in clients] == [1, 1, 1, 1]
+
+
 def test_the_deadline_of_a_request_in_the_air_is_kept() -> None:
     with running() as requests:
         requests.is_silent = True

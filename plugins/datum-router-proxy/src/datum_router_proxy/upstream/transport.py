@@ -176,9 +176,9 @@ class Transport:
                     continue  # a shared connection is in the bucket now
                 if choice.verdict is Verdict.OVERFLOW:
                     raise self._overflow(service.key, "too many requests wait for a connection")
-                is_waiting = True
+                was_waiting, is_waiting = is_waiting, True
                 waiter = _Waiter(task)
-                await self._wait(service.key, waiter)
+                await self._wait(service.key, waiter, is_first=was_waiting)
                 waiter = None
         finally:
             if is_watched:
@@ -260,9 +260,12 @@ class Transport:
         if self._waiters:
             self._call_next(service)
 
-    async def _wait(self, service: ServiceKey, waiter: _Waiter) -> None:
+    async def _wait(self, service: ServiceKey, waiter: _Waiter, *, is_first: bool) -> None:
         queue = self._waiters.setdefault(service, deque())
-        queue.append(waiter)
+        if is_first:
+            queue.appendleft(waiter)  # it was its turn, and somebody else was faster
+        else:
+            queue.append(waiter)
         task = waiter.task
         outer, outer_reason = task.deadline, task.deadline_reason
         ends_at = self._loop.now + self._settings.pool_wait_s
