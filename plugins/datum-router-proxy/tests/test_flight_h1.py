@@ -12,7 +12,7 @@ from datum_router.model.policy import ConnectionLimits, TimeoutPolicy
 from datum_router_proxy.express import ExpressLane
 from datum_router_proxy.loop import Loop
 from datum_router_proxy.server.h1 import H1Connection
-from datum_router_proxy.testing_peers import make_rule, make_service
+from datum_router_proxy.testing_peers import SERVICE, make_rule, make_service
 from datum_router_proxy.testing_roads import CLOSED, Forwarded, H1Client, H1Server, World
 
 HEAD = b"GET /a HTTP/1.1\r\nHost: shop.example\r\n\r\n"
@@ -133,6 +133,8 @@ def test_who_waits_for_a_connection_keeps_its_place_if_another_is_faster() -> No
         for client in clients[:3]:
             client.pipe.give(HEAD)
             world.settle()
+        world.pipeline._transport._call_all(SERVICE)  # both look, find nothing, and wait again
+        world.settle()
         world.upstreams[0].pipe.give(ANSWER)
         clients[3].pipe.give(HEAD)  # its task has its turn before that of the first who waits
         for _ in clients:
@@ -141,6 +143,23 @@ def test_who_waits_for_a_connection_keeps_its_place_if_another_is_faster() -> No
         world.settle()
         assert [one.address[-1:] for one in world.forwarded] == [b"0", b"3", b"1", b"2"]
         assert [client.got.count(b"200 OK") for client in clients] == [1, 1, 1, 1]
+
+
+def test_the_wait_for_a_connection_does_not_begin_again_when_another_is_faster() -> None:
+    with running() as requests:
+        world = requests.world
+        world.edit([make_rule()], make_service([9000], limits=ConnectionLimits(max_connections=1)))
+        requests.is_silent = True
+        requests.send(HEAD)
+        other = H1Client("192.0.2.2")
+        world.connect(other, is_h2=False)
+        other.pipe.give(OTHER)
+        world.settle()
+        for _ in range(2):
+            world.wait(world.pipeline.settings.pool_wait_s * 0.6)
+            world.pipeline._transport._call_all(SERVICE)
+            world.settle()
+        assert b"503 " in other.got
 
 
 def test_the_deadline_of_a_request_in_the_air_is_kept() -> None:
