@@ -8,11 +8,11 @@ from unittest import mock
 
 import pytest
 
-from datum_router.model.policy import TimeoutPolicy
+from datum_router.model.policy import ConnectionLimits, TimeoutPolicy
 from datum_router_proxy.express import ExpressLane
 from datum_router_proxy.loop import Loop
 from datum_router_proxy.server.h1 import H1Connection
-from datum_router_proxy.testing_peers import make_rule, make_service
+from datum_router_proxy.testing_peers import SERVICE, make_rule, make_service
 from datum_router_proxy.testing_roads import CLOSED, Forwarded, H1Client, H1Server, World
 
 HEAD = b"GET /a HTTP/1.1\r\nHost: shop.example\r\n\r\n"
@@ -100,6 +100,66 @@ def test_a_wake_up_for_nothing_lets_no_request_overtake_the_one_in_the_air() -> 
         requests.world.upstreams[0].to_send.append(ANSWER)
         assert requests.send().count(b"200 OK") == 2
         assert [one.head.split(b" ")[1] for one in requests.world.forwarded] == [b"/a", b"/a", b"/b"]
+
+
+def test_who_waits_for_a_connection_has_it_before_who_comes_later() -> None:
+    with running() as requests:
+        world = requests.world
+        world.edit([make_rule()], make_service([9000], limits=ConnectionLimits(max_connections=1)))
+        requests.is_silent = True
+        requests.send(HEAD)
+        other = H1Client("192.0.2.2")
+        world.connect(other, is_h2=False)
+        other.pipe.give(OTHER)
+        world.settle()
+        for _ in range(2):  # both come at the same time
+            world.upstreams[0].pipe.give(ANSWER)
+            requests.send(HEAD)
+        assert [one.address for one in world.forwarded][1:] == [b"192.0.2.1", b"192.0.2.2", b"192.0.2.1"]
+        world.upstreams[0].pipe.give(ANSWER)
+        assert requests.send().count(b"200 OK") == 1
+        assert other.got.count(b"200 OK") == 1
+
+
+def test_who_waits_for_a_connection_keeps_its_place_if_another_is_faster() -> None:
+    requests = Requests()
+    requests.is_silent = True
+    world = requests.world
+    world.edit([make_rule()], make_service([9000], limits=ConnectionLimits(max_connections=1)))
+    clients = [H1Client(f"192.0.2.{number}") for number in range(4)]
+    with world.running(has_lane=False):
+        for client in clients:
+            world.connect(client, is_h2=False)
+        for client in clients[:3]:
+            client.pipe.give(HEAD)
+            world.settle()
+        world.pipeline._transport._call_all(SERVICE)  # both look, find nothing, and wait again
+        world.settle()
+        world.upstreams[0].pipe.give(ANSWER)
+        clients[3].pipe.give(HEAD)  # its task has its turn before that of the first who waits
+        for _ in clients:
+            world.settle()
+            world.upstreams[0].pipe.give(ANSWER)
+        world.settle()
+        assert [one.address[-1:] for one in world.forwarded] == [b"0", b"3", b"1", b"2"]
+        assert [client.got.count(b"200 OK") for client in clients] == [1, 1, 1, 1]
+
+
+def test_the_wait_for_a_connection_does_not_begin_again_when_another_is_faster() -> None:
+    with running() as requests:
+        world = requests.world
+        world.edit([make_rule()], make_service([9000], limits=ConnectionLimits(max_connections=1)))
+        requests.is_silent = True
+        requests.send(HEAD)
+        other = H1Client("192.0.2.2")
+        world.connect(other, is_h2=False)
+        other.pipe.give(OTHER)
+        world.settle()
+        for _ in range(2):
+            world.wait(world.pipeline.settings.pool_wait_s * 0.6)
+            world.pipeline._transport._call_all(SERVICE)
+            world.settle()
+        assert b"503 " in other.got
 
 
 def test_the_deadline_of_a_request_in_the_air_is_kept() -> None:

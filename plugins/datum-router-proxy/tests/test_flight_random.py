@@ -15,7 +15,7 @@ from datum_router.model.policy import TimeoutPolicy
 from datum_router_proxy.channel import Channel
 from datum_router_proxy.server.h1 import H1Connection
 from datum_router_proxy.testing_peers import make_rule, make_service
-from datum_router_proxy.testing_roads import CLOSED, RETRY, Forwarded, H1Client, H1Server, World, masked
+from datum_router_proxy.testing_roads import CLOSED, NOISE, RETRY, Forwarded, H1Client, H1Server, World, masked
 
 HOST = b"Host: shop.example\r\n"
 RULE = make_rule(retry=RETRY, timeouts=TimeoutPolicy(request_s=10.0))
@@ -116,7 +116,9 @@ class Happenings:
                 waiting.answer(rng.random())
         elif kind < 0.79:
             world.wait(rng.choice((0.5, 4.0, 11.0)))
-        elif kind < 0.82:
+        elif kind < 0.81:
+            rng.choice([pipe, *(upstream.pipe for upstream in world.upstreams)]).give(NOISE)
+        elif kind < 0.83:
             pipe.give(CLOSED)
         elif kind < 0.86:
             serving.rest()

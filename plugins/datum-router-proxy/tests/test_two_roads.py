@@ -133,9 +133,10 @@ def wanted(path: bytes, answers: int) -> int:
 def h1_answer(how: str = "whole") -> Callable[[Forwarded], Sequence[bytes]]:
     def answer(request: Forwarded) -> list[bytes]:
         number = wanted(request.head.split(b" ")[1], len(ANSWERS))
-        data = OK[:-2] if request.head.startswith(b"HEAD") else ANSWERS[number]
+        is_head = request.head.startswith(b"HEAD")
+        data = OK[:-2] if is_head else ANSWERS[number]
         pieces = cut(data, random.Random(number), how)
-        return pieces if data in GOOD else [*pieces, CLOSED]
+        return pieces if is_head or data in GOOD else [*pieces, CLOSED]
 
     return answer
 

@@ -47,6 +47,8 @@ from datum_router_proxy.wire import http2
 
 CLOSED = b""
 """As a piece: the peer closes."""
+NOISE = b"\0noise"
+"""As a piece: something comes that holds no data, such as a session ticket of TLS."""
 MOST_STEPS = 100_000
 
 _ID = re.compile(rb"[0-9a-f]{32}")
@@ -116,6 +118,8 @@ class Pipe:
         """See `Channel.recv`."""
         if self.is_closed:
             self.check()
+        while self._pieces and self._pieces[0] is NOISE:
+            self._pieces.popleft()
         if not self._pieces:
             return None
         data = self._pieces[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections import deque
 from collections.abc import Iterator
 
@@ -31,12 +32,14 @@ _HTTP = UpstreamProtocol.HTTP
 
 
 class _Waiter:
-    """A request that waits for a connection."""
+    """A request that waits for a connection; `ticket` and `ends_at` stay if it was called, and another was faster."""
 
-    __slots__ = ("is_called", "task")
+    __slots__ = ("ends_at", "is_called", "task", "ticket")
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, ticket: int, ends_at: float) -> None:
         self.task = task
+        self.ticket = ticket
+        self.ends_at = ends_at
         self.is_called = False
 
 
@@ -45,14 +48,15 @@ class Transport:
 
     __slots__ = (
         "_h2_limits", "_h2_lines", "_head_cache", "_head_limits", "_loop", "_pool", "_request_lines",
-        "_settings", "_waiters",
+        "_settings", "_tickets", "_waiters",
     )  # fmt: skip
 
     def __init__(self, loop: Loop, settings: ProxySettings) -> None:
         self._loop = loop
         self._settings = settings
         self._pool: Pool[H1Upstream, H2Connection] = Pool(idle_per_bucket=settings.upstream_idle_per_endpoint)
-        self._waiters: dict[ServiceKey, deque[_Waiter]] = {}
+        self._waiters: dict[ServiceKey, deque[_Waiter]] = {}  # in order of their tickets
+        self._tickets = 0
         self._head_limits = Http1Limits(max_informational=settings.max_interim)
         self._head_cache = HeadCache()
         self._h2_lines = LineCache()
@@ -81,6 +85,8 @@ class Transport:
     def take(self, lease: Lease) -> H1Upstream | None:
         """Return a kept HTTP/1 connection for the express lane if one is there and nothing is doubtful about it."""
         service = lease.state.service
+        if self._waiters and service.key in self._waiters:
+            return None  # who was called has not had its turn yet: nobody is to go before
         mode, tls = "h1", service.tls
         if service.protocol is not _HTTP:
             mode, tls = _mode(service.protocol, tls, is_tunnel=False)
@@ -141,6 +147,7 @@ class Transport:
         task = current_task()
         limits = service.limits
         is_waiting = is_watched = False
+        ticket, ends_at = 0, math.inf
         waiter: _Waiter | None = None
         try:
             while True:
@@ -174,8 +181,11 @@ class Transport:
                     continue  # a shared connection is in the bucket now
                 if choice.verdict is Verdict.OVERFLOW:
                     raise self._overflow(service.key, "too many requests wait for a connection")
-                is_waiting = True
-                waiter = _Waiter(task)
+                if not is_waiting:
+                    is_waiting = True
+                    self._tickets = ticket = self._tickets + 1
+                    ends_at = self._loop.now + self._settings.pool_wait_s
+                waiter = _Waiter(task, ticket, ends_at)
                 await self._wait(service.key, waiter)
                 waiter = None
         finally:
@@ -260,13 +270,15 @@ class Transport:
 
     async def _wait(self, service: ServiceKey, waiter: _Waiter) -> None:
         queue = self._waiters.setdefault(service, deque())
-        queue.append(waiter)
+        at = len(queue)
+        while at and queue[at - 1].ticket > waiter.ticket:
+            at -= 1
+        queue.insert(at, waiter)
         task = waiter.task
         outer, outer_reason = task.deadline, task.deadline_reason
-        ends_at = self._loop.now + self._settings.pool_wait_s
-        is_ours = ends_at < outer
+        is_ours = waiter.ends_at < outer
         if is_ours:
-            task.deadline, task.deadline_reason = ends_at, Reason.POOL_OVERFLOW
+            task.deadline, task.deadline_reason = waiter.ends_at, Reason.POOL_OVERFLOW
         try:
             while not waiter.is_called:
                 await park()
