@@ -147,6 +147,16 @@ def test_disabled_plugin_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path:
     result = invoke("check", str(tmp_path))
     assert result.exit_code == 2
     assert "source 'files' is not installed" in result.stderr
+    assert "DATUM_ROUTER_DISABLE_PLUGINS leaves out files" in result.stderr
+
+
+def test_a_setting_of_the_data_plane_names_the_variable_it_stands_in(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DATUM_ROUTER_DATA_PLANE_CONFIG", "keep_alive=30")
+    result = invoke("run", str(tmp_path), "--listen", "127.0.0.1:0")
+    assert result.exit_code == 2
+    assert "DATUM_ROUTER_DATA_PLANE_CONFIG: proxy setting keep_alive: unknown (did you mean " in result.stderr
 
 
 @pytest.mark.parametrize(

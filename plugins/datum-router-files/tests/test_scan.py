@@ -428,6 +428,26 @@ def test_bad_name_is_a_problem_of_its_file_until_mended(directory: Directory, na
     assert directory.scan() == ["+good:80 a.yaml", "!a.yaml"]
 
 
+@pytest.mark.parametrize(
+    ("field", "written", "path", "hint"),
+    [
+        ("apiVersion", "apiversion", "apiVersion", "write apiVersion in place of apiversion"),
+        ("kind", "Kind", "kind", "write kind in place of Kind"),
+        ("metadata", "metdata", "metadata.name", "write metadata in place of metdata"),
+        ("  name", "  nam", "metadata.name", "write name in place of nam"),
+        ("  name", "  namespace", "metadata.name", "every object needs it"),
+        ("kind", "sort", "kind", "every object needs it"),
+    ],
+)
+def test_a_missing_field_names_the_one_that_looks_like_it(
+    directory: Directory, field: str, written: str, path: str, hint: str
+) -> None:
+    directory.write("a.yaml", manifest("x").replace(f"{field}:", f"{written}:"))
+    (problems,) = directory.scanner.scan()
+    assert isinstance(problems, Problems)
+    assert [(one.path, one.hint) for one in problems.diagnostics] == [(path, hint)]
+
+
 def test_free_names_of_rbac_are_no_problem(directory: Directory) -> None:
     directory.write("a.yaml", manifest('"system:x"', kind="ClusterRole", version="rbac.authorization.k8s.io/v1"))
     assert directory.scan() == []

@@ -125,6 +125,12 @@ def test_scalars_follow_the_core_schema(text: str, value: object) -> None:
         ("- a\nb: c", "a.yaml:2: error: a list is followed by something"),
         ("a:\n  b: 1\n c: 2", "a.yaml:3: error: this line does not fit the indentation"),
         ("a: @x", "`@` cannot begin a value (column 4) [InvalidSyntax] (put the value in quotes)"),
+        ("a:\n- *.b.c", "a.yaml:2: error: `*` begins a value, which YAML takes for an alias or anchor (column 4)"),
+        (
+            "a: [*]",
+            "`*` begins a value, which YAML takes for an alias or anchor (column 6) [InvalidSyntax] (put the value",
+        ),
+        ("a: &.b", "`&` begins a value, which YAML takes for an alias or anchor"),
         ("a: {{ .Values.x }}", "render a template first"),
         ("a: {{ .Values.x }\n", "render a template first"),
         ("a: {{ .Values.x\n", "render a template first"),

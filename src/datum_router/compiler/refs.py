@@ -99,11 +99,12 @@ def names_in(view: ManifestView, kind: str, namespace: str) -> list[str]:
 class Hints:
     """Which VPCServices references to nowhere may have meant; remembered as long as all VPCServices stay the same."""
 
-    __slots__ = ("_found", "_listed", "_names")
+    __slots__ = ("_found", "_listed", "_names", "_namespaces")
 
     def __init__(self) -> None:
         self._listed: Sequence[msgspec.Struct] = ()
         self._names: dict[str, list[str]] = {}
+        self._namespaces: dict[str, list[str]] = {}
         self._found: dict[tuple[str, str], str] = {}
 
     def of(self, findings: Iterable[Finding], view: ManifestView) -> dict[tuple[str, str], str]:
@@ -124,7 +125,12 @@ class Hints:
         if listed is not self._listed:
             self._listed = listed
             self._names.clear()
+            self._namespaces.clear()
             self._found.clear()
+            for item in listed:
+                meta = getattr(item, "metadata", None)
+                if isinstance(meta, ObjectMeta):
+                    self._namespaces.setdefault(meta.name, []).append(meta.namespace)
         names = self._names.get(namespace)
         if names is None:
             names = self._names[namespace] = names_in(view, "VPCService", namespace)
@@ -133,7 +139,11 @@ class Hints:
     def _hint(self, missing: tuple[str, str], names: Sequence[str]) -> str:
         hint = self._found.get(missing)
         if hint is None:
-            hint = self._found[missing] = did_you_mean(missing[1], names)
+            hint = did_you_mean(missing[1], names)
+            elsewhere = self._namespaces.get(missing[1])
+            if not hint and elsewhere:
+                hint = f"there is one in namespace {elsewhere[0]}: name it, and set spec.exportTo.namespaces: All there"
+            self._found[missing] = hint
         return hint
 
 

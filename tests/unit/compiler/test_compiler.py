@@ -77,6 +77,11 @@ def test_references_to_nowhere_are_compared_with_a_bounded_number_of_names(
     assert [bool(found.hint) for found in result.diagnostics] == [True, True, True, False]
 
 
+def test_a_service_that_is_in_another_namespace_is_hinted_at(bench: Any, kit: Any) -> None:
+    (found,) = bench().compile(kit.service("my-api", namespace="prod"), kit.route("api", "my-api")).diagnostics
+    assert found.hint == "there is one in namespace prod: name it, and set spec.exportTo.namespaces: All there"
+
+
 def test_hints_follow_the_services_that_are_there(bench: Any, kit: Any) -> None:
     one = bench()
     assert one.compile(kit.route("api", "my-apy")).diagnostics[0].hint == ""

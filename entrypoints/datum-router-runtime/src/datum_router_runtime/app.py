@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import trio
@@ -69,12 +69,7 @@ def make_source(settings: GatewaySettings, plugins: PluginSet) -> Source:
     """
     spec = plugins.sources.get(settings.source)
     if spec is None:
-        hint = did_you_mean(settings.source, plugins.sources)
-        known = ", ".join(sorted(plugins.sources)) or "none"
-        raise ConfigError(
-            f"source {settings.source!r} is not installed (installed: {known})" + (f"; {hint}" if hint else ""),
-            reason=Reason.INVALID_VALUE,
-        )
+        raise _not_installed("source", settings.source, plugins.sources, settings)
     return spec.create(settings.source_config)
 
 
@@ -86,14 +81,22 @@ def check_data_plane(settings: GatewaySettings, plugins: PluginSet) -> None:
     """
     spec = plugins.data_planes.get(settings.data_plane)
     if spec is None:
-        hint = did_you_mean(settings.data_plane, plugins.data_planes)
-        known = ", ".join(sorted(plugins.data_planes)) or "none"
-        raise ConfigError(
-            f"data plane {settings.data_plane!r} is not installed (installed: {known})" + (f"; {hint}" if hint else ""),
-            reason=Reason.INVALID_VALUE,
-        )
+        raise _not_installed("data plane", settings.data_plane, plugins.data_planes, settings)
     if spec.validate is not None:
-        spec.validate(settings.data_plane_config)
+        try:
+            spec.validate(settings.data_plane_config)
+        except ConfigError as error:
+            raise ConfigError(f"DATUM_ROUTER_DATA_PLANE_CONFIG: {error}", reason=error.reason) from error
+
+
+def _not_installed(what: str, name: str, known: Iterable[str], settings: GatewaySettings) -> ConfigError:
+    names = sorted(known)
+    message = f"{what} {name!r} is not installed (installed: {', '.join(names) or 'none'})"
+    if hint := did_you_mean(name, names):
+        message += f"; {hint}"
+    elif settings.disabled_plugins:
+        message += f"; DATUM_ROUTER_DISABLE_PLUGINS leaves out {', '.join(settings.disabled_plugins)}"
+    return ConfigError(message, reason=Reason.INVALID_VALUE)
 
 
 class Announce:

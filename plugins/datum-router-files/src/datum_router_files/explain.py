@@ -66,6 +66,9 @@ def explain(error: yaml.YAMLError, data: bytes) -> FileError:
         else:
             shown = character.decode("ascii", "replace") if character else "this character"
             message, hint = f"`{shown}` cannot begin a value", "put the value in quotes"
+    elif (context := getattr(error, "context", "")) in ("while scanning an alias", "while scanning an anchor"):
+        sign = "*" if context == "while scanning an alias" else "&"
+        message, hint = f"`{sign}` begins a value, which YAML takes for an alias or anchor", "put the value in quotes"
     elif b"{{" in here:
         hint = "this looks like a template: render it first, and give the router its output"
     elif problem == "found unexpected end of stream":

@@ -1,4 +1,4 @@
-"""Objects that a slip of the pen in `kind` or in the group of `apiVersion` would take out of force.
+"""Slips of the pen in what identifies an object: one in `kind` or in a group would take it out of force.
 
 A misspelt kind gives the object another identity: the file seems to have lost one object and got another. What works
 is not to end by that, so the object stays as long as the file holds its misspelt double.
@@ -7,16 +7,17 @@ is not to end by that, so the object stays as long as the file holds its misspel
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from datum_router.compiler.diagnostics import Diagnostic, Severity, nearest
 from datum_router.manifests.kinds import OWN_KINDS
-from datum_router.manifests.meta import GROUP
+from datum_router.manifests.meta import GROUP, ObjectMeta
 from datum_router.manifests.table import MISSPELT_GROUP_RATIO
 from datum_router.reasons import Reason
 from datum_router_files.documents import Document
 from datum_router_files.holder import Documents, Identity
 
+_KNOWN = frozenset({"apiVersion", "kind", "metadata", "spec", "status"} | set(ObjectMeta.__struct_encode_fields__))
 _OWN_NAMES = frozenset(kind.kind for kind in OWN_KINDS)
 
 
@@ -43,6 +44,24 @@ def still_in_force(identity: Identity, double: Document) -> Diagnostic:
         file=double.origin.file,
         line=double.origin.line,
     )
+
+
+def miswritten(where: str, raw: Mapping[str, object]) -> str:
+    """Return a hint if a field that identifies an object is missing and another one looks like it, else nothing.
+
+    Args:
+        where: `apiVersion`, `kind` or `metadata.name`.
+    """
+    parent, _, field = where.rpartition(".")
+    place: object = raw
+    if parent:
+        if parent in raw:
+            place = raw[parent]
+        else:
+            field = parent
+    others = [str(key) for key in place if key not in _KNOWN] if isinstance(place, Mapping) else []
+    near = nearest(field, [key for key in others if key.isascii() and key.isprintable()])
+    return f"write {field} in place of {near}" if near else ""
 
 
 def _is_slip(other: Identity, meant: Identity) -> bool:

@@ -42,7 +42,7 @@ from datum_router.reasons import Reason
 from datum_router_files.documents import Chunk, Document, FileContent
 from datum_router_files.holder import Holders, Identity, first_or_known
 from datum_router_files.listing import MAX_FILES, MAX_TOTAL_BYTES, Listing, Signature, list_files, relist
-from datum_router_files.misspelt import misspelt, still_in_force
+from datum_router_files.misspelt import misspelt, miswritten, still_in_force
 from datum_router_files.yamlscan import YamlLimits, read_documents
 
 MAX_REREADS = 5
@@ -347,6 +347,8 @@ class Scanner:
                 hint = "put the value in quotes"
             elif where == "metadata.name" and "generateName" in fields:
                 hint = "generateName needs a cluster; give the object a name"
+            else:
+                hint = miswritten(where, raw) or hint
             diagnostics.append(self._unnamed(document, where, reason, message, hint, is_ours=is_ours))
             return None
         group = str(version).rpartition("/")[0]
