@@ -28,9 +28,12 @@ class BenchError(Exception):
 
 
 def free_ports(count: int) -> list[int]:
-    """Return `count` different TCP ports that nobody listens on now."""
+    """Return `count` different TCP ports that nobody holds now, on whatever address.
+
+    Some proxies listen on all addresses, and then a connection that one of the many clients has closed is in the way.
+    """
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        sockets = [stack.enter_context(socket.create_server(("", 0))) for _ in range(count)]
         return [int(sock.getsockname()[1]) for sock in sockets]
 
 

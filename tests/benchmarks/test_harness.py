@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -215,6 +218,33 @@ def test_a_child_that_ends_early_is_reported_with_its_log(tmp_path):
     with pytest.raises(BenchError, match="short ended with status 4: no such option"):
         child.wait_for_port(1)
     child.stop()
+
+
+def test_a_port_that_a_closed_connection_of_another_address_holds_is_not_free():
+    """Clients of many addresses leave thousands of them behind, which a proxy on all addresses meets."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        held = []
+        for _ in range(20):
+            client = socket.create_connection(server.getsockname()[:2], source_address=("127.0.1.1", 0))
+            peer, _ = server.accept()
+            held.append(client.getsockname()[1])
+            client.close()  # first, so that it is the client's side that waits (RFC 9293 section 3.6.1)
+            assert peer.recv(1) == b""
+            peer.close()
+        offered = iter([*held, 0])
+
+        def create_server(address: tuple[str, int]) -> socket.socket:
+            listener = socket.socket()
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            for port in offered:  # what the kernel could have offered
+                with contextlib.suppress(OSError):
+                    listener.bind((address[0], port))
+                    break
+            return listener
+
+        with mock.patch("gatebench.processes.socket.create_server", create_server):
+            (port,) = free_ports(1)
+        assert port not in held
 
 
 def test_children_do_not_outlive_a_harness_that_is_killed(tmp_path):
