@@ -66,6 +66,7 @@ class Measure:
         proxies: Who takes part, in the order of each round.
         is_load: Whether it is a load to warm up for, whose CPU time counts for each request.
         is_once: Whether one round says it all: memory of a fresh process does not drift.
+        repeats: How often it is measured in each round asked for: a tail needs more of them than a median.
         routes: Routes that ours has besides the loaded one.
     """
 
@@ -77,6 +78,7 @@ class Measure:
     is_higher_better: bool = True
     is_load: bool = True
     is_once: bool = False
+    repeats: int = 1
     routes: int = ROUTES
 
     def value(self, load: Load) -> float | None:
@@ -231,6 +233,7 @@ MEASURES = (
         proxies=FULL,
         drive=_open_loop,
         is_higher_better=False,
+        repeats=3,
     ),
     Measure(
         key="body-256k",

@@ -43,7 +43,7 @@ class Plan:
         return total
 
     def rounds_of(self, measure: Measure) -> int:
-        return 1 if measure.is_once else self.rounds
+        return 1 if measure.is_once else self.rounds * measure.repeats
 
 
 def run_measure(measure: Measure, plan: Plan, stage: Stage, told: Callable[[Sample], None]) -> list[Sample]:

@@ -74,6 +74,12 @@ def test_comparing_a_file_that_is_not_there_says_so(tmp_path, capsys):
     assert "a.json" in capsys.readouterr().out
 
 
+def test_a_tail_is_measured_more_often_than_a_median():
+    plan = Plan(measures=MEASURES, proxies=("datum",), rounds=5)
+    rounds = {measure.key: plan.rounds_of(measure) for measure in MEASURES}
+    assert (rounds["latency"], rounds["h1"], rounds["memory-idle"]) == (15, 5, 1)
+
+
 def test_half_of_envoy_is_of_good_rounds_of_h1_alone():
     samples = [
         Sample(measure="h1", proxy="envoy", round=1, value=1000),
