@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Coroutine
 from types import TracebackType
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 from datum_router.compiler.link import Snapshot
 from datum_router.model.snapshot import Holder
@@ -33,8 +33,18 @@ from datum_router_proxy.upstream.h2 import H2Connection, H2Upstream
 
 log = logging.getLogger(__name__)
 
+Way = TypeVar("Way", H1Upstream, H2Connection)
 
-class FlyingDownstream(ExpressDownstream, Protocol):
+
+class SinglyDownstream(ExpressDownstream, Protocol):
+    """What a request over HTTP/1 asks of its connection, and one over HTTP/2 of its stream."""
+
+    def abort(self, reason: Reason) -> None:
+        """Cut the connection, or reset the stream."""
+        ...
+
+
+class FlyingDownstream(SinglyDownstream, Protocol):
     """What a flight asks of a client's stream."""
 
     def run(self, template: Template, begun: Begun | None = None) -> Coroutine[object, None, None]:
@@ -43,10 +53,6 @@ class FlyingDownstream(ExpressDownstream, Protocol):
 
     def end(self) -> None:
         """Take the stream out, the request being over."""
-        ...
-
-    def abort(self, reason: Reason) -> None:
-        """Reset the stream."""
         ...
 
 
@@ -59,14 +65,6 @@ class Counts(Protocol):
 
     def body_limit(self, listener: str) -> int:
         """Return a listener's `max_request_body_bytes`, 0 = none."""
-        ...
-
-
-class SinglyDownstream(ExpressDownstream, Protocol):
-    """What a request over HTTP/1 asks of its connection."""
-
-    def abort(self, reason: Reason) -> None:
-        """Cut the connection."""
         ...
 
 
@@ -141,7 +139,7 @@ class Flights:
 
     # --- from HTTP/2 -----------------------------------------------------------------------------------------------
 
-    def launch(self, downstream: FlyingDownstream, template: Template) -> Flight | Begun | None:
+    def launch(self, downstream: FlyingDownstream, template: Template) -> AnyFlight | Begun | None:
         """Send a request upstream at once if it is here whole and a connection is there for it.
 
         Returns:
@@ -159,7 +157,7 @@ class Flights:
             return None
         lane = self._lane
         begun: Begun | None = None
-        flight: Flight
+        flight: AnyFlight
         try:
             rule = lane.find_rule(template, self._holder.current)
             if rule is None:
@@ -179,14 +177,14 @@ class Flights:
             if begun is not None:
                 begun.drop()
             return None
-        flight.start(plane.loop)
+        flight.start()
         return flight
 
 
-class Flight(Coroutine[object, None, None]):
-    """One request under way for a stream of a client; stands for a coroutine (see `loop`)."""
+class Flight(Coroutine[object, None, None], Generic[Way]):
+    """One request under way for a stream of a client, by a connection `way`; stands for a coroutine (see `loop`)."""
 
-    __slots__ = ("_begun", "_body", "_counts", "_downstream", "_lane", "_rest", "_template", "task")
+    __slots__ = ("_begun", "_body", "_counts", "_downstream", "_lane", "_rest", "_template", "_way", "task")
 
     def __init__(
         self,
@@ -196,6 +194,7 @@ class Flight(Coroutine[object, None, None]):
         template: Template,
         begun: Begun,
         body: bytes,
+        way: Way,
     ) -> None:
         self._lane = lane
         self._counts = counts
@@ -203,6 +202,7 @@ class Flight(Coroutine[object, None, None]):
         self._template = template
         self._begun = begun
         self._body = body
+        self._way: Way = way
         self._rest: Coroutine[object, None, None] | None = None
         self.task: Task
 
@@ -218,9 +218,9 @@ class Flight(Coroutine[object, None, None]):
         """Let the pipeline go on from what has ended the wait."""
         raise NotImplementedError
 
-    def start(self, loop: Loop) -> None:
+    def start(self) -> None:
         """Send the request; the flight's task is made here."""
-        self.task = task = loop.adopt(self, name="stream")
+        self.task = task = self._counts.loop.adopt(self, name="stream")
         self._counts.in_flight += 1
         try:
             is_sent = self._send()
@@ -295,27 +295,14 @@ class Flight(Coroutine[object, None, None]):
         self._begun.drop()
 
 
-class SharedFlight(Flight):
+class SharedFlight(Flight[H2Connection]):
     """A request that goes to an HTTP/2 upstream."""
 
-    __slots__ = ("_link", "_rounds")
-
-    def __init__(
-        self,
-        lane: ExpressLane,
-        counts: Counts,
-        downstream: FlyingDownstream,
-        template: Template,
-        begun: Begun,
-        body: bytes,
-        link: H2Connection,
-    ) -> None:
-        super().__init__(lane, counts, downstream, template, begun, body)
-        self._link = link
-        self._rounds = MAX_ROUNDS
+    __slots__ = ("_rounds",)
 
     def _send(self) -> bool:
-        return self._lane.send_shared(self._template, self._begun, self._link, self.task, self._body)
+        self._rounds = MAX_ROUNDS
+        return self._lane.send_shared(self._template, self._begun, self._way, self.task, self._body)
 
     def _look(self) -> bool | None:
         begun = self._begun
@@ -336,27 +323,13 @@ class SharedFlight(Flight):
         self._begun.raised = error
 
 
-class PlainFlight(Flight):
+class PlainFlight(Flight[H1Upstream]):
     """A request that goes to an HTTP/1.1 upstream."""
 
-    __slots__ = ("_loop", "_upstream")
-
-    def __init__(
-        self,
-        lane: ExpressLane,
-        counts: Counts,
-        downstream: FlyingDownstream,
-        template: Template,
-        begun: Begun,
-        body: bytes,
-        upstream: H1Upstream,
-    ) -> None:
-        super().__init__(lane, counts, downstream, template, begun, body)
-        self._loop = counts.loop
-        self._upstream = upstream
+    __slots__ = ()
 
     def _send(self) -> bool:
-        return self._lane.send(self._template, self._begun, self._upstream, self.task, self._body, self._on_answer)
+        return self._lane.send(self._template, self._begun, self._way, self.task, self._body, self._on_answer)
 
     def _look(self) -> bool | None:
         return self._lane.answer(self._downstream, self._template, self._begun, "h2", self._body)
@@ -367,20 +340,23 @@ class PlainFlight(Flight):
     def _on_answer(self) -> bool:
         """Do what a step would do when something has come of the upstream; see `Channel.eager`."""
         task = self.task
-        if task.pending is not None or task.deadline <= self._loop.now:
+        if task.pending is not None or task.deadline <= self._counts.loop.now:
             return False  # the step says so
         try:
             is_over = self._look()
         except Exception:  # noqa: BLE001  # as above
             self._fail()
-            self._loop.finish(task)
+            self._counts.loop.finish(task)
             return True
         if is_over is None:
             return True
         if is_over:
             self._arrived()
-            self._loop.finish(task)
+            self._counts.loop.finish(task)
             return True
         self._rest = self._hand_over()
         task.is_started = False  # what it was handed over to has not
         return False
+
+
+AnyFlight = PlainFlight | SharedFlight
