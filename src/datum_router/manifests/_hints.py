@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import msgspec.inspect as types
 
 from datum_router.compiler.diagnostics import did_you_mean, fold, nearest
-from datum_router.manifests.meta import LABEL_PATTERN, SUBDOMAIN_PATTERN
+from datum_router.manifests.meta import SUBDOMAIN_PATTERN, is_name, is_namespace
 from datum_router.manifests.terms import FIELD_TERMS
 
 MAX_SUGGESTED_CHARS = 64
 """Longer texts are not compared with names: none of ours is that long."""
 _MAX_LISTED = 12
-_MAX_NAME_CHARS, _MAX_NAMESPACE_CHARS = 253, 63
 
 _FIELDS: Final[Mapping[str, tuple[str, ...]]] = {fold(term): fields for term, fields in FIELD_TERMS.items()}
-_NAME = re.compile(SUBDOMAIN_PATTERN.removesuffix("$") + r"\Z")
-_NAMESPACE = re.compile(LABEL_PATTERN.removesuffix("$") + r"\Z")
 
 
 def bare(kind: types.Type) -> types.Type:
@@ -65,8 +61,12 @@ def likely_field(name: str, known: Collection[str]) -> str:
 
 def likely_value(value: str, known: Sequence[str], extra: Mapping[str, object]) -> str:
     """Return the value of a set that another one probably stands for, by the `terms` of its type, too."""
+    return nearest(value, known, _terms(extra))
+
+
+def _terms(extra: Mapping[str, object]) -> Mapping[str, str]:
     terms = extra.get("terms")
-    return nearest(value, known, terms if isinstance(terms, Mapping) else {})
+    return terms if isinstance(terms, Mapping) else {}
 
 
 def suggestion(value: object, extra: Mapping[str, object]) -> str:
@@ -76,8 +76,7 @@ def suggestion(value: object, extra: Mapping[str, object]) -> str:
         meant = suggest(value)
         return f"write {meant}" if meant else ""
     if isinstance(known, Sequence) and isinstance(value, str) and len(value) <= MAX_SUGGESTED_CHARS:
-        terms = extra.get("terms")
-        terms = terms if isinstance(terms, Mapping) else {}
+        terms = _terms(extra)
         return did_you_mean(value, [*known, *terms.values()], terms)
     return ""
 
@@ -95,9 +94,9 @@ def written_out(value: str, kind: types.StructType) -> str:
     if field.encode_name != "name" or not isinstance(inner, types.StrType) or inner.pattern != SUBDOMAIN_PATTERN:
         return ""
     namespace, slash, name = value.rpartition("/")
-    if len(name) > _MAX_NAME_CHARS or len(namespace) > _MAX_NAMESPACE_CHARS or not _NAME.match(name):
+    if not is_name(name):
         return ""
     if not slash:
         return f"{{name: {name}}}"
     has_namespace = any(other.encode_name == "namespace" for other in kind.fields)
-    return f"{{name: {name}, namespace: {namespace}}}" if has_namespace and _NAMESPACE.match(namespace) else ""
+    return f"{{name: {name}, namespace: {namespace}}}" if has_namespace and is_namespace(namespace) else ""

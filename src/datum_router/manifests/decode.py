@@ -12,21 +12,17 @@ from datum_router.manifests._walk import KNOWN_METADATA, MAX_PROBLEMS, Walker, j
 from datum_router.manifests.meta import (
     DEFAULT_NAMESPACE,
     GROUP,
-    LABEL_PATTERN,
-    SUBDOMAIN_PATTERN,
+    MAX_NAME_CHARS,
     ObjectKey,
     ObjectMeta,
+    is_name,
+    is_namespace,
 )
 from datum_router.manifests.problem import Problem, shown
 from datum_router.manifests.served import refusals
 from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.reasons import Reason
 
-MAX_NAME_CHARS = 253
-MAX_NAMESPACE_CHARS = 63
-
-_NAME = re.compile(SUBDOMAIN_PATTERN.removesuffix("$") + r"\Z")
-_NAMESPACE = re.compile(LABEL_PATTERN.removesuffix("$") + r"\Z")
 _METADATA = frozenset(ObjectMeta.__struct_encode_fields__) | KNOWN_METADATA
 _JSON = msgspec.json.Encoder()
 _CONVERT_PATH = re.compile(r" - at `\$\.?([^`]*)`\Z")
@@ -120,7 +116,7 @@ def _decode_plain(raw: Mapping[str, object], kinds: KindTable) -> tuple[msgspec.
     if not isinstance(name, str) or not isinstance(given, str):
         return None
     namespace = (given or DEFAULT_NAMESPACE) if kind.namespaced else ""
-    if not _is_name(name) or (namespace and not _is_namespace(namespace)):
+    if not is_name(name) or (namespace and not is_namespace(namespace)):
         return None
     body = raw if namespace == given else {**raw, "metadata": {**metadata, "namespace": namespace}}
     status = None
@@ -136,14 +132,6 @@ def _decode_plain(raw: Mapping[str, object], kinds: KindTable) -> tuple[msgspec.
     except (msgspec.ValidationError, RecursionError, UnicodeError, TypeError, ValueError, OverflowError):
         return None
     return manifest, kind, ObjectKey(kind=kind_name, namespace=namespace, name=name)
-
-
-def _is_name(text: str) -> bool:
-    return len(text) <= MAX_NAME_CHARS and _NAME.match(text) is not None
-
-
-def _is_namespace(text: str) -> bool:
-    return len(text) <= MAX_NAMESPACE_CHARS and _NAMESPACE.match(text) is not None
 
 
 def _is_bad(problems: Iterable[Problem]) -> bool:
@@ -203,9 +191,9 @@ def _identify(raw: Mapping[str, object], kinds: KindTable) -> tuple[list[Problem
         if is_ours:
             problems.append(_not_text("metadata.namespace", namespace))
         return problems, None
-    if not _is_name(name):
+    if not is_name(name):
         problems.append(_bad_name("metadata.name", name, "a DNS-1123 name: lower-case letters, digits, - and ."))
-    if namespace and not _is_namespace(namespace):
+    if namespace and not is_namespace(namespace):
         problems.append(
             _bad_name("metadata.namespace", namespace, "a DNS-1123 label: lower-case letters, digits and -")
         )

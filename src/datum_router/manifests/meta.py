@@ -15,6 +15,9 @@ VERSION: Final = "v1alpha1"
 API_VERSION: Final = f"{GROUP}/{VERSION}"
 DEFAULT_NAMESPACE: Final = "default"
 
+MAX_NAME_CHARS: Final = 253
+MAX_NAMESPACE_CHARS: Final = 63
+
 # --- words that a type can say ---------------------------------------------------------------------------------
 
 LABEL_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
@@ -30,12 +33,26 @@ FIELD_TEXT_PATTERN: Final = r"^[^\x00-\x08\x0a-\x1f\x7f]*$"
 FIELD_VALUE_PATTERN: Final = r"^([^\x00-\x20\x7f]([^\x00-\x08\x0a-\x1f\x7f]*[^\x00-\x20\x7f])?)?$"
 """A whole field value: neither begins nor ends with a blank (RFC 9110 section 5.5)."""
 
+_SUBDOMAIN = re.compile(SUBDOMAIN_PATTERN.removesuffix("$") + r"\Z")
+_LABEL = re.compile(LABEL_PATTERN.removesuffix("$") + r"\Z")
+
+
+def is_name(text: str) -> bool:
+    """Tell whether an object may have this name: as `Name`, but no line break may follow."""
+    return len(text) <= MAX_NAME_CHARS and _SUBDOMAIN.match(text) is not None
+
+
+def is_namespace(text: str) -> bool:
+    """Tell whether a namespace may have this name: as `NamespaceName`, but no line break may follow."""
+    return len(text) <= MAX_NAMESPACE_CHARS and _LABEL.match(text) is not None
+
+
 Name = Annotated[
     str,
     Meta(
         pattern=SUBDOMAIN_PATTERN,
         min_length=1,
-        max_length=253,
+        max_length=MAX_NAME_CHARS,
         extra={"expected": "a DNS-1123 name: lower-case letters, digits, - and ."},
     ),
 ]
@@ -44,7 +61,7 @@ NamespaceName = Annotated[
     Meta(
         pattern=LABEL_PATTERN,
         min_length=1,
-        max_length=63,
+        max_length=MAX_NAMESPACE_CHARS,
         extra={"expected": "a DNS-1123 label: lower-case letters, digits and -"},
     ),
 ]

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Callable, Collection, Mapping
 
@@ -35,7 +34,15 @@ import msgspec
 
 from datum_router.compiler.diagnostics import Diagnostic, Severity, has_errors
 from datum_router.errors import SourceError
-from datum_router.manifests.meta import DEFAULT_NAMESPACE, GROUP, LABEL_PATTERN, SUBDOMAIN_PATTERN, ObjectKey
+from datum_router.manifests.meta import (
+    DEFAULT_NAMESPACE,
+    GROUP,
+    MAX_NAME_CHARS,
+    MAX_NAMESPACE_CHARS,
+    ObjectKey,
+    is_name,
+    is_namespace,
+)
 from datum_router.manifests.problem import shown
 from datum_router.plugins.protocols import Delete, Problems, SourceEvent, Upsert
 from datum_router.reasons import Reason
@@ -49,13 +56,13 @@ MAX_REREADS = 5
 RBAC_GROUP = "rbac.authorization.k8s.io"
 _NAMES = {
     "metadata.name": (
-        re.compile(SUBDOMAIN_PATTERN.removesuffix("$") + r"\Z"),
-        253,
+        is_name,
+        MAX_NAME_CHARS,
         "a DNS-1123 name: lower-case letters, digits, - and .",
     ),
     "metadata.namespace": (
-        re.compile(LABEL_PATTERN.removesuffix("$") + r"\Z"),
-        63,
+        is_namespace,
+        MAX_NAMESPACE_CHARS,
         "a DNS-1123 label: lower-case letters, digits and -",
     ),
 }
@@ -353,8 +360,8 @@ class Scanner:
             return None
         group = str(version).rpartition("/")[0]
         for where, value in (("metadata.name", str(name)), ("metadata.namespace", str(namespace))):
-            pattern, limit, expected = _NAMES[where]
-            if len(value) <= limit and pattern.fullmatch(value):
+            is_good, limit, expected = _NAMES[where]
+            if is_good(value):
                 continue
             if group != RBAC_GROUP:  # the one group whose names are free text; nothing here reads its objects
                 message = f"found {value[:limit]!r}, expected {expected}"
