@@ -41,6 +41,17 @@ class Requests:
         self.world.settle()
         return self.client.got[before:]
 
+    def let_another_wait(self) -> H1Client:
+        """Take the only connection that is allowed; return another client, whose request waits for it."""
+        self.world.edit([make_rule()], make_service([9000], limits=ConnectionLimits(max_connections=1)))
+        self.is_silent = True
+        self.send(HEAD)
+        other = H1Client("192.0.2.2")
+        self.world.connect(other, is_h2=False)
+        other.pipe.give(OTHER)
+        self.world.settle()
+        return other
+
     @property
     def serving(self) -> H1Connection:
         """The connection."""
@@ -104,14 +115,7 @@ def test_a_wake_up_for_nothing_lets_no_request_overtake_the_one_in_the_air() -> 
 
 def test_who_waits_for_a_connection_has_it_before_who_comes_later() -> None:
     with running() as requests:
-        world = requests.world
-        world.edit([make_rule()], make_service([9000], limits=ConnectionLimits(max_connections=1)))
-        requests.is_silent = True
-        requests.send(HEAD)
-        other = H1Client("192.0.2.2")
-        world.connect(other, is_h2=False)
-        other.pipe.give(OTHER)
-        world.settle()
+        world, other = requests.world, requests.let_another_wait()
         for _ in range(2):  # both come at the same time
             world.upstreams[0].pipe.give(ANSWER)
             requests.send(HEAD)
@@ -147,14 +151,7 @@ def test_who_waits_for_a_connection_keeps_its_place_if_another_is_faster() -> No
 
 def test_the_wait_for_a_connection_does_not_begin_again_when_another_is_faster() -> None:
     with running() as requests:
-        world = requests.world
-        world.edit([make_rule()], make_service([9000], limits=ConnectionLimits(max_connections=1)))
-        requests.is_silent = True
-        requests.send(HEAD)
-        other = H1Client("192.0.2.2")
-        world.connect(other, is_h2=False)
-        other.pipe.give(OTHER)
-        world.settle()
+        world, other = requests.world, requests.let_another_wait()
         for _ in range(2):
             world.wait(world.pipeline.settings.pool_wait_s * 0.6)
             world.pipeline._transport._call_all(SERVICE)
