@@ -212,8 +212,12 @@ def test_a_child_that_ignores_sigterm_is_killed_with_what_it_started(tmp_path, m
     while "up" not in child.log.read_text():
         assert child.process.poll() is None
     assert len(session_of(child.pid)) == 2
+    (grandchild,) = session_of(child.pid) - {child.pid}
+    descriptor = os.pidfd_open(grandchild)
     child.stop()
     assert child.process.returncode == -signal.SIGKILL
+    assert select.select([descriptor], [], [], 10)[0], "the grandchild was not killed"  # a killed one takes a moment
+    os.close(descriptor)
     # The grandchild is init's now; it is gone, or waits to be reaped.
     left = [pid for pid in session_of(child.pid) if Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z"]
     assert not left
