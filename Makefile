@@ -4,7 +4,7 @@ BIN := .venv/bin
 DISTS := pyproject.toml $(wildcard plugins/*/pyproject.toml entrypoints/*/pyproject.toml)
 CODE := src plugins entrypoints tests benchmarks demo docs
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test lint types unit core-only conformance fuzz bench bench-quick bench-compare promtool soak soak-short docs schema clean
+.PHONY: help demo demo-check test lint types unit core-only test-cluster conformance fuzz bench bench-quick bench-compare promtool soak soak-short docs schema clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -28,7 +28,7 @@ types: .venv/.ready ## mypy --strict on core, plugins, entrypoints, benchmarks a
 	MYPYPATH=tests/soak $(BIN)/mypy --strict tests/soak/datum_soak
 
 unit: .venv/.ready ## All tests, on both cores, but those of `make conformance` that need programs from outside PyPI
-	$(BIN)/pytest -n 2 --dist loadfile -q -m "not external" tests plugins entrypoints
+	$(BIN)/pytest -n 2 --dist loadfile -q -m "not external and not cluster" tests plugins entrypoints
 
 CORE_TESTS := tests/unit tests/property
 .venv-core/.ready: pyproject.toml constraints.txt .venv/.ready
@@ -56,6 +56,24 @@ promtool: .run/tools/promtool ## promtool out of Debian's package prometheus, un
 	mkdir -p .run/tools
 	cd tests/tools && go build -o ../../.run/tools/ tool
 	touch $@
+
+# etcd, kube-apiserver and kubectl, of the versions that tests/tools/cluster/go.mod pins: up to 5 minutes on 2 cores, once
+# for all clones, since the programs are kept in CLUSTER_CACHE. Go 1.26: built by 1.27, /openapi/v2 is broken.
+CLUSTER_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/datum-router/cluster-$(firstword $(shell cat tests/tools/cluster/go.* | cksum))
+KUBERNETES = $(shell cd tests/tools/cluster && go list -m -f '{{.Version}}' k8s.io/kubernetes)
+$(CLUSTER_CACHE)/.ready:
+	mkdir -p $(@D)
+	@echo "building etcd, kube-apiserver and kubectl $(KUBERNETES) into $(@D): up to 5 minutes on 2 cores, once"
+	cd tests/tools/cluster && GOTOOLCHAIN=go1.26.8+auto go build -trimpath -o $(@D)/ \
+	  -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES)" tool
+	mv $(@D)/server $(@D)/etcd
+	touch $@
+
+.run/cluster: $(CLUSTER_CACHE)/.ready
+	mkdir -p .run && ln -sfn $(CLUSTER_CACHE) .run/cluster
+
+test-cluster: .venv/.ready .run/cluster ## All that needs a Kubernetes API: a real etcd and kube-apiserver, or DATUM_ROUTER_TEST_KUBECONFIG
+	$(BIN)/pytest -q tests/cluster
 
 # nghttp2's and curl's programs; without apt-get or the right to use it their tests say what is missing.
 .run/tools/.peers:

@@ -92,3 +92,51 @@ class SourceError(DatumRouterError):
 
 class TerminalSourceError(SourceError):
     """Report a source failure that retrying cannot mend; it is logged and counted, not retried."""
+
+
+class ClusterError(DatumRouterError):
+    """Report a call to the cluster's API that failed; trying again later may help.
+
+    Args:
+        status: HTTP status of the API's answer, 0 if there was none.
+        retry_after_s: Seconds after which the API asked to be asked again, 0 if it did not say.
+    """
+
+    __slots__ = ("retry_after_s", "status")
+
+    def __init__(
+        self, message: str, *, reason: Reason = Reason.SOURCE_FAILED, status: int = 0, retry_after_s: float = 0.0
+    ) -> None:
+        super().__init__(message, reason=reason)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+class ClusterUnavailable(ClusterError):
+    """Report an API that did not answer, or only with 5xx or 429."""
+
+
+class ClusterConflict(ClusterError):
+    """Report a write that lost against another one (409), or that another field manager stands in the way of."""
+
+
+class ClusterNotFound(ClusterError):
+    """Report an object, or a kind, that is not there (404)."""
+
+
+class ClusterForbidden(ClusterError):
+    """Report a right that this process does not have (401, 403); the message names verb and resource."""
+
+
+class ClusterRejected(ClusterError):
+    """Report an object that the API refuses (400, 422).
+
+    Args:
+        causes: Field and message of each thing that is wrong with it.
+    """
+
+    __slots__ = ("causes",)
+
+    def __init__(self, message: str, *, status: int, causes: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(message, reason=Reason.INVALID_VALUE, status=status)
+        self.causes = causes

@@ -9,6 +9,7 @@ import pluggy
 from datum_router.manifests.table import ResourceKind
 from datum_router.plugins.specs import (
     BalancerSpec,
+    ClusterSpec,
     DataPlaneSpec,
     FilterSpec,
     HealthCheckSpec,
@@ -84,4 +85,10 @@ def datum_router_health_checks() -> Sequence[HealthCheckSpec]:
 @hookspec
 def datum_router_data_planes() -> Sequence[DataPlaneSpec]:
     """Add data planes."""
+    raise NotImplementedError
+
+
+@hookspec
+def datum_router_clusters() -> Sequence[ClusterSpec]:
+    """Add clusters that status, events and leases are written to, and that objects can be applied to."""
     raise NotImplementedError

@@ -23,6 +23,7 @@ from datum_router.plugins import hookspecs
 from datum_router.plugins.specs import (
     API_VERSION,
     BalancerSpec,
+    ClusterSpec,
     DataPlaneSpec,
     FilterSpec,
     HealthCheckSpec,
@@ -71,6 +72,7 @@ class PluginSet(msgspec.Struct, frozen=True, kw_only=True):
     filters: Mapping[str, FilterSpec]
     health_checks: Mapping[ProbeType, HealthCheckSpec]
     data_planes: Mapping[str, DataPlaneSpec]
+    clusters: Mapping[str, ClusterSpec]
     authors: Mapping[PluginHook, Mapping[str, str]]
 
 
@@ -289,6 +291,7 @@ def _collect(loaded: Sequence[LoadedPlugin], results: Mapping[str, Sequence[tupl
         filters=_by_name(filters, "filter", lambda spec: spec.name),
         health_checks={ProbeType(name): spec for name, spec in probes.items()},
         data_planes=_by_name(typed("datum_router_data_planes", DataPlaneSpec), "data plane", lambda spec: spec.name),
+        clusters=_by_name(typed("datum_router_clusters", ClusterSpec), "cluster", lambda spec: spec.name),
         authors={
             PluginHook.BALANCER: {spec.name: plugin for plugin, spec in balancers},
             PluginHook.FILTER: {spec.name: plugin for plugin, spec in filters},

@@ -27,11 +27,18 @@ if TYPE_CHECKING:
 
 
 class Upsert(msgspec.Struct, frozen=True, kw_only=True):
-    """An object exists with this raw content."""
+    """An object exists with this raw content.
+
+    Attributes:
+        raw: Plain data, or JSON text of an API server, of which `api_version` and `kind` (which lists leave out of
+            their items) are what the source knows it to be.
+    """
 
     source: str
-    raw: Mapping[str, object]
+    raw: Mapping[str, object] | msgspec.Raw
     origin: Origin
+    api_version: str = ""
+    kind: str = ""
 
 
 class Delete(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +63,18 @@ class Synced(msgspec.Struct, frozen=True, kw_only=True):
     source: str
 
 
-SourceEvent = Upsert | Delete | Problems | Synced
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """Every change to objects of a kind up to this version of the API has been emitted before, or is in this batch.
+
+    Sources without versions never send it. A gateway reports it once what came before is in force.
+    """
+
+    source: str
+    kind: str
+    version: str
+
+
+SourceEvent = Upsert | Delete | Problems | Synced | Mark
 Emit = Callable[[Sequence[SourceEvent]], None]
 """Takes one batch; all events of a batch come into force together."""
 

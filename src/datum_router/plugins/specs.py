@@ -10,6 +10,7 @@ import msgspec
 from datum_router.manifests.problem import Problem
 from datum_router.model.policy import ProbeType
 from datum_router.model.route import BalancingPolicy, PluginFilter
+from datum_router.plugins.cluster import Cluster
 from datum_router.plugins.protocols import DataPlane, DataPlaneObserver, EndpointResolver, Prober, Source
 
 if TYPE_CHECKING:
@@ -99,3 +100,10 @@ class DataPlaneSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     validate: Callable[[Mapping[str, str]], object] | None = None
     create: Callable[[Holder[Snapshot], DataPlaneObserver, Mapping[str, str]], DataPlane]
+
+
+class ClusterSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A cluster to write to, by name. `create` takes the same text settings as the source of that name."""
+
+    name: str
+    create: Callable[[Mapping[str, str]], Cluster]

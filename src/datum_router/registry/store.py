@@ -23,7 +23,7 @@ from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
 from datum_router.manifests.decode import Decoded, decode
 from datum_router.manifests.meta import DEFAULT_NAMESPACE, ObjectKey
 from datum_router.manifests.table import KindTable
-from datum_router.plugins.protocols import Delete, Problems, SourceEvent, Synced, Upsert
+from datum_router.plugins.protocols import Delete, Mark, Problems, SourceEvent, Synced, Upsert
 from datum_router.reasons import Reason
 
 MAX_ANONYMOUS = 1000
@@ -182,7 +182,7 @@ class Store:
             return self._delete(event)
         if isinstance(event, Problems):
             return self._problems(event)
-        assert isinstance(event, Synced)
+        assert isinstance(event, Synced | Mark)
         return NO_CHANGE
 
     def view(self) -> StoreView:
