@@ -1,14 +1,22 @@
-"""Hook implementations of the Kubernetes plugin."""
+"""Hook implementations of the Kubernetes plugin.
+
+The source is imported when it is created: nothing but the supervisor talks to a cluster.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from datum_router.manifests.table import ResourceKind
+from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.plugins.hookspecs import hookimpl
-from datum_router.plugins.specs import PluginInfo, ResolverSpec
+from datum_router.plugins.specs import PluginInfo, ResolverSpec, SourceSpec
+from datum_router_kubernetes import NAME
 from datum_router_kubernetes.kinds import EndpointSlice, Pod, Service
 from datum_router_kubernetes.resolver import BindingResolver
+
+if TYPE_CHECKING:
+    from datum_router.plugins.protocols import Source
 
 
 def _pod_content(pod: Pod) -> object:
@@ -46,3 +54,15 @@ def datum_router_resource_kinds() -> Sequence[ResourceKind]:
 def datum_router_endpoint_resolvers() -> Sequence[ResolverSpec]:
     """Add the resolver of ServiceBindings."""
     return [ResolverSpec(name="servicebinding", create=BindingResolver, priority=30)]
+
+
+@hookimpl
+def datum_router_sources() -> Sequence[SourceSpec]:
+    """Offer a cluster's API as a source of manifests."""
+    return [SourceSpec(name=NAME, create=_source, needs_kinds=True)]
+
+
+def _source(settings: Mapping[str, str], kinds: KindTable) -> Source:
+    from datum_router_kubernetes.source import create_source
+
+    return create_source(settings, kinds)
