@@ -82,6 +82,22 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     is_changed: bool
 
 
+class ClusterCounts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What was written since the cluster was made: for metrics and for tests of what is written at rest.
+
+    Attributes:
+        writes: Requests that write, dry runs aside, whether or not the API took them.
+        writes_delayed: Those of them that had to wait for the rate limit.
+        events_folded: Repeats that were only counted, since the event they repeat was written within the last minute.
+        events_dropped: Events of objects that had too many.
+    """
+
+    writes: int = 0
+    writes_delayed: int = 0
+    events_folded: int = 0
+    events_dropped: int = 0
+
+
 class Cluster(Protocol):
     """The cluster, for those who write to it. Every method may be cancelled; a write may then have happened or not.
 
@@ -95,12 +111,25 @@ class Cluster(Protocol):
         """Return the namespace this process lives in, or the one its kubeconfig names; `default` if neither does."""
         ...
 
+    def counts(self) -> ClusterCounts:
+        """Return what was written so far."""
+        ...
+
     async def write_status(self, write: StatusWrite) -> None:
-        """Apply a status (server-side apply to the status subresource)."""
+        """Apply a status (server-side apply to the status subresource).
+
+        Raises:
+            ClusterNotFound: There is no such object.
+            ClusterConflict: There is one, but not the one of `uid`.
+            ClusterRejected: The kind's schema refuses the status.
+        """
         ...
 
     async def publish(self, event: ObjectEvent) -> None:
-        """Record an event; equal ones within some minutes are one event whose count grows."""
+        """Record an event; equal ones within some minutes are one event whose count grows.
+
+        Beyond what one object may have, events are dropped without an error.
+        """
         ...
 
     async def read_lease(self, namespace: str, name: str) -> LeaseRecord | None:
@@ -114,8 +143,10 @@ class Cluster(Protocol):
     async def write_lease(self, record: LeaseRecord) -> LeaseRecord:
         """Create a lease (`version` empty) or replace the very version that was read; return what is there now.
 
+        Leases wait neither for the rate limit nor behind other writes: a leader that has much to write keeps leading.
+
         Raises:
-            ClusterConflict: Somebody else wrote it, or created it, in between.
+            ClusterConflict: Somebody else wrote, created or deleted it in between.
         """
         ...
 
@@ -128,15 +159,25 @@ class Cluster(Protocol):
         ...
 
     async def get(self, gvk: GroupVersionKind, plural: str, key: ObjectKey) -> Mapping[str, object] | None:
-        """Return an object as plain data, or None if it is not there; an empty namespace means cluster-wide."""
+        """Return an object as plain data, or None if it is not there; an empty namespace means cluster-wide.
+
+        Raises:
+            ClusterNotFound: The cluster has no such kind.
+        """
         ...
 
     async def apply(
         self, raw: Mapping[str, object], *, plural: str, manager: str, is_forced: bool, is_dry_run: bool = False
     ) -> Applied:
-        """Apply an object (server-side apply, strict about unknown fields).
+        """Apply an object (server-side apply, strict about unknown fields); its status is left as it is.
+
+        Args:
+            raw: With `apiVersion`, `kind` and `metadata.name`; no namespace means that the kind is cluster-wide.
+            is_forced: Take fields over that other managers own, and that say something else.
 
         Raises:
+            ClusterConflict: Another manager owns a field that is to change; the message names both.
+            ClusterNotFound: The cluster has no such kind, or no such namespace.
             ClusterRejected: The API refused what the object says; `causes` names the fields.
         """
         ...
