@@ -169,11 +169,11 @@ class GatewayReporter:
             is_due = trio.current_time() - written_at >= RENEW_S
             if found is not None and (found != self._last or is_due):
                 is_urgent = is_due or not _is_moved_on(self._last, found)
-                wait_s = written_at + MIN_INTERVAL_S - trio.current_time() if is_urgent else QUIET_S
-                if wait_s > 0:
-                    if await _first_of(force, None if is_urgent else news, timeout_s=wait_s) and not is_urgent:
-                        continue  # not quiet yet
-                    found = self.report()
+                if is_urgent:
+                    await trio.sleep(max(written_at + MIN_INTERVAL_S - trio.current_time(), 0.0))
+                elif await _first_of(force, news, timeout_s=QUIET_S):
+                    continue  # not quiet yet
+                found = self.report()
                 if found is not None and (found != self._last or is_due):
                     await self._write(found)
                     written_at = trio.current_time()
@@ -232,7 +232,7 @@ def _is_moved_on(old: GatewayReport, new: GatewayReport) -> bool:
     return bool(old.versions) and msgspec.structs.replace(new, versions=old.versions) == old
 
 
-async def _first_of(*events: trio.Event | None, timeout_s: float) -> bool:
+async def _first_of(*events: trio.Event, timeout_s: float) -> bool:
     """Wait until one of the events is set; return whether one was, before the time was over."""
     with trio.move_on_after(timeout_s) as scope:
         async with trio.open_nursery() as nursery:
@@ -242,6 +242,5 @@ async def _first_of(*events: trio.Event | None, timeout_s: float) -> bool:
                 nursery.cancel_scope.cancel()
 
             for event in events:
-                if event is not None:
-                    nursery.start_soon(wait, event)
+                nursery.start_soon(wait, event)
     return not scope.cancelled_caught
