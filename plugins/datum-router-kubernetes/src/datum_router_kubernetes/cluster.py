@@ -119,6 +119,11 @@ class KubernetesCluster:
         """
         return self._connected().namespace
 
+    @property
+    def busy_threads(self) -> int:
+        """Return how many requests run, those included whose call was cancelled."""
+        return sum(limiter.borrowed_tokens for limiter in self._limiters.values())
+
     def counts(self) -> ClusterCounts:
         """Return what was written so far."""
         return ClusterCounts(
@@ -285,7 +290,7 @@ class KubernetesCluster:
                 "PATCH",
                 objects.object_path(gvk, plural, key),
                 query=query,
-                body=msgspec.json.encode(raw),
+                body=objects.encoded(raw, key),
                 content_type=objects.APPLY_PATCH,
                 is_dry_run=is_dry_run,
             )

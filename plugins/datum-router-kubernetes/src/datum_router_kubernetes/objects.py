@@ -46,16 +46,31 @@ def object_path(gvk: GroupVersionKind, plural: str, key: ObjectKey, *, subresour
 
 
 def status_body(write: StatusWrite, version: str) -> bytes:
-    """Return the body that applies a status to one version of an object, and to no other (409)."""
+    """Return the body that applies a status to one version of an object, and to no other (409).
+
+    Raises:
+        ClusterRejected: As `encoded`.
+    """
     metadata = {"name": write.key.name, "namespace": write.key.namespace, "resourceVersion": version}
-    return msgspec.json.encode(
-        {
-            "apiVersion": write.gvk.api_version,
-            "kind": write.gvk.kind,
-            "metadata": {field: value for field, value in metadata.items() if value},
-            "status": write.status,
-        }
-    )
+    body = {
+        "apiVersion": write.gvk.api_version,
+        "kind": write.gvk.kind,
+        "metadata": {field: value for field, value in metadata.items() if value},
+        "status": write.status,
+    }
+    return encoded(body, write.key)
+
+
+def encoded(raw: Mapping[str, object], key: ObjectKey) -> bytes:
+    """Return an object as JSON.
+
+    Raises:
+        ClusterRejected: JSON cannot say it, for example a lone surrogate.
+    """
+    try:
+        return msgspec.json.encode(raw)
+    except (msgspec.MsgspecError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise ClusterRejected(f"{key}: cannot be written as JSON: {error}", status=400) from error
 
 
 def identity_of(body: bytes) -> tuple[str, str]:
