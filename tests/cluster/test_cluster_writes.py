@@ -180,11 +180,15 @@ def test_the_longest_names_and_notes_make_an_event(plane: ControlPlane, namespac
     assert there in [one.name for one in PlaneStage(plane, namespace).events("default")]
 
 
-def test_a_lease_keeps_its_owner_when_it_is_renewed(plane: ControlPlane, namespace: Callable[[], str]) -> None:
+def test_a_lease_keeps_what_others_put_there_when_it_is_renewed(
+    plane: ControlPlane, namespace: Callable[[], str]
+) -> None:
     there = namespace()
     leases = f"/apis/coordination.k8s.io/v1/namespaces/{there}/leases"
     owner = {"apiVersion": "v1", "kind": "Pod", "name": "gateway-1", "uid": "some-uid"}
-    made = plane.request("POST", leases, {"metadata": {"name": "gateway-1", "ownerReferences": [owner]}})
+    finalizers = ["example.org/other"]
+    given = {"name": "gateway-1", "ownerReferences": [owner], "finalizers": finalizers}
+    made = plane.request("POST", leases, {"metadata": given})
     assert made.status == 201, made.body
 
     async def body() -> None:
@@ -197,6 +201,7 @@ def test_a_lease_keeps_its_owner_when_it_is_renewed(plane: ControlPlane, namespa
     run(body)
     metadata = part(plane.request("GET", f"{leases}/gateway-1").json(), "metadata")
     assert metadata["ownerReferences"] == [owner]
+    assert metadata["finalizers"] == finalizers
 
 
 def test_two_who_want_a_lease_get_it_one_after_the_other(plane: ControlPlane, namespace: Callable[[], str]) -> None:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datum_router.manifests.meta import OwnerReference
 from datum_router.plugins.cluster import LeaseRecord
 from datum_router_kubernetes.leases import (
     decode_lease,
@@ -31,6 +32,7 @@ RECORD = LeaseRecord(
     transitions=2,
     labels={"a": "b"},
     annotations={"c": "d"},
+    owners=(OwnerReference(api_version="v1", kind="Pod", name="pod-1", uid="u-1"),),
     version="41",
 )
 
@@ -77,6 +79,7 @@ def test_a_new_lease_has_all_of_the_record_but_its_version() -> None:
             "namespace": "datum-router",
             "labels": {"a": "b"},
             "annotations": {"c": "d"},
+            "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "pod-1", "uid": "u-1"}],
         },
         "spec": {
             "holderIdentity": "pod-1",
@@ -94,15 +97,16 @@ def test_what_is_empty_is_left_out() -> None:
 
 
 def test_a_replacement_names_the_version_and_leaves_nothing_of_the_old_one() -> None:
-    patch = json.loads(encode_replacement(msgspec.structs.replace(RECORD, labels={})))
+    patch = json.loads(encode_replacement(msgspec.structs.replace(RECORD, labels={}, owners=())))
     assert [(one["op"], one["path"]) for one in patch] == [
         ("replace", "/metadata/resourceVersion"),
         ("add", "/metadata/labels"),
         ("add", "/metadata/annotations"),
+        ("add", "/metadata/ownerReferences"),
         ("add", "/spec"),
     ]
-    assert [one["value"] for one in patch[:3]] == ["41", {}, {"c": "d"}]
-    assert patch[3]["value"]["holderIdentity"] == "pod-1"
+    assert [one["value"] for one in patch[:4]] == ["41", {}, {"c": "d"}, []]
+    assert patch[4]["value"]["holderIdentity"] == "pod-1"
 
 
 def test_a_deletion_names_the_version() -> None:

@@ -2,7 +2,7 @@
 
 A lease is replaced by a JSON patch that names the version it replaces (409 if that is not there any more), and not by
 PUT: the API makes an object anew from a PUT of one that was deleted in between, and a PUT takes away what a record does
-not hold, such as owner references.
+not hold, such as finalizers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import msgspec
 
+from datum_router.manifests.meta import OwnerReference
 from datum_router.plugins.cluster import LeaseRecord
 
 API_VERSION = "coordination.k8s.io/v1"
@@ -26,6 +27,7 @@ class _Metadata(msgspec.Struct, rename="camel"):
     resource_version: str = ""
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
+    owner_references: list[OwnerReference] | None = None
 
 
 class _Spec(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -82,6 +84,7 @@ def encode_new(record: LeaseRecord) -> bytes:
                 "namespace": record.namespace,
                 "labels": record.labels,
                 "annotations": record.annotations,
+                "ownerReferences": _owners_of(record),
             },
             "spec": _spec_of(record),
         }
@@ -95,6 +98,7 @@ def encode_replacement(record: LeaseRecord) -> bytes:
             {"op": "replace", "path": "/metadata/resourceVersion", "value": record.version},
             {"op": "add", "path": "/metadata/labels", "value": record.labels},
             {"op": "add", "path": "/metadata/annotations", "value": record.annotations},
+            {"op": "add", "path": "/metadata/ownerReferences", "value": _owners_of(record)},
             {"op": "add", "path": "/spec", "value": _spec_of(record)},
         ]
     )
@@ -136,6 +140,14 @@ def list_query(labels: Mapping[str, str], page: str) -> dict[str, str]:
     return query
 
 
+def _owners_of(record: LeaseRecord) -> list[dict[str, object]]:
+    """Return the owners without what they leave open."""
+    return [
+        {name: value for name, value in msgspec.to_builtins(owner).items() if value not in (None, "")}
+        for owner in record.owners
+    ]
+
+
 def _spec_of(record: LeaseRecord) -> _Spec:
     """Return the spec without what is empty: the API takes no duration of 0 for example."""
     return _Spec(
@@ -159,5 +171,6 @@ def _record_of(lease: _Lease) -> LeaseRecord:
         transitions=spec.lease_transitions or 0,
         labels=lease.metadata.labels or {},
         annotations=lease.metadata.annotations or {},
+        owners=tuple(lease.metadata.owner_references or ()),
         version=lease.metadata.resource_version,
     )

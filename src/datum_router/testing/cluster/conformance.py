@@ -21,7 +21,7 @@ import msgspec
 import pytest
 
 from datum_router.errors import ClusterConflict, ClusterNotFound, ClusterRejected
-from datum_router.manifests.meta import API_VERSION, GROUP, VERSION, GroupVersionKind, ObjectKey
+from datum_router.manifests.meta import API_VERSION, GROUP, VERSION, GroupVersionKind, ObjectKey, OwnerReference
 from datum_router.plugins.cluster import Cluster, LeaseRecord, ObjectEvent, StatusWrite
 
 SERVICE = GroupVersionKind(group=GROUP, version=VERSION, kind="VPCService")
@@ -255,6 +255,7 @@ class ClusterConformance:
                 transitions=2,
                 labels={"router.datum.net/component": "gateway"},
                 annotations={"router.datum.net/report": '{"digest":"d"}'},
+                owners=(OwnerReference(api_version="v1", kind="Pod", name="one", uid="some-uid"),),
             )
             written = await cluster.write_lease(record)
             assert written.version, "found no version of a lease that was written"
