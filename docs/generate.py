@@ -23,7 +23,7 @@ from datum_router.registry.endpoints import MAX_ENDPOINTS_PER_SERVICE
 from datum_router.routing import normalize, query
 from datum_router.routing.regex import MAX_PATTERN_BYTES
 from datum_router_files import listing, yamlscan
-from datum_router_kubernetes import cluster, events, ratelimit
+from datum_router_kubernetes import client, cluster, events, ratelimit
 from datum_router_proxy import limits
 from datum_router_proxy.server.listener import AcceptLimits
 from datum_router_proxy.settings import ProxySettings
@@ -165,6 +165,7 @@ def _others() -> list[tuple[str, float, str, str, str]]:
          "but for leases; settings `writeQps`, `writeBurst`", ""),
         ("requests to a cluster at a time", cluster.MAX_WRITE_THREADS, "requests",
          f"others wait; beside {cluster.MAX_LEASE_THREADS} about leases", ""),
+        ("a request to a cluster", client.REQUEST_TIMEOUT_S, "s", "failed", ""),
         ("a request about a lease", cluster.LEASE_TIMEOUT_S, "s", "failed", ""),
         ("tries of a status whose object changes all the time", cluster.MAX_STATUS_TRIES, "tries", "a conflict", ""),
         ("writes for the events of one object at once", events.OBJECT_BURST, "writes",

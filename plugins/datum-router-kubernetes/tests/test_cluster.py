@@ -311,6 +311,24 @@ def test_an_event_that_could_not_be_written_is_written_the_next_time() -> None:
     assert [one.method for one in api.sent] == ["POST", "POST"]
 
 
+def test_an_event_that_was_cancelled_while_it_waited_is_written_the_next_time() -> None:
+    api = Api(lambda _sent: {})
+    cluster = KubernetesCluster(lambda: api, limits=WriteLimits(qps=0.01, burst=1))
+    clock = trio.testing.MockClock()
+
+    async def main() -> None:
+        await cluster.write_status(write())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(cluster.publish, EVENT)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.cancel_scope.cancel()
+        clock.jump(100)
+        await cluster.publish(EVENT)
+
+    trio.run(main, clock=clock)
+    assert [one.method for one in api.sent] == ["PATCH", "POST"]
+
+
 def test_events_beyond_what_an_object_may_have_are_dropped_and_counted() -> None:
     api = Api(lambda _sent: {})
     cluster = KubernetesCluster(lambda: api)

@@ -69,7 +69,7 @@ class Requests(Protocol):
 
 
 class KubernetesCluster:
-    """A `datum_router.plugins.cluster.Cluster`. To be used by one trio run.
+    """A `datum_router.plugins.cluster.Cluster`. To be used by one trio run at a time.
 
     Methods raise `ConfigError` beside what the protocol says if the kubeconfig turns out to be unusable at first use.
     """
@@ -199,11 +199,13 @@ class KubernetesCluster:
         await trio.lowlevel.checkpoint()
 
     async def _create_event(self, event: ObjectEvent, new: events.NewEvent) -> None:
+        is_there = False
         try:
             await self._write("POST", _events_path(new.namespace), body=new.body)
-        except ClusterError:
-            self._book.forget(event)  # so that the next try is no repeat of something that is not there
-            raise
+            is_there = True
+        finally:
+            if not is_there:  # or not known to be: the next try is no repeat
+                self._book.forget(event)
 
     # --- leases ----------------------------------------------------------------------------------------------------
 

@@ -38,7 +38,7 @@ class TokenBucket:
     def take(self, now: float) -> float:
         """Take a token and return 0; if there is none, take nothing and return the seconds until there is one."""
         self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)
-        self._at = max(self._at, now)
+        self._at = now  # also if it is earlier: each run of an event loop has a clock of its own
         # A wait of what is returned must suffice, though floats round.
         if self._tokens >= 1.0 - 1e-9:
             self._tokens = max(0.0, self._tokens - 1.0)
