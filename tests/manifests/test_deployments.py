@@ -87,7 +87,8 @@ def test_the_pod_knows_its_name_and_namespace(deployment: Document) -> None:
         for item in container_of(deployment)["env"]
         if "valueFrom" in item
     }
-    assert fields == {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace"}
+    assert fields.items() >= {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace"}.items()
+    assert set(fields.values()) <= {"metadata.name", "metadata.namespace", "metadata.uid"}
 
 
 @each
@@ -138,6 +139,15 @@ def test_a_gateway_has_time_to_drain() -> None:
 
 def test_a_gateway_is_replaced_only_after_its_successor_is_ready() -> None:
     assert named("router-gateway")["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 0, "maxSurge": 1}
+
+
+def test_a_gateway_listens_where_its_service_leads_also_without_any_vpcingress() -> None:
+    gateway = named("router-gateway")
+    environment = environment_of(gateway)
+    assert environment["DATUM_ROUTER_BIND"] == "0.0.0.0"
+    assert "DATUM_ROUTER_LISTEN" not in environment  # it would take the place of what VPCIngresses ask for
+    assert ports_of(gateway)["http"] == 8080
+    assert ports_of(gateway)["https"] == 8443
 
 
 def test_the_snapshot_which_may_hold_keys_is_kept_in_memory() -> None:
