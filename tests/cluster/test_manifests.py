@@ -177,9 +177,9 @@ def test_the_accounts_may_do_their_work_and_no_more(fresh: ControlPlane) -> None
     assert can_i(fresh, CONTROLLER, "patch", status, namespace="default")
     assert not can_i(fresh, GATEWAY, "patch", status, namespace="default")
     leader = "coordination.k8s.io/leases:router-controller"
-    assert can_i(fresh, CONTROLLER, "update", leader, namespace=NAMESPACE)
-    assert not can_i(fresh, CONTROLLER, "update", "coordination.k8s.io/leases:another", namespace=NAMESPACE)
-    assert not can_i(fresh, CONTROLLER, "update", leader, namespace="kube-system")
+    assert can_i(fresh, CONTROLLER, "patch", leader, namespace=NAMESPACE)
+    assert not can_i(fresh, CONTROLLER, "patch", "coordination.k8s.io/leases:another", namespace=NAMESPACE)
+    assert not can_i(fresh, CONTROLLER, "patch", leader, namespace="kube-system")
 
 
 def test_the_example_opens_one_secret_to_the_gateway_and_no_other(fresh: ControlPlane) -> None:
