@@ -10,6 +10,7 @@ import yaml
 
 from tests.cluster.control_plane import CONTROLLER, GATEWAY, ControlPlane, ProgramsMissing, running
 from tests.manifests.documents import MANIFESTS, NAMESPACE, REPOSITORY, Document, files, of_kind
+from tests.manifests.rights import read_grants
 
 STEPS = ("crds/", "rbac/rbac.yaml", "deployments/router-controller.yaml", "examples/basic-example.yaml")
 """What the README applies, in this order."""
@@ -122,6 +123,22 @@ def test_kustomize_builds_what_the_steps_apply_and_the_gateway(fresh: ControlPla
         for item in yaml.safe_load_all(path.read_text())
     )
     assert made == plain
+
+
+def test_the_overlay_for_some_namespaces_gives_no_right_elsewhere(fresh: ControlPlane) -> None:
+    built = fresh.kubectl("kustomize", str(MANIFESTS / "overlays/namespaced"))
+    assert built.returncode == 0, built.stderr
+    fresh.make_namespace("production")
+    applied = fresh.kubectl("apply", "--dry-run=server", "-f", "-", stdin=built.stdout)
+    assert applied.returncode == 0, applied.stderr
+    items = list(yaml.safe_load_all(built.stdout))
+    grants = read_grants(items, (CONTROLLER, GATEWAY))
+    assert {grant.resource for grant in grants if not grant.namespace} == {"namespaces"}
+    assert {grant.namespace for grant in grants} == {"", "default", "production", NAMESPACE}
+    for item in items:
+        if item["kind"] == "Deployment":
+            (container,) = item["spec"]["template"]["spec"]["containers"]
+            assert {"name": "DATUM_ROUTER_NAMESPACES", "value": "default,production"} in container["env"]
 
 
 @pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda item: str(item["metadata"]["name"]))

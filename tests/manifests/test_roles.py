@@ -71,7 +71,7 @@ def test_service_accounts_hand_out_no_token_unasked() -> None:
 
 @pytest.mark.parametrize(("name", "suffix"), [("read", ""), ("view", ""), ("edit", ""), ("controller", "/status")])
 def test_roles_cover_all_five_kinds(name: str, suffix: str) -> None:
-    (role,) = [role for role in ROLES if role["metadata"]["name"] == f"datum-router-{name}"]
+    (role,) = [role for _, role in of_kind("ClusterRole") if role["metadata"]["name"] == f"datum-router-{name}"]
     named = {
         resource
         for rule in role["rules"]
@@ -94,3 +94,14 @@ def test_people_get_their_rights_by_aggregation() -> None:
         "datum-router-view": {"view", "edit", "admin"},
         "datum-router-edit": {"edit", "admin"},
     }
+
+
+def _without_cluster_scope(rule: dict[str, list[str]]) -> dict[str, list[str]]:
+    return {**rule, "resources": [resource for resource in rule["resources"] if resource != "namespaces"]}
+
+
+@pytest.mark.parametrize("name", ["datum-router-read", "datum-router-controller"])
+def test_roles_for_one_namespace_are_those_for_all_but_for_what_is_in_none(name: str) -> None:
+    (everywhere,) = [role for _, role in of_kind("ClusterRole") if role["metadata"]["name"] == name]
+    (somewhere,) = [role for _, role in of_kind("Role") if role["metadata"]["name"] == name]
+    assert somewhere["rules"] == [_without_cluster_scope(rule) for rule in everywhere["rules"]]
