@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,7 @@ from tests.manifests.rights import read_grants
 
 STEPS = ("crds/", "rbac/rbac.yaml", "deployments/router-controller.yaml", "examples/basic-example.yaml")
 """What the README applies, in this order."""
+PATIENCE_S = 30.0
 POD = f"/api/v1/namespaces/{NAMESPACE}/pods?dryRun=All"
 DEPLOYMENTS = [document for _, document in of_kind("Deployment")]
 FOREIGN_CRD = {
@@ -209,3 +211,48 @@ def test_the_example_opens_one_secret_to_the_gateway_and_no_other(fresh: Control
     assert fresh.request("GET", f"{secrets}?fieldSelector=metadata.name%3Danother", user=GATEWAY).status == 403
     assert fresh.request("GET", secrets, user=GATEWAY).status == 403
     assert fresh.request("GET", named, user=CONTROLLER).status == 403
+
+
+LEASE = """
+apiVersion: coordination.k8s.io/v1
+kind: Lease
+metadata: {{name: {name}, namespace: datum-router}}
+spec: {{holderIdentity: {holder}}}
+"""
+
+
+def lease(plane: ControlPlane, verb: str, name: str, *, holder: str = "x", pod: str = "") -> str:
+    """Write a Lease as a gateway, with the token of a pod if one is named; return what kubectl says against it."""
+    account = ("--as", GATEWAY, "--as-group", "system:serviceaccounts", "--as-group", "system:authenticated")
+    extra = ("--as-user-extra", f"authentication.kubernetes.io/pod-name={pod}") if pod else ()
+    # Server-side apply would take rights that a gateway does not have.
+    done = plane.kubectl(verb, *account, *extra, "-f", "-", stdin=LEASE.format(name=name, holder=holder))
+    return done.stderr if done.returncode else ""
+
+
+def test_the_policy_ties_a_gateway_to_its_own_lease(fresh: ControlPlane) -> None:
+    applied = fresh.kubectl("apply", "-f", str(MANIFESTS / "policies"))
+    assert applied.returncode == 0, applied.stderr
+    leases = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
+    deadline = time.monotonic() + PATIENCE_S
+    while not (said := lease(fresh, "create", "router-controller")):  # until the server has taken up the policy
+        assert time.monotonic() < deadline
+        assert fresh.request("DELETE", f"{leases}/router-controller").status == 200
+    assert "found lease router-controller, expected one whose name begins with gateway-" in said
+    assert not lease(fresh, "create", "gateway-a", pod="a")
+    assert "found lease gateway-b, expected gateway-a, its own" in lease(fresh, "create", "gateway-b", pod="a")
+    assert not lease(fresh, "create", "gateway-b", pod="b")
+    assert "expected gateway-a, its own" in lease(fresh, "delete", "gateway-b", pod="a")
+    assert not lease(fresh, "delete", "gateway-b", pod="b")
+    body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "router-controller"}}
+    assert fresh.request("POST", leases, body, user=CONTROLLER).status == 201
+    stolen = {"spec": {"holderIdentity": "x"}}
+    theft = fresh.request(
+        "PATCH",
+        f"{leases}/router-controller",
+        stolen,
+        user=GATEWAY,
+        content_type="application/merge-patch+json",
+    )
+    assert theft.status == 422, theft.body
+    assert b"expected one whose name begins with gateway-" in theft.body
