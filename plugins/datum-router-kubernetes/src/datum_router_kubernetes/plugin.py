@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.plugins.hookspecs import hookimpl
-from datum_router.plugins.specs import PluginInfo, ResolverSpec, SourceSpec
+from datum_router.plugins.specs import ClusterSpec, PluginInfo, ResolverSpec, SourceSpec
 from datum_router_kubernetes import NAME
 from datum_router_kubernetes.kinds import EndpointSlice, Pod, Service
 from datum_router_kubernetes.resolver import BindingResolver
 
 if TYPE_CHECKING:
+    from datum_router.plugins.cluster import Cluster
     from datum_router.plugins.protocols import Source
 
 
@@ -25,6 +26,12 @@ def _pod_content(pod: Pod) -> object:
 
 def _slice_content(item: EndpointSlice) -> object:
     return (item.metadata.labels, item.address_type, item.endpoints, item.ports)
+
+
+def _create_cluster(settings: Mapping[str, str]) -> Cluster:
+    from datum_router_kubernetes.cluster import make_cluster  # trio and urllib3: only for those who write
+
+    return make_cluster(settings)
 
 
 @hookimpl
@@ -66,3 +73,9 @@ def _source(settings: Mapping[str, str], kinds: KindTable) -> Source:
     from datum_router_kubernetes.source import create_source
 
     return create_source(settings, kinds)
+
+
+@hookimpl
+def datum_router_clusters() -> Sequence[ClusterSpec]:
+    """Add the cluster of a kubeconfig, or of the pod that this runs in, for those who write to it."""
+    return [ClusterSpec(name=NAME, create=_create_cluster)]
