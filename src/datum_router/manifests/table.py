@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 import msgspec.inspect
@@ -36,6 +36,13 @@ class ResourceKind(msgspec.Struct, frozen=True, kw_only=True):
         normalize: Brings a valid manifest into canonical form, such as lower-case host names.
         content: What of a manifest counts as a change; by default all but the bookkeeping of the API server.
         is_status_ours: The status is written by the router: when read it is informative, and a bad one is dropped.
+        is_optional: A cluster may lack the kind: then there are no objects of it, and a source looks for it again
+            later instead of failing.
+        is_metadata_only: Only metadata is read; a source asks an API for PartialObjectMetadata of it, and nothing but
+            `apiVersion`, `kind` and `metadata` may be relied on in what it decodes.
+        indexes: By name of the index, what takes a manifest of this type and returns the values under which
+            `ManifestView.select` finds it, each at most once used. Pure, O(1) in the number of objects, and must
+            depend on `content` only: an edit that leaves the content as it was does not move the object.
     """
 
     group: str
@@ -49,6 +56,9 @@ class ResourceKind(msgspec.Struct, frozen=True, kw_only=True):
     normalize: Callable[..., msgspec.Struct] | None = None
     content: Callable[..., object] | None = None
     is_status_ours: bool = False
+    is_optional: bool = False
+    is_metadata_only: bool = False
+    indexes: Mapping[str, Callable[..., Iterable[str]]] = {}
     columns: tuple[PrinterColumn, ...] = ()
 
     @property
