@@ -1,10 +1,10 @@
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
 
+from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.meta import ObjectMeta, ObjectRef
 from datum_router.manifests.servicebinding import (
     AddressFamily,
@@ -16,6 +16,7 @@ from datum_router.manifests.servicebinding import (
 from datum_router.manifests.vpcservice import VPCService, VPCServiceSpec
 from datum_router.plugins.protocols import Resolution
 from datum_router.reasons import Reason
+from datum_router.testing.view import FixedView
 from datum_router_kubernetes.kinds import (
     ATTACHMENT_ANNOTATION,
     SERVICE_NAME_LABEL,
@@ -29,18 +30,14 @@ from datum_router_kubernetes.kinds import (
     SliceEndpoint,
     SlicePort,
 )
+from datum_router_kubernetes.plugin import datum_router_resource_kinds
 from datum_router_kubernetes.resolver import BindingResolver
 
+KINDS = (*OWN_KINDS, *datum_router_resource_kinds())
 
-class View:
-    def __init__(self, *items: Any) -> None:
-        self._items = {(item.kind, item.metadata.namespace, item.metadata.name): item for item in items}
 
-    def get(self, kind: str, namespace: str, name: str) -> msgspec.Struct | None:
-        return self._items.get((kind, namespace, name))
-
-    def list(self, kind: str) -> Sequence[msgspec.Struct]:
-        return [item for key, item in sorted(self._items.items()) if key[0] == kind]
+def view_of(*items: Any) -> FixedView:
+    return FixedView(*items, kinds=KINDS)
 
 
 def binding(**fields: Any) -> ServiceBinding:
@@ -84,7 +81,7 @@ def resolve(*items: Any, port: int = 8080) -> Resolution:
         metadata=ObjectMeta(name="my-api"),
         spec=VPCServiceSpec(port=port),
     )
-    found = BindingResolver().resolve(target, View(*items))
+    found = BindingResolver().resolve(target, view_of(*items))
     assert found is not None
     return found
 
@@ -102,7 +99,7 @@ def test_a_service_without_binding_is_none_of_its_business() -> None:
         metadata=ObjectMeta(name="other"),
         spec=VPCServiceSpec(port=80),
     )
-    assert BindingResolver().resolve(target, View(binding())) is None
+    assert BindingResolver().resolve(target, view_of(binding())) is None
 
 
 def test_port_mappings_choose_the_service_port() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from datum_router.compiler.diagnostics import Severity
 from datum_router.compiler.refs import Finding
+from datum_router.manifests.indexes import BY_VPC_SERVICE, full_name
 from datum_router.manifests.meta import ObjectKey, parse_duration
 from datum_router.manifests.secret import ConfigMap, Secret
 from datum_router.manifests.servicebinding import ServiceBinding
@@ -83,14 +84,9 @@ class ServiceCompiler:
 
 def _pin(manifest: VPCService, view: ManifestView) -> object | None:
     """Return what the endpoints of a service bound without `autoSync` depend on; None if they follow every change."""
-    target = (manifest.metadata.namespace, manifest.metadata.name)
-    bindings = []
-    for binding in view.list("ServiceBinding"):
-        if not isinstance(binding, ServiceBinding):
-            continue
-        ref = binding.spec.vpc_service_ref
-        if (ref.namespace or binding.metadata.namespace, ref.name) == target:
-            bindings.append(binding)
+    target = full_name(manifest.metadata.namespace, manifest.metadata.name)
+    found = view.select("ServiceBinding", BY_VPC_SERVICE, target)
+    bindings = [binding for binding in found if isinstance(binding, ServiceBinding)]
     if not bindings or any(binding.spec.auto_sync for binding in bindings):
         return None
     return (manifest.spec, tuple(binding.spec for binding in bindings))

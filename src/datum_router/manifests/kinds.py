@@ -8,6 +8,7 @@ from typing import TypeVar
 import msgspec
 
 from datum_router.manifests import validate
+from datum_router.manifests.indexes import BY_VPC_SERVICE, fed_service
 from datum_router.manifests.meta import GROUP, VERSION
 from datum_router.manifests.normalize import normalize_ingress, normalize_route, normalize_service
 from datum_router.manifests.problem import Problem
@@ -84,6 +85,7 @@ OWN_KINDS: tuple[ResourceKind, ...] = (
         struct=ServiceBinding,
         validate=_checked("ServiceBinding", validate.validate_binding),
         content=_own_content,
+        indexes={BY_VPC_SERVICE: fed_service},
         is_status_ours=True,
         columns=(
             PrinterColumn(name="Service", type="string", json_path=".spec.serviceRef.name"),

@@ -27,7 +27,9 @@ class PrinterColumn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResourceKind(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of manifest.
+    """One kind of manifest. Several rows of one kind are its versions, the preferred one first.
+
+    A source that asks an API follows the first of them that the API serves, and no other: all hold the same objects.
 
     Attributes:
         group: API group, empty for the core group.
@@ -41,8 +43,8 @@ class ResourceKind(msgspec.Struct, frozen=True, kw_only=True):
         is_metadata_only: Only metadata is read; a source asks an API for PartialObjectMetadata of it, and nothing but
             `apiVersion`, `kind` and `metadata` may be relied on in what it decodes.
         indexes: By name of the index, what takes a manifest of this type and returns the values under which
-            `ManifestView.select` finds it, each at most once used. Pure, O(1) in the number of objects, and must
-            depend on `content` only: an edit that leaves the content as it was does not move the object.
+            `ManifestView.select` finds it, few in number. Pure, must not raise, and may read nothing but what
+            `content` holds. Rows of one kind (its versions) have the same indexes.
     """
 
     group: str

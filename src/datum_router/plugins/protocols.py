@@ -102,7 +102,18 @@ class ManifestView(Protocol):
         ...
 
     def list(self, kind: str) -> Sequence[msgspec.Struct]:
-        """Return all manifests of a kind, sorted by namespace and name."""
+        """Return all manifests of a kind, sorted by namespace and name.
+
+        A result that looked at all of them is made again at any change of the kind: prefer `get` and `select`.
+        """
+        ...
+
+    def select(self, kind: str, index: str, value: str) -> Sequence[msgspec.Struct]:
+        """Return the manifests that an index (`ResourceKind.indexes`) has under a value, sorted by namespace and name.
+
+        Raises:
+            LookupError: The kind has no such index; an unknown kind, or one without objects, gives an empty sequence.
+        """
         ...
 
 

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 
 import msgspec
 
+from datum_router.manifests.indexes import full_name
 from datum_router.manifests.meta import ObjectMeta
 
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+BY_SERVICE = "service"
+"""Index of EndpointSlice: `namespace/name` of the Service that it belongs to."""
 ATTACHMENT_ANNOTATION = "k8s.v1alpha.galactic.datumapis.com/vpc-attachment"
 
 
@@ -106,3 +109,9 @@ class Pod(_Part, frozen=True, kw_only=True):
     kind: str
     metadata: ObjectMeta
     status: PodStatus = PodStatus()
+
+
+def sliced_service(item: EndpointSlice) -> tuple[str, ...]:
+    """Return the values of `BY_SERVICE`: none for a slice that belongs to no Service."""
+    name = (item.metadata.labels or {}).get(SERVICE_NAME_LABEL)
+    return (full_name(item.metadata.namespace, name),) if name else ()

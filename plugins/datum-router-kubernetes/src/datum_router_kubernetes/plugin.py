@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datum_router.manifests.table import ResourceKind
 from datum_router.plugins.hookspecs import hookimpl
 from datum_router.plugins.specs import PluginInfo, ResolverSpec
-from datum_router_kubernetes.kinds import EndpointSlice, Pod, Service
+from datum_router_kubernetes.kinds import BY_SERVICE, EndpointSlice, Pod, Service, sliced_service
 from datum_router_kubernetes.resolver import BindingResolver
 
 
@@ -37,6 +37,7 @@ def datum_router_resource_kinds() -> Sequence[ResourceKind]:
             plural="endpointslices",
             struct=EndpointSlice,
             content=_slice_content,
+            indexes={BY_SERVICE: sliced_service},
         ),
         ResourceKind(group="", version="v1", kind="Pod", plural="pods", struct=Pod, content=_pod_content),
     ]

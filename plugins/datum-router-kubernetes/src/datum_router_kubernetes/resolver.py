@@ -13,6 +13,7 @@ import msgspec
 
 from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.compiler.refs import names_in
+from datum_router.manifests.indexes import BY_VPC_SERVICE, full_name
 from datum_router.manifests.meta import ObjectKey
 from datum_router.manifests.servicebinding import AddressFamily, AddressSource, ServiceBinding
 from datum_router.manifests.vpcservice import VPCService
@@ -21,7 +22,7 @@ from datum_router.plugins.protocols import ManifestView, Resolution, ResolveProb
 from datum_router.reasons import Reason
 from datum_router_kubernetes.kinds import (
     ATTACHMENT_ANNOTATION,
-    SERVICE_NAME_LABEL,
+    BY_SERVICE,
     EndpointSlice,
     Pod,
     Service,
@@ -40,12 +41,12 @@ class BindingResolver:
 
     def resolve(self, service: VPCService, view: ManifestView) -> Resolution | None:
         """Return the endpoints of every binding to `service`, or None if there is no binding."""
-        key = (service.metadata.namespace, service.metadata.name)
+        key = full_name(service.metadata.namespace, service.metadata.name)
         endpoints: list[Endpoint] = []
         problems: list[ResolveProblem] = []
         is_bound = False
-        for binding in view.list("ServiceBinding"):
-            if not isinstance(binding, ServiceBinding) or _target(binding) != key:
+        for binding in view.select("ServiceBinding", BY_VPC_SERVICE, key):
+            if not isinstance(binding, ServiceBinding):
                 continue
             is_bound = True
             one = _Binding(binding, service, view)
@@ -55,11 +56,6 @@ class BindingResolver:
         if not is_bound:
             return None
         return Resolution(endpoints=tuple(endpoints), problems=tuple(problems))
-
-
-def _target(binding: ServiceBinding) -> tuple[str, str]:
-    ref = binding.spec.vpc_service_ref
-    return (ref.namespace or binding.metadata.namespace, ref.name)
 
 
 class _Binding:
@@ -92,10 +88,8 @@ class _Binding:
         found = self.view.get("Service", namespace, ref.name)
         slices = [
             item
-            for item in self.view.list("EndpointSlice")
+            for item in self.view.select("EndpointSlice", BY_SERVICE, full_name(namespace, ref.name))
             if isinstance(item, EndpointSlice)
-            and item.metadata.namespace == namespace
-            and (item.metadata.labels or {}).get(SERVICE_NAME_LABEL) == ref.name
         ]
         if not isinstance(found, Service):
             self._problem(
