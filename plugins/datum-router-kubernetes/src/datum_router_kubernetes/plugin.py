@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from datum_router.manifests.table import ResourceKind
 from datum_router.plugins.hookspecs import hookimpl
 from datum_router.plugins.specs import PluginInfo, ResolverSpec
-from datum_router_kubernetes.kinds import BY_SERVICE, EndpointSlice, Pod, Service, sliced_service
+from datum_router_kubernetes.kinds import (
+    BY_SERVICE,
+    EndpointSlice,
+    Pod,
+    Service,
+    pod_content,
+    service_content,
+    slice_content,
+    sliced_service,
+)
 from datum_router_kubernetes.resolver import BindingResolver
-
-
-def _pod_content(pod: Pod) -> object:
-    return (pod.metadata.annotations, pod.metadata.labels, pod.status)
-
-
-def _slice_content(item: EndpointSlice) -> object:
-    return (item.metadata.labels, item.address_type, item.endpoints, item.ports)
 
 
 @hookimpl
@@ -29,17 +30,27 @@ def datum_router_plugin_info() -> PluginInfo:
 def datum_router_resource_kinds() -> Sequence[ResourceKind]:
     """Add Service, EndpointSlice and Pod."""
     return [
-        ResourceKind(group="", version="v1", kind="Service", plural="services", struct=Service),
+        ResourceKind(
+            group="", version="v1", kind="Service", plural="services", struct=Service, content=service_content
+        ),
         ResourceKind(
             group="discovery.k8s.io",
             version="v1",
             kind="EndpointSlice",
             plural="endpointslices",
             struct=EndpointSlice,
-            content=_slice_content,
+            content=slice_content,
             indexes={BY_SERVICE: sliced_service},
         ),
-        ResourceKind(group="", version="v1", kind="Pod", plural="pods", struct=Pod, content=_pod_content),
+        ResourceKind(
+            group="",
+            version="v1",
+            kind="Pod",
+            plural="pods",
+            struct=Pod,
+            content=pod_content,
+            is_metadata_only=True,
+        ),
     ]
 
 
