@@ -92,7 +92,7 @@ def default_content(manifest: msgspec.Struct) -> object:
 class KindTable:
     """Look up kinds by `(apiVersion, kind)`; immutable, iterates over its rows in order."""
 
-    __slots__ = ("_by_version", "_kinds", "_plain", "_types")
+    __slots__ = ("_by_version", "_decoders", "_kinds", "_plain", "_types")
 
     def __init__(self, kinds: Sequence[ResourceKind]) -> None:
         """Take the rows.
@@ -116,6 +116,7 @@ class KindTable:
             self._by_version[index] = kind
         self._types: dict[tuple[str, str], msgspec.inspect.Type] = {}
         self._plain: dict[type[msgspec.Struct], PlainText | None] = {}
+        self._decoders: dict[type[msgspec.Struct], msgspec.json.Decoder[msgspec.Struct]] = {}
 
     def __iter__(self) -> Iterator[ResourceKind]:
         return iter(self._kinds)
@@ -147,6 +148,13 @@ class KindTable:
         if kind.struct not in self._plain:
             self._plain[kind.struct] = plain_text(self.type_of(kind))
         return self._plain[kind.struct]
+
+    def decoder_of(self, kind: ResourceKind) -> msgspec.json.Decoder[msgspec.Struct]:
+        """Return the decoder of JSON text of a kind; made once per table."""
+        found = self._decoders.get(kind.struct)
+        if found is None:
+            found = self._decoders[kind.struct] = msgspec.json.Decoder(kind.struct)
+        return found
 
     def near_miss(self, api_version: str, kind: str) -> str:
         """Return a hint for an unknown kind that was probably meant to be one of ours; empty for all others."""

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from datum_router.manifests.meta import GroupVersionKind, ObjectKey
+from datum_router.manifests.meta import GroupVersionKind, ObjectKey, OwnerReference
 
 
 class StatusWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -20,6 +20,8 @@ class StatusWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         uid: Of the object that was looked at; one of the same name made anew in between is left alone.
         status: Plain data, camelCase; everything that this writer owns, since what it leaves out is taken away.
+        version: The API's version of the object that was looked at, if it is known: spares looking at it again. Older
+            than what is there is no error.
     """
 
     gvk: GroupVersionKind
@@ -27,6 +29,7 @@ class StatusWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     key: ObjectKey
     uid: str
     status: Mapping[str, object]
+    version: str = ""
 
 
 class ObjectEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -55,6 +58,7 @@ class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         acquired_at, renewed_at: Unix seconds by the holder's clock: for people. Whether a lease has run out is
             judged by when its record was last seen to change.
         transitions: How often it changed hands.
+        owners: Objects that the lease is deleted with, such as its holder's Pod.
         version: The API's version of the record that was read; empty for one that is not there yet.
     """
 
@@ -67,6 +71,7 @@ class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     transitions: int = 0
     labels: Mapping[str, str] = {}
     annotations: Mapping[str, str] = {}
+    owners: tuple[OwnerReference, ...] = ()
     version: str = ""
 
 
@@ -78,6 +83,22 @@ class Applied(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     generation: int
     version: str
     is_changed: bool
+
+
+class ClusterCounts(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What was written since the cluster was made: for metrics and for tests of what is written at rest.
+
+    Attributes:
+        writes: Requests that write, dry runs aside, whether or not the API took them.
+        writes_delayed: Those of them that had to wait for the rate limit.
+        events_folded: Repeats that were only counted, since the event they repeat was written within the last minute.
+        events_dropped: Events of objects that had too many.
+    """
+
+    writes: int = 0
+    writes_delayed: int = 0
+    events_folded: int = 0
+    events_dropped: int = 0
 
 
 class Cluster(Protocol):
@@ -93,12 +114,25 @@ class Cluster(Protocol):
         """Return the namespace this process lives in, or the one its kubeconfig names; `default` if neither does."""
         ...
 
+    def counts(self) -> ClusterCounts:
+        """Return what was written so far."""
+        ...
+
     async def write_status(self, write: StatusWrite) -> None:
-        """Apply a status (server-side apply to the status subresource)."""
+        """Apply a status (server-side apply to the status subresource).
+
+        Raises:
+            ClusterNotFound: There is no such object.
+            ClusterConflict: There is one, but not the one of `uid`.
+            ClusterRejected: The kind's schema refuses the status.
+        """
         ...
 
     async def publish(self, event: ObjectEvent) -> None:
-        """Record an event; equal ones within some minutes are one event whose count grows."""
+        """Record an event; equal ones within some minutes are one event whose count grows.
+
+        Beyond what one object may have, events are dropped without an error.
+        """
         ...
 
     async def read_lease(self, namespace: str, name: str) -> LeaseRecord | None:
@@ -112,8 +146,10 @@ class Cluster(Protocol):
     async def write_lease(self, record: LeaseRecord) -> LeaseRecord:
         """Create a lease (`version` empty) or replace the very version that was read; return what is there now.
 
+        Leases wait neither for the rate limit nor behind other writes: a leader that has much to write keeps leading.
+
         Raises:
-            ClusterConflict: Somebody else wrote it, or created it, in between.
+            ClusterConflict: Somebody else wrote, created or deleted it in between.
         """
         ...
 
@@ -126,15 +162,25 @@ class Cluster(Protocol):
         ...
 
     async def get(self, gvk: GroupVersionKind, plural: str, key: ObjectKey) -> Mapping[str, object] | None:
-        """Return an object as plain data, or None if it is not there; an empty namespace means cluster-wide."""
+        """Return an object as plain data, or None if it is not there; an empty namespace means cluster-wide.
+
+        Raises:
+            ClusterNotFound: The cluster has no such kind.
+        """
         ...
 
     async def apply(
         self, raw: Mapping[str, object], *, plural: str, manager: str, is_forced: bool, is_dry_run: bool = False
     ) -> Applied:
-        """Apply an object (server-side apply, strict about unknown fields).
+        """Apply an object (server-side apply, strict about unknown fields); its status is left as it is.
+
+        Args:
+            raw: With `apiVersion`, `kind` and `metadata.name`; no namespace means that the kind is cluster-wide.
+            is_forced: Take fields over that other managers own, and that say something else.
 
         Raises:
+            ClusterConflict: Another manager owns a field that is to change; the message names both.
+            ClusterNotFound: The cluster has no such kind, or no such namespace.
             ClusterRejected: The API refused what the object says; `causes` names the fields.
         """
         ...

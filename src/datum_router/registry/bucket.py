@@ -21,22 +21,21 @@ IndexValue = tuple[str, str]
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """An object in force.
+    """An object in force: the latest version that has the content which `mark` stands for.
 
     Attributes:
-        content: What of it counts as a change.
         values: Under what its kind's indexes have it.
     """
 
     manifest: msgspec.Struct
     origin: Origin
-    content: object = None
+    mark: object = None
     values: frozenset[IndexValue] = frozenset()
 
 
 def is_same(one: Entry | None, other: Entry | None) -> bool:
-    """Tell whether two versions of an object, or its absence, mean the same."""
-    return one is other or (one is not None and other is not None and one.content == other.content)
+    """Tell whether two versions of an object, or its absence, have the same content."""
+    return one is other or (one is not None and other is not None and one.mark is other.mark)
 
 
 def index_values(

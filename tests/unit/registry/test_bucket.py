@@ -33,7 +33,7 @@ INDEXES = {"colour": colours, "size": sizes}
 
 
 def entry(thing: Thing) -> Entry:
-    return Entry(manifest=thing, origin=ORIGIN, content=thing, values=index_values(thing, INDEXES))
+    return Entry(manifest=thing, origin=ORIGIN, values=index_values(thing, INDEXES))
 
 
 names = st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"))

@@ -56,6 +56,21 @@ def parse_address(text: str, *, name: str) -> Address:
     return Address(host=host, port=port)
 
 
+def parse_host(text: str, *, name: str) -> str:
+    """Read an IP address to bind: `0.0.0.0`, `::`, `localhost`.
+
+    Raises:
+        ConfigError: Anything else; names the setting.
+    """
+    try:
+        return str(ipaddress.ip_address(LOCAL_NAMES.get(text, text)))
+    except ValueError as error:
+        raise ConfigError(
+            f"{name}: found {text!r}, expected an IP address such as 0.0.0.0 (all of IPv4) or :: (all of IPv6)",
+            reason=Reason.INVALID_VALUE,
+        ) from error
+
+
 def parse_admin_address(text: str, *, name: str) -> Address:
     """Read `HOST:PORT` of the admin listener as `parse_address` does.
 
@@ -95,6 +110,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         source: Name of the source plugin.
         source_config: Its text settings (files: `path`).
         listen: Plain HTTP/1.1 and h2c listener that serves all routes; None = 127.0.0.1:8080 if no VPCIngress is there.
+        bind: IP address that listeners of VPCIngresses bind, and port 8080 while there is no VPCIngress; empty =
+            0.0.0.0 for those and 127.0.0.1 for this one.
         workers: Worker processes, 1 to 256.
         admin: Loopback address of /healthz, /readyz, /snapshot, /diagnostics, /plugins, /health, /stats and /metrics;
             None = off.
@@ -111,12 +128,17 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         probe_concurrency: Probes under way at once.
         max_restarts, restart_window_s: More worker deaths than this in the window make the gateway not ready.
         access_log: Write one line per request.
+        cluster: Name of the plugin's cluster that this gateway reports to what it has in force; empty = none.
+        identity: What this gateway is called in its reports; empty = POD_NAME, else the host's name.
+        snapshot_file: Where the last good snapshot is kept, to be served after a restart while the source cannot be
+            reached; empty = nowhere. It may hold private keys.
         disabled_plugins: Entry-point names that are not loaded.
     """
 
     source: str = "files"
     source_config: Mapping[str, str] = {}
     listen: Address | None = None
+    bind: str = ""
     workers: int = 1
     admin: Address | None = None
     data_plane: str = "proxy"
@@ -133,6 +155,9 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     max_restarts: int = 5
     restart_window_s: float = 60.0
     access_log: bool = True
+    cluster: str = ""
+    identity: str = ""
+    snapshot_file: str = ""
     disabled_plugins: tuple[str, ...] = ()
 
     @classmethod
@@ -176,7 +201,16 @@ ENVIRONMENT = {
 """Environment variable -> field, for plain seconds."""
 
 
-def _pairs(text: str, variable: str, example: str) -> dict[str, str]:
+TEXTS = {"DATUM_ROUTER_IDENTITY": "identity", "DATUM_ROUTER_SNAPSHOT_FILE": "snapshot_file"}
+"""Environment variable -> field, for plain text."""
+
+
+def parse_pairs(text: str, variable: str, example: str) -> dict[str, str]:
+    """Read `name=value,name=value`.
+
+    Raises:
+        ConfigError: Anything else; names the variable.
+    """
     pairs = [part.partition("=") for part in text.split(",")]
     if not all(key.strip() and separator and value.strip() for key, separator, value in pairs):
         raise ConfigError(
@@ -206,6 +240,9 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
                 ) from error
             _require_duration(found_s, variable)
             found[field] = found_s
+    for variable, field in TEXTS.items():
+        if text := environ.get(variable, ""):
+            found[field] = text
     workers = environ.get("DATUM_ROUTER_WORKERS", "")
     if workers:
         if not workers.isascii() or not workers.isdecimal():
@@ -223,5 +260,5 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
         ("DATUM_ROUTER_DATA_PLANE_CONFIG", "data_plane_config", "keep_alive_timeout_s=30"),
     ):
         if text := environ.get(variable, ""):
-            found[field] = _pairs(text, variable, example)
+            found[field] = parse_pairs(text, variable, example)
     return found
