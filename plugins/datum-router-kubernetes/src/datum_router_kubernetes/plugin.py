@@ -1,13 +1,17 @@
-"""Hook implementations of the Kubernetes plugin."""
+"""Hook implementations of the Kubernetes plugin.
+
+The source is imported when it is created: nothing but the supervisor talks to a cluster.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from datum_router.manifests.table import ResourceKind
+from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.plugins.hookspecs import hookimpl
-from datum_router.plugins.specs import ClusterSpec, PluginInfo, ResolverSpec
+from datum_router.plugins.specs import ClusterSpec, PluginInfo, ResolverSpec, SourceSpec
+from datum_router_kubernetes import NAME
 from datum_router_kubernetes.kinds import (
     BY_SERVICE,
     EndpointSlice,
@@ -22,6 +26,7 @@ from datum_router_kubernetes.resolver import BindingResolver
 
 if TYPE_CHECKING:
     from datum_router.plugins.cluster import Cluster
+    from datum_router.plugins.protocols import Source
 
 
 def _create_cluster(settings: Mapping[str, str]) -> Cluster:
@@ -74,3 +79,15 @@ def datum_router_endpoint_resolvers() -> Sequence[ResolverSpec]:
 def datum_router_clusters() -> Sequence[ClusterSpec]:
     """Add the cluster of a kubeconfig, or of the pod that this runs in, for those who write to it."""
     return [ClusterSpec(name="kubernetes", create=_create_cluster)]
+
+
+@hookimpl
+def datum_router_sources() -> Sequence[SourceSpec]:
+    """Offer a cluster's API as a source of manifests."""
+    return [SourceSpec(name=NAME, create=_source, needs_kinds=True)]
+
+
+def _source(settings: Mapping[str, str], kinds: KindTable) -> Source:
+    from datum_router_kubernetes.source import create_source
+
+    return create_source(settings, kinds)
