@@ -29,7 +29,7 @@ class PrinterColumn(msgspec.Struct, frozen=True, kw_only=True):
 class ResourceKind(msgspec.Struct, frozen=True, kw_only=True):
     """One kind of manifest. Several rows of one kind are its versions, the preferred one first.
 
-    A source that asks an API follows the first of them that the API serves, and no other: all hold the same objects.
+    A source that asks an API follows the first of them and no other: all hold the same objects.
 
     Attributes:
         group: API group, empty for the core group.

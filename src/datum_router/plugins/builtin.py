@@ -79,7 +79,7 @@ def datum_router_resource_kinds() -> Sequence[ResourceKind]:
                 is_optional=True,
                 indexes={BY_TARGET: grant_targets},
             )
-            for version in ("v1", "v1beta1")
+            for version in ("v1beta1", "v1")  # every release of the Gateway API serves the older one
         ),
     ]
 
