@@ -18,7 +18,7 @@ from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.meta import ObjectMeta
 from datum_router.manifests.secret import ConfigMap, Secret
 from datum_router.manifests.table import KindTable, ResourceKind
-from datum_router.plugins.protocols import SourceEvent
+from datum_router.plugins.protocols import CountingSource, SourceEvent
 from datum_router.reasons import Reason
 from datum_router_kubernetes import follow, listwatch
 from datum_router_kubernetes import source as source_module
@@ -184,10 +184,32 @@ def test_of_several_namespaces_the_least_version_is_the_mark(api: ScriptedApi, s
         lines.put(None)
 
 
+def test_only_so_many_kinds_are_listed_at_a_time(api: ScriptedApi, stage: Stage) -> None:
+    held = [Lines() for _ in range(listwatch.LISTS_AT_ONCE + 2)]
+    kinds = [kind(f"Kind{number}", f"kinds{number}") for number in range(len(held))]
+    for number, lines in enumerate(held):
+        api.lists(f"/apis/x.test/v1/kinds{number}", Reply(chunks=lines))
+    with stage.run(*kinds) as running:
+        for first in range(len(held)):
+            expected = min(len(held), first + listwatch.LISTS_AT_ONCE)
+            running.wait(lambda expected=expected: len(lists_asked(api)) == expected, f"{expected} lists")
+            asked = lists_asked(api)[first]
+            lines = held[int(asked.path.rpartition("kinds")[2])]
+            assert len(lists_asked(api)) == expected
+            lines.put(page([]).body)
+            lines.put(None)
+        running.wait_synced()
+
+
+def lists_asked(api: ScriptedApi) -> list[Asked]:
+    return [one for one in list(api.asked) if not one.is_watch]
+
+
 def test_counts_are_kept(api: ScriptedApi, stage: Stage) -> None:
     api.lists(THINGS, page([item("a")]))
     api.watches(THINGS, watch(event("ADDED", item("b", "11")), then="end"), watch(failure(410)), watch())
     source = stage.source(THING)
+    assert isinstance(source, CountingSource)
     assert source.stats() == {}
     with RunningSource(source, KindTable([THING])) as running:
         running.wait(lambda: source.stats().get("watches/Thing") == 3, "three watches")
