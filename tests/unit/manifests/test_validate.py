@@ -64,6 +64,7 @@ def prefix(text: str) -> dict[str, object]:
 ERRORS = [
     # endpoints
     ("VPCService", {"endpoints": []}, "spec.vpcAttachmentRef", MISSING),
+    ("VPCService", {"endpoints": [], "discovery": {"method": "manual"}}, "spec.vpcAttachmentRef", MISSING),
     ("VPCService", {"endpoints": [{"address": "10.0.0.1/24"}]}, "spec.endpoints[0].address", INVALID),
     ("VPCService", {"endpoints": [{"address": "[fd00::1]"}]}, "spec.endpoints[0].address", INVALID),
     ("VPCService", {"endpoints": [{"address": "fe80::1%eth0"}]}, "spec.endpoints[0].address", INVALID),
@@ -237,6 +238,7 @@ def test_what_may_surprise_is_a_warning_and_the_object_is_used(
 
 GOOD = [
     ("VPCService", {"endpoints": [], "vpcAttachmentRef": {"name": "a"}}),
+    ("VPCService", {"endpoints": [], "discovery": {"method": "kubernetes"}}),
     ("VPCService", {"endpoints": [{"address": "fd00::1", "weight": 0}, {"address": "fd00::1", "port": 81}]}),
     ("VPCService", {"protocol": "GRPC", "healthCheck": {"grpcService": "a.B", "host": "a.example:80"}}),
     ("VPCService", {"healthCheck": {"httpPath": "/a?full=1", "expectedStatuses": ["200-299", "404"]}}),
