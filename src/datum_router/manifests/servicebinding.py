@@ -7,7 +7,19 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from datum_router.manifests.meta import Conditions, ObjectMeta, ObjectRef, Port, SpecPart, StatusPart
+from datum_router.manifests.meta import (
+    MAX_STATUS_ENDPOINTS,
+    Conditions,
+    Count,
+    ObjectMeta,
+    ObjectRef,
+    ObservedGeneration,
+    Port,
+    SpecPart,
+    StatusPart,
+    StatusText,
+    Time,
+)
 from datum_router.manifests.parts import LabelSelector
 
 
@@ -68,11 +80,17 @@ class ServiceBindingSpec(SpecPart, frozen=True, kw_only=True):
 class ServiceBindingStatus(StatusPart, frozen=True, kw_only=True):
     """What was bound."""
 
-    observed_generation: int = 0
-    active: bool = False
-    synced_endpoints: int = 0
-    last_sync_time: str | None = None
-    endpoints: tuple[str, ...] = ()
+    observed_generation: ObservedGeneration = 0
+    active: Annotated[bool, Meta(description="Whether the VPCService has endpoints from this binding.")] = False
+    synced_endpoints: Annotated[Count, Meta(description="Endpoints in all, with those that are not listed.")] = 0
+    last_sync_time: Annotated[Time | None, Meta(description="When the endpoints last changed.")] = None
+    endpoints: Annotated[
+        tuple[StatusText, ...],
+        Meta(
+            description="The first endpoints as `address:port`, IPv6 in brackets; see `syncedEndpoints`.",
+            max_length=MAX_STATUS_ENDPOINTS,
+        ),
+    ] = ()
     conditions: Conditions = ()
 
 
