@@ -72,7 +72,8 @@ def test_a_service_that_is_misspelt_is_hinted_at(run: Run) -> None:
 
 
 def test_a_service_of_another_namespace_is_refused_with_what_to_do(run: Run) -> None:
-    write(BINDING.replace("serviceRef: {name: shop}", "serviceRef: {name: shop, namespace: prod}", 1), SLICES)
+    there = "apiVersion: v1\nkind: Service\nmetadata: {name: shop, namespace: prod}\nspec: {ports: [{port: 80}]}\n"
+    write(BINDING.replace("serviceRef: {name: shop}", "serviceRef: {name: shop, namespace: prod}", 1), SLICES, there)
     code, text = run("check conf")
     assert code != 0
     assert "[RefNotPermitted]" in text

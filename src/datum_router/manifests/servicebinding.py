@@ -31,7 +31,7 @@ class TransportProtocol(enum.StrEnum):
 
 
 class AddressSource(enum.StrEnum):
-    """Which address of a pod is used."""
+    """Which address of a pod is used: that of its VPCAttachment, if it has one, or the one that slices state."""
 
     ATTACHMENT = "Attachment"
     POD_IP = "PodIP"
@@ -63,17 +63,21 @@ class ServiceBindingSpec(SpecPart, frozen=True, kw_only=True):
         tuple[PortMapping, ...],
         Meta(description="Ports; if empty, the Service's port that equals the VPCService's.", max_length=64),
     ] = ()
-    auto_sync: Annotated[bool, Meta(description="Follow every change; false takes the endpoints once.")] = False
+    auto_sync: Annotated[
+        bool, Meta(description="Follow every change; false takes the endpoints once for each spec, when all are ready.")
+    ] = False
     sync_interval_seconds: Annotated[
         int, Meta(description="How often a discovery daemon looks again, beside watching.", ge=1, le=86_400)
     ] = 30
     pod_selector: Annotated[
-        LabelSelector | None, Meta(description="Pods; the Service's own selector if not given.")
+        LabelSelector | None, Meta(description="Which of the Service's pods; all of them if not given.")
     ] = None
     address_source: Annotated[AddressSource, Meta(description="Which address of a pod is used.")] = (
         AddressSource.ATTACHMENT
     )
-    publish_not_ready_addresses: Annotated[bool, Meta(description="Use pods that are not ready, too.")] = False
+    publish_not_ready_addresses: Annotated[
+        bool, Meta(description="Use pods that are not ready, too; terminating ones only if there is no other.")
+    ] = False
     address_family: Annotated[AddressFamily, Meta(description="Which address families are used.")] = AddressFamily.DUAL
 
 
