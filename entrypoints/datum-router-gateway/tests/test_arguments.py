@@ -21,7 +21,7 @@ def test_help_lists_the_variables(option: str, capsys: pytest.CaptureFixture[str
     assert gateway.main([option]) == 0
     help_text = capsys.readouterr().out
     assert help_text.startswith("Usage: datum-router-gateway")
-    for variable in (*GATEWAY_VARIABLES[1:], "DATUM_ROUTER_WORKERS", "DATUM_ROUTER_LOG"):
+    for variable in (*GATEWAY_VARIABLES, "DATUM_ROUTER_WORKERS", "DATUM_ROUTER_LOG"):
         assert f"  {variable} " in help_text
 
 

@@ -11,7 +11,7 @@ from datum_router.compiler.diagnostics import Origin
 from datum_router.errors import SourceError, TerminalSourceError
 from datum_router.plugins import builtin
 from datum_router.plugins.manager import Candidate, PluginSet, load_plugins
-from datum_router.plugins.protocols import Emit, SourceEvent, Synced, Upsert
+from datum_router.plugins.protocols import Emit, Mark, SourceEvent, Synced, Upsert
 from datum_router.reasons import Reason
 from datum_router.registry.store import Store, StoreChange
 from datum_router_runtime import feed as feed_module
@@ -285,3 +285,80 @@ def test_a_large_first_batch_is_published_once_and_only_when_all_sources_have_sy
 
     published = drive(plugins, {"one": first, "two": second}, script)
     assert [len(result.data.services) for _, result in published] == [FEW_EVENTS + 1]
+
+
+def mark(version: str) -> Mark:
+    return Mark(source="one", kind="VPCService", version=version)
+
+
+def test_versions_count_as_published_once_what_came_before_them_is(plugins: PluginSet) -> None:
+    source = Scripted(upsert("a"), mark("5"), Synced(source="one"))
+
+    async def script(feed: Feed) -> None:
+        assert feed.published_marks() == {}
+        await trio.sleep(5)
+        assert feed.published_marks() == {"VPCService": "5"}
+        assert source.emit is not None
+        source.emit([upsert("a", 81), mark("6")])
+        assert feed.published_marks() == {"VPCService": "5"}
+        await trio.sleep(1)
+        assert feed.published_marks() == {"VPCService": "6"}
+        source.emit([upsert("a", 81), mark("7")])
+        assert feed.published_marks() == {"VPCService": "7"}, "what changes nothing is in force at once"
+
+    drive(plugins, {"one": source}, script)
+
+
+def test_versions_of_a_large_batch_wait_for_it(plugins: PluginSet) -> None:
+    source = Scripted(upsert("a"), mark("5"), Synced(source="one"))
+
+    async def script(feed: Feed) -> None:
+        await trio.sleep(5)
+        assert source.emit is not None
+        source.emit([*(upsert(f"s{index}") for index in range(FEW_EVENTS + 1)), mark("60")])
+        source.emit([mark("61")])
+        assert feed.published_marks() == {"VPCService": "5"}
+        await trio.sleep(5)
+        assert feed.published_marks() == {"VPCService": "61"}
+
+    drive(plugins, {"one": source}, script)
+
+
+def test_versions_of_what_could_not_be_compiled_are_not_in_force(
+    plugins: PluginSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Scripted(upsert("a"), mark("5"), Synced(source="one"))
+
+    async def script(feed: Feed) -> None:
+        await trio.sleep(5)
+        assert source.emit is not None
+
+        def broken(_self: Compiler, _view: object) -> Generator[None, None, CompileResult]:
+            yield
+            raise RuntimeError("broken")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Compiler, "compile_in_steps", broken)
+            source.emit([upsert("a", 81), mark("6")])
+            await trio.sleep(5)
+        assert feed.published_marks() == {"VPCService": "5"}
+        source.emit([upsert("a", 82), mark("7")])
+        await trio.sleep(5)
+        assert feed.published_marks() == {"VPCService": "7"}
+
+    drive(plugins, {"one": source}, script)
+
+
+def test_news_are_what_comes_and_goes_with_or_without_effect(plugins: PluginSet) -> None:
+    source = Scripted(upsert("a"), Synced(source="one"))
+
+    async def script(feed: Feed) -> None:
+        await trio.sleep(5)
+        assert source.emit is not None
+        before = feed.news.next
+        source.emit([mark("6")])
+        assert not before.is_set()
+        source.emit([upsert("a")])
+        assert before.is_set()
+
+    drive(plugins, {"one": source}, script)

@@ -116,6 +116,11 @@ class Compiler:
         self._table = RuleTable()
         self._digests: dict[ServiceKey, bytes] = {}
 
+    def adopt(self, data: SnapshotData) -> None:
+        """Count on from a snapshot that another process compiled: equal content keeps its version. Before any view."""
+        self._last = data
+        self._version = data.version
+
     def compile(self, view: StoreView) -> CompileResult:
         """Return the snapshot of `view`. Equal content keeps the version and the object of the last call."""
         return in_one_go(self.compile_in_steps(view))

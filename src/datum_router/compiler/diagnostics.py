@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import difflib
 import enum
 from collections.abc import Iterable, Mapping
@@ -124,3 +125,9 @@ def did_you_mean(name: str, known: Iterable[str], terms: Mapping[str, str] = {})
 def has_errors(diagnostics: Iterable[Diagnostic]) -> bool:
     """Tell whether any diagnostic is an error."""
     return any(diagnostic.severity is Severity.ERROR for diagnostic in diagnostics)
+
+
+def count_by_severity(diagnostics: Iterable[Diagnostic]) -> dict[str, int]:
+    """Return how many diagnostics there are of each severity that occurs."""
+    counts: collections.Counter[str] = collections.Counter(str(item.severity) for item in diagnostics)
+    return dict(counts)

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
-from datum_router.manifests.meta import GroupVersionKind, ObjectKey
+from datum_router.manifests.meta import GroupVersionKind, ObjectKey, OwnerReference
 
 
 class StatusWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -55,6 +55,7 @@ class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         acquired_at, renewed_at: Unix seconds by the holder's clock: for people. Whether a lease has run out is
             judged by when its record was last seen to change.
         transitions: How often it changed hands.
+        owners: Objects that the lease is deleted with, such as its holder's Pod.
         version: The API's version of the record that was read; empty for one that is not there yet.
     """
 
@@ -67,6 +68,7 @@ class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     transitions: int = 0
     labels: Mapping[str, str] = {}
     annotations: Mapping[str, str] = {}
+    owners: tuple[OwnerReference, ...] = ()
     version: str = ""
 
 

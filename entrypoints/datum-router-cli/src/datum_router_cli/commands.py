@@ -7,6 +7,7 @@ import os
 
 import click
 
+from datum_router_cli.apply import apply
 from datum_router_cli.check import check
 from datum_router_cli.diff import diff
 from datum_router_cli.explain import explain
@@ -47,6 +48,7 @@ def cli(ctx: click.Context, log_format: str | None) -> None:
       datum-router check ./manifests
       datum-router explain ./manifests GET http://localhost/api/v1/users
       datum-router run ./manifests --listen 127.0.0.1:8080
+      datum-router apply -f ./manifests --wait
     """
     if log_format is not None:
         os.environ["DATUM_ROUTER_LOG_FORMAT"] = log_format  # worker processes read it there
@@ -56,5 +58,5 @@ def cli(ctx: click.Context, log_format: str | None) -> None:
     warn_of_unknown_variables(os.environ)
 
 
-for command in (check, explain, diff, run, plugins, schema):
+for command in (check, explain, diff, run, apply, plugins, schema):
     cli.add_command(command)

@@ -12,7 +12,7 @@ from datum_router.compiler.compiler import Compiler
 from datum_router.compiler.diagnostics import Diagnostic, Severity
 from datum_router.model.snapshot import SnapshotData
 from datum_router.plugins.manager import PluginSet
-from datum_router.plugins.protocols import Source, SourceEvent, Synced
+from datum_router.plugins.protocols import Source, SourceEvent, Synced, Upsert
 from datum_router.registry.store import Store, StoreView
 from datum_router_cli.plugins import installed_plugins
 from datum_router_runtime.app import compile_options, make_source
@@ -25,6 +25,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         diagnostics: In order of file and line.
         objects: Kind -> number of objects in force, for kinds that have any.
+        upserts: What the directory holds, as it was read.
     """
 
     view: StoreView
@@ -33,6 +34,7 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     objects: Mapping[str, int]
     plugins: PluginSet
     settings: GatewaySettings
+    upserts: tuple[Upsert, ...] = ()
 
 
 def load_directory(path: str, *, plugins: PluginSet | None = None) -> Loaded:
@@ -48,7 +50,8 @@ def load_directory(path: str, *, plugins: PluginSet | None = None) -> Loaded:
     if plugins is None:
         plugins = installed_plugins()
     store = Store(plugins.kinds)
-    for event in trio.run(_read_once, make_source(settings, plugins)):
+    events = trio.run(_read_once, make_source(settings, plugins))
+    for event in events:
         store.apply(event)
     view = store.view()
     result = Compiler(plugins, compile_options(settings)).compile(view)
@@ -59,6 +62,7 @@ def load_directory(path: str, *, plugins: PluginSet | None = None) -> Loaded:
         objects=_count(view, plugins),
         plugins=plugins,
         settings=settings,
+        upserts=tuple(event for event in events if isinstance(event, Upsert)),
     )
 
 

@@ -17,14 +17,24 @@ from datum_router_runtime.settings import (
     parse_admin_address,
     settings_from_environment,
 )
+from datum_router_runtime.sourceenv import cluster_of, source_from_environment
 from datum_router_runtime.variables import warn_of_unknown_variables
 
 HELP = """Usage: datum-router-gateway
 
-  Serve the manifests of a directory until SIGTERM; SIGHUP replaces the workers.
+  Serve the manifests of a directory or a cluster until SIGTERM; SIGHUP replaces the workers.
   Takes no arguments; settings come from the environment:
 
-  DATUM_ROUTER_DIR               directory of manifests [default: /etc/datum-router]
+  DATUM_ROUTER_SOURCE            files or kubernetes [default: files]
+  DATUM_ROUTER_DIR               files: directory of manifests [default: /etc/datum-router]
+  KUBECONFIG                     kubernetes: how to reach it [default: as the Pod it runs in]
+  DATUM_ROUTER_KUBE_CONTEXT      kubernetes: which context of it [default: the current one]
+  DATUM_ROUTER_NAMESPACES        kubernetes: namespaces, separated by commas [default: all]
+  DATUM_ROUTER_LABEL_SELECTOR    kubernetes: which of our objects, such as tier=edge [default: all]
+  DATUM_ROUTER_SOURCE_CONFIG     other settings of the source, as name=value,name=value
+  DATUM_ROUTER_SNAPSHOT_FILE     where the last good configuration is kept for a restart while the
+                                 source cannot be reached [default: nowhere]
+  DATUM_ROUTER_IDENTITY          what it is called where it reports [default: POD_NAME, else the host's name]
   DATUM_ROUTER_LISTEN            HOST:PORT of one plain listener for all routes
                                  [default: listeners of the VPCIngresses, else 127.0.0.1:8080]
   DATUM_ROUTER_ADMIN             loopback HOST:PORT of the admin listener [default: off]
@@ -53,8 +63,8 @@ def settings(environ: Mapping[str, str]) -> GatewaySettings:
         ConfigError: A variable that is missing or cannot be read; names it.
     """
     found = settings_from_environment(environ)
-    found["source"] = environ.get("DATUM_ROUTER_SOURCE", "files")
-    found["source_config"] = {"path": environ.get("DATUM_ROUTER_DIR", "/etc/datum-router")}
+    source, config = source_from_environment(environ, default="files", role="gateway")
+    found |= {"source": source, "source_config": config, "cluster": cluster_of(source)}
     if listen := environ.get("DATUM_ROUTER_LISTEN"):
         found["listen"] = parse_address(listen, name="DATUM_ROUTER_LISTEN")
     if admin := environ.get("DATUM_ROUTER_ADMIN"):

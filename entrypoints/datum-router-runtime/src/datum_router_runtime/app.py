@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from datum_router.compiler.compiler import CompileOptions, Compiler, CompileResult
-from datum_router.compiler.diagnostics import Diagnostic, Severity, did_you_mean
+from datum_router.compiler.diagnostics import Diagnostic, Severity, count_by_severity, did_you_mean
 from datum_router.errors import ConfigError
 from datum_router.health.view import HealthBook
 from datum_router.model.listener import Listener, TlsBinding
@@ -25,12 +25,14 @@ from datum_router.registry.store import Store
 from datum_router.routing.regex import load_engine
 from datum_router_runtime.admin import Admin, Page
 from datum_router_runtime.feed import Feed
+from datum_router_runtime.gatewayreport import GatewayReporter, default_identity, owners_from
 from datum_router_runtime.probes import ProbeRunner
 from datum_router_runtime.settings import Address, GatewaySettings
+from datum_router_runtime.snapshotfile import WRITE_INTERVAL_S, SnapshotFile
 from datum_router_runtime.sockets import ListenerGroup, bind_group
 from datum_router_runtime.telemetry import Telemetry
 from datum_router_runtime.variables import is_tracing
-from datum_router_runtime.workers import Supervisor, error_summary
+from datum_router_runtime.workers import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,9 @@ COLLECTION_OBJECTS = 10_000
 
 With Python's 700 a first configuration of 10,000 routes costs a tenth more. Workers have YOUNG_OBJECTS.
 """
+
+SNAPSHOT_PATIENCE_S = 5.0
+"""How long a gateway with a last good snapshot waits for its sources before it serves that (seconds)."""
 
 DEFAULT_ADDRESS = Address(host="127.0.0.1", port=8080)
 """Where a gateway without VPCIngress and without a listen setting serves."""
@@ -71,6 +76,12 @@ def make_source(settings: GatewaySettings, plugins: PluginSet) -> Source:
     if spec is None:
         raise _not_installed("source", settings.source, plugins.sources, settings)
     return spec.create(settings.source_config)
+
+
+def snapshot_scope(settings: GatewaySettings) -> str:
+    """Return what a snapshot on disk is only good for: where its manifests came from, and where it listens."""
+    config = [f"{name}={value}" for name, value in sorted(settings.source_config.items())]
+    return " ".join([settings.source, *config, f"listen={settings.listen or ''}"])
 
 
 def check_data_plane(settings: GatewaySettings, plugins: PluginSet) -> None:
@@ -151,8 +162,29 @@ class Gateway:
         self.telemetry = Telemetry(
             self.supervisor, book=self.book, feed=self.feed, probes=self.probes, diagnostics=self._diagnostics
         )
+        self.snapshot_file = (
+            SnapshotFile(settings.snapshot_file, scope=snapshot_scope(settings)) if settings.snapshot_file else None
+        )
+        self.reporter = self._make_reporter()
         self._started_at = time.monotonic()
         self._logged: frozenset[Diagnostic] = frozenset()
+
+    def _make_reporter(self) -> GatewayReporter | None:
+        settings = self.settings
+        if not settings.cluster:
+            return None
+        spec = self.plugins.clusters.get(settings.cluster)
+        if spec is None:
+            raise _not_installed("cluster", settings.cluster, self.plugins.clusters, settings)
+        return GatewayReporter(
+            spec.create(settings.source_config),
+            identity=settings.identity or default_identity(os.environ),
+            supervisor=self.supervisor,
+            feed=self.feed,
+            kinds=self.plugins.kinds,
+            scope=settings.source_config,
+            owners=owners_from(os.environ),
+        )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Serve until SIGTERM or SIGINT has drained everything; a second signal ends at once.
@@ -180,9 +212,41 @@ class Gateway:
             nursery.start_soon(self._watch_data)
             nursery.start_soon(self.probes.run)
             nursery.start_soon(self.telemetry.run)
+            if self.snapshot_file is not None:
+                nursery.start_soon(self._keep_snapshot, self.snapshot_file)
+            if self.reporter is not None:
+                nursery.start_soon(self._keep_reporting, self.reporter)
             task_status.started()
             await self.supervisor.run()
             nursery.cancel_scope.cancel()
+
+    async def _keep_reporting(self, reporter: GatewayReporter) -> None:
+        """Report until a graceful end begins: from then on this gateway must not hold anything up."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(reporter.run)
+            await self.supervisor.drain_begun.wait()
+            nursery.cancel_scope.cancel()
+
+    async def _keep_snapshot(self, file: SnapshotFile) -> None:
+        """Serve the last good snapshot if the sources let us wait, then keep the file in step with what is in force."""
+        restored = await trio.to_thread.run_sync(file.read)
+        if restored is not None:
+            with trio.move_on_after(SNAPSHOT_PATIENCE_S):
+                await self.supervisor.first_published.wait()
+            if not self.feed.synced:  # nothing is being compiled, so versions can be counted on from this one
+                log.warning(
+                    "sources cannot be reached, serving the last good snapshot",
+                    extra={"file": str(file.path), "age_s": round(time.time() - restored.saved_at)},
+                )
+                self.compiler.adopt(restored.data)
+                self.supervisor.publish(CompileResult(data=restored.data))
+        while True:
+            changed = self.supervisor.force_changed.next
+            data = self.supervisor.data
+            if data is not None and self.feed.synced and not self.supervisor.lagging_workers():
+                await file.save(data)
+                await trio.sleep(WRITE_INTERVAL_S)
+            await changed.wait()
 
     def _publish(self, result: CompileResult) -> None:
         found = frozenset(result.diagnostics)
@@ -216,7 +280,7 @@ class Gateway:
     async def _watch_data(self) -> None:
         await self.supervisor.first_published.wait()
         while True:
-            changed = self.supervisor.data_changed
+            changed = self.supervisor.data_changed.next
             data = self.supervisor.data
             assert data is not None  # first_published says so
             self.probes.set_services(data.services)
@@ -282,7 +346,7 @@ class Gateway:
             "listeners": {
                 name: f"{group.address[0]}:{group.address[1]}" for name, group in self.supervisor.groups.items()
             },
-            "diagnostics": error_summary(self._diagnostics()),
+            "diagnostics": count_by_severity(self._diagnostics()),
             "counters": self.supervisor.totals(),
             "gauges": self.supervisor.gauges(),
             "probes": self.probes.sent,

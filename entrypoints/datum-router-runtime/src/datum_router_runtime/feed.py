@@ -20,10 +20,10 @@ import trio
 from datum_router.compiler.compiler import Compiler, CompileResult
 from datum_router.compiler.diagnostics import Diagnostic, Severity
 from datum_router.errors import SourceError, TerminalSourceError
-from datum_router.plugins.protocols import Problems, Source, SourceEvent, Synced
+from datum_router.plugins.protocols import Delete, Mark, Problems, Source, SourceEvent, Synced, Upsert
 from datum_router.reasons import Reason
-from datum_router.registry.store import Store
-from datum_router_runtime.turns import in_turns
+from datum_router.registry.store import Store, StoreView
+from datum_router_runtime.turns import Signal, in_turns
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,7 @@ class Feed:
         faulty: Compilations that found an error in a manifest.
         compilations, total_s, last_s: How many there were, the time they took together, and the last one.
         succeeded_at: Unix seconds of the last one without an error; 0 before it.
+        news: Objects have come or gone, whether or not that changed anything.
     """
 
     __slots__ = (
@@ -60,8 +61,12 @@ class Feed:
         "_debounce_s",
         "_dirty",
         "_has_changed",
+        "_has_failed",
         "_inbox",
+        "_is_compiling",
+        "_marks",
         "_publish",
+        "_published_marks",
         "_sources",
         "_store",
         "_unsynced",
@@ -70,6 +75,7 @@ class Feed:
         "failures",
         "faulty",
         "last_s",
+        "news",
         "succeeded_at",
         "synced",
         "total_s",
@@ -95,7 +101,12 @@ class Feed:
         self._unsynced = set(self._sources)
         self._dirty = trio.Event()
         self._has_changed = False
+        self._is_compiling = False
+        self._has_failed = False
         self._inbox: deque[Sequence[SourceEvent]] = deque()  # the first one may be taken in in part
+        self._marks: dict[str, str] = {}
+        self._published_marks: dict[str, str] = {}
+        self.news = Signal()
         self._changed_at = -math.inf
         self._wall_clock = wall_clock
         self.synced = False
@@ -115,6 +126,8 @@ class Feed:
 
     def emit(self, events: Sequence[SourceEvent]) -> None:
         """Take one batch of a source; all of it comes into force in one compilation."""
+        if any(isinstance(event, Upsert | Delete) for event in events):
+            self.news.notify()
         if self._inbox or len(events) > FEW_EVENTS:
             self._inbox.append(events)
             self._changed_at = trio.current_time()
@@ -125,6 +138,12 @@ class Feed:
         if self._has_changed:
             self._changed_at = trio.current_time()
             self._dirty.set()
+
+    def published_marks(self) -> Mapping[str, str]:
+        """Return, by kind, the API's version up to which everything is in what was published last."""
+        # What changed nothing is in force at once.
+        is_settled = not (self._has_changed or self._inbox or self._is_compiling or self._has_failed)
+        return dict(self._marks if is_settled else self._published_marks)
 
     def _take_in(self) -> Generator[None, None, None]:
         """Apply what waits, in order, one event a step."""
@@ -141,6 +160,9 @@ class Feed:
             if not self._unsynced and not self.synced:
                 self.synced = True
                 self._has_changed = True
+            return
+        if isinstance(event, Mark):
+            self._marks[event.kind] = event.version
             return
         change = self._store.apply(event)
         if change.changed or change.diagnostics_changed:
@@ -186,16 +208,21 @@ class Feed:
             await in_turns(self._take_in(), DECODE_TURN_S)
             if not (self._has_changed and self.synced):
                 continue
-            self._has_changed = False
             started = trio.current_time()
+            view, marks = self._store.view(), dict(self._marks)
+            self._has_changed = False
+            self._is_compiling = True
             try:
-                result = await self._compile()
+                result = await self._compile(view)
             except Exception:
                 # A fault of ours or of a plugin: what is in force stays in force, and the next change is tried again.
                 log.exception("compilation failed, the last good snapshot stays in force")
                 self.failures += 1
+                self._has_failed = True
                 last = self._note_compiled(started)
                 continue
+            finally:
+                self._is_compiling = False
             self._note_compiled(started)
             if all(diagnostic.severity is not Severity.ERROR for diagnostic in result.diagnostics):
                 self.succeeded_at = self._wall_clock()
@@ -209,13 +236,15 @@ class Feed:
                     "seconds": round(self.last_s, 6),
                 },
             )
+            self._published_marks = marks
+            self._has_failed = False
             self._publish(result)
             last = trio.current_time()
             await trio.lowlevel.checkpoint()
 
-    async def _compile(self) -> CompileResult:
-        """Compile what is in the store now, step by step: health and the admin listener go on in between."""
-        return await in_turns(self._compiler.compile_in_steps(self._store.view()))
+    async def _compile(self, view: StoreView) -> CompileResult:
+        """Compile a view step by step: health and the admin listener go on in between."""
+        return await in_turns(self._compiler.compile_in_steps(view))
 
     def _note_compiled(self, started: float) -> float:
         """Count a compilation that has ended; return when that was."""

@@ -111,6 +111,10 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         probe_concurrency: Probes under way at once.
         max_restarts, restart_window_s: More worker deaths than this in the window make the gateway not ready.
         access_log: Write one line per request.
+        cluster: Name of the plugin's cluster that this gateway reports to what it has in force; empty = none.
+        identity: What this gateway is called in its reports; empty = POD_NAME, else the host's name.
+        snapshot_file: Where the last good snapshot is kept, to be served after a restart while the source cannot be
+            reached; empty = nowhere. It may hold private keys.
         disabled_plugins: Entry-point names that are not loaded.
     """
 
@@ -133,6 +137,9 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     max_restarts: int = 5
     restart_window_s: float = 60.0
     access_log: bool = True
+    cluster: str = ""
+    identity: str = ""
+    snapshot_file: str = ""
     disabled_plugins: tuple[str, ...] = ()
 
     @classmethod
@@ -176,7 +183,16 @@ ENVIRONMENT = {
 """Environment variable -> field, for plain seconds."""
 
 
-def _pairs(text: str, variable: str, example: str) -> dict[str, str]:
+TEXTS = {"DATUM_ROUTER_IDENTITY": "identity", "DATUM_ROUTER_SNAPSHOT_FILE": "snapshot_file"}
+"""Environment variable -> field, for plain text."""
+
+
+def parse_pairs(text: str, variable: str, example: str) -> dict[str, str]:
+    """Read `name=value,name=value`.
+
+    Raises:
+        ConfigError: Anything else; names the variable.
+    """
     pairs = [part.partition("=") for part in text.split(",")]
     if not all(key.strip() and separator and value.strip() for key, separator, value in pairs):
         raise ConfigError(
@@ -206,6 +222,9 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
                 ) from error
             _require_duration(found_s, variable)
             found[field] = found_s
+    for variable, field in TEXTS.items():
+        if text := environ.get(variable, ""):
+            found[field] = text
     workers = environ.get("DATUM_ROUTER_WORKERS", "")
     if workers:
         if not workers.isascii() or not workers.isdecimal():
@@ -223,5 +242,5 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
         ("DATUM_ROUTER_DATA_PLANE_CONFIG", "data_plane_config", "keep_alive_timeout_s=30"),
     ):
         if text := environ.get(variable, ""):
-            found[field] = _pairs(text, variable, example)
+            found[field] = parse_pairs(text, variable, example)
     return found

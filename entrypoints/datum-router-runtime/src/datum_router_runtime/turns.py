@@ -1,4 +1,4 @@
-"""Work that is done in steps while the event loop goes on."""
+"""Work that is done in steps while the event loop goes on, and waiting for the next time that something happens."""
 
 from __future__ import annotations
 
@@ -26,3 +26,17 @@ async def in_turns(steps: Generator[None, None, T], turn_s: float = 0.0) -> T:
         if time.monotonic() >= until:
             await trio.lowlevel.checkpoint()
             until = time.monotonic() + turn_s
+
+
+class Signal:
+    """Something that happens again and again; whoever wants to wait for the next time takes `next` first."""
+
+    __slots__ = ("next",)
+
+    def __init__(self) -> None:
+        self.next = trio.Event()
+
+    def notify(self) -> None:
+        """Wake whoever waits for this time."""
+        self.next.set()
+        self.next = trio.Event()

@@ -7,14 +7,16 @@ import re
 from collections.abc import Mapping
 
 from datum_router.compiler.diagnostics import nearest
-from datum_router_runtime.settings import ENVIRONMENT
+from datum_router_runtime import sourceenv
+from datum_router_runtime.settings import ENVIRONMENT, TEXTS
 
 PREFIX = "DATUM_ROUTER_"
-GATEWAY_VARIABLES = ("DATUM_ROUTER_SOURCE", "DATUM_ROUTER_DIR", "DATUM_ROUTER_LISTEN", "DATUM_ROUTER_ADMIN")
+GATEWAY_VARIABLES = (*sourceenv.NAMES, "DATUM_ROUTER_LISTEN", "DATUM_ROUTER_ADMIN")
 """What only `datum-router-gateway` reads; `datum-router` has arguments for it."""
 VARIABLES = frozenset(
     {
         *ENVIRONMENT,
+        *TEXTS,
         *GATEWAY_VARIABLES,
         "DATUM_ROUTER_DATA_PLANE_CONFIG",
         "DATUM_ROUTER_DISABLE_PLUGINS",

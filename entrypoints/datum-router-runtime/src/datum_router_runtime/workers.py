@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import trio
@@ -58,6 +58,7 @@ from datum_router_runtime.ipc import (
 from datum_router_runtime.settings import GatewaySettings
 from datum_router_runtime.sockets import ListenerGroup, bind_group
 from datum_router_runtime.trials import open_permits_file
+from datum_router_runtime.turns import Signal
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +137,9 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Supervisor:
     """Keep workers serving the newest snapshot and health.
 
+    Attributes:
+        force_changed: A result was published, or a worker said what it has in force.
+
     Args:
         clock: CLOCK_MONOTONIC seconds, the same clock as the workers' (health `since` crosses the border).
         plugins: What was loaded and checked here; workers load those of them that have a part in serving.
@@ -163,13 +167,14 @@ class Supervisor:
         self.ledger = Ledger()
         self.restarts: collections.deque[float] = collections.deque()
         self.first_published = trio.Event()
-        self.data_changed = trio.Event()
+        self.data_changed = Signal()
+        self.force_changed = Signal()
         self._clock = clock
         self._plugins = tuple(plugins)
         self._on_listening = on_listening
         self._full: bytes | None = None
-        self._drain_begun = trio.Event()
-        self._answered = trio.Event()
+        self.drain_begun = trio.Event()
+        self._answered = Signal()
         self._measure_number = 0
         self._replacement_wanted = trio.Event()
 
@@ -178,6 +183,7 @@ class Supervisor:
     def publish(self, result: CompileResult) -> None:
         """Put a compiled snapshot in force on every worker. Never blocks, never raises on configuration."""
         self.diagnostics = result.diagnostics
+        self.force_changed.notify()
         old, new = self.data, result.data
         if old is not None and old.digest == new.digest:
             return
@@ -196,8 +202,7 @@ class Supervisor:
             self._broadcast(delta)
             if changes:
                 self._broadcast(HealthUpdates(changes=tuple(changes)))
-        self.data_changed.set()
-        self.data_changed = trio.Event()
+        self.data_changed.notify()
         log.info(
             "snapshot published",
             extra={"version": new.version, "rules": len(new.rules), "services": len(new.services)},
@@ -278,7 +283,7 @@ class Supervisor:
         """Begin a graceful end: workers finish their requests and exit, `run` returns."""
         if self.is_draining:
             return
-        self._drain_begun.set()
+        self.drain_begun.set()
         log.info("draining", extra={"lameduck_s": self.settings.lameduck_s, "grace_s": self.settings.grace_s})
         # Our copies go first: from now on the workers' are the only ones, so that closing them after their last
         # accept closes the port (a queue that nobody accepts from would be reset).
@@ -300,7 +305,7 @@ class Supervisor:
     @property
     def is_draining(self) -> bool:
         """Tell whether a graceful end has begun."""
-        return self._drain_begun.is_set()
+        return self.drain_begun.is_set()
 
     @property
     def is_crash_looping(self) -> bool:
@@ -360,7 +365,7 @@ class Supervisor:
             self.ledger.add(names.WORKER_RESTARTS)
             await trio.sleep(delay)
             delay = min(delay * 2, MAX_RESTART_DELAY_S)
-            if self._drain_begun.is_set():
+            if self.drain_begun.is_set():
                 return
 
     async def _replace_when_asked(self, workers: trio.Nursery) -> None:
@@ -407,7 +412,7 @@ class Supervisor:
                 nursery.start_soon(self._watch_drain, link)
                 await self._read(link)
                 link.is_up = False
-                self._note_answer()  # nobody needs to wait for this one any more
+                self._answered.notify()  # nobody needs to wait for this one any more
                 nursery.cancel_scope.cancel()
             with trio.move_on_after(1.0):
                 await process.wait()
@@ -465,6 +470,7 @@ class Supervisor:
                         elif digest:  # else a delta did not fit, nor will the newer one that is on its way
                             link.version = version
                             link.programmed.set()
+                            self.force_changed.notify()
                     case LinkFailed(version=version, error=error):
                         self.link_problem = Diagnostic(
                             severity=Severity.ERROR,
@@ -473,6 +479,7 @@ class Supervisor:
                             message=f"cannot be put in force, the last good one serves on: {error}",
                         )
                         self.ledger.add(names.CONFIG_FAILURES)
+                        self.force_changed.notify()
                     case Report():
                         self._take_report(link, message)
                     case Drained():
@@ -495,11 +502,7 @@ class Supervisor:
             self.publish_health([*changes, *self.book.record_trials(report.trials, now=now)])
         if report.answers > link.answered:
             link.answered = report.answers
-            self._note_answer()
-
-    def _note_answer(self) -> None:
-        self._answered.set()
-        self._answered = trio.Event()
+            self._answered.notify()
 
     async def measure(self, *, timeout_s: float) -> int:
         """Let every worker that is up report now; return how many did not within `timeout_s`.
@@ -513,7 +516,7 @@ class Supervisor:
             link.put(Measure(number=number))
         with trio.move_on_after(timeout_s):
             while any(link.is_up and link.answered < number for link in asked):
-                await self._answered.wait()
+                await self._answered.next.wait()
         return sum(1 for link in asked if link.is_up and link.answered < number)
 
     def totals(self) -> dict[str, float]:
@@ -588,9 +591,3 @@ class Supervisor:
         horizon = self._clock() - self.settings.restart_window_s
         while self.restarts and self.restarts[0] < horizon:
             self.restarts.popleft()
-
-
-def error_summary(diagnostics: Iterable[Diagnostic]) -> dict[str, int]:
-    """Count diagnostics by severity."""
-    counts: collections.Counter[str] = collections.Counter(str(item.severity) for item in diagnostics)
-    return dict(counts)

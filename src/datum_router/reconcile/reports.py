@@ -1,0 +1,266 @@
+"""Gateways' reports: what each one has in force, and from that whether a change is in force everywhere. Pure.
+
+Theory of operation. A gateway keeps one small record of its own (a Lease, `plugins.cluster.LeaseRecord`), whose
+annotation holds a `GatewayReport`: the digest that all its workers serve, and the input it was made from, as the API's
+version (`resourceVersion`) up to which objects of each kind had been taken in. Versions of one kind rise with each
+write, and comparing them as numbers is what the API promises (Kubernetes enhancement 5504). So an edit needs no report
+of its own: one record a second at most tells about any number of objects, and about those that come to nothing, too.
+
+Whoever reads the reports knows for each object the version at which its newest generation was first seen. It is in
+force on a gateway once the report's version of that kind is as high, unless the report lists the object as refused.
+
+A gateway that is gone must not hold anything up: it deletes its record when it ends well; otherwise its record counts
+until it has not been renewed for its whole duration, by the reader's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+from datum_router.manifests.meta import ObjectKey
+from datum_router.plugins.cluster import LeaseRecord
+from datum_router.reasons import Reason
+
+COMPONENT_LABEL = "router.datum.net/component"
+COMPONENT_GATEWAY = "gateway"
+GATEWAY_LABELS = {COMPONENT_LABEL: COMPONENT_GATEWAY}
+REPORT_ANNOTATION = "router.datum.net/report"
+
+MAX_REFUSED = 200
+"""Objects that a report lists as refused; what is beyond is said by `is_cut`, so that a record stays below 64 KiB."""
+MAX_MESSAGE_CHARS = 200
+NAMED_GATEWAYS = 3
+"""Gateways that a message names; it says how many others there are."""
+
+
+class Refusal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
+    """An object whose newest version is not, or not wholly, in force on a gateway, and why."""
+
+    kind: str
+    namespace: str = ""
+    name: str
+    reason: str
+    message: str = ""
+
+    @property
+    def key(self) -> ObjectKey:
+        """Return which object it is."""
+        return ObjectKey(kind=self.kind, namespace=self.namespace, name=self.name)
+
+
+class GatewayReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, rename="camel"):
+    """What a gateway says of itself.
+
+    Attributes:
+        digest: `SnapshotData.digest` that every worker serves.
+        versions: Kind -> API version up to which everything is in force.
+        refused: Objects that this gateway refuses, first by kind, namespace and name; at most `MAX_REFUSED`.
+        is_cut: There are more refused ones.
+        problem: Why it cannot put what it has taken in into force, such as a port that another process has; empty if
+            nothing is wrong.
+        namespaces: Those whose objects it serves; empty = all.
+        label_selector: Which of our objects it serves; empty = all.
+    """
+
+    digest: str = ""
+    versions: Mapping[str, str] = {}
+    refused: tuple[Refusal, ...] = ()
+    is_cut: bool = False
+    problem: str = ""
+    namespaces: tuple[str, ...] = ()
+    label_selector: str = ""
+
+
+def make_refusals(refusals: Iterable[Refusal]) -> tuple[tuple[Refusal, ...], bool]:
+    """Return at most one refusal an object, in order, messages cut to size, and whether some were left out."""
+    found: dict[ObjectKey, Refusal] = {}
+    for one in refusals:
+        if len(one.message) > MAX_MESSAGE_CHARS:
+            one = msgspec.structs.replace(one, message=one.message[: MAX_MESSAGE_CHARS - 3] + "...")
+        found.setdefault(one.key, one)
+    ordered = [found[key] for key in sorted(found)]
+    return tuple(ordered[:MAX_REFUSED]), len(ordered) > MAX_REFUSED
+
+
+_ENCODER = msgspec.json.Encoder(order="deterministic")
+_DECODER = msgspec.json.Decoder(GatewayReport)
+
+
+def encode_report(report: GatewayReport) -> str:
+    """Return a report as the text of its annotation; equal reports give equal texts."""
+    return _ENCODER.encode(report).decode()
+
+
+def decode_report(text: str) -> GatewayReport | None:
+    """Return the report of an annotation, or None for what no gateway of this version has written."""
+    try:
+        return _DECODER.decode(text)
+    except (msgspec.MsgspecError, UnicodeError):
+        return None
+
+
+def version_number(text: str) -> int:
+    """Return an API version as a number that can be compared with others of its kind; 0 for what is none."""
+    return int(text) if text.isascii() and text.isdecimal() else 0
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """Whether an object's newest generation is in force on every gateway: a Programmed condition without its times."""
+
+    status: str
+    reason: str
+    message: str
+
+
+IN_FORCE = Verdict(status="True", reason="Programmed", message="in force on every gateway")
+NO_GATEWAY = Verdict(status="Unknown", reason="NoGateway", message="no gateway reports what it has in force")
+
+
+class _Known(msgspec.Struct):
+    """A gateway as its record was last seen.
+
+    Attributes:
+        fresh_at: Monotonic seconds at which the record was last seen to differ from before.
+    """
+
+    record: LeaseRecord
+    report: GatewayReport
+    fresh_at: float
+
+
+class ReportBook:
+    """What all gateways have said. Not thread-safe; pure: clocks are arguments."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], _Known] = {}
+
+    def update(self, records: Sequence[LeaseRecord], *, now: float, wall: float) -> bool:
+        """Take all records that there are; return whether any verdict may differ from before.
+
+        Args:
+            now: Monotonic seconds.
+            wall: Unix seconds, for records that are seen for the first time: what had run out twice over by the
+                writer's clock is not waited for.
+        """
+        is_changed = False
+        seen: set[tuple[str, str]] = set()
+        for record in records:
+            key = (record.namespace, record.name)
+            known = self._known.get(key)
+            if known is not None and known.record == record:
+                seen.add(key)
+                continue
+            report = decode_report(record.annotations.get(REPORT_ANNOTATION, ""))
+            if report is None:
+                continue
+            seen.add(key)
+            fresh_at = now
+            if known is None and wall - record.renewed_at > 2 * record.duration_s:
+                fresh_at = now - record.duration_s - 1.0
+            was_live = known is not None and self._is_live(known, now)
+            is_changed |= known is None or not was_live or known.report != report
+            self._known[key] = _Known(record, report, fresh_at)
+        for key in self._known.keys() - seen:
+            del self._known[key]
+            is_changed = True
+        return is_changed
+
+    def live(self, now: float) -> dict[str, GatewayReport]:
+        """Return the reports that count, by name of the gateway, in order."""
+        return {
+            known.record.holder or known.record.name: known.report
+            for _, known in sorted(self._known.items())
+            if self._is_live(known, now)
+        }
+
+    def next_expiry(self, now: float) -> float:
+        """Return after how many seconds the next record runs out that counts now; infinity if none does."""
+        due = [
+            known.fresh_at + known.record.duration_s - now
+            for known in self._known.values()
+            if self._is_live(known, now)
+        ]
+        return min(due, default=float("inf"))
+
+    def verdicts(self, now: float) -> Verdicts:
+        """Return what can be said of any object now."""
+        return Verdicts(self.live(now))
+
+    @staticmethod
+    def _is_live(known: _Known, now: float) -> bool:
+        return now - known.fresh_at <= known.record.duration_s
+
+
+class Verdicts:
+    """The reports of one moment, ready to be asked about many objects."""
+
+    __slots__ = ("_refusals", "_reports")
+
+    def __init__(self, reports: Mapping[str, GatewayReport]) -> None:
+        self._reports = dict(reports)
+        self._refusals: dict[ObjectKey, list[tuple[str, Refusal]]] = {}
+        for gateway, report in self._reports.items():
+            for one in report.refused:
+                self._refusals.setdefault(one.key, []).append((gateway, one))
+
+    @property
+    def gateways(self) -> Mapping[str, GatewayReport]:
+        """Return the reports by gateway."""
+        return self._reports
+
+    def of(self, key: ObjectKey, version: str, *, labels: Mapping[str, str] | None = None) -> Verdict:
+        """Return whether an object is in force everywhere.
+
+        Args:
+            version: The API version at which its newest generation was first seen; empty if it is known to have been in
+                force everywhere before, so that only refusals count.
+            labels: The object's, for gateways that select by labels of equality (`a=b,c!=d`).
+        """
+        concerned = [gateway for gateway, report in self._reports.items() if _is_concerned(report, key, labels or {})]
+        if not concerned:
+            return NO_GATEWAY
+        wanted = version_number(version)
+        behind = [
+            gateway
+            for gateway in concerned
+            if version_number(self._reports[gateway].versions.get(key.kind, "")) < wanted
+        ]
+        if behind:
+            named = ", ".join(self._named(gateway) for gateway in behind[:NAMED_GATEWAYS])
+            others = f" and {len(behind) - NAMED_GATEWAYS} others" if len(behind) > NAMED_GATEWAYS else ""
+            return Verdict(status="False", reason="Pending", message=f"not in force yet on {named}{others}")
+        for gateway, refusal in self._refusals.get(key, ()):
+            return Verdict(status="False", reason=refusal.reason, message=f"gateway {gateway}: {refusal.message}")
+        return IN_FORCE
+
+    def _named(self, gateway: str) -> str:
+        problem = self._reports[gateway].problem
+        return f"{gateway} ({problem})" if problem else gateway
+
+    def refusals_of(self, key: ObjectKey, reason: Reason) -> list[tuple[str, Refusal]]:
+        """Return who refuses an object for a reason, with what is said about it."""
+        return [(gateway, one) for gateway, one in self._refusals.get(key, ()) if one.reason == reason]
+
+
+def _is_concerned(report: GatewayReport, key: ObjectKey, labels: Mapping[str, str]) -> bool:
+    if report.namespaces and key.namespace not in report.namespaces:
+        return False
+    return not report.label_selector or _is_selected(report.label_selector, labels)
+
+
+def _is_selected(selector: str, labels: Mapping[str, str]) -> bool:
+    """Tell whether labels match a selector of equalities; parts of other forms are taken as matching."""
+    for part in selector.split(","):
+        name, operator, value = part.partition("!=")
+        if operator:
+            if labels.get(name.strip()) == value.strip():
+                return False
+            continue
+        name, operator, value = part.partition("=")
+        if operator and labels.get(name.strip()) != value.removeprefix("=").strip():
+            return False
+    return True
