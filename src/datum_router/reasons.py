@@ -14,6 +14,15 @@ class Reason(enum.StrEnum):
 
     # --- manifests -------------------------------------------------------------------------------
     ACCEPTED = "Accepted"
+    RESOLVED_REFS = "ResolvedRefs"
+    NO_CONFLICTS = "NoConflicts"
+    ENDPOINTS_READY = "EndpointsReady"
+    SYNCED = "Synced"
+    PAUSED = "Paused"
+    PROGRAMMED = "Programmed"
+    READY = "Ready"
+    PENDING = "Pending"
+    INVALID = "Invalid"
     INVALID_SYNTAX = "InvalidSyntax"
     UNKNOWN_KIND = "UnknownKind"
     UNKNOWN_FIELD = "UnknownField"

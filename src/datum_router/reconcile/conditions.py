@@ -48,7 +48,7 @@ def condition(
     return Condition(
         type=str(kind),
         status="Unknown" if status is None else str(status),
-        reason=reason,
+        reason=str(reason),
         message=bounded(message),
         observed_generation=generation,
     )
