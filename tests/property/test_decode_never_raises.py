@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from datum_router.compiler.diagnostics import Origin, Severity
 from datum_router.manifests._walk import PlainText
-from datum_router.manifests.decode import decode
+from datum_router.manifests.decode import Decoded, decode, decode_json
 from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.meta import ObjectMeta
 from datum_router.manifests.schema import field_rows
@@ -178,6 +178,7 @@ def check(raw: dict[str, object]) -> None:
     assert repr(decoded) == repr(decode(raw, ORIGIN, WALKED)), (
         "the quick way and the walk disagree"
     )  # repr: not a number
+    check_json(raw, decoded)
     errors = [item for item in decoded.diagnostics if item.severity is Severity.ERROR]
     if decoded.manifest is not None:
         assert not errors
@@ -190,6 +191,30 @@ def check(raw: dict[str, object]) -> None:
         assert item.line == 1
         assert item.message.splitlines() == [item.message]
         assert item.path.isprintable()
+
+
+def check_json(raw: dict[str, object], decoded: Decoded) -> None:
+    """The way of JSON text finds what the way of plain data does, if the data can be written in JSON at all."""
+    api_version, kind = raw.get("apiVersion"), raw.get("kind")
+    if not isinstance(api_version, str) or not isinstance(kind, str):
+        return
+    try:
+        text = msgspec.json.encode(raw)
+        if repr(msgspec.json.decode(text)) != repr(raw):  # not a number, numbers as keys, floats beyond the decimal
+            return
+    except (msgspec.MsgspecError, TypeError, ValueError, UnicodeError, OverflowError, RecursionError):
+        return
+    for told in (text, msgspec.json.encode({**raw, "apiVersion": "meta.k8s.io/v1", "kind": 5})):
+        found = decode_json(msgspec.Raw(told), ORIGIN, TABLE, api_version=api_version, kind=kind)
+        assert repr(found) == repr(decoded), "JSON and plain data disagree"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=50))
+def test_any_text_is_taken(text: bytes) -> None:
+    found = decode_json(msgspec.Raw(text), ORIGIN, TABLE, api_version="v1", kind="Service")
+    assert found.manifest is None
+    assert found.diagnostics or found.is_unknown_kind
 
 
 @settings(max_examples=200, deadline=None)

@@ -82,6 +82,30 @@ def test_any_history_that_ends_in_one_state_ends_in_one_view(
     assert seen(winding.view()) == seen(straight.view())
 
 
+def in_json(event: SourceEvent) -> SourceEvent:
+    if not isinstance(event, Upsert) or isinstance(event.raw, msgspec.Raw):
+        return event
+    raw = dict(event.raw)
+    kind = {"api_version": str(raw.pop("apiVersion")), "kind": str(raw.pop("kind"))}
+    return msgspec.structs.replace(event, raw=msgspec.Raw(msgspec.json.encode(raw)), **kind)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(any_states, min_size=1, max_size=5), st.data())
+def test_objects_in_json_and_as_plain_data_end_in_one_view(history: list[State], data: st.DataObject) -> None:
+    plain, mixed = Store(TABLE), Store(TABLE)
+    before = mixed.view()
+    state: State = {}
+    for step in history:
+        for event in between(state, step):
+            told = in_json(event) if data.draw(st.booleans()) else event
+            assert plain.apply(event).changed == mixed.apply(told).changed
+        state = step
+    assert seen(plain.view()) == seen(mixed.view())
+    assert plain.view().refused() == mixed.view().refused()
+    assert mixed.view().changes(before) == plain.view().changes(None)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(any_states, min_size=1, max_size=5))
 def test_changed_keys_are_exactly_those_whose_manifest_differs(history: list[State]) -> None:

@@ -367,6 +367,10 @@ _LONG_NUMBER = (
 )  # what `_DIGITS` makes of a number that is perhaps beyond 64 bits; 20 times faster than a regex
 
 
+METADATA_TEXT = PlainText(())
+"""For metadata: text in there may be any, and only numbers can be what msgspec would pass over."""
+
+
 def plain_text(kind: types.Type) -> PlainText | None:
     """Return how to recognise objects of a type that can be left to msgspec.
 
@@ -410,6 +414,7 @@ __all__ = [
     "KNOWN_METADATA",
     "MAX_PATH_CHARS",
     "MAX_PROBLEMS",
+    "METADATA_TEXT",
     "PlainText",
     "Walker",
     "child",

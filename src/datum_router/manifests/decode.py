@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
-from datum_router.manifests._walk import KNOWN_METADATA, MAX_PROBLEMS, Walker, json_type
+from datum_router.manifests._walk import KNOWN_METADATA, MAX_PROBLEMS, METADATA_TEXT, Walker, json_type
 from datum_router.manifests.meta import (
     DEFAULT_NAMESPACE,
     GROUP,
@@ -25,6 +25,8 @@ from datum_router.reasons import Reason
 
 _METADATA = frozenset(ObjectMeta.__struct_encode_fields__) | KNOWN_METADATA
 _JSON = msgspec.json.Encoder()
+_PARTS = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TYPE_FIELDS = frozenset(("apiVersion", "kind"))
 _CONVERT_PATH = re.compile(r" - at `\$\.?([^`]*)`\Z")
 
 
@@ -34,12 +36,14 @@ class Decoded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         manifest: Typed, valid and in canonical form; None if there are errors or the kind is unknown.
         key: None if the object cannot be told apart from others.
+        metadata: Of an object whose kind is known and that is bad, so that it can be told: as much as is readable.
         is_unknown_kind: The kind is none of ours and none of a plugin's: to be counted and passed over.
     """
 
     manifest: msgspec.Struct | None = None
     key: ObjectKey | None = None
     kind: ResourceKind | None = None
+    metadata: ObjectMeta | None = None
     diagnostics: tuple[Diagnostic, ...] = ()
     is_unknown_kind: bool = False
 
@@ -50,13 +54,38 @@ def decode(raw: Mapping[str, object], origin: Origin, kinds: KindTable) -> Decod
     Problems of types and names are all reported together; rules between fields are looked at when there are none.
     """
     quick = _decode_plain(raw, kinds)
+    return _decode_slowly(raw, origin, kinds) if quick is None else _checked(*quick, origin)
+
+
+def decode_json(text: msgspec.Raw, origin: Origin, kinds: KindTable, *, api_version: str, kind: str) -> Decoded:
+    """Return the same as `decode` does for the object that is written in JSON, in a third of the time.
+
+    Args:
+        api_version, kind: What the object is; what its text says of that counts for nothing. (Lists of an API server
+            leave it out of their items, or name the form in which part of an object was asked for.)
+    """
+    quick = _decode_plain_json(text, api_version, kind, kinds)
     if quick is not None:
-        manifest, kind, key = quick
-        checked, found = _check(manifest, kind)
-        return Decoded(
-            manifest=checked, key=key, kind=kind, diagnostics=_located(found, str(key), origin) if found else ()
-        )
-    return _decode_slowly(raw, origin, kinds)
+        return _checked(*quick, origin)
+    try:
+        raw = msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        message = f"cannot be read as JSON: {shown(str(error))}"
+        problem = Problem(path="", reason=Reason.INVALID_SYNTAX, message=message)
+        return Decoded(diagnostics=_located([problem], _anonymous(origin), origin))
+    named = {**raw, "apiVersion": api_version, "kind": kind} if isinstance(raw, dict) else raw
+    return _decode_slowly(named, origin, kinds)
+
+
+def _checked(manifest: msgspec.Struct, kind: ResourceKind, key: ObjectKey, origin: Origin) -> Decoded:
+    checked, found = _check(manifest, kind)
+    return Decoded(
+        manifest=checked,
+        key=key,
+        kind=kind,
+        metadata=getattr(manifest, "metadata", None) if checked is None else None,
+        diagnostics=_located(found, str(key), origin) if found else (),
+    )
 
 
 def _decode_slowly(raw: Mapping[str, object], origin: Origin, kinds: KindTable) -> Decoded:
@@ -92,7 +121,22 @@ def _decode_slowly(raw: Mapping[str, object], origin: Origin, kinds: KindTable) 
     if manifest is not None:
         manifest, more = _check(manifest, kind)
         found += more
-    return Decoded(manifest=manifest, key=key, kind=kind, diagnostics=_located(found, str(key), origin))
+    return Decoded(
+        manifest=manifest,
+        key=key,
+        kind=kind,
+        metadata=_readable(raw["metadata"], key) if manifest is None else None,
+        diagnostics=_located(found, str(key), origin),
+    )
+
+
+def _readable(metadata: object, key: ObjectKey) -> ObjectMeta:
+    """Return the metadata of a bad object, or what its key says if that is what is bad."""
+    try:
+        found = msgspec.convert(metadata, ObjectMeta, strict=True)
+    except (msgspec.ValidationError, RecursionError, UnicodeError, TypeError, ValueError):
+        return ObjectMeta(name=key.name, namespace=key.namespace)
+    return msgspec.structs.replace(found, namespace=key.namespace)
 
 
 def _decode_plain(raw: Mapping[str, object], kinds: KindTable) -> tuple[msgspec.Struct, ResourceKind, ObjectKey] | None:
@@ -132,6 +176,50 @@ def _decode_plain(raw: Mapping[str, object], kinds: KindTable) -> tuple[msgspec.
     except (msgspec.ValidationError, RecursionError, UnicodeError, TypeError, ValueError, OverflowError):
         return None
     return manifest, kind, ObjectKey(kind=kind_name, namespace=namespace, name=name)
+
+
+def _decode_plain_json(
+    text: msgspec.Raw, api_version: str, kind_name: str, kinds: KindTable
+) -> tuple[msgspec.Struct, ResourceKind, ObjectKey] | None:
+    """Return what `_decode_plain` does, for JSON text.
+
+    The text is looked at part by part, since metadata is full of what the walk takes anyway: it says nothing of text in
+    there, and tools keep JSON within JSON in annotations. What it does say of metadata shows in the names of fields and
+    in numbers, and msgspec refuses the rest.
+    """
+    kind = kinds.get(api_version, kind_name)
+    plain = None if kind is None else kinds.plain_text_of(kind)
+    if kind is None or plain is None:
+        return None
+    try:
+        parts = _PARTS.decode(text)
+        metadata = parts.get("metadata")
+        if metadata is None or not _PARTS.decode(metadata).keys() <= _METADATA:
+            return None
+        for name, part in parts.items():
+            if name in _TYPE_FIELDS or (kind.is_status_ours and name == "status"):
+                continue
+            judge = METADATA_TEXT if name == "metadata" else plain
+            if not judge.accepts(bytes(part)):
+                return None
+        # Of a name that is there twice the last one counts, so what stands at the end is what the object is.
+        named = b'%b,"apiVersion":%b,"kind":%b}' % (
+            bytes(text)[:-1],
+            _JSON.encode(api_version),
+            _JSON.encode(kind_name),
+        )
+        manifest = kinds.decoder_of(kind).decode(named)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+    found = getattr(manifest, "metadata", None)
+    if not isinstance(found, ObjectMeta):
+        return None
+    namespace = (found.namespace or DEFAULT_NAMESPACE) if kind.namespaced else ""
+    if not is_name(found.name) or (namespace and not is_namespace(namespace)):
+        return None
+    if found.namespace != namespace:
+        msgspec.structs.force_setattr(found, "namespace", namespace)  # nobody else has seen it yet
+    return manifest, kind, ObjectKey(kind=kind_name, namespace=namespace, name=found.name)
 
 
 def _is_bad(problems: Iterable[Problem]) -> bool:

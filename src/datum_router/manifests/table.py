@@ -35,6 +35,9 @@ class ResourceKind(msgspec.Struct, frozen=True, kw_only=True):
         validate: Takes a manifest of that type and returns what a type cannot say; must not raise.
         normalize: Brings a valid manifest into canonical form, such as lower-case host names.
         content: What of a manifest counts as a change; by default all but the bookkeeping of the API server.
+        is_optional: Clusters may do without the kind: one that has none is a cluster without such objects, and is asked
+            for it again now and then.
+        is_metadata_only: Nothing but the metadata is read, so that sources need not ask for more.
         is_status_ours: The status is written by the router: when read it is informative, and a bad one is dropped.
     """
 
@@ -48,6 +51,8 @@ class ResourceKind(msgspec.Struct, frozen=True, kw_only=True):
     validate: Callable[..., Iterable[Problem]] | None = None
     normalize: Callable[..., msgspec.Struct] | None = None
     content: Callable[..., object] | None = None
+    is_optional: bool = False
+    is_metadata_only: bool = False
     is_status_ours: bool = False
     columns: tuple[PrinterColumn, ...] = ()
 
@@ -80,7 +85,7 @@ def default_content(manifest: msgspec.Struct) -> object:
 class KindTable:
     """Look up kinds by `(apiVersion, kind)`; immutable, iterates over its rows in order."""
 
-    __slots__ = ("_by_version", "_kinds", "_plain", "_types")
+    __slots__ = ("_by_version", "_decoders", "_kinds", "_plain", "_types")
 
     def __init__(self, kinds: Sequence[ResourceKind]) -> None:
         """Take the rows.
@@ -104,6 +109,7 @@ class KindTable:
             self._by_version[index] = kind
         self._types: dict[tuple[str, str], msgspec.inspect.Type] = {}
         self._plain: dict[type[msgspec.Struct], PlainText | None] = {}
+        self._decoders: dict[type[msgspec.Struct], msgspec.json.Decoder[msgspec.Struct]] = {}
 
     def __iter__(self) -> Iterator[ResourceKind]:
         return iter(self._kinds)
@@ -135,6 +141,13 @@ class KindTable:
         if kind.struct not in self._plain:
             self._plain[kind.struct] = plain_text(self.type_of(kind))
         return self._plain[kind.struct]
+
+    def decoder_of(self, kind: ResourceKind) -> msgspec.json.Decoder[msgspec.Struct]:
+        """Return the decoder of JSON text of a kind; made once per table."""
+        found = self._decoders.get(kind.struct)
+        if found is None:
+            found = self._decoders[kind.struct] = msgspec.json.Decoder(kind.struct)
+        return found
 
     def near_miss(self, api_version: str, kind: str) -> str:
         """Return a hint for an unknown kind that was probably meant to be one of ours; empty for all others."""

@@ -6,7 +6,10 @@ owner until it deletes the object. So a second source that names the same object
 takes over when the first lets go.
 
 A version that is bad leaves the last good one of its source in force. A version whose content is what it was before
-(the echo of our own status write, a comment in a file) changes nothing. Whatever the order and repetition of events
+(the echo of our own status write, a comment in a file) changes nothing: `apply` names no change, and no view tells of
+one in `changes`, so that nothing is compiled anew. Views give the latest such version all the same, so that who writes
+statuses sees the generation, the version and the status that are there now. (An object in force has a mark that lasts
+as long as its content; `changes` compares marks.) Whatever the order and repetition of events
 that lead to one state of all sources, the view is the same, apart from who came first among several sources.
 
 Views are immutable: the store copies a kind's table before it changes one that a view holds.
@@ -20,8 +23,8 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
-from datum_router.manifests.decode import Decoded, decode
-from datum_router.manifests.meta import DEFAULT_NAMESPACE, ObjectKey
+from datum_router.manifests.decode import Decoded, decode, decode_json
+from datum_router.manifests.meta import DEFAULT_NAMESPACE, ObjectKey, ObjectMeta
 from datum_router.manifests.table import KindTable
 from datum_router.plugins.protocols import Delete, Mark, Problems, SourceEvent, Synced, Upsert
 from datum_router.reasons import Reason
@@ -31,10 +34,16 @@ MAX_ANONYMOUS = 1000
 
 
 class StoreChange(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """What one event changed: objects in force, and whether `diagnostics()` or places of objects differ."""
+    """What one event changed: objects in force, and whether `diagnostics()` or places of objects differ.
+
+    Attributes:
+        is_refreshed: Nothing of what is in force, but views give another version of the event's object (in `get` or
+            `refused`): its generation, say, or its status.
+    """
 
     changed: frozenset[ObjectKey] = frozenset()
     diagnostics_changed: bool = False
+    is_refreshed: bool = False
 
 
 NO_CHANGE = StoreChange()
@@ -43,10 +52,11 @@ _MSGPACK = msgspec.msgpack.Encoder(order="deterministic")
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """An object in force."""
+    """An object in force: the latest version that has the content which `mark` stands for."""
 
     manifest: msgspec.Struct
     origin: Origin
+    mark: object
 
 
 class _Bucket:
@@ -74,18 +84,18 @@ class _Bucket:
         return self._sorted
 
 
-def _manifest(entries: Mapping[tuple[str, str], _Entry], name: tuple[str, str]) -> msgspec.Struct | None:
+def _mark(entries: Mapping[tuple[str, str], _Entry], name: tuple[str, str]) -> object:
     entry = entries.get(name)
-    return None if entry is None else entry.manifest
+    return None if entry is None else entry.mark
 
 
 _EMPTY = _Bucket({}, None, set())
 
 
 class _Claim:
-    """What one source says of one object. `manifest` and `origin` are the last good version's."""
+    """What one source says of one object. `manifest`, `origin` and `mark` are the last good version's."""
 
-    __slots__ = ("content", "diagnostics", "file", "fingerprint", "latest", "manifest", "origin")
+    __slots__ = ("content", "diagnostics", "file", "fingerprint", "latest", "manifest", "mark", "origin", "refused")
 
     def __init__(self) -> None:
         self.fingerprint = b""  # of the latest version, whose text need not be kept; empty: unknown
@@ -94,6 +104,8 @@ class _Claim:
         self.manifest: msgspec.Struct | None = None
         self.origin: Origin | None = None
         self.content: object = None
+        self.mark: object = None
+        self.refused: ObjectMeta | None = None  # of the latest version, if that is bad
         self.diagnostics: tuple[Diagnostic, ...] = ()
 
 
@@ -110,17 +122,22 @@ class _Claims:
 class StoreView:
     """What is in force at one moment; never changes."""
 
-    __slots__ = ("_buckets", "_diagnostics", "_skipped")
+    __slots__ = ("_buckets", "_diagnostics", "_refused", "_skipped")
 
     def __init__(
-        self, buckets: Mapping[str, _Bucket], diagnostics: tuple[Diagnostic, ...], skipped: Mapping[str, int]
+        self,
+        buckets: Mapping[str, _Bucket],
+        diagnostics: tuple[Diagnostic, ...],
+        skipped: Mapping[str, int],
+        refused: Mapping[ObjectKey, ObjectMeta],
     ) -> None:
         self._buckets = buckets
         self._diagnostics = diagnostics
         self._skipped = skipped
+        self._refused = refused
 
     def get(self, kind: str, namespace: str, name: str) -> msgspec.Struct | None:
-        """Return the manifest in force, or None."""
+        """Return the manifest in force, or None; of versions that are equal in content, the latest."""
         entry = self._buckets.get(kind, _EMPTY).entries.get((namespace, name))
         return None if entry is None else entry.manifest
 
@@ -129,9 +146,10 @@ class StoreView:
         return self._buckets.get(kind, _EMPTY).manifests()
 
     def changes(self, since: StoreView | None) -> dict[str, set[tuple[str, str]]]:
-        """Return, by kind, namespace and name of what came, went or has another manifest than in an older view.
+        """Return, by kind, namespace and name of what came, went or has other content than in an older view.
 
-        Objects that only moved in their file have not changed. O(changes) for the view before this one of the same
+        Objects that only moved in their file, or of which there is a version of equal content (another status, say),
+        have not changed. O(changes) for the view before this one of the same
         store, else O(objects of kinds that were touched).
         """
         changed: dict[str, set[tuple[str, str]]] = {}
@@ -142,7 +160,7 @@ class StoreView:
                 continue
             old, new = before.entries, now.entries
             names = now.touched if now.base is before.mark else old.keys() | new.keys()
-            differing = {name for name in names if _manifest(old, name) is not _manifest(new, name)}
+            differing = {name for name in names if _mark(old, name) is not _mark(new, name)}
             if differing:
                 changed[kind] = differing
         return changed
@@ -156,6 +174,13 @@ class StoreView:
         """Return what is wrong with objects and files, in order of file and line."""
         return self._diagnostics
 
+    def refused(self) -> Mapping[ObjectKey, ObjectMeta]:
+        """Return the metadata of objects whose latest version is bad, of which an older one may be in force.
+
+        Of an object of several sources, that of the source whose version is in force, else of the first.
+        """
+        return self._refused
+
     def skipped(self) -> Mapping[str, int]:
         """Return how many objects of unknown kinds there are, by `apiVersion kind`."""
         return self._skipped
@@ -164,7 +189,7 @@ class StoreView:
 class Store:
     """Take events of sources, give views. Not thread-safe; pure."""
 
-    __slots__ = ("_buckets", "_claims", "_diagnostics", "_kinds", "_reports", "_skipped")
+    __slots__ = ("_buckets", "_claims", "_diagnostics", "_kinds", "_refused", "_reports", "_skipped")
 
     def __init__(self, kinds: KindTable) -> None:
         self._kinds = kinds
@@ -172,6 +197,7 @@ class Store:
         self._claims: dict[ObjectKey, _Claims] = {}
         self._reports: dict[tuple[str, str, str], tuple[Diagnostic, ...]] = {}
         self._skipped: dict[tuple[str, ObjectKey], tuple[str, str]] = {}
+        self._refused: dict[ObjectKey, ObjectMeta] = {}
         self._diagnostics: tuple[Diagnostic, ...] | None = ()
 
     def apply(self, event: SourceEvent) -> StoreChange:
@@ -199,26 +225,32 @@ class Store:
         skipped: dict[str, int] = {}
         for api_version, _ in self._skipped.values():
             skipped[api_version] = skipped.get(api_version, 0) + 1
-        return StoreView(dict(self._buckets), self._diagnostics, skipped)
+        return StoreView(dict(self._buckets), self._diagnostics, skipped, dict(self._refused))
 
     # --- events ----------------------------------------------------------------------------------------------------
 
     def _upsert(self, event: Upsert) -> StoreChange:
-        origin = event.origin
-        fingerprint = _fingerprint(event.raw)
-        known = self._claim_on(event, fingerprint)
-        if known is not None:
-            before = known[2]
-            if before.latest == origin:
-                return NO_CHANGE
-            if before.manifest is not None and before.latest == before.origin and not before.diagnostics:
-                return self._move(*known, event)
-        decoded = decode(event.raw, origin, self._kinds)
+        origin, raw = event.origin, event.raw
+        fingerprint = b""  # versions of an API differ at least in their number: there is nothing to save
+        if isinstance(raw, msgspec.Raw):
+            api_version: object = event.api_version
+            decoded = decode_json(raw, origin, self._kinds, api_version=event.api_version, kind=event.kind)
+        else:
+            fingerprint = _fingerprint(raw)
+            known = self._claim_on(event, raw, fingerprint)
+            if known is not None:
+                before = known[2]
+                if before.latest == origin:
+                    return NO_CHANGE
+                if before.manifest is not None and before.latest == before.origin and not before.diagnostics:
+                    return self._move(*known, event)
+            api_version = raw.get("apiVersion") if isinstance(raw, Mapping) else ""
+            decoded = decode(raw, origin, self._kinds)
         key = decoded.key
         if key is None:
             return self._anonymous(event, decoded)
         if decoded.is_unknown_kind:
-            name = f"{event.raw.get('apiVersion')} {key.kind}"
+            name = f"{api_version} {key.kind}"
             self._skipped[event.source, key] = (name, origin.file)
             return StoreChange(
                 diagnostics_changed=self._report(("skipped", event.source, _text(key)), decoded.diagnostics)
@@ -231,6 +263,7 @@ class Store:
             claim = claims.by_source[event.source] = _Claim()
         claim.fingerprint, claim.latest, claim.file = fingerprint, origin, origin.file
         claim.diagnostics = decoded.diagnostics
+        claim.refused = decoded.metadata
         is_changed = False
         is_moved = False
         if decoded.manifest is not None and decoded.kind is not None:
@@ -238,6 +271,8 @@ class Store:
             is_changed = claim.manifest is None or claim.content != content
             is_moved = claim.origin != origin
             claim.manifest, claim.origin, claim.content = decoded.manifest, origin, content
+            if is_changed:
+                claim.mark = object()
         elif claim.manifest is not None:
             claim.diagnostics = (*claim.diagnostics, _last_good(key, origin))
         owner_before = claims.owner
@@ -246,9 +281,11 @@ class Store:
             self._put(key, claims)
         diagnostics_changed = self._report_object(key, claims)
         is_owner = claims.owner == event.source
+        is_in_force = owner_changed or (is_changed and is_owner)
         return StoreChange(
-            changed=frozenset({key}) if owner_changed or (is_changed and is_owner) else frozenset(),
+            changed=frozenset({key}) if is_in_force else frozenset(),
             diagnostics_changed=diagnostics_changed or (is_moved and is_owner and owner_before is not None),
+            is_refreshed=not is_in_force and (is_owner or claims.owner is None),
         )
 
     def _delete(self, event: Delete) -> StoreChange:
@@ -295,9 +332,10 @@ class Store:
             return NO_CHANGE
         return StoreChange(diagnostics_changed=self._report(index, decoded.diagnostics))
 
-    def _claim_on(self, event: Upsert, fingerprint: bytes) -> tuple[ObjectKey, _Claims, _Claim] | None:
+    def _claim_on(
+        self, event: Upsert, raw: Mapping[str, object], fingerprint: bytes
+    ) -> tuple[ObjectKey, _Claims, _Claim] | None:
         """Return the claim whose latest version has the very text of this event's, without decoding it."""
-        raw = event.raw
         metadata = raw.get("metadata") if fingerprint and isinstance(raw, dict) else None
         if not isinstance(metadata, dict):
             return None
@@ -343,13 +381,18 @@ class Store:
         if owner is None or owner.manifest is None or owner.origin is None:
             entries.pop(name, None)
         else:
-            entries[name] = _Entry(manifest=owner.manifest, origin=owner.origin)
+            entries[name] = _Entry(manifest=owner.manifest, origin=owner.origin, mark=owner.mark)
         self._buckets[key.kind] = bucket
 
     def _report_object(self, key: ObjectKey, claims: _Claims) -> bool:
         """Bring the diagnostics of all claims on an object up to date; return whether any differ."""
         is_changed = False
         owner = None if claims.owner is None else claims.by_source.get(claims.owner)
+        speaker = owner if owner is not None else next(iter(claims.by_source.values()), None)
+        if speaker is not None and speaker.refused is not None:
+            self._refused[key] = speaker.refused
+        elif self._refused:
+            self._refused.pop(key, None)
         for source, claim in claims.by_source.items():
             found = claim.diagnostics
             if owner is not None and claim is not owner and claim.manifest is not None and claim.origin is not None:

@@ -57,9 +57,88 @@ def test_an_object_is_in_force_until_it_is_deleted(store: Store) -> None:
 def test_a_change_is_told_and_an_echo_is_not(store: Store) -> None:
     store.apply(upsert(raw()))
     assert store.apply(upsert(raw())) == NONE
-    assert store.apply(upsert(raw(resourceVersion="2") | {"status": {"ready": True}})) == NONE
+    echo = raw(resourceVersion="2") | {"status": {"ready": True}}
+    assert store.apply(upsert(echo)) == StoreChange(is_refreshed=True)
     assert store.apply(upsert(raw(port=81))) == StoreChange(changed=frozenset({KEY}))
     assert port_of(store.view()) == 81
+
+
+def test_views_give_the_latest_of_versions_with_equal_content_and_tell_of_no_change(store: Store) -> None:
+    store.apply(upsert(raw(resourceVersion="1", generation=1)))
+    before = store.view()
+    store.apply(upsert(raw(resourceVersion="2", generation=2) | {"status": {"ready": True}}))
+    after = store.view()
+    found = after.get("VPCService", "default", "a")
+    assert isinstance(found, VPCService)
+    assert (found.metadata.resource_version, found.metadata.generation) == ("2", 2)
+    assert found.status is not None
+    assert found.status.ready
+    assert after.list("VPCService") == (found,)
+    assert after.changes(before) == {}
+    old = before.get("VPCService", "default", "a")
+    assert isinstance(old, VPCService)
+    assert old.metadata.resource_version == "1"
+
+
+def test_a_change_after_echoes_is_a_change(store: Store) -> None:
+    store.apply(upsert(raw(resourceVersion="1")))
+    before = store.view()
+    store.apply(upsert(raw(resourceVersion="2")))
+    store.apply(upsert(raw(port=81, resourceVersion="3")))
+    store.apply(upsert(raw(port=81, resourceVersion="4")))
+    assert store.view().changes(before) == {"VPCService": {("default", "a")}}
+
+
+def test_metadata_of_a_bad_version_is_known_until_a_good_one_comes_or_the_object_goes(store: Store) -> None:
+    store.apply(upsert(raw(generation=1)))
+    assert store.view().refused() == {}
+    bad = upsert(raw(port="x", generation=2, uid="u"))
+    store.apply(bad)
+    assert store.view().refused() == {KEY: ObjectMeta(name="a", generation=2, uid="u")}
+    store.apply(upsert(raw(generation=3)))
+    assert store.view().refused() == {}
+    store.apply(bad)
+    store.apply(delete())
+    assert store.view().refused() == {}
+
+
+def test_metadata_that_is_bad_itself_is_known_by_its_name(store: Store) -> None:
+    store.apply(upsert(raw(labels=5)))
+    assert store.view().refused() == {KEY: ObjectMeta(name="a")}
+
+
+def json_upsert(content: dict[str, object], kind: str = "VPCService") -> Upsert:
+    return Upsert(
+        source="kubernetes",
+        raw=msgspec.Raw(msgspec.json.encode(content)),
+        api_version="router.datum.net/v1alpha1",
+        kind=kind,
+        origin=Origin(source="kubernetes"),
+    )
+
+
+def test_objects_in_json_are_taken_as_what_the_source_says_they_are(store: Store) -> None:
+    text = {**raw(), "apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata"}
+    assert store.apply(json_upsert(text)) == StoreChange(changed=frozenset({KEY}))
+    found = store.view().get("VPCService", "default", "a")
+    assert isinstance(found, VPCService)
+    assert (found.api_version, found.kind) == ("router.datum.net/v1alpha1", "VPCService")
+    del text["apiVersion"], text["kind"]
+    assert store.apply(json_upsert(text)) == StoreChange(is_refreshed=True)
+
+
+def test_objects_in_json_of_unknown_kinds_are_counted(store: Store) -> None:
+    event = msgspec.structs.replace(json_upsert(raw(), "Widget"), api_version="example.org/v1")
+    assert not store.apply(event).changed
+    assert store.view().skipped() == {"example.org/v1 Widget": 1}
+
+
+def test_what_is_no_json_object_is_reported(store: Store) -> None:
+    for text in (b"[1]", b'"a"', b'{"metadata"', b'{"metadata": {"name": "\\ud800"}}', b"\xff"):
+        broken = msgspec.structs.replace(json_upsert({}), raw=msgspec.Raw(text))
+        store.apply(broken)
+        (found,) = store.view().diagnostics()
+        assert found.reason is Reason.INVALID_SYNTAX
 
 
 def test_an_object_that_only_moved_within_its_file_is_found_at_its_new_line(store: Store) -> None:
@@ -72,7 +151,7 @@ def test_an_object_that_only_moved_within_its_file_is_found_at_its_new_line(stor
 
 def test_a_bad_version_leaves_the_last_good_one_in_force_and_says_so(store: Store) -> None:
     store.apply(upsert(raw()))
-    assert store.apply(upsert(raw(port="x"), line=5)) == StoreChange(diagnostics_changed=True)
+    assert store.apply(upsert(raw(port="x"), line=5)) == StoreChange(diagnostics_changed=True, is_refreshed=True)
     view = store.view()
     assert port_of(view) == 80
     origin = view.origin(KEY)
@@ -89,11 +168,11 @@ def test_a_bad_version_leaves_the_last_good_one_in_force_and_says_so(store: Stor
 def test_going_back_to_the_last_good_content_clears_the_error_and_changes_no_object(store: Store) -> None:
     store.apply(upsert(raw()))
     store.apply(upsert(raw(port="x")))
-    assert store.apply(upsert(raw())) == StoreChange(diagnostics_changed=True)
+    assert store.apply(upsert(raw())) == StoreChange(diagnostics_changed=True, is_refreshed=True)
 
 
 def test_an_object_that_is_bad_from_the_start_is_absent(store: Store) -> None:
-    assert store.apply(upsert(raw(port="x"))) == StoreChange(diagnostics_changed=True)
+    assert store.apply(upsert(raw(port="x"))) == StoreChange(diagnostics_changed=True, is_refreshed=True)
     view = store.view()
     assert port_of(view) is None
     assert [item.severity for item in view.diagnostics()] == [Severity.ERROR]
