@@ -22,6 +22,7 @@ class Reason(enum.StrEnum):
     PROGRAMMED = "Programmed"
     READY = "Ready"
     PENDING = "Pending"
+    NO_GATEWAY = "NoGateway"
     INVALID = "Invalid"
     INVALID_SYNTAX = "InvalidSyntax"
     UNKNOWN_KIND = "UnknownKind"
