@@ -4,7 +4,7 @@ BIN := .venv/bin
 DISTS := pyproject.toml $(wildcard plugins/*/pyproject.toml entrypoints/*/pyproject.toml)
 CODE := src plugins entrypoints tests benchmarks demo docs
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test lint types unit core-only test-cluster conformance fuzz bench bench-quick bench-compare promtool soak soak-short docs schema clean
+.PHONY: help demo demo-check test lint types unit core-only test-cluster conformance fuzz bench bench-quick bench-cluster bench-compare promtool soak soak-short docs schema clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -126,6 +126,9 @@ bench: .venv-bench/.ready .venv-gateway/.ready ## Speed and size beside nginx, H
 
 bench-quick: .venv-bench/.ready .venv-gateway/.ready ## One short round of every measure, to see that all of it works; writes nothing
 	.venv-bench/bin/python benchmarks/run.py --datum .venv-gateway/bin/datum-router --rounds 1 --seconds 1 $(BENCH)
+
+bench-cluster: .venv/.ready .run/cluster ## Gateway and controller at scale against a real API server; writes docs/benchmarks/cluster.md (8 min, BENCH=options)
+	$(BIN)/python benchmarks/bench_cluster.py --out docs/benchmarks $(BENCH)
 
 bench-compare: .venv-bench/.ready ## Compare docs/benchmarks/results.json with BASE=results.json; writes .run/bench-compare
 	.venv-bench/bin/python benchmarks/run.py compare $(BASE) docs/benchmarks/results.json --out .run/bench-compare

@@ -23,6 +23,7 @@ from datum_router.registry.endpoints import MAX_ENDPOINTS_PER_SERVICE
 from datum_router.routing import normalize, query
 from datum_router.routing.regex import MAX_PATTERN_BYTES
 from datum_router_files import listing, yamlscan
+from datum_router_kubernetes import client, cluster, events, ratelimit
 from datum_router_proxy import limits
 from datum_router_proxy.server.listener import AcceptLimits
 from datum_router_proxy.settings import ProxySettings
@@ -160,6 +161,17 @@ def _others() -> list[tuple[str, float, str, str, str]]:
         ("values in a manifest file", yamlscan.MAX_NODES, "values", "refused", found),
         ("values that aliases stand for", yamlscan.MAX_ALIASED_NODES, "values", "refused", found),
         ("values in values", yamlscan.MAX_DEPTH, "levels", "refused", found),
+        ("writes to a cluster", ratelimit.WRITE_QPS, "per second", f"beyond {ratelimit.WRITE_BURST} at once they wait, "
+         "but for leases; settings `writeQps`, `writeBurst`", ""),
+        ("requests to a cluster at a time", cluster.MAX_WRITE_THREADS, "requests",
+         f"others wait; beside {cluster.MAX_LEASE_THREADS} about leases", ""),
+        ("a request to a cluster", client.REQUEST_TIMEOUT_S, "s", "failed", ""),
+        ("a request about a lease", cluster.LEASE_TIMEOUT_S, "s", "failed", ""),
+        ("tries of a status whose object changes all the time", cluster.MAX_STATUS_TRIES, "tries", "a conflict", ""),
+        ("writes for the events of one object at once", events.OBJECT_BURST, "writes",
+         f"dropped; one comes back in {events.OBJECT_REFILL_S:g} s", ""),
+        ("events that are remembered", events.MAX_REMEMBERED, "events", "the repeat of a forgotten one is new", ""),
+        ("the note of an event", events.MAX_NOTE_BYTES, "bytes", "cut", ""),
         ("series of routes, of services, of listeners", ledger.MAX_OWN, "each", "counted as `other`",
          f"`{names.FOLDED.name}`"),
         ("admin connections", admin.MAX_CONNECTIONS, "connections", "closed at once", ""),

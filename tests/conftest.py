@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,7 +81,7 @@ class Gateway:
         with urllib.request.urlopen(f"{self.admin}{path}", timeout=5) as answer:
             return json.load(answer)
 
-    def stats(self) -> dict:
+    def stats(self) -> dict[str, Any]:
         return self.page("/stats")  # type: ignore[return-value]
 
     def worker_pids(self) -> list[int]:

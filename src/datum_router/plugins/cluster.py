@@ -20,6 +20,8 @@ class StatusWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         uid: Of the object that was looked at; one of the same name made anew in between is left alone.
         status: Plain data, camelCase; everything that this writer owns, since what it leaves out is taken away.
+        version: The API's version of the object that was looked at, if it is known: spares looking at it again. Older
+            than what is there is no error.
     """
 
     gvk: GroupVersionKind
@@ -27,6 +29,7 @@ class StatusWrite(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     key: ObjectKey
     uid: str
     status: Mapping[str, object]
+    version: str = ""
 
 
 class ObjectEvent(msgspec.Struct, frozen=True, kw_only=True, gc=False):

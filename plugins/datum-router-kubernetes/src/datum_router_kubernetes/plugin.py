@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from datum_router.manifests.table import ResourceKind
 from datum_router.plugins.hookspecs import hookimpl
-from datum_router.plugins.specs import PluginInfo, ResolverSpec
+from datum_router.plugins.specs import ClusterSpec, PluginInfo, ResolverSpec
 from datum_router_kubernetes.kinds import EndpointSlice, Pod, Service
 from datum_router_kubernetes.resolver import BindingResolver
+
+if TYPE_CHECKING:
+    from datum_router.plugins.cluster import Cluster
 
 
 def _pod_content(pod: Pod) -> object:
@@ -17,6 +21,12 @@ def _pod_content(pod: Pod) -> object:
 
 def _slice_content(item: EndpointSlice) -> object:
     return (item.metadata.labels, item.address_type, item.endpoints, item.ports)
+
+
+def _create_cluster(settings: Mapping[str, str]) -> Cluster:
+    from datum_router_kubernetes.cluster import make_cluster  # trio and urllib3: only for those who write
+
+    return make_cluster(settings)
 
 
 @hookimpl
@@ -46,3 +56,9 @@ def datum_router_resource_kinds() -> Sequence[ResourceKind]:
 def datum_router_endpoint_resolvers() -> Sequence[ResolverSpec]:
     """Add the resolver of ServiceBindings."""
     return [ResolverSpec(name="servicebinding", create=BindingResolver, priority=30)]
+
+
+@hookimpl
+def datum_router_clusters() -> Sequence[ClusterSpec]:
+    """Add the cluster of a kubeconfig, or of the pod that this runs in, for those who write to it."""
+    return [ClusterSpec(name="kubernetes", create=_create_cluster)]

@@ -21,7 +21,7 @@ import msgspec
 import pytest
 
 from datum_router.errors import ClusterConflict, ClusterNotFound, ClusterRejected
-from datum_router.manifests.meta import API_VERSION, GROUP, VERSION, GroupVersionKind, ObjectKey
+from datum_router.manifests.meta import API_VERSION, GROUP, VERSION, GroupVersionKind, ObjectKey, OwnerReference
 from datum_router.plugins.cluster import Cluster, LeaseRecord, ObjectEvent, StatusWrite
 
 SERVICE = GroupVersionKind(group=GROUP, version=VERSION, kind="VPCService")
@@ -74,9 +74,9 @@ def key(namespace: str, name: str = "shop") -> ObjectKey:
     return ObjectKey(kind="VPCService", namespace=namespace, name=name)
 
 
-def status(namespace: str, uid: str, value: Mapping[str, object], name: str = "shop") -> StatusWrite:
+def status(namespace: str, uid: str, value: Mapping[str, object], *, version: str = "") -> StatusWrite:
     """Return the write of a service's status."""
-    return StatusWrite(gvk=SERVICE, plural=SERVICES, key=key(namespace, name), uid=uid, status=value)
+    return StatusWrite(gvk=SERVICE, plural=SERVICES, key=key(namespace), uid=uid, status=value, version=version)
 
 
 def condition(state: str, message: str = "") -> dict[str, object]:
@@ -141,6 +141,20 @@ class ClusterConformance:
 
         self.run(body)
 
+    def test_a_status_is_written_whatever_version_was_seen(self) -> None:
+        """The one that is there, an older one, or none that is known."""
+
+        async def body(cluster: Cluster, stage: Stage) -> None:
+            there = stage.new_namespace()
+            applied = await cluster.apply(service(there), plural=SERVICES, manager="user", is_forced=False)
+            for count, version in enumerate((applied.version, applied.version, "")):
+                write = status(there, applied.uid, {"endpointCount": count}, version=version)
+                await cluster.write_status(write)
+                found_status = part(await found(cluster, there), "status")
+                assert found_status == {"endpointCount": count}, f"found {found_status} after the write of {version!r}"
+
+        self.run(body)
+
     def test_an_equal_status_changes_nothing(self) -> None:
         """No new version: those who watch are not told."""
 
@@ -173,11 +187,12 @@ class ClusterConformance:
 
         async def body(cluster: Cluster, stage: Stage) -> None:
             there = stage.new_namespace()
-            uid = await put(cluster, service(there))
+            first = await cluster.apply(service(there), plural=SERVICES, manager="user", is_forced=False)
             stage.remove(SERVICE, SERVICES, key(there))
-            assert await put(cluster, service(there)) != uid, "a new object has the uid of the old one"
-            with pytest.raises(ClusterConflict):
-                await cluster.write_status(status(there, uid, {"ready": True}))
+            assert await put(cluster, service(there)) != first.uid, "a new object has the uid of the old one"
+            for version in ("", first.version):
+                with pytest.raises(ClusterConflict):
+                    await cluster.write_status(status(there, first.uid, {"ready": True}, version=version))
             assert not part(await found(cluster, there), "status"), "the new object has the old one's status"
 
         self.run(body)
@@ -240,6 +255,7 @@ class ClusterConformance:
                 transitions=2,
                 labels={"router.datum.net/component": "gateway"},
                 annotations={"router.datum.net/report": '{"digest":"d"}'},
+                owners=(OwnerReference(api_version="v1", kind="Pod", name="one", uid="some-uid"),),
             )
             written = await cluster.write_lease(record)
             assert written.version, "found no version of a lease that was written"
