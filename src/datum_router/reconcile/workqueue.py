@@ -178,38 +178,3 @@ class WorkQueue(Generic[K]):
     def _is_current(self, entry: tuple[float, int, K]) -> bool:
         waits = self._due.get(entry[2])
         return waits is not None and waits[2] == entry[1]
-
-
-class TokenBucket:
-    """At most `rate` acts a second in the long run, `burst` at once."""
-
-    __slots__ = ("_at", "_burst", "_rate", "_tokens")
-
-    def __init__(self, *, rate: float, burst: float) -> None:
-        """Begin with a full bucket.
-
-        Raises:
-            ValueError: A rate that is not positive, or a burst below 1.
-        """
-        if not (rate > 0 and burst >= 1):
-            raise ValueError(f"found rate {rate:g} and burst {burst:g}, expected a rate > 0 and a burst >= 1")
-        self._rate, self._burst = rate, burst
-        self._tokens = burst
-        self._at = float("-inf")
-
-    def wait_s(self, now: float) -> float:
-        """Return after how many seconds the next act may be done; 0 for at once."""
-        self._fill(now)
-        return max(0.0, (1.0 - self._tokens) / self._rate)
-
-    def spend(self, now: float) -> None:
-        """Note an act; one that was done too early makes the next one wait longer."""
-        self._fill(now)
-        self._tokens -= 1.0
-
-    def _fill(self, now: float) -> None:
-        if self._at == float("-inf"):
-            self._at = now
-        if now > self._at:
-            self._tokens = min(self._burst, self._tokens + (now - self._at) * self._rate)
-            self._at = now

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from datum_router.reconcile.workqueue import FIRST_BACKOFF_S, MAX_BACKOFF_S, MAX_HOLD_S, TokenBucket, WorkQueue
+from datum_router.reconcile.workqueue import FIRST_BACKOFF_S, MAX_BACKOFF_S, MAX_HOLD_S, WorkQueue
 
 
 class Latest(random.Random):
@@ -196,23 +196,3 @@ def test_memory_does_not_grow_with_how_often_a_key_is_added() -> None:
         queue.add("a", now=0.0, after_s=90_000.0 - number)
     assert sum(len(heap) for heap in queue._heaps) < 1100
     assert queue.take(90_000.0) == "a"
-
-
-def test_a_bucket_gives_its_burst_at_once_and_then_its_rate() -> None:
-    bucket = TokenBucket(rate=50.0, burst=3)
-    now, acts = 100.0, []
-    for _ in range(8):
-        now += bucket.wait_s(now)
-        bucket.spend(now)
-        acts.append(round(now - 100.0, 6))
-    assert acts == [0.0, 0.0, 0.0, 0.02, 0.04, 0.06, 0.08, 0.1]
-    assert bucket.wait_s(1000.0) == 0.0
-    for _ in range(3):
-        bucket.spend(1000.0)
-    assert bucket.wait_s(1000.0) == pytest.approx(0.02), "no more than the burst was saved up"
-
-
-@pytest.mark.parametrize(("rate", "burst"), [(0.0, 1), (-1.0, 1), (1.0, 0)])
-def test_a_bucket_that_would_never_give_is_refused(rate: float, burst: float) -> None:
-    with pytest.raises(ValueError, match="expected a rate > 0"):
-        TokenBucket(rate=rate, burst=burst)
