@@ -94,7 +94,7 @@ def test_nothing_is_written_at_rest_but_renewals() -> None:
             nursery.start_soon(one.run, Shift().work)
             await trio.sleep(1.0)
             nursery.start_soon(other.run, Shift().work)
-            await trio.sleep(3599.0)
+            await trio.sleep(3599.5)
             assert {write.method for write in cluster.writes} == {"write_lease"}
             assert len(cluster.writes) == 1 + 1800, "one to begin with, and one every two seconds"
             nursery.cancel_scope.cancel()
