@@ -1,4 +1,5 @@
-"""`make demo`: three backends ('aws', 'gcp', 'on-prem') and a gateway with manifests/examples on port 8080.
+"""`make demo`: three backends ('aws', 'gcp', 'on-prem') and a gateway with demo/manifests on port 8080: all of
+manifests/examples, and in environment.yaml what a cluster would hold beside them.
 
 With `--check` the same unattended on free ports: every example request over HTTP/1.1, HTTP/2, gRPC and WebSocket with
 independent clients, a backend killed, a route edited; exit 0 only if all of it held.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import shutil
@@ -23,11 +25,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import checks
+import trustme
 from rich.console import Console
 from rich.table import Table
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-EXAMPLES = REPOSITORY / "manifests" / "examples"
+MANIFESTS = REPOSITORY / "demo" / "manifests"
 CLOUDS = {"aws": "127.0.10.1", "gcp": "127.0.20.1", "on-prem": "127.0.30.1"}
 START_TIMEOUT_S = 30.0
 console = Console()
@@ -159,11 +162,20 @@ def require_free(*addresses: tuple[str, int]) -> None:
 
 def copy_examples(target: Path, http_port: int, grpc_port: int) -> None:
     """Copy the examples with other ports; nothing else changes."""
-    for path in EXAMPLES.glob("*.yaml"):
+    for path in (*MANIFESTS.glob("*.yaml"), *MANIFESTS.glob("examples/*.yaml")):
         text = path.read_text()
         text = re.sub(r"([pP]ort: )8080\b", rf"\g<1>{http_port}", text)
         text = re.sub(r"([pP]ort: )9090\b", rf"\g<1>{grpc_port}", text)
         (target / path.name).write_text(text)
+
+
+def write_certificate(path: Path) -> None:
+    """Write the Secret that an example names, with a certificate of an authority that is gone at once."""
+    issued = trustme.CA().issue_cert("secure.example.com")
+    data = {"tls.crt": issued.cert_chain_pems[0].bytes().decode(), "tls.key": issued.private_key_pem.bytes().decode()}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "secure-tls", "namespace": "default"}}
+    with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        json.dump({**secret, "type": "kubernetes.io/tls", "stringData": data}, file)
 
 
 def show(address: str, admin: str) -> None:
@@ -195,7 +207,7 @@ def show(address: str, admin: str) -> None:
         f"curl -H 'Host: shop.example.com' localhost:{port}/",
         f"curl -H 'Host: shop.example.com' -H 'X-Canary: always' localhost:{port}/",
         f"curl -i localhost:{port}/old/page",
-        f".venv/bin/datum-router explain manifests/examples GET http://localhost:{port}/api/v1/users",
+        f".venv/bin/datum-router explain demo/manifests GET http://localhost:{port}/api/v1/users",
         f"curl {admin}/stats",
     ):
         console.print(f"  {line}", highlight=False, soft_wrap=True)
@@ -208,10 +220,11 @@ def demo() -> int:
     require_free(
         ("127.0.0.1", 8080), ("127.0.0.1", 9901), *((host, port) for host in CLOUDS.values() for port in (8080, 9090))
     )
+    write_certificate(MANIFESTS / "certificate.json")
     with running() as processes:
         for name in CLOUDS:
             start_backend(processes, name, 8080, 9090)
-        address, admin = start_gateway(processes, EXAMPLES, "127.0.0.1:8080", "127.0.0.1:9901", None)
+        address, admin = start_gateway(processes, MANIFESTS, "127.0.0.1:8080", "127.0.0.1:9901", None)
         show(address, admin)
         with contextlib.suppress(KeyboardInterrupt):
             return processes.wait("gateway")
@@ -227,6 +240,7 @@ def check() -> int:
         http_port = free_port(*CLOUDS.values())
         grpc_port = free_port(*CLOUDS.values())
         copy_examples(directory, http_port, grpc_port)
+        write_certificate(directory / "certificate.json")
         for name in CLOUDS:
             start_backend(processes, name, http_port, grpc_port)
         address, admin = start_gateway(processes, directory, "127.0.0.1:0", "127.0.0.1:0", log)

@@ -41,3 +41,10 @@ def test_arguments_are_refused(arguments: list[str], capsys: pytest.CaptureFixtu
 def test_admin_address_is_named_as_it_is_written() -> None:
     with pytest.raises(ConfigError, match=r"DATUM_ROUTER_ADMIN: found 0\.0\.0\.0:9901, expected a loopback"):
         gateway.settings({"DATUM_ROUTER_ADMIN": ":9901"})
+
+
+def test_the_address_to_bind_is_read() -> None:
+    assert gateway.settings({}).bind == ""
+    assert gateway.settings({"DATUM_ROUTER_BIND": "::"}).bind == "::"
+    with pytest.raises(ConfigError, match=r"DATUM_ROUTER_BIND: found '0\.0\.0\.0:8080', expected an IP address"):
+        gateway.settings({"DATUM_ROUTER_BIND": "0.0.0.0:8080"})

@@ -26,7 +26,11 @@ LIMITS = YamlLimits(max_file_bytes=4_096, max_depth=16, max_nodes=500, max_alias
 LONGEST_MESSAGE = 1_000
 MOST_PLACES = 2_000
 
-EXAMPLES = sorted((Path(__file__).resolve().parents[3] / "manifests" / "examples").rglob("*.yaml"))
+_REPOSITORY = Path(__file__).resolve().parents[3]
+EXAMPLES = [
+    *sorted((_REPOSITORY / "manifests" / "examples").glob("*.yaml")),
+    *sorted((_REPOSITORY / "demo" / "manifests").glob("*.yaml")),
+]
 _GOOD: list[object] = [
     document.raw for path in EXAMPLES for document in read_documents(path.read_bytes(), file=path.name).documents
 ]

@@ -15,6 +15,7 @@ from datum_router_runtime.settings import (
     GatewaySettings,
     parse_address,
     parse_admin_address,
+    parse_host,
     settings_from_environment,
 )
 from datum_router_runtime.sourceenv import cluster_of, source_from_environment
@@ -37,6 +38,8 @@ HELP = """Usage: datum-router-gateway
   DATUM_ROUTER_IDENTITY          what it is called where it reports [default: POD_NAME, else the host's name]
   DATUM_ROUTER_LISTEN            HOST:PORT of one plain listener for all routes
                                  [default: listeners of the VPCIngresses, else 127.0.0.1:8080]
+  DATUM_ROUTER_BIND              IP address of the VPCIngresses' listeners [default: 0.0.0.0], and
+                                 of port 8080 while there are none [default: 127.0.0.1]
   DATUM_ROUTER_ADMIN             loopback HOST:PORT of the admin listener [default: off]
   DATUM_ROUTER_WORKERS           worker processes [default: 1]
   DATUM_ROUTER_LOG               log filter, such as info or router=debug [default: info]
@@ -67,6 +70,8 @@ def settings(environ: Mapping[str, str]) -> GatewaySettings:
     found |= {"source": source, "source_config": config, "cluster": cluster_of(source)}
     if listen := environ.get("DATUM_ROUTER_LISTEN"):
         found["listen"] = parse_address(listen, name="DATUM_ROUTER_LISTEN")
+    if bind := environ.get("DATUM_ROUTER_BIND"):
+        found["bind"] = parse_host(bind, name="DATUM_ROUTER_BIND")
     if admin := environ.get("DATUM_ROUTER_ADMIN"):
         found["admin"] = parse_admin_address(admin, name="DATUM_ROUTER_ADMIN")
     return GatewaySettings.from_mapping(found)

@@ -15,6 +15,7 @@ import trio
 
 from datum_router.compiler.compiler import CompileOptions, Compiler, CompileResult
 from datum_router.compiler.diagnostics import Diagnostic, Severity, count_by_severity, did_you_mean
+from datum_router.compiler.ingress import HTTP_PORT
 from datum_router.errors import ConfigError
 from datum_router.health.view import HealthBook
 from datum_router.model.listener import Listener, TlsBinding
@@ -48,8 +49,10 @@ With Python's 700 a first configuration of 10,000 routes costs a tenth more. Wor
 SNAPSHOT_PATIENCE_S = 5.0
 """How long a gateway with a last good snapshot waits for its sources before it serves that (seconds)."""
 
-DEFAULT_ADDRESS = Address(host="127.0.0.1", port=8080)
-"""Where a gateway without VPCIngress and without a listen setting serves."""
+INGRESS_HOST = "0.0.0.0"
+"""What listeners of VPCIngresses bind without a bind setting."""
+DEFAULT_ADDRESS = Address(host="127.0.0.1", port=HTTP_PORT)
+"""Where a gateway without VPCIngress, and without a listen or bind setting, serves."""
 
 
 def plain_listener(address: Address) -> Listener:
@@ -59,9 +62,14 @@ def plain_listener(address: Address) -> Listener:
 
 def compile_options(settings: GatewaySettings) -> CompileOptions:
     """Return what the compiler must know of the settings."""
+    fallback = plain_listener(DEFAULT_ADDRESS)
+    if settings.bind:
+        # Of the same name and address as that of a VPCIngress, so that the first of these takes over its sockets.
+        fallback = Listener(name=f"http-{HTTP_PORT}", host=settings.bind, port=HTTP_PORT)
     return CompileOptions(
         listen=plain_listener(settings.listen) if settings.listen is not None else None,
-        fallback_listener=plain_listener(DEFAULT_ADDRESS),
+        fallback_listener=fallback,
+        ingress_host=settings.bind or INGRESS_HOST,
         regex=load_engine(),
     )
 
@@ -81,7 +89,7 @@ def make_source(settings: GatewaySettings, plugins: PluginSet) -> Source:
 def snapshot_scope(settings: GatewaySettings) -> str:
     """Return what a snapshot on disk is only good for: where its manifests came from, and where it listens."""
     config = [f"{name}={value}" for name, value in sorted(settings.source_config.items())]
-    return " ".join([settings.source, *config, f"listen={settings.listen or ''}"])
+    return " ".join([settings.source, *config, f"listen={settings.listen or ''}", f"bind={settings.bind}"])
 
 
 def check_data_plane(settings: GatewaySettings, plugins: PluginSet) -> None:

@@ -56,6 +56,21 @@ def parse_address(text: str, *, name: str) -> Address:
     return Address(host=host, port=port)
 
 
+def parse_host(text: str, *, name: str) -> str:
+    """Read an IP address to bind: `0.0.0.0`, `::`, `localhost`.
+
+    Raises:
+        ConfigError: Anything else; names the setting.
+    """
+    try:
+        return str(ipaddress.ip_address(LOCAL_NAMES.get(text, text)))
+    except ValueError as error:
+        raise ConfigError(
+            f"{name}: found {text!r}, expected an IP address such as 0.0.0.0 (all of IPv4) or :: (all of IPv6)",
+            reason=Reason.INVALID_VALUE,
+        ) from error
+
+
 def parse_admin_address(text: str, *, name: str) -> Address:
     """Read `HOST:PORT` of the admin listener as `parse_address` does.
 
@@ -95,6 +110,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         source: Name of the source plugin.
         source_config: Its text settings (files: `path`).
         listen: Plain HTTP/1.1 and h2c listener that serves all routes; None = 127.0.0.1:8080 if no VPCIngress is there.
+        bind: IP address that listeners of VPCIngresses bind, and port 8080 while there is no VPCIngress; empty =
+            0.0.0.0 for those and 127.0.0.1 for this one.
         workers: Worker processes, 1 to 256.
         admin: Loopback address of /healthz, /readyz, /snapshot, /diagnostics, /plugins, /health, /stats and /metrics;
             None = off.
@@ -121,6 +138,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     source: str = "files"
     source_config: Mapping[str, str] = {}
     listen: Address | None = None
+    bind: str = ""
     workers: int = 1
     admin: Address | None = None
     data_plane: str = "proxy"

@@ -11,7 +11,7 @@ from datum_router_runtime import sourceenv
 from datum_router_runtime.settings import ENVIRONMENT, TEXTS
 
 PREFIX = "DATUM_ROUTER_"
-GATEWAY_VARIABLES = (*sourceenv.NAMES, "DATUM_ROUTER_LISTEN", "DATUM_ROUTER_ADMIN")
+GATEWAY_VARIABLES = (*sourceenv.NAMES, "DATUM_ROUTER_LISTEN", "DATUM_ROUTER_BIND", "DATUM_ROUTER_ADMIN")
 """What only `datum-router-gateway` reads; `datum-router` has arguments for it."""
 VARIABLES = frozenset(
     {
