@@ -228,6 +228,10 @@ class FactIndex:
         metadata = getattr(self._view.get(*_where(key)), "metadata", None)
         return metadata if isinstance(metadata, ObjectMeta) else None
 
+    def is_refused(self, key: ObjectKey) -> bool:
+        """Tell whether the latest version of an object is bad."""
+        return self._view is not None and key in self._view.refused()
+
     def status(self, key: ObjectKey) -> StatusPart | None:
         """Return the status of the latest version of an object, as it was read; None if it has none."""
         found = None if self._view is None else self._view.status(key)
