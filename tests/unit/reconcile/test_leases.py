@@ -42,7 +42,9 @@ def test_a_lease_of_the_api_is_a_record() -> None:
 def test_what_a_lease_leaves_out_is_empty() -> None:
     record = record_of(lease("a"))
     assert (record.holder, record.duration_s, record.renewed_at) == ("", 0, 0.0)
-    odd = msgspec.structs.replace(lease("a"), spec=LeaseSpec(renew_time="yesterday", acquire_time="2023-11-14T22:13:20"))
+    odd = msgspec.structs.replace(
+        lease("a"), spec=LeaseSpec(renew_time="yesterday", acquire_time="2023-11-14T22:13:20")
+    )
     assert (record_of(odd).renewed_at, record_of(odd).acquired_at) == (0.0, 0.0)
 
 
