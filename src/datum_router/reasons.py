@@ -42,6 +42,7 @@ class Reason(enum.StrEnum):
     SERVICE_NOT_FOUND = "ServiceNotFound"
     PORT_NOT_FOUND = "PortNotFound"
     NO_ENDPOINTS = "NoEndpoints"
+    NO_VPC_ADDRESS = "NoVPCAddress"
     REF_NOT_PERMITTED = "RefNotPermitted"
     INVALID_CERTIFICATE_REF = "InvalidCertificateRef"
     UNKNOWN_BALANCER = "UnknownBalancer"

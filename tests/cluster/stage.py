@@ -137,11 +137,12 @@ def path_of(raw: Mapping[str, object]) -> str:
 def service(namespace: str, name: str, *ports: int, address: str = "127.0.0.1", **spec: object) -> dict[str, object]:
     """Return a VPCService over ports of an address; without any, one that a binding feeds."""
     endpoints = [{"address": address, "port": port} for port in ports]
+    source = {"endpoints": endpoints} if endpoints else {"discovery": {"method": "kubernetes"}}
     return {
         "apiVersion": "router.datum.net/v1alpha1",
         "kind": "VPCService",
         "metadata": {"name": name, "namespace": namespace},
-        "spec": {"port": 8080, **({"endpoints": endpoints} if endpoints else {}), **spec},
+        "spec": {"port": 8080, **source, **spec},
     }
 
 

@@ -35,9 +35,15 @@ VERSIONS = {
     "Pod": "v1",
     "Secret": "v1",
     "ConfigMap": "v1",
+    "Namespace": "v1",
+    "ReferenceGrant": "gateway.networking.k8s.io/v1",
 }
 # What most of the interesting edits are about comes up more often.
-KINDS = (*VERSIONS, "VPCService", "VPCService", "VPCRoute", "VPCRoute", "VPCRoute", "VPCIngress", "ServiceBinding")
+KINDS = (
+    *VERSIONS,
+    *("VPCService", "VPCService", "VPCRoute", "VPCRoute", "VPCRoute", "VPCIngress"),
+    *("ServiceBinding", "ServiceBinding", "Service", "EndpointSlice", "Pod", "ReferenceGrant"),
+)
 
 names = st.sampled_from(NAMES)
 references = st.fixed_dictionaries({"name": names}, optional={"namespace": st.sampled_from(NAMESPACES)})
@@ -73,7 +79,9 @@ def services() -> st.SearchStrategy[dict[str, Any]]:
         optional={
             "endpoints": few(st.fixed_dictionaries({"address": addresses}, optional={"priority": some(0, 1)})),
             "vpcAttachmentRef": references,
-            "exportTo": st.just({"namespaces": "All"}),
+            "exportTo": some(
+                {"namespaces": "All"}, {"namespaces": "Selector", "selector": {"matchLabels": {"team": "a"}}}
+            ),
             "protocol": some("HTTP", "HTTPS"),
             "tls": st.fixed_dictionaries(
                 {"mode": st.just("Simple")},
@@ -133,12 +141,49 @@ def ingresses() -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
+SELECTORS = ({"matchLabels": {"team": "a"}}, {"matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]})
+
+
 def bindings() -> st.SearchStrategy[dict[str, Any]]:
     # Without autoSync endpoints are those of the first resolution, which a new process cannot know.
     return st.fixed_dictionaries(
-        {"serviceRef": st.fixed_dictionaries({"name": names}), "vpcServiceRef": references, "autoSync": st.just(True)},
-        optional={"addressSource": some("PodIP", "Attachment")},
+        {"serviceRef": references, "vpcServiceRef": references, "autoSync": st.just(True)},
+        optional={
+            "addressSource": some("PodIP", "Attachment"),
+            "podSelector": some(*SELECTORS),
+            "addressFamily": some("IPv4", "IPv6"),
+            "publishNotReadyAddresses": st.just(True),
+            "portMappings": some([{"servicePort": 81, "vpcPort": 80}], [{"servicePort": 80}, {"servicePort": 81}]),
+        },
     )
+
+
+def held_bindings() -> st.SearchStrategy[dict[str, Any]]:
+    """Draw bindings without autoSync whose status records their endpoints, so that every process knows them."""
+    condition = {"type": "Synced", "status": "True", "reason": "Paused", "observedGeneration": 1}
+    spec = st.fixed_dictionaries({"serviceRef": references, "vpcServiceRef": references, "autoSync": st.just(False)})
+    listed = some(["10.9.0.1:80"], ["10.9.0.2:80", "[fd00::9]:81"])
+    return st.tuples(spec, listed).map(
+        lambda parts: {
+            "spec": parts[0],
+            "status": {"endpoints": parts[1], "syncedEndpoints": len(parts[1]), "conditions": [condition]},
+        }
+    )
+
+
+def grants() -> st.SearchStrategy[dict[str, Any]]:
+    source = st.fixed_dictionaries(
+        {
+            "group": st.just("router.datum.net"),
+            "kind": some("VPCRoute", "VPCIngress", "ServiceBinding", "VPCService"),
+            "namespace": st.sampled_from(NAMESPACES),
+        }
+    )
+    target = st.tuples(
+        some(("router.datum.net", "VPCService"), ("", "Service"), ("galactic.datumapis.com", "VPCAttachment")),
+        st.none() | names,
+    ).map(lambda parts: {"group": parts[0][0], "kind": parts[0][1]} | ({"name": parts[1]} if parts[1] else {}))
+    return st.fixed_dictionaries({"from": few(source, least=1, most=3), "to": few(target, least=1, most=3)})
 
 
 def bodies(kind: str) -> st.SearchStrategy[dict[str, Any]]:
@@ -148,6 +193,7 @@ def bodies(kind: str) -> st.SearchStrategy[dict[str, Any]]:
         "VPCRoute": routes,
         "VPCIngress": ingresses,
         "ServiceBinding": bindings,
+        "ReferenceGrant": grants,
         "VPCEgress": lambda: some({"sourceVpcAttachment": "a"}, {}),
         "VPC": lambda: st.just({"networks": ["10.0.0.0/8"]}),
         "Service": lambda: st.fixed_dictionaries({"ports": few(st.fixed_dictionaries({"port": some(80, 81)}))}),
@@ -158,6 +204,8 @@ def bodies(kind: str) -> st.SearchStrategy[dict[str, Any]]:
             }
         ),
     }
+    if kind == "ServiceBinding":
+        return st.fixed_dictionaries({"spec": bindings()}) | held_bindings()
     if kind in specs:
         spec = st.fixed_dictionaries({"spec": specs[kind]()})
         if kind in ("VPC", "VPCAttachment"):
@@ -167,11 +215,14 @@ def bodies(kind: str) -> st.SearchStrategy[dict[str, Any]]:
         endpoint = st.fixed_dictionaries(
             {"addresses": st.lists(addresses, min_size=1, max_size=1)},
             optional={
-                "conditions": some({"ready": True}, {"ready": False}),
+                "conditions": some(
+                    {"ready": True}, {"ready": False}, {"ready": False, "serving": True, "terminating": True}
+                ),
                 "targetRef": st.fixed_dictionaries({"kind": st.just("Pod"), "name": names}),
+                "zone": some("one", "two"),
             },
         )
-        return st.fixed_dictionaries({"endpoints": few(endpoint), "ports": st.just([{"port": 8000}])})
+        return st.fixed_dictionaries({"endpoints": few(endpoint), "ports": some([{"port": 8000}], [{"port": 8001}])})
     if kind == "Secret":
         return some({"stringData": {"tls.crt": "crt", "tls.key": "key"}}, {"stringData": {"tls.crt": "new"}}, {})
     return (
@@ -186,14 +237,23 @@ def edits(draw: st.DrawFn, files: tuple[str, ...] = ("f.yaml",)) -> SourceEvent:
     """Draw an event: most objects come or change, some go."""
     kind, name, namespace = draw(st.sampled_from(KINDS)), draw(names), draw(st.sampled_from(NAMESPACES))
     if draw(st.integers(0, 4)) == 0:
+        if kind == "Namespace":
+            name, namespace = namespace, ""
         return Delete(source="test", key=ObjectKey(kind=kind, namespace=namespace, name=name))
     metadata: dict[str, Any] = {"name": name, "namespace": namespace}
     created = draw(some("", "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z", "no time"))
     if created:
         metadata["creationTimestamp"] = created
+    if kind == "ServiceBinding":
+        metadata["generation"] = 1
     if kind == "EndpointSlice":
-        metadata["labels"] = {"kubernetes.io/service-name": draw(names)}
-    if kind == "Pod":
+        label = draw(some("kubernetes.io/service-name", "kubernetes.io/service-name", "galactic.datum.net/tenant-id"))
+        metadata["labels"] = {label: draw(names)}
+    if kind in ("Namespace", "Pod"):
+        metadata["labels"] = draw(some({}, {"team": "a"}, {"team": "b"}))
+    if kind == "Namespace":
+        metadata["name"], metadata["namespace"] = namespace, ""
+    if kind == "Pod" and draw(st.booleans()):
         metadata["annotations"] = {"k8s.v1alpha.galactic.datumapis.com/vpc-attachment": draw(names)}
     raw = {"apiVersion": VERSIONS[kind], "kind": kind, "metadata": metadata} | draw(bodies(kind))
     line = draw(st.integers(1, 3))

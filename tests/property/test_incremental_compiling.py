@@ -86,6 +86,7 @@ def test_compiling_edit_by_edit_equals_compiling_from_nothing(
         assert result.diagnostics == fresh.diagnostics
         assert result.data.rules == fresh.data.rules
         assert list(result.data.services.items()) == list(fresh.data.services.items())
+        assert list(result.contributions.items()) == list(fresh.contributions.items())
         assert result.data.listeners == fresh.data.listeners
         assert result.data.digest == fresh.data.digest == digest_of(fresh.data)
         assert (result.data is last.data) == (result.data.digest == last.data.digest)

@@ -1,11 +1,12 @@
-from collections.abc import Sequence
-
 import msgspec
 import pytest
 
 from datum_router.manifests.meta import ObjectMeta, ObjectRef
+from datum_router.manifests.referencegrant import GrantFrom, GrantTo, ReferenceGrant, ReferenceGrantSpec
 from datum_router.manifests.vpcservice import VPCService, VPCServiceSpec
+from datum_router.plugins.builtin import datum_router_resource_kinds
 from datum_router.reasons import Reason
+from datum_router.testing.view import FixedView
 from datum_router_galactic.kinds import (
     VPC,
     Interface,
@@ -16,19 +17,6 @@ from datum_router_galactic.kinds import (
     VPCSpec,
 )
 from datum_router_galactic.resolver import AttachmentResolver, host_part
-
-
-class View:
-    """Manifests by (kind, namespace, name)."""
-
-    def __init__(self, *items: VPC | VPCAttachment) -> None:
-        self._items = {(item.kind, item.metadata.namespace, item.metadata.name): item for item in items}
-
-    def get(self, kind: str, namespace: str, name: str) -> msgspec.Struct | None:
-        return self._items.get((kind, namespace, name))
-
-    def list(self, kind: str) -> Sequence[msgspec.Struct]:
-        return [item for key, item in sorted(self._items.items()) if key[0] == kind]
 
 
 def service(attachment: str | None = "prod-vpc", **fields: object) -> VPCService:
@@ -61,7 +49,7 @@ def vpc(*, ready: bool = True) -> VPC:
 
 
 def test_endpoints_are_the_host_parts_of_the_addresses_at_the_target_port() -> None:
-    view = View(attachment("10.40.7.2/24", "fd40:10:0:7::2/64"), vpc())
+    view = FixedView(attachment("10.40.7.2/24", "fd40:10:0:7::2/64"), vpc())
     found = AttachmentResolver().resolve(service(target_port=9000), view)
     assert found is not None
     assert [item.key for item in found.endpoints] == ["10.40.7.2:9000", "[fd40:10:0:7::2]:9000"]
@@ -70,34 +58,73 @@ def test_endpoints_are_the_host_parts_of_the_addresses_at_the_target_port() -> N
 
 
 def test_a_service_without_attachment_is_none_of_its_business() -> None:
-    assert AttachmentResolver().resolve(service(None), View()) is None
+    assert AttachmentResolver().resolve(service(None), FixedView()) is None
 
 
-def test_a_missing_attachment_is_a_reference_problem_with_the_nearest_name() -> None:
-    found = AttachmentResolver().resolve(service("prod-vcp"), View(attachment("10.0.0.1/8")))
+def test_a_missing_attachment_is_a_reference_problem_that_says_what_is_missing() -> None:
+    found = AttachmentResolver().resolve(service("prod-vcp"), FixedView(attachment("10.0.0.1/8")))
     assert found is not None
     assert not found.endpoints
     (problem,) = found.problems
     assert problem.reason is Reason.ATTACHMENT_NOT_FOUND
     assert problem.is_reference
-    assert problem.hint == "did you mean prod-vpc?"
+    assert str(problem.missing) == "vpcattachment production/prod-vcp"
 
 
 def test_the_default_namespace_is_the_services_own() -> None:
-    found = AttachmentResolver().resolve(service(), View(attachment("10.0.0.1/8", namespace="default")))
+    found = AttachmentResolver().resolve(service(), FixedView(attachment("10.0.0.1/8", namespace="default")))
     assert found is not None
     assert found.problems[0].reason is Reason.ATTACHMENT_NOT_FOUND
+
+
+def grant(*to: GrantTo, namespace: str = "network", source: str = "production") -> ReferenceGrant:
+    grants = (GrantFrom(group="router.datum.net", kind="VPCService", namespace=source),)
+    return ReferenceGrant(
+        api_version="gateway.networking.k8s.io/v1",
+        kind="ReferenceGrant",
+        metadata=ObjectMeta(name="services", namespace=namespace),
+        spec=ReferenceGrantSpec(froms=grants, to=to),
+    )
+
+
+ATTACHMENTS = GrantTo(group="galactic.datumapis.com", kind="VPCAttachment")
+
+
+@pytest.mark.parametrize(
+    ("grants", "is_permitted"),
+    [
+        ((), False),
+        ((grant(ATTACHMENTS),), True),
+        ((grant(ATTACHMENTS, namespace="production"),), False),
+        ((grant(ATTACHMENTS, source="default"),), False),
+        ((grant(GrantTo(kind="VPCAttachment")),), False),
+    ],
+    ids=["none", "all attachments", "of another namespace", "to another namespace", "of another group"],
+)
+def test_an_attachment_of_another_namespace_needs_its_consent(
+    grants: tuple[ReferenceGrant, ...], is_permitted: bool
+) -> None:
+    there = attachment("10.0.0.1/8", namespace="network")
+    view = FixedView(there, vpc(), *grants, kinds=datum_router_resource_kinds())
+    ref = ObjectRef(name="prod-vpc", namespace="network")
+    found = AttachmentResolver().resolve(service(vpc_attachment_ref=ref), view)
+    assert found is not None
+    assert [item.address for item in found.endpoints] == (["10.0.0.1"] if is_permitted else [])
+    assert [item.reason for item in found.problems] == ([] if is_permitted else [Reason.REF_NOT_PERMITTED])
+    if not is_permitted:
+        assert not found.problems[0].is_reference
+        assert "add a ReferenceGrant to namespace network" in found.problems[0].hint
 
 
 @pytest.mark.parametrize(
     ("view", "reason"),
     [
-        (View(attachment("10.0.0.1/8", ready=False), vpc()), Reason.ATTACHMENT_NOT_READY),
-        (View(attachment("10.0.0.1/8"), vpc(ready=False)), Reason.VPC_NOT_READY),
+        (FixedView(attachment("10.0.0.1/8", ready=False), vpc()), Reason.ATTACHMENT_NOT_READY),
+        (FixedView(attachment("10.0.0.1/8"), vpc(ready=False)), Reason.VPC_NOT_READY),
     ],
     ids=["attachment", "vpc"],
 )
-def test_what_is_not_ready_gives_endpoints_that_do_not_serve(view: View, reason: Reason) -> None:
+def test_what_is_not_ready_gives_endpoints_that_do_not_serve(view: FixedView, reason: Reason) -> None:
     found = AttachmentResolver().resolve(service(), view)
     assert found is not None
     assert [item.is_serving for item in found.endpoints] == [False]
@@ -105,7 +132,7 @@ def test_what_is_not_ready_gives_endpoints_that_do_not_serve(view: View, reason:
 
 
 def test_a_bad_address_is_reported_and_the_others_are_used() -> None:
-    found = AttachmentResolver().resolve(service(), View(attachment("10.0.0.1/8", "nonsense"), vpc()))
+    found = AttachmentResolver().resolve(service(), FixedView(attachment("10.0.0.1/8", "nonsense"), vpc()))
     assert found is not None
     assert [item.address for item in found.endpoints] == ["10.0.0.1"]
     assert "nonsense" in found.problems[0].message

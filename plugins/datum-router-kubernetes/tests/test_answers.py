@@ -14,7 +14,7 @@ from datum_router.errors import (
     ClusterRejected,
     ClusterUnavailable,
 )
-from datum_router_kubernetes.answers import MAX_MESSAGE_CHARS, describe, error_of
+from datum_router_kubernetes.answers import MAX_MESSAGE_CHARS, VersionUnusable, describe, error_of
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def status(code: int, reason: str, message: str, **details: object) -> bytes:
         (403, ClusterForbidden),
         (404, ClusterNotFound),
         (409, ClusterConflict),
-        (410, ClusterError),
+        (410, VersionUnusable),
         (413, ClusterRejected),
         (422, ClusterRejected),
         (429, ClusterUnavailable),
@@ -110,3 +110,8 @@ def test_a_body_that_is_no_status_is_not_shown(body: bytes) -> None:
 
 def test_long_messages_are_cut() -> None:
     assert len(str(error_of("x", 500, "", status(500, "R" * 500, "m" * 5000)))) < MAX_MESSAGE_CHARS + 120
+
+
+def test_a_version_from_before_the_apis_data_was_restored_is_unusable() -> None:
+    body = status(504, "Timeout", "Too large resource version: 9", causes=[{"reason": "ResourceVersionTooLarge"}])
+    assert isinstance(error_of("watch pods", 504, "", body), VersionUnusable)

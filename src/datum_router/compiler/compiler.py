@@ -22,7 +22,7 @@ from datum_router.compiler.ingress import Attached, IngressCompiler, IngressScop
 from datum_router.compiler.memo import Changes, Look, Made, Memo, RecordingView
 from datum_router.compiler.refs import Finding, Hints, locate, resolve_service
 from datum_router.compiler.rules import RouteCompiler
-from datum_router.compiler.services import ServiceCompiler, service_key
+from datum_router.compiler.services import CompiledService, ServiceCompiler, service_key
 from datum_router.compiler.steps import in_one_go
 from datum_router.compiler.table import RuleTable
 from datum_router.manifests.meta import ObjectKey
@@ -35,7 +35,7 @@ from datum_router.model.route import Rule
 from datum_router.model.service import Service, ServiceKey
 from datum_router.model.snapshot import SnapshotData
 from datum_router.plugins.manager import PluginSet
-from datum_router.plugins.protocols import ManifestView
+from datum_router.plugins.protocols import Contribution, ManifestView
 from datum_router.reasons import Reason
 from datum_router.registry.endpoints import EndpointRegistry
 from datum_router.registry.store import StoreView
@@ -68,12 +68,18 @@ class CompileResult(msgspec.Struct, frozen=True, kw_only=True):
         diagnostics: The store's own, of how objects read, and then `findings`.
         findings: What was found out by compiling, about versions that are in force.
         ingresses: All VPCIngresses in force, as routes see them.
+        contributions: What each object that gives endpoints to a service gives: for every ServiceBinding that is
+            permitted and whose VPCService is there, its endpoints with their readiness, whether they are held, and
+            why there are not more. The mapping is the last result's if nothing in it changed. A controller makes the
+            binding's status from it; for one that is held (`is_held`) it must write what `recorded_endpoints` reads.
+            `Endpoint.origin` of `data.services` says which of them named an endpoint first (`servicebinding:ns/name`).
     """
 
     data: SnapshotData
     diagnostics: tuple[Diagnostic, ...] = ()
     findings: tuple[Diagnostic, ...] = ()
     ingresses: tuple[Attached, ...] = ()
+    contributions: Mapping[ObjectKey, Contribution] = {}
 
 
 STEP_OBJECTS = 100
@@ -86,12 +92,13 @@ SCOPE: Look = ("the scope of all VPCIngresses",)
 class Compiler:
     """Compile views of one store, each out of the last one: what did not change is not looked at again.
 
-    The result is a function of the view alone, but for its version, for endpoints of bindings without `autoSync`, and
-    for certificates of VPCIngresses that name a Secret which cannot be used.
+    The result is a function of the view alone, but for its version, for endpoints of bindings without `autoSync` that
+    no status records, and for certificates of VPCIngresses that name a Secret which cannot be used.
     """
 
     __slots__ = (
         "_bindings",
+        "_contributions",
         "_digests",
         "_hints",
         "_last",
@@ -123,7 +130,8 @@ class Compiler:
     def _forget(self) -> None:
         """Begin from nothing with the next view."""
         self._view: StoreView | None = None
-        self._services: Memo[Service] = Memo("VPCService")
+        self._services: Memo[CompiledService] = Memo("VPCService")
+        self._contributions: Mapping[ObjectKey, Contribution] = {}
         self._bindings: Memo[None] = Memo("ServiceBinding")
         self._routes: Memo[tuple[Rule, ...]] = Memo("VPCRoute")
         self._scope: Made[IngressScope] = Made(IngressScope(), (), (("VPCIngress",),))
@@ -170,6 +178,7 @@ class Compiler:
             data=data,
             diagnostics=(*view.diagnostics(), *found),
             findings=found,
+            contributions=self._contributions,
             ingresses=self._scope.result.ingresses,
         )
 
@@ -178,26 +187,36 @@ class Compiler:
     ) -> Generator[None, None, Mapping[ServiceKey, Service]]:
         """Return all services; the very mapping of the last snapshot if none of them changed."""
 
-        def make(manifest: msgspec.Struct, recording: RecordingView) -> tuple[Service, Sequence[Finding]] | None:
+        def make(
+            manifest: msgspec.Struct, recording: RecordingView
+        ) -> tuple[CompiledService, Sequence[Finding]] | None:
             if not isinstance(manifest, VPCService):
                 return None
-            service, findings = self._service_compiler.compile(manifest, recording)
-            before = self._last.services.get(service.key)
-            return (before if before is not None and before == service else service), findings
+            found, findings = self._service_compiler.compile(manifest, recording)
+            before = self._last.services.get(found.service.key)
+            if before is not None and before == found.service:
+                found = msgspec.structs.replace(found, service=before)
+            return found, findings
 
-        is_changed = False
+        is_changed = is_given_otherwise = False
         updates = self._services.update(view, changes, make)
-        for position, ((namespace, name), old, new) in enumerate(updates, 1):
+        for position, (name, old, new) in enumerate(updates, 1):
             if position % STEP_OBJECTS == 0:
                 yield
-            if new is not None and new is not old:
-                self._digests[new.key] = part_digest(new)
-            elif new is None:
-                self._digests.pop(service_key(namespace, name), None)
-            is_changed |= new is not old
+            if new is None:
+                self._digests.pop(service_key(*name), None)
+                self._service_compiler.forget(name)
+            elif old is None or new.service is not old.service:
+                self._digests[new.service.key] = part_digest(new.service)
+            is_changed |= _service_of(old) is not _service_of(new)
+            is_given_otherwise |= _given_to(old) != _given_to(new)
+        if self._view is None:
+            self._service_compiler.retain({name for name, _ in self._services.results()})
+        if is_given_otherwise:
+            self._contributions = {one.object: one for _, made in self._services.results() for one in _given_to(made)}
         if not is_changed and len(self._digests) == len(self._last.services):
             return self._last.services
-        return {service.key: service for _, service in self._services.results()}
+        return {made.service.key: made.service for _, made in self._services.results()}
 
     def _compile_scope(self, view: StoreView, changes: Changes) -> tuple[list[Rule], list[Rule]]:
         """Bring the scope up to date; return the rules of VPCIngresses that are gone, and new ones."""
@@ -279,12 +298,27 @@ class Compiler:
         return self._last
 
 
+def _service_of(made: CompiledService | None) -> Service | None:
+    return None if made is None else made.service
+
+
+def _given_to(made: CompiledService | None) -> tuple[Contribution, ...]:
+    return () if made is None else made.contributions
+
+
 def _check_binding(manifest: msgspec.Struct, view: ManifestView) -> tuple[None, Sequence[Finding]] | None:
     if not isinstance(manifest, ServiceBinding):
         return None
     key = ObjectKey(kind="ServiceBinding", namespace=manifest.metadata.namespace, name=manifest.metadata.name)
     ref = manifest.spec.vpc_service_ref
-    result = resolve_service(view, referrer=key, path="spec.vpcServiceRef.name", name=ref.name, namespace=ref.namespace)
+    result = resolve_service(
+        view,
+        referrer=key,
+        path="spec.vpcServiceRef.name",
+        name=ref.name,
+        namespace=ref.namespace,
+        is_export_enough=False,
+    )
     if result.finding is None:
         return None, ()
     return None, [msgspec.structs.replace(result.finding, message=result.finding.message.split(";", 1)[0])]
@@ -310,7 +344,7 @@ def _conflict(loser: Rule, winner: Rule) -> Finding:
     )
 
 
-def _located(finding: Finding, view: StoreView, hints: Mapping[tuple[str, str], str]) -> Diagnostic:
+def _located(finding: Finding, view: StoreView, hints: Mapping[ObjectKey, str]) -> Diagnostic:
     origin = view.origin(finding.key) or Origin(source="")
-    hint = "" if finding.missing is None else hints[finding.missing]
+    hint = "" if finding.missing is None or finding.hint else hints[finding.missing]
     return locate(finding, origin.file, origin.locate(finding.path), hint=hint)

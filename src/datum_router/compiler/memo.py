@@ -1,9 +1,9 @@
 """Results that are kept as long as nothing changes that they were made from.
 
 Theory of operation. Whoever compiles an object looks at others through a `RecordingView`, which notes what was asked
-for: one object (also one that is not there), or all objects of a kind. A result is made anew when its own object
-changed or something it asked for did. So dependencies need not be declared, by plugins' resolvers either, and cannot be
-forgotten.
+for: one object (also one that is not there), what an index has under one value, or all objects of a kind. A result is
+made anew when its own object changed or something it asked for did. So dependencies need not be declared, by plugins'
+resolvers either, and cannot be forgotten.
 """
 
 from __future__ import annotations
@@ -22,7 +22,12 @@ T = TypeVar("T")
 Name = tuple[str, str]
 """Namespace and name."""
 Look = tuple[str, ...]
-"""What was looked at: (kind, namespace, name), or (kind,) for all objects of a kind."""
+"""What was looked at: (kind, namespace, name), (kind,) for all objects of a kind, or what `value_look` returns."""
+
+
+def value_look(kind: str, index: str, value: str) -> Look:
+    """Return the look at what an index has under one value. Four parts, so that it is no look at an object."""
+    return (kind, "#", index, value)
 
 
 class RecordingView:
@@ -44,20 +49,35 @@ class RecordingView:
         self.looks.add((kind,))
         return self._view.list(kind)
 
+    def select(self, kind: str, index: str, value: str) -> Sequence[msgspec.Struct]:
+        """Return the manifests that an index of their kind has under a value, sorted by namespace and name."""
+        self.looks.add(value_look(kind, index, value))
+        return self._view.select(kind, index, value)
+
 
 class Changes:
-    """What differs between two views, by kind, and as the looks that would see it."""
+    """What differs between two views, by kind, and as the looks that would see it.
+
+    Args:
+        by_kind: As `StoreView.changes` returns it: of each object the index values of its old and of its new version.
+    """
 
     __slots__ = ("_by_kind", "looks")
 
-    def __init__(self, by_kind: Mapping[str, AbstractSet[Name]]) -> None:
+    def __init__(self, by_kind: Mapping[str, Mapping[Name, AbstractSet[tuple[str, str]]]]) -> None:
         self._by_kind = by_kind
-        self.looks: set[Look] = {(kind,) for kind, names in by_kind.items() if names}
-        self.looks.update((kind, *name) for kind, names in by_kind.items() for name in names)
+        self.looks: set[Look] = set()
+        for kind, objects in by_kind.items():
+            if objects:
+                self.looks.add((kind,))
+            for name, values in objects.items():
+                self.looks.add((kind, *name))
+                self.looks.update(value_look(kind, *value) for value in values)
 
     def of(self, kind: str) -> AbstractSet[Name]:
         """Return the objects of a kind that came, went or changed."""
-        return self._by_kind.get(kind, frozenset())
+        objects = self._by_kind.get(kind)
+        return frozenset() if objects is None else objects.keys()
 
 
 class Made(msgspec.Struct, Generic[T], frozen=True, gc=False):

@@ -8,8 +8,11 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from datum_router.compiler.diagnostics import Diagnostic, Severity, did_you_mean
-from datum_router.manifests.meta import ObjectKey, ObjectMeta
-from datum_router.manifests.vpcservice import ExportNamespaces, VPCService
+from datum_router.manifests.labels import selects
+from datum_router.manifests.meta import GROUP, ObjectKey, ObjectMeta
+from datum_router.manifests.namespace import namespace_labels
+from datum_router.manifests.referencegrant import BY_TARGET, GrantFrom, GrantTo, ReferenceGrant, target_value
+from datum_router.manifests.vpcservice import ExportNamespaces, ExportTo, VPCService
 from datum_router.plugins.protocols import ManifestView
 from datum_router.reasons import Reason
 
@@ -24,7 +27,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A diagnostic before it knows file and line.
 
     Attributes:
-        missing: Namespace and name of the VPCService that is not there; `Hints` finds out which one was meant.
+        missing: The object that is referred to and is not there; `Hints` finds out which one was meant.
     """
 
     key: ObjectKey
@@ -34,7 +37,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     hint: str = ""
     severity: Severity = Severity.ERROR
     is_reference: bool = False
-    missing: tuple[str, str] | None = None
+    missing: ObjectKey | None = None
 
 
 class ServiceRefResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -46,14 +49,70 @@ class ServiceRefResult(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     finding: Finding | None = None
 
 
+def is_permitted(
+    view: ManifestView, *, referrer: ObjectKey, target: ObjectKey, group: str = GROUP, export: ExportTo | None = None
+) -> bool:
+    """Tell whether one of our objects may refer to `target`: the one place where consent is decided.
+
+    Within a namespace always. Another namespace has to consent, either by `exportTo` of the target or by a
+    ReferenceGrant in the target's namespace. Everything that the answer depends on is looked at in `view`, so that
+    consent which is withdrawn acts with the next compilation.
+
+    Args:
+        group: API group of the target.
+        export: The target's `exportTo` if it counts for this reference.
+    """
+    if referrer.namespace == target.namespace or _is_exported(view, export, referrer.namespace):
+        return True
+    source = GrantFrom(group=GROUP, kind=referrer.kind, namespace=referrer.namespace)
+    wanted = GrantTo(group=group, kind=target.kind, name=target.name)
+    grants = view.select("ReferenceGrant", BY_TARGET, target_value(target.namespace, group, target.kind))
+    return any(isinstance(grant, ReferenceGrant) and grant.permits(source=source, target=wanted) for grant in grants)
+
+
+def _is_exported(view: ManifestView, export: ExportTo | None, namespace: str) -> bool:
+    if export is None or export.namespaces is ExportNamespaces.SAME:
+        return False
+    if export.namespaces is ExportNamespaces.ALL:
+        return True
+    if export.selector is None:
+        return False
+    return selects(export.selector, namespace_labels(namespace, view.get("Namespace", "", namespace)))
+
+
+def refusal(
+    referrer: ObjectKey, target: ObjectKey, *, group: str = GROUP, is_exportable: bool = False
+) -> tuple[str, str]:
+    """Return message and hint for a reference that is not permitted.
+
+    Args:
+        is_exportable: `exportTo` of the target would do.
+    """
+    message = f"{target} does not consent to references from {referrer.kind}s of namespace {referrer.namespace}"
+    grant = (
+        f"add a ReferenceGrant to namespace {target.namespace}, from {referrer.kind} ({GROUP}) of namespace "
+        f"{referrer.namespace} to {target.kind} ({group or 'core'})"
+    )
+    return message, f"set spec.exportTo of the {target.kind.lower()}, or {grant}" if is_exportable else grant
+
+
 def resolve_service(
-    view: ManifestView, *, referrer: ObjectKey, path: str, name: str, namespace: str | None
+    view: ManifestView,
+    *,
+    referrer: ObjectKey,
+    path: str,
+    name: str,
+    namespace: str | None,
+    is_export_enough: bool = True,
 ) -> ServiceRefResult:
     """Follow a reference to a VPCService; the default namespace is the referrer's.
 
-    Another namespace needs the target's consent: `spec.exportTo.namespaces: All`.
+    Args:
+        is_export_enough: `exportTo` of the service is consent. It is to those who send it traffic; whoever gives it
+            endpoints, and so gets its traffic, needs a ReferenceGrant.
     """
     where = namespace or referrer.namespace
+    target = ObjectKey(kind="VPCService", namespace=where, name=name)
     full = f"{where}/{name}"
     found = view.get("VPCService", where, name)
     if not isinstance(found, VPCService):
@@ -65,91 +124,89 @@ def resolve_service(
                 key=referrer,
                 path=path,
                 reason=Reason.VPC_SERVICE_NOT_FOUND,
-                message=f"vpcservice {full} is not there; its share of the traffic is answered with 500",
+                message=f"{target} is not there; its share of the traffic is answered with 500",
                 severity=Severity.WARNING,
                 is_reference=True,
-                missing=(where, name),
+                missing=target,
             ),
         )
-    if where != referrer.namespace and not _is_exported(found):
+    export = found.spec.export_to if is_export_enough else None
+    if not is_permitted(view, referrer=referrer, target=target, export=export):
+        message, hint = refusal(referrer, target, is_exportable=is_export_enough)
         return ServiceRefResult(
             service=None,
             name=full,
             problem=Reason.REF_NOT_PERMITTED,
-            finding=Finding(
-                key=referrer,
-                path=path,
-                reason=Reason.REF_NOT_PERMITTED,
-                message=f"vpcservice {full} is not exported to namespace {referrer.namespace}",
-                hint="set spec.exportTo.namespaces: All on the vpcservice",
-            ),
+            finding=Finding(key=referrer, path=path, reason=Reason.REF_NOT_PERMITTED, message=message, hint=hint),
         )
     return ServiceRefResult(service=found, name=full)
 
 
-def names_in(view: ManifestView, kind: str, namespace: str) -> list[str]:
-    """Return the names of a kind's objects in a namespace: what a reference may have meant."""
-    return [
-        meta.name
-        for item in view.list(kind)
-        if isinstance(meta := getattr(item, "metadata", None), ObjectMeta) and meta.namespace == namespace
-    ]
+class _Known:
+    """The names of all objects of one kind."""
+
+    __slots__ = ("by_name", "by_namespace", "found", "listed", "names")
+
+    def __init__(self) -> None:
+        self.listed: Sequence[msgspec.Struct] = ()
+        self.names: list[tuple[str, str]] = []
+        self.by_namespace: dict[str, list[str]] = {}
+        self.by_name: dict[str, list[str]] = {}
+        self.found: dict[ObjectKey, str] = {}
+
+    def update(self, listed: Sequence[msgspec.Struct]) -> None:
+        """Forget what was found if any object came or went; O(objects) if any changed, else O(1)."""
+        if listed is self.listed:
+            return
+        self.listed = listed
+        metas = [getattr(item, "metadata", None) for item in listed]
+        names = [(meta.namespace, meta.name) for meta in metas if isinstance(meta, ObjectMeta)]
+        if names == self.names:
+            return
+        self.names = names
+        self.by_namespace, self.by_name, self.found = {}, {}, {}
+        for namespace, name in names:
+            self.by_namespace.setdefault(namespace, []).append(name)
+            self.by_name.setdefault(name, []).append(namespace)
 
 
 class Hints:
-    """Which VPCServices references to nowhere may have meant; remembered as long as all VPCServices stay the same."""
+    """Which objects references to nowhere may have meant; remembered as long as none of the kind comes or goes."""
 
-    __slots__ = ("_found", "_listed", "_names", "_namespaces")
+    __slots__ = ("_kinds",)
 
     def __init__(self) -> None:
-        self._listed: Sequence[msgspec.Struct] = ()
-        self._names: dict[str, list[str]] = {}
-        self._namespaces: dict[str, list[str]] = {}
-        self._found: dict[tuple[str, str], str] = {}
+        self._kinds: dict[str, _Known] = {}
 
-    def of(self, findings: Iterable[Finding], view: ManifestView) -> dict[tuple[str, str], str]:
-        """Return the hint for each missing service of `findings`: the same for equal findings in equal order."""
-        hints: dict[tuple[str, str], str] = {}
+    def of(self, findings: Iterable[Finding], view: ManifestView) -> dict[ObjectKey, str]:
+        """Return the hint for each missing object of `findings`: the same for equal findings in equal order."""
+        hints: dict[ObjectKey, str] = {}
+        current: set[str] = set()
         compared = 0
         for finding in findings:
             missing = finding.missing
             if missing is None or missing in hints:
                 continue
-            names = self._names_in(view, missing[0])
+            known = self._kinds.setdefault(missing.kind, _Known())
+            if missing.kind not in current:
+                known.update(view.list(missing.kind))
+                current.add(missing.kind)
+            names = known.by_namespace.get(missing.namespace, [])
             compared += len(names)
-            hints[missing] = "" if compared > MAX_COMPARED_NAMES else self._hint(missing, names)
+            hints[missing] = "" if compared > MAX_COMPARED_NAMES else _hint(missing, names, known)
         return hints
 
-    def _names_in(self, view: ManifestView, namespace: str) -> list[str]:
-        listed = view.list("VPCService")
-        if listed is not self._listed:
-            self._listed = listed
-            self._names.clear()
-            self._namespaces.clear()
-            self._found.clear()
-            for item in listed:
-                meta = getattr(item, "metadata", None)
-                if isinstance(meta, ObjectMeta):
-                    self._namespaces.setdefault(meta.name, []).append(meta.namespace)
-        names = self._names.get(namespace)
-        if names is None:
-            names = self._names[namespace] = names_in(view, "VPCService", namespace)
-        return names
 
-    def _hint(self, missing: tuple[str, str], names: Sequence[str]) -> str:
-        hint = self._found.get(missing)
-        if hint is None:
-            hint = did_you_mean(missing[1], names)
-            elsewhere = self._namespaces.get(missing[1])
-            if not hint and elsewhere:
-                hint = f"there is one in namespace {elsewhere[0]}: name it, and set spec.exportTo.namespaces: All there"
-            self._found[missing] = hint
-        return hint
-
-
-def _is_exported(service: VPCService) -> bool:
-    export = service.spec.export_to
-    return export is not None and export.namespaces is ExportNamespaces.ALL
+def _hint(missing: ObjectKey, names: Sequence[str], known: _Known) -> str:
+    hint = known.found.get(missing)
+    if hint is None:
+        hint = did_you_mean(missing.name, names)
+        elsewhere = known.by_name.get(missing.name)
+        if not hint and elsewhere:
+            consent = "spec.exportTo or a ReferenceGrant" if missing.kind == "VPCService" else "a ReferenceGrant"
+            hint = f"there is one in namespace {elsewhere[0]}: name it, and give consent there by {consent}"
+        known.found[missing] = hint
+    return hint
 
 
 def locate(finding: Finding, file: str, line: int, *, hint: str = "") -> Diagnostic:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
+
+import msgspec
 
 from datum_router.compiler.diagnostics import Severity
 from datum_router.compiler.refs import Finding
 from datum_router.manifests.meta import ObjectKey, parse_duration
 from datum_router.manifests.secret import ConfigMap, Secret
-from datum_router.manifests.servicebinding import ServiceBinding
 from datum_router.manifests.vpcservice import (
     CertificateRef,
     HealthCheck,
@@ -20,8 +21,9 @@ from datum_router.manifests.vpcservice import (
 from datum_router.model.endpoint import make_locality
 from datum_router.model.policy import ActiveHealthPolicy, OutlierPolicy, ProbeType
 from datum_router.model.service import Service, ServiceKey, UpstreamProtocol, UpstreamTls
-from datum_router.plugins.protocols import ManifestView
+from datum_router.plugins.protocols import Contribution, ManifestView
 from datum_router.reasons import Reason
+from datum_router.registry.bucket import Name
 from datum_router.registry.endpoints import EndpointRegistry
 
 CA_KEY = "ca.crt"
@@ -30,6 +32,13 @@ CA_KEY = "ca.crt"
 def service_key(namespace: str, name: str) -> ServiceKey:
     """Return the key of a service."""
     return ServiceKey(f"{namespace}/{name}")
+
+
+class CompiledService(msgspec.Struct, frozen=True, kw_only=True):
+    """A service, and what other objects gave to it."""
+
+    service: Service
+    contributions: tuple[Contribution, ...] = ()
 
 
 class ServiceCompiler:
@@ -45,12 +54,12 @@ class ServiceCompiler:
         self._registry = registry
         self._are_credentials_known = are_credentials_known
 
-    def compile(self, manifest: VPCService, view: ManifestView) -> tuple[Service, list[Finding]]:
+    def compile(self, manifest: VPCService, view: ManifestView) -> tuple[CompiledService, list[Finding]]:
         """Return the service and what is wrong with it; a service is always returned, at worst without endpoints."""
         spec = manifest.spec
         key = ObjectKey(kind="VPCService", namespace=manifest.metadata.namespace, name=manifest.metadata.name)
         findings: list[Finding] = []
-        resolution = self._registry.resolve(manifest, view, pin=_pin(manifest, view))
+        resolution = self._registry.resolve(manifest, view)
         for problem in resolution.problems:
             findings.append(
                 Finding(
@@ -61,6 +70,7 @@ class ServiceCompiler:
                     hint=problem.hint,
                     severity=Severity.WARNING if problem.is_reference else Severity.ERROR,
                     is_reference=problem.is_reference,
+                    missing=problem.missing,
                 )
             )
         if not resolution.endpoints and not resolution.problems:
@@ -90,22 +100,15 @@ class ServiceCompiler:
             tls=tls,
             locality=make_locality(spec.topology),
         )
-        return service, findings
+        return CompiledService(service=service, contributions=resolution.contributions), findings
 
+    def forget(self, name: Name) -> None:
+        """Forget what is remembered of a service that is gone."""
+        self._registry.forget(name)
 
-def _pin(manifest: VPCService, view: ManifestView) -> object | None:
-    """Return what the endpoints of a service bound without `autoSync` depend on; None if they follow every change."""
-    target = (manifest.metadata.namespace, manifest.metadata.name)
-    bindings = []
-    for binding in view.list("ServiceBinding"):
-        if not isinstance(binding, ServiceBinding):
-            continue
-        ref = binding.spec.vpc_service_ref
-        if (ref.namespace or binding.metadata.namespace, ref.name) == target:
-            bindings.append(binding)
-    if not bindings or any(binding.spec.auto_sync for binding in bindings):
-        return None
-    return (manifest.spec, tuple(binding.spec for binding in bindings))
+    def retain(self, names: Container[Name]) -> None:
+        """Forget what is remembered of services that are not among these."""
+        self._registry.retain(names)
 
 
 def active_policy(health: HealthCheck, protocol: Protocol) -> ActiveHealthPolicy:

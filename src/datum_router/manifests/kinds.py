@@ -8,6 +8,8 @@ from typing import TypeVar
 import msgspec
 
 from datum_router.manifests import validate
+from datum_router.manifests.holding import recorded_endpoints
+from datum_router.manifests.indexes import BY_VPC_SERVICE, fed_service
 from datum_router.manifests.meta import GROUP, VERSION
 from datum_router.manifests.normalize import normalize_ingress, normalize_route, normalize_service
 from datum_router.manifests.problem import Problem
@@ -25,6 +27,10 @@ M = TypeVar("M", bound=msgspec.Struct)
 def _own_content(manifest: VPCService | VPCRoute | ServiceBinding | VPCIngress | VPCEgress) -> object:
     # Precedence among routes reads the creation time, so it counts beside the spec.
     return (manifest.spec, manifest.metadata.creation_timestamp)
+
+
+def _binding_content(manifest: ServiceBinding) -> object:
+    return (_own_content(manifest), recorded_endpoints(manifest))
 
 
 def _checked(kind: str, rules: Callable[[M], Iterable[Problem]]) -> Callable[[M], Iterable[Problem]]:
@@ -83,7 +89,8 @@ OWN_KINDS: tuple[ResourceKind, ...] = (
         short_names=("svcbind",),
         struct=ServiceBinding,
         validate=_checked("ServiceBinding", validate.validate_binding),
-        content=_own_content,
+        content=_binding_content,
+        indexes={BY_VPC_SERVICE: fed_service},
         is_status_ours=True,
         columns=(
             PrinterColumn(name="Service", type="string", json_path=".spec.serviceRef.name"),

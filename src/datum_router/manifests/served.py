@@ -43,8 +43,8 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         NotServed(path="spec.protocol", values=("TCP",), hint="use HTTP, HTTPS, H2C or GRPC"),
         NotServed(
             path="spec.discovery.method",
-            values=("kubernetes", "dns", "endpointslice"),
-            hint="use a ServiceBinding for a Kubernetes Service, or vpcAttachmentRef or endpoints",
+            values=("dns", "endpointslice"),
+            hint="use kubernetes with a ServiceBinding for a Kubernetes Service, or vpcAttachmentRef or endpoints",
         ),
         NotServed(path="spec.discovery.dnsName", hint="write the addresses into endpoints"),
         NotServed(path="spec.endpoints[].locationRef", hint="make one VPCService per place, with spec.topology"),
@@ -54,10 +54,6 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         NotServed(path="spec.tls.subjectAltNames", hint="use sni, the name that is verified"),
         NotServed(path="spec.locationRef", hint="use spec.topology"),
         NotServed(path="spec.tunnel", hint="use vpcAttachmentRef or endpoints"),
-        NotServed(
-            path="spec.exportTo.namespaces", values=("Selector",), hint="use All, or keep route and service in one"
-        ),
-        NotServed(path="spec.exportTo.selector", hint="use namespaces All"),
     ),
     "VPCRoute": (
         NotServed(
@@ -97,10 +93,7 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
             path="spec.locality.spilloverPercent", hint="use healthCheck.panicThresholdPercent of the VPCService"
         ),
     ),
-    "ServiceBinding": (
-        NotServed(path="spec.portMappings[].protocol", values=("UDP",), hint="use TCP"),
-        NotServed(path="spec.podSelector", hint="use the selector of the Service"),
-    ),
+    "ServiceBinding": (NotServed(path="spec.portMappings[].protocol", values=("UDP",), hint="use TCP"),),
     "VPCIngress": (
         NotServed(path="spec.rules[].vpcRouteRef", hint="name this VPCIngress in parentRefs of the VPCRoute"),
         NotServed(path="spec.rules[].vpcAttachmentName", hint="use vpcAttachmentRef of the VPCService"),
@@ -146,6 +139,10 @@ _MATCH: Final = {
     "grpcMatchType": "compiler/rules: Exact",
     "sourceCIDRs": "routing/source",
 }
+_SELECTOR: Final = (
+    "matchLabels",
+    *(f"matchExpressions[].{name}" for name in ("key", "operator", "values")),
+)
 _HEADER_LISTS: Final = ("set[].name", "set[].value", "add[].name", "add[].value", "remove")
 _PATH_PARTS: Final = ("path.type", "path.replaceFullPath", "path.replacePrefixMatch")
 
@@ -177,7 +174,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.healthCheck.passive.maxEjectionPercent": "health/outlier",
         "spec.healthCheck.passive.halfOpenRequests": "health/trial",
         "spec.healthCheck.panicThresholdPercent": "balancing/locality: panic threshold",
-        "spec.discovery.method": "resolvers: manual and attachment are what they do",
+        "spec.discovery.method": "manifests/validate: kubernetes needs neither vpcAttachmentRef nor endpoints",
         "spec.endpoints[].address": "registry/endpoints: StaticResolver",
         "spec.endpoints[].port": "registry/endpoints: StaticResolver",
         "spec.endpoints[].weight": "registry/endpoints: StaticResolver",
@@ -192,6 +189,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.tls.insecureSkipVerify": "compiler/services: upstream TLS",
         "spec.topology": "balancing/locality",
         "spec.exportTo.namespaces": "compiler/refs: references from other namespaces",
+        **{f"spec.exportTo.selector.{name}": "manifests/labels: labels of namespaces" for name in _SELECTOR},
     },
     "VPCRoute": {
         "spec.name": "for people; no traffic depends on it",
@@ -239,7 +237,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "ServiceBinding": {
         "spec.serviceRef.name": "plugin kubernetes: resolver",
-        "spec.serviceRef.namespace": "plugin kubernetes: resolver (another namespace is refused)",
+        "spec.serviceRef.namespace": "plugin kubernetes: resolver",
         "spec.vpcServiceRef.name": "plugin kubernetes: resolver",
         "spec.vpcServiceRef.namespace": "plugin kubernetes: resolver",
         "spec.portMappings[].servicePort": "plugin kubernetes: resolver",
@@ -247,6 +245,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.portMappings[].protocol": "plugin kubernetes: resolver",
         "spec.autoSync": "registry/endpoints: pinned endpoints",
         "spec.syncIntervalSeconds": "sources follow changes at once, which is never later than any interval",
+        **{f"spec.podSelector.{name}": "plugin kubernetes: resolver" for name in _SELECTOR},
         "spec.addressSource": "plugin kubernetes: resolver",
         "spec.publishNotReadyAddresses": "plugin kubernetes: resolver",
         "spec.addressFamily": "plugin kubernetes: resolver",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 import msgspec.inspect
@@ -27,7 +27,9 @@ class PrinterColumn(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ResourceKind(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of manifest.
+    """One kind of manifest. Several rows of one kind are its versions, the preferred one first.
+
+    A source that asks an API follows the first of them and no other: all hold the same objects.
 
     Attributes:
         group: API group, empty for the core group.
@@ -35,10 +37,14 @@ class ResourceKind(msgspec.Struct, frozen=True, kw_only=True):
         validate: Takes a manifest of that type and returns what a type cannot say; must not raise.
         normalize: Brings a valid manifest into canonical form, such as lower-case host names.
         content: What of a manifest counts as a change; by default all but the bookkeeping of the API server.
-        is_optional: Clusters may do without the kind: one that has none is a cluster without such objects, and is asked
-            for it again now and then.
-        is_metadata_only: Nothing but the metadata is read, so that sources need not ask for more.
         is_status_ours: The status is written by the router: when read it is informative, and a bad one is dropped.
+        is_optional: A cluster may lack the kind: then there are no objects of it, and a source looks for it again
+            later instead of failing.
+        is_metadata_only: Only metadata is read; a source asks an API for PartialObjectMetadata of it, and nothing but
+            `apiVersion`, `kind` and `metadata` may be relied on in what it decodes.
+        indexes: By name of the index, what takes a manifest of this type and returns the values under which
+            `ManifestView.select` finds it, few in number. Pure, must not raise, and may read nothing but what
+            `content` holds. Rows of one kind (its versions) have the same indexes.
     """
 
     group: str
@@ -51,9 +57,10 @@ class ResourceKind(msgspec.Struct, frozen=True, kw_only=True):
     validate: Callable[..., Iterable[Problem]] | None = None
     normalize: Callable[..., msgspec.Struct] | None = None
     content: Callable[..., object] | None = None
+    is_status_ours: bool = False
     is_optional: bool = False
     is_metadata_only: bool = False
-    is_status_ours: bool = False
+    indexes: Mapping[str, Callable[..., Iterable[str]]] = {}
     columns: tuple[PrinterColumn, ...] = ()
 
     @property

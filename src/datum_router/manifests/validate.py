@@ -26,6 +26,7 @@ from datum_router.manifests.servicebinding import ServiceBinding
 from datum_router.manifests.vpcegress import VPCEgress
 from datum_router.manifests.vpcingress import IngressProtocol, VPCIngress
 from datum_router.manifests.vpcservice import (
+    DiscoveryMethod,
     EndpointSpec,
     HealthCheck,
     HealthCheckType,
@@ -41,11 +42,12 @@ validate_route = _route.validate_route
 def validate_service(manifest: VPCService) -> Iterator[Problem]:
     """Yield what is wrong with a VPCService."""
     spec = manifest.spec
-    if spec.vpc_attachment_ref is None and not spec.endpoints and spec.tunnel is None:
+    is_bound = spec.discovery is not None and spec.discovery.method is DiscoveryMethod.KUBERNETES
+    if spec.vpc_attachment_ref is None and not spec.endpoints and spec.tunnel is None and not is_bound:
         yield missing(
             "spec.vpcAttachmentRef",
             "the service has no endpoints: neither vpcAttachmentRef nor endpoints are given",
-            "name a VPCAttachment, or write down endpoints",
+            "name a VPCAttachment, write down endpoints, or set discovery.method: kubernetes and make a ServiceBinding",
         )
     yield from _endpoints(spec.endpoints, spec.target_port or spec.port)
     if parse_duration(spec.connect_timeout) <= 0:

@@ -133,7 +133,10 @@ class DiscoveryMethod(enum.StrEnum):
 class Discovery(SpecPart, frozen=True, kw_only=True):
     """How endpoints are found beside those that are written here."""
 
-    method: Annotated[DiscoveryMethod, Meta(description="Where endpoints come from.")] = DiscoveryMethod.MANUAL
+    method: Annotated[
+        DiscoveryMethod,
+        Meta(description="Where endpoints come from; with kubernetes, ServiceBindings alone may give them."),
+    ] = DiscoveryMethod.MANUAL
     dns_name: Annotated[str, Meta(description="Name that is looked up.", min_length=1, max_length=253)] | None = None
 
 
@@ -228,12 +231,14 @@ class ExportNamespaces(enum.StrEnum):
 
 
 class ExportTo(SpecPart, frozen=True, kw_only=True):
-    """Consent to references from other namespaces."""
+    """Consent to routes and ingresses of other namespaces; a ServiceBinding of another one needs a ReferenceGrant."""
 
-    namespaces: Annotated[ExportNamespaces, Meta(description="Which namespaces may refer to the service.")] = (
+    namespaces: Annotated[ExportNamespaces, Meta(description="Whose routes and ingresses may use the service.")] = (
         ExportNamespaces.SAME
     )
-    selector: Annotated[LabelSelector | None, Meta(description="Labels of the namespaces for Selector.")] = None
+    selector: Annotated[
+        LabelSelector | None, Meta(description="Labels of the namespaces; only with namespaces Selector.")
+    ] = None
 
 
 class VPCServiceSpec(SpecPart, frozen=True, kw_only=True):

@@ -45,7 +45,7 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         port: 1 to 65535.
         weight: Share among endpoints of the same level, 0 takes no traffic; relative, default 100.
         priority: 0 is used first; higher levels only as far as lower ones lack health.
-        origin: Who named it: `static`, `attachment`, `servicebinding`, `endpointslice`.
+        origin: Who named it first: `static`, `attachment` or `servicebinding:namespace/name`.
         is_serving: False while its source says that it is not ready or terminating.
     """
 

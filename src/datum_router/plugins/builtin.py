@@ -31,8 +31,16 @@ def datum_router_plugin_info() -> PluginInfo:
 
 @hookimpl
 def datum_router_resource_kinds() -> Sequence[ResourceKind]:
-    """Add our five kinds, and the credential kinds they refer to."""
+    """Add our five kinds, the credential kinds they refer to, and the kinds that consent to references."""
     from datum_router.manifests.kinds import OWN_KINDS
+    from datum_router.manifests.namespace import Namespace, namespace_content
+    from datum_router.manifests.referencegrant import (
+        BY_TARGET,
+        GATEWAY_GROUP,
+        ReferenceGrant,
+        grant_content,
+        grant_targets,
+    )
     from datum_router.manifests.secret import ConfigMap, Secret, validate_secret
 
     return [
@@ -48,6 +56,30 @@ def datum_router_resource_kinds() -> Sequence[ResourceKind]:
         ),
         ResourceKind(
             group="", version="v1", kind="ConfigMap", plural="configmaps", struct=ConfigMap, content=_config_content
+        ),
+        ResourceKind(
+            group="",
+            version="v1",
+            kind="Namespace",
+            plural="namespaces",
+            struct=Namespace,
+            namespaced=False,
+            content=namespace_content,
+            is_metadata_only=True,
+        ),
+        *(
+            ResourceKind(
+                group=GATEWAY_GROUP,
+                version=version,
+                kind="ReferenceGrant",
+                plural="referencegrants",
+                short_names=("refgrant",),
+                struct=ReferenceGrant,
+                content=grant_content,
+                is_optional=True,
+                indexes={BY_TARGET: grant_targets},
+            )
+            for version in ("v1beta1", "v1")  # every release of the Gateway API serves the older one
         ),
     ]
 

@@ -102,7 +102,18 @@ class ManifestView(Protocol):
         ...
 
     def list(self, kind: str) -> Sequence[msgspec.Struct]:
-        """Return all manifests of a kind, sorted by namespace and name."""
+        """Return all manifests of a kind, sorted by namespace and name.
+
+        A result that looked at all of them is made again at any change of the kind: prefer `get` and `select`.
+        """
+        ...
+
+    def select(self, kind: str, index: str, value: str) -> Sequence[msgspec.Struct]:
+        """Return the manifests that an index (`ResourceKind.indexes`) has under a value, sorted by namespace and name.
+
+        Raises:
+            LookupError: The kind has no such index; an unknown kind, or one without objects, gives an empty sequence.
+        """
         ...
 
 
@@ -113,6 +124,7 @@ class ResolveProblem(msgspec.Struct, frozen=True, kw_only=True):
         object: The object that is to be mended; None = the VPCService that is being resolved.
         path: JSON path within that object, for example `spec.vpcAttachmentRef.name`.
         is_reference: True if the named object is not there (yet).
+        missing: The object that is not there; if there is no hint, the compiler finds the nearest name.
     """
 
     object: ObjectKey | None = None
@@ -121,13 +133,54 @@ class ResolveProblem(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     hint: str = ""
     is_reference: bool = True
+    missing: ObjectKey | None = None
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """That endpoints are to be taken once, and kept whatever becomes of what they were found from.
+
+    Attributes:
+        token: They are kept as long as this is equal; another value has them taken anew.
+        is_settled: What was found is good to be kept. Until it is, endpoints follow what is found.
+        recorded: Endpoints that were written down when they were taken, perhaps by another process; they win over
+            what this process remembers, so that all processes come to agree.
+    """
+
+    token: object
+    is_settled: bool
+    recorded: tuple[Endpoint, ...] = ()
+
+
+class Contribution(msgspec.Struct, frozen=True, kw_only=True):
+    """What one object, such as a ServiceBinding, gives to a service. What its status can be made from.
+
+    Attributes:
+        object: Who gives.
+        endpoints: As they are given, without duplicates, in a stable order; each has this object in its `origin`.
+            Those that do not serve (not ready, terminating) are among them.
+        shortfalls: Why there are none, or fewer than there could be. Not told while endpoints are held.
+        hold: Not None: endpoints are taken once.
+        is_held: Set by the registry: `endpoints` are those that were taken.
+    """
+
+    object: ObjectKey
+    endpoints: tuple[Endpoint, ...] = ()
+    shortfalls: tuple[ResolveProblem, ...] = ()
+    hold: Hold | None = None
+    is_held: bool = False
 
 
 class Resolution(msgspec.Struct, frozen=True, kw_only=True):
-    """What a resolver found. It is asked again when its service changes or anything that it looked at in the view."""
+    """What a resolver found. It is asked again when its service changes or anything that it looked at in the view.
+
+    Attributes:
+        endpoints: Those that no object gives but the service itself.
+        contributions: What other objects give; their endpoints come after `endpoints`.
+    """
 
     endpoints: tuple[Endpoint, ...] = ()
     problems: tuple[ResolveProblem, ...] = ()
+    contributions: tuple[Contribution, ...] = ()
 
 
 class EndpointResolver(Protocol):

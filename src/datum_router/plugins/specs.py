@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from datum_router.balancing.base import Balancer
     from datum_router.compiler.link import Snapshot
     from datum_router.filters.base import Filter
+    from datum_router.manifests.table import KindTable
     from datum_router.model.snapshot import Holder
 
 API_VERSION = 1
@@ -38,10 +39,25 @@ class PluginInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SourceSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A source by name. `create` takes settings as text values, for files: `{"path": "DIR"}`."""
+    """A source by name.
+
+    Attributes:
+        create: Takes settings as text values, for files: `{"path": "DIR"}`; and, if it `needs_kinds`, the table of all
+            kinds that plugins offer.
+        needs_kinds: The source has to ask for each kind, and cannot just deliver what it finds.
+    """
 
     name: str
-    create: Callable[[Mapping[str, str]], Source]
+    create: Callable[..., Source]
+    needs_kinds: bool = False
+
+    def make(self, settings: Mapping[str, str], kinds: KindTable) -> Source:
+        """Create the source.
+
+        Raises:
+            ConfigError: A setting is missing, unknown or wrong.
+        """
+        return self.create(settings, kinds) if self.needs_kinds else self.create(settings)
 
 
 class ValidatorSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,12 +17,11 @@ from datum_router.compiler.ingress import Attached, join
 from datum_router.compiler.services import service_key
 from datum_router.compiler.splice import differences
 from datum_router.manifests.meta import ObjectKey, ObjectMeta, StatusPart
-from datum_router.manifests.servicebinding import ServiceBinding
 from datum_router.manifests.vpcroute import VPCRoute
 from datum_router.manifests.vpcservice import VPCService, VpcStatus
-from datum_router.model.endpoint import Endpoint
 from datum_router.model.route import Rule
 from datum_router.model.service import Service, ServiceKey
+from datum_router.plugins.protocols import Contribution
 from datum_router.reconcile.reports import Refusal, Verdict
 from datum_router.reconcile.status import KINDS
 from datum_router.reconcile.subject import Facts, Subject
@@ -82,7 +81,7 @@ class FactIndex:
     __slots__ = (
         "_attached",
         "_attachments",
-        "_bindings",
+        "_contributions",
         "_findings",
         "_parents",
         "_problems",
@@ -104,7 +103,7 @@ class FactIndex:
         self._findings: dict[str, tuple[Diagnostic, ...]] = {}
         self._parents = _Links()  # VPCRoute -> VPCIngress
         self._attachments = _Links()  # VPCService -> VPCAttachment
-        self._bindings = _Links()  # ServiceBinding -> VPCService
+        self._contributions: Mapping[ObjectKey, Contribution] = {}
 
     # --- keeping up ------------------------------------------------------------------------------------------------
 
@@ -128,6 +127,7 @@ class FactIndex:
         """
         changed = self.refresh(view, seen)
         self._update_services(result.data.services, changed)
+        self._update_contributions(result.contributions, changed)
         self._update_ingresses(result.ingresses, changed)
         self._update_rules(result.data.rules, changed)
         read = view.diagnostics()
@@ -151,10 +151,6 @@ class FactIndex:
             service = view.get(*_where(key))
             ref = service.spec.vpc_attachment_ref if isinstance(service, VPCService) else None
             self._attachments.set(name, () if ref is None else ((ref.namespace or key.namespace, ref.name),))
-        elif key.kind == "ServiceBinding":
-            binding = view.get(*_where(key))
-            target = binding.spec.vpc_service_ref if isinstance(binding, ServiceBinding) else None
-            self._bindings.set(name, () if target is None else ((target.namespace or key.namespace, target.name),))
 
     def _update_services(self, services: Mapping[ServiceKey, Service], changed: set[ObjectKey]) -> None:
         old = self._services
@@ -166,7 +162,15 @@ class FactIndex:
         for key in differing:
             namespace, _, name = key.partition("/")
             changed.add(_key("VPCService", (namespace, name)))
-            changed.update(_key("ServiceBinding", binding) for binding in self._bindings.naming((namespace, name)))
+
+    def _update_contributions(self, contributions: Mapping[ObjectKey, Contribution], changed: set[ObjectKey]) -> None:
+        old = self._contributions
+        if contributions is old:
+            return
+        self._contributions = contributions
+        for key in contributions.keys() | old.keys():
+            if contributions.get(key) != old.get(key):
+                changed.add(key)
 
     def _update_ingresses(self, ingresses: tuple[Attached, ...], changed: set[ObjectKey]) -> None:
         attached = {(one.key.namespace, one.key.name): one for one in ingresses}
@@ -286,7 +290,7 @@ class FactIndex:
                 attached_routes=self._attached_routes(name),
             )
         if key.kind == "ServiceBinding":
-            return Facts(endpoints=self._bound(name))
+            return Facts(contribution=self._contributions.get(key))
         return Facts()
 
     def _attached_routes(self, name: Name) -> Mapping[str, int]:
@@ -323,13 +327,6 @@ class FactIndex:
             vpc = VpcStatus(name=vpc_name, namespace=namespace, identifier=identifier)
             return vpc, _text(attachment, "status", "identifier")
         return None, ""
-
-    def _bound(self, name: Name) -> tuple[Endpoint, ...]:
-        for target in self._bindings.named_by(name):
-            service = self._services.get(service_key(*target))
-            if service is not None:
-                return tuple(one for one in service.endpoints if one.origin == "servicebinding")
-        return ()
 
 
 def key_of_text(text: str) -> ObjectKey | None:

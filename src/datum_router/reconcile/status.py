@@ -13,7 +13,7 @@ import msgspec
 
 from datum_router.compiler.ingress import join, wanted_listeners
 from datum_router.manifests.meta import Condition, StatusPart
-from datum_router.manifests.servicebinding import ServiceBinding, ServiceBindingStatus
+from datum_router.manifests.servicebinding import ServiceBindingStatus
 from datum_router.manifests.vpcegress import VPCEgressStatus
 from datum_router.manifests.vpcingress import ListenerStatus, VPCIngress, VPCIngressStatus
 from datum_router.manifests.vpcroute import ParentStatus, VPCRoute, VPCRouteStatus
@@ -47,6 +47,9 @@ CONTROLLER_NAME = "router.datum.net/router-controller"
 
 LISTED_ENDPOINTS = 100
 """Endpoints that a status lists; its count is of all. A status must stay small: it is written whenever one changes."""
+
+BOUND_ENDPOINTS = 1000
+"""Endpoints that the status of a ServiceBinding lists: with `autoSync: false` they are read from there if all are."""
 
 LOCATION_KEYS = ("topology.datum.net/city-code", "topology.datum.net/region", "topology.kubernetes.io/zone")
 """Topology keys that say where an endpoint is, the best one first."""
@@ -101,17 +104,17 @@ def _service(subject: Subject, facts: Facts, now: str) -> VPCServiceStatus:
 
 def _binding(subject: Subject, facts: Facts, now: str) -> ServiceBindingStatus:
     found = sort_findings(subject.findings, has_conflicts=False)
-    endpoints = facts.endpoints
-    manifest = subject.manifest
-    is_paused = isinstance(manifest, ServiceBinding) and not manifest.spec.auto_sync
+    contribution = facts.contribution
+    endpoints = () if contribution is None else contribution.endpoints
+    is_held = contribution is not None and contribution.is_held
     usable = sum(1 for one in endpoints if one.is_serving)
-    reason = Reason.PAUSED if is_paused else Reason.SYNCED
+    reason = Reason.PAUSED if is_held else Reason.SYNCED
     supply = _supply(ConditionType.SYNCED, reason, subject, found, usable, len(endpoints))
-    if is_paused and supply.status == "True":
+    if is_held and supply.status == "True":
         message = f"{supply.message}, taken once: autoSync is false, so later changes of the Service are not followed"
         supply = msgspec.structs.replace(supply, message=message)
     conditions = [accepted(subject, found), resolved(subject, found), supply, programmed(subject)]
-    listed = tuple(str(one.key) for one in endpoints[:LISTED_ENDPOINTS])
+    listed = tuple(str(one.key) for one in endpoints[:BOUND_ENDPOINTS])
     old = _old(subject, ServiceBindingStatus)
     is_kept = old is not None and old.endpoints == listed and old.synced_endpoints == len(endpoints)
     return ServiceBindingStatus(
@@ -256,6 +259,8 @@ def _supply(kind: ConditionType, reason: Reason, subject: Subject, found: Sorted
     if usable:
         count = f"{usable} endpoint{'s' if usable > 1 else ''}"
         message = f"{count} of {total} may be used" if usable < total else count
+        if found.shortages:
+            message = f"{message}; {describe(found.shortages)}"
         return condition(kind, True, reason, message, generation=generation)
     if subject.manifest is None:
         return condition(kind, None, Reason.PENDING, "no version of it has been accepted", generation=generation)

@@ -19,9 +19,9 @@ from datum_router.compiler.diagnostics import Diagnostic, Severity
 from datum_router.compiler.ingress import Attached
 from datum_router.manifests.meta import Condition, ObjectKey, ObjectMeta, StatusPart
 from datum_router.manifests.vpcservice import VpcStatus
-from datum_router.model.endpoint import Endpoint
 from datum_router.model.route import Rule
 from datum_router.model.service import Service
+from datum_router.plugins.protocols import Contribution
 from datum_router.reasons import Reason
 from datum_router.reconcile.conditions import ConditionType, condition, find, merge
 from datum_router.reconcile.reports import Refusal, Verdict
@@ -42,7 +42,7 @@ REFERENCES = frozenset(
 )
 """Reasons of `ResolvedRefs`."""
 
-SHORTAGES = frozenset({Reason.NO_ENDPOINTS})
+SHORTAGES = frozenset({Reason.NO_ENDPOINTS, Reason.NO_VPC_ADDRESS})
 """Reasons of `EndpointsReady` and `Synced`."""
 
 
@@ -92,7 +92,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         parents: Of a VPCRoute with `parentRefs`: those VPCIngresses that are there, by namespace and name.
         attached: Of a VPCIngress.
         attached_routes: Of a VPCIngress: how many VPCRoutes name it and are served on a listener, by listener's name.
-        endpoints: Of a ServiceBinding.
+        contribution: Of a ServiceBinding that is permitted and whose VPCService is there.
     """
 
     service: Service | None = None
@@ -102,7 +102,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     parents: Mapping[tuple[str, str], Attached] = {}
     attached: Attached | None = None
     attached_routes: Mapping[str, int] = {}
-    endpoints: tuple[Endpoint, ...] = ()
+    contribution: Contribution | None = None
 
 
 class Sorted(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,21 +1,25 @@
 """Endpoint management: every resolver is asked, their answers are joined into one set per service.
 
 Endpoints of equal key are one endpoint: the first resolver (by priority) that names it decides its weight,
-priority and place; it serves if any of them says so. A binding with `autoSync: false` keeps the endpoints of its
-first resolution until the binding or the service itself changes.
+priority, place and origin; it serves if any of them says so.
+
+What an object contributes may be held (a ServiceBinding without `autoSync`): the endpoints that were there when the
+set had settled are kept until the object says otherwise. They are kept in memory, and in the object's status if a
+controller writes it, from which every process takes them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
 from datum_router.manifests.meta import ObjectKey
 from datum_router.manifests.vpcservice import VPCService
 from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint, make_locality
-from datum_router.plugins.protocols import EndpointResolver, ManifestView, Resolution, ResolveProblem
+from datum_router.plugins.protocols import Contribution, EndpointResolver, ManifestView, Resolution, ResolveProblem
 from datum_router.reasons import Reason
+from datum_router.registry.bucket import Name
 
 MAX_ENDPOINTS_PER_SERVICE = 10_000
 """More are cut off with a diagnostic: nothing a service of this size needs is lost, and memory stays bounded."""
@@ -49,31 +53,69 @@ class StaticResolver:
 
 
 class EndpointRegistry:
-    """Ask resolvers and join their answers; remembers nothing but pinned bindings."""
+    """Ask resolvers and join their answers; remembers nothing but held endpoints."""
 
-    __slots__ = ("_pinned", "_resolvers")
+    __slots__ = ("_held", "_resolvers")
 
     def __init__(self, resolvers: Sequence[EndpointResolver]) -> None:
         self._resolvers = tuple(resolvers)
-        self._pinned: dict[ObjectKey, tuple[object, Resolution]] = {}
+        self._held: dict[Name, dict[ObjectKey, _Held]] = {}
 
-    def resolve(self, service: VPCService, view: ManifestView, *, pin: object | None = None) -> Resolution:
+    def resolve(self, service: VPCService, view: ManifestView) -> Resolution:
         """Return the joined endpoints of a service.
 
-        Args:
-            pin: Not None: keep what was resolved first for an equal `pin` value (bindings without autoSync).
+        `contributions` are what was used of each object, `endpoints` and `problems` those of all together.
         """
-        key = ObjectKey(kind="VPCService", namespace=service.metadata.namespace, name=service.metadata.name)
-        if pin is not None:
-            before = self._pinned.get(key)
-            if before is not None and before[0] == pin:
-                return before[1]
-        joined = _join([found for one in self._resolvers if (found := _ask(one, service, view)) is not None])
-        if pin is not None and joined.endpoints:
-            self._pinned[key] = (pin, joined)
-        elif pin is None:
-            self._pinned.pop(key, None)
-        return joined
+        name = (service.metadata.namespace, service.metadata.name)
+        answers = [found for one in self._resolvers if (found := _ask(one, service, view)) is not None]
+        if any(answer.contributions for answer in answers):
+            before = self._held.pop(name, {})
+            held: dict[ObjectKey, _Held] = {}
+            answers = [_with_held(answer, before, held) for answer in answers]
+            if held:
+                self._held[name] = held
+        elif self._held:
+            self._held.pop(name, None)
+        return _join(answers)
+
+    def retain(self, names: Container[Name]) -> None:
+        """Forget what is held for services that are not among these (namespace and name)."""
+        for name in [name for name in self._held if name not in names]:
+            del self._held[name]
+
+    def forget(self, name: Name) -> None:
+        """Forget what is held for a service that is gone."""
+        self._held.pop(name, None)
+
+
+class _Held(msgspec.Struct, frozen=True, gc=False):
+    """Endpoints that were taken once."""
+
+    token: object
+    endpoints: tuple[Endpoint, ...]
+
+
+def _with_held(answer: Resolution, before: Mapping[ObjectKey, _Held], held: dict[ObjectKey, _Held]) -> Resolution:
+    """Return the answer with endpoints that are held in place of those that were found; fill in `held`."""
+    contributions: list[Contribution] = []
+    for found in answer.contributions:
+        hold = found.hold
+        kept = None if hold is None else before.get(found.object)
+        if hold is None:
+            contributions.append(found)
+            continue
+        if hold.recorded:
+            endpoints = hold.recorded
+        elif kept is not None and kept.token == hold.token:
+            endpoints = kept.endpoints
+        elif hold.is_settled:
+            endpoints = tuple(endpoint for endpoint in found.endpoints if endpoint.is_serving)
+        else:
+            contributions.append(found)
+            continue
+        held[found.object] = _Held(hold.token, endpoints)
+        contributions.append(msgspec.structs.replace(found, endpoints=endpoints, shortfalls=(), is_held=True))
+    return msgspec.structs.replace(answer, contributions=tuple(contributions))
 
 
 def _ask(resolver: EndpointResolver, service: VPCService, view: ManifestView) -> Resolution | None:
@@ -91,17 +133,50 @@ def _ask(resolver: EndpointResolver, service: VPCService, view: ManifestView) ->
 
 
 def _join(answers: Sequence[Resolution]) -> Resolution:
-    if len(answers) == 1 and len(answers[0].endpoints) <= 1:
+    if len(answers) == 1 and len(answers[0].endpoints) <= 1 and not answers[0].contributions:
         return answers[0]
-    endpoints: dict[EndpointKey, Endpoint] = {}
+    joined = _Joined()
     problems: list[ResolveProblem] = []
+    contributions: list[Contribution] = []
     for answer in answers:
         problems += answer.problems
-        for endpoint in answer.endpoints:
-            before = endpoints.get(endpoint.key)
-            if before is None:
-                if len(endpoints) < MAX_ENDPOINTS_PER_SERVICE:
-                    endpoints[endpoint.key] = endpoint
-            elif endpoint.is_serving and not before.is_serving:
-                endpoints[endpoint.key] = msgspec.structs.replace(before, is_serving=True)
-    return Resolution(endpoints=tuple(endpoints.values()), problems=tuple(problems))
+        joined.add(answer.endpoints)
+        for contribution in answer.contributions:
+            problems += contribution.shortfalls
+            joined.add(contribution.endpoints)
+        contributions += answer.contributions
+    if joined.left_out:
+        problems.append(
+            ResolveProblem(
+                path="spec",
+                reason=Reason.INVALID_VALUE,
+                message=f"found {len(joined.endpoints) + len(joined.left_out)} endpoints, expected at most "
+                f"{MAX_ENDPOINTS_PER_SERVICE}; the rest is left out",
+                is_reference=False,
+            )
+        )
+    return Resolution(
+        endpoints=tuple(joined.endpoints.values()), problems=tuple(problems), contributions=tuple(contributions)
+    )
+
+
+class _Joined:
+    """Endpoints by key, in order of arrival."""
+
+    __slots__ = ("endpoints", "left_out")
+
+    def __init__(self) -> None:
+        self.endpoints: dict[EndpointKey, Endpoint] = {}
+        self.left_out: set[EndpointKey] = set()
+
+    def add(self, found: Sequence[Endpoint]) -> None:
+        """Take endpoints that are not there yet, up to the limit."""
+        for endpoint in found:
+            before = self.endpoints.get(endpoint.key)
+            if before is not None:
+                if endpoint.is_serving and not before.is_serving:
+                    self.endpoints[endpoint.key] = msgspec.structs.replace(before, is_serving=True)
+            elif len(self.endpoints) < MAX_ENDPOINTS_PER_SERVICE:
+                self.endpoints[endpoint.key] = endpoint
+            else:
+                self.left_out.add(endpoint.key)

@@ -12,7 +12,7 @@ statuses sees the generation, the version and the status that are there now. (An
 as long as its content; `changes` compares marks.) Whatever the order and repetition of events
 that lead to one state of all sources, the view is the same, apart from who came first among several sources.
 
-Views are immutable: the store copies a kind's table before it changes one that a view holds.
+Views are immutable: the store copies a kind's table before it changes one that a view holds (`registry.bucket`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from datum_router.manifests.meta import DEFAULT_NAMESPACE, ObjectKey, ObjectMeta
 from datum_router.manifests.table import KindTable
 from datum_router.plugins.protocols import Delete, Mark, Problems, SourceEvent, Synced, Upsert
 from datum_router.reasons import Reason
+from datum_router.registry.bucket import Bucket, Entry, IndexValue, Name, index_values, is_same
 
 MAX_ANONYMOUS = 1000
 """Objects without a usable name whose diagnostics are kept; sources report most of them themselves."""
@@ -51,45 +52,7 @@ NO_CHANGE = StoreChange()
 _MSGPACK = msgspec.msgpack.Encoder(order="deterministic")
 
 
-class _Entry(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """An object in force: the latest version that has the content which `mark` stands for."""
-
-    manifest: msgspec.Struct
-    origin: Origin
-    mark: object
-
-
-class _Bucket:
-    """The objects of one kind. Sorted at the first look after a change; a bucket that is shared is never changed.
-
-    Attributes:
-        base: The last shared bucket's `mark`.
-        touched: Objects that were put or taken out since then.
-    """
-
-    __slots__ = ("_sorted", "base", "entries", "is_shared", "mark", "touched")
-
-    def __init__(self, entries: dict[tuple[str, str], _Entry], base: object, touched: set[tuple[str, str]]) -> None:
-        self.entries = entries
-        self.is_shared = False
-        self.mark = object()
-        self.base = base
-        self.touched = touched
-        self._sorted: tuple[msgspec.Struct, ...] | None = None
-
-    def manifests(self) -> tuple[msgspec.Struct, ...]:
-        """Return the manifests in order of namespace and name."""
-        if self._sorted is None:
-            self._sorted = tuple(self.entries[name].manifest for name in sorted(self.entries))
-        return self._sorted
-
-
-def _mark(entries: Mapping[tuple[str, str], _Entry], name: tuple[str, str]) -> object:
-    entry = entries.get(name)
-    return None if entry is None else entry.mark
-
-
-_EMPTY = _Bucket({}, None, set())
+_EMPTY = Bucket()
 
 
 class _Claim:
@@ -138,7 +101,7 @@ class StoreView:
 
     def __init__(
         self,
-        buckets: Mapping[str, _Bucket],
+        buckets: Mapping[str, Bucket],
         diagnostics: tuple[Diagnostic, ...],
         skipped: Mapping[str, int],
         refused: Mapping[ObjectKey, ObjectMeta],
@@ -159,22 +122,37 @@ class StoreView:
         """Return all manifests of a kind in order of namespace and name; O(1) but for the first call after a change."""
         return self._buckets.get(kind, _EMPTY).manifests()
 
-    def changes(self, since: StoreView | None) -> dict[str, set[tuple[str, str]]]:
-        """Return, by kind, namespace and name of what came, went or has other content than in an older view.
+    def select(self, kind: str, index: str, value: str) -> Sequence[msgspec.Struct]:
+        """Return the manifests that an index of their kind has under a value, in order of namespace and name.
 
-        Objects that only moved in their file, or of which there is a version of equal content (another status, say),
-        have not changed. O(changes) for the view before this one of the same
-        store, else O(objects of kinds that were touched).
+        O(manifests with that value) for the first call after a change of the kind, then O(1).
+
+        Raises:
+            LookupError: The kind has no such index; not noticed as long as no object of the kind is there.
         """
-        changed: dict[str, set[tuple[str, str]]] = {}
-        older: Mapping[str, _Bucket] = {} if since is None else since._buckets
+        bucket = self._buckets.get(kind)
+        return () if bucket is None else bucket.select(index, value)
+
+    def changes(self, since: StoreView | None) -> dict[str, dict[Name, frozenset[IndexValue]]]:
+        """Return, by kind and name, what came, went or has another content than in an older view.
+
+        Each comes with the values that indexes had it under before or have it under now. Objects that only moved in
+        their file, or whose status or bookkeeping is all that differs, have not changed. O(changes) for the view
+        before this one of the same store, else O(objects of kinds that were touched).
+        """
+        changed: dict[str, dict[Name, frozenset[IndexValue]]] = {}
+        older: Mapping[str, Bucket] = {} if since is None else since._buckets
         for kind in self._buckets.keys() | older.keys():
             before, now = older.get(kind, _EMPTY), self._buckets.get(kind, _EMPTY)
             if before is now:
                 continue
             old, new = before.entries, now.entries
             names = now.touched if now.base is before.mark else old.keys() | new.keys()
-            differing = {name for name in names if _mark(old, name) is not _mark(new, name)}
+            differing = {
+                name: _values(old.get(name)) | _values(new.get(name))
+                for name in names
+                if not is_same(old.get(name), new.get(name))
+            }
             if differing:
                 changed[kind] = differing
         return changed
@@ -219,6 +197,7 @@ class Store:
         "_buckets",
         "_claims",
         "_diagnostics",
+        "_indexes",
         "_kinds",
         "_refused",
         "_refused_statuses",
@@ -230,7 +209,8 @@ class Store:
     def __init__(self, kinds: KindTable, *, seen: set[ObjectKey] | None = None) -> None:
         self._kinds = kinds
         self._seen = seen
-        self._buckets: dict[str, _Bucket] = {}
+        self._indexes = {row.kind: row.indexes for row in kinds if row.indexes}
+        self._buckets: dict[str, Bucket] = {}
         self._claims: dict[ObjectKey, _Claims] = {}
         self._reports: dict[tuple[str, str, str], tuple[Diagnostic, ...]] = {}
         self._skipped: dict[tuple[str, ObjectKey], tuple[str, str]] = {}
@@ -415,18 +395,18 @@ class Store:
 
     def _put(self, key: ObjectKey, claims: _Claims) -> None:
         """Bring the table of a kind in line with the owner's claim."""
-        bucket = self._buckets.get(key.kind, _EMPTY)
-        if bucket is _EMPTY or bucket.is_shared:
-            bucket = _Bucket(dict(bucket.entries), bucket.mark, set())
-        entries = bucket.entries
-        name = (key.namespace, key.name)
-        bucket.touched.add(name)
+        indexes = self._indexes.get(key.kind, {})
+        bucket = self._buckets.get(key.kind)
+        if bucket is None:
+            bucket = self._buckets[key.kind] = Bucket(indexes, base=_EMPTY.mark)
+        elif bucket.is_shared:
+            bucket = self._buckets[key.kind] = bucket.fork()
         owner = None if claims.owner is None else claims.by_source[claims.owner]
-        if owner is None or owner.manifest is None or owner.origin is None:
-            entries.pop(name, None)
-        else:
-            entries[name] = _Entry(manifest=owner.manifest, origin=owner.origin, mark=owner.mark)
-        self._buckets[key.kind] = bucket
+        entry = None
+        if owner is not None and owner.manifest is not None and owner.origin is not None:
+            values = index_values(owner.manifest, indexes)
+            entry = Entry(manifest=owner.manifest, origin=owner.origin, mark=owner.mark, values=values)
+        bucket.put((key.namespace, key.name), entry)
 
     def _report_object(self, key: ObjectKey, claims: _Claims) -> bool:
         """Bring the diagnostics of all claims on an object up to date; return whether any differ."""
@@ -466,6 +446,10 @@ def _fingerprint(raw: object) -> bytes:
         return hashlib.blake2b(_MSGPACK.encode(raw), digest_size=16).digest()
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
         return b""
+
+
+def _values(entry: Entry | None) -> frozenset[IndexValue]:
+    return frozenset() if entry is None else entry.values
 
 
 def _text(key: ObjectKey) -> str:

@@ -79,7 +79,9 @@ def test_references_to_nowhere_are_compared_with_a_bounded_number_of_names(
 
 def test_a_service_that_is_in_another_namespace_is_hinted_at(bench: Any, kit: Any) -> None:
     (found,) = bench().compile(kit.service("my-api", namespace="prod"), kit.route("api", "my-api")).diagnostics
-    assert found.hint == "there is one in namespace prod: name it, and set spec.exportTo.namespaces: All there"
+    assert found.hint == (
+        "there is one in namespace prod: name it, and give consent there by spec.exportTo or a ReferenceGrant"
+    )
 
 
 def test_hints_follow_the_services_that_are_there(bench: Any, kit: Any) -> None:
@@ -88,15 +90,7 @@ def test_hints_follow_the_services_that_are_there(bench: Any, kit: Any) -> None:
     assert one.compile(kit.service("my-api")).diagnostics[0].hint == "did you mean my-api?"
     one.delete(kit.service("my-api"))
     assert one.compile(kit.service("her-apy")).diagnostics[-1].hint == "did you mean her-apy?"
-
-
-def test_another_namespace_needs_export(bench: Any, kit: Any) -> None:
-    spec = {"destinations": [{"vpcServiceRef": {"name": "my-api", "namespace": "prod"}}]}
-    refused = bench().compile(kit.service(namespace="prod"), kit.obj("VPCRoute", "api", spec))
-    assert bench().reasons(refused) == ["RefNotPermitted"]
-    assert refused.data.rules[0].destinations[0].problem == "RefNotPermitted"
-    exported = kit.service(namespace="prod", exportTo={"namespaces": "All"})
-    assert not bench().compile(exported, kit.obj("VPCRoute", "api", spec)).diagnostics
+    assert one.compile(kit.service("her-apy", port=81)).diagnostics[-1].hint == "did you mean her-apy?"
 
 
 def test_rules_that_match_the_same_requests_conflict_and_the_older_one_wins(bench: Any, kit: Any) -> None:

@@ -60,7 +60,7 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
     ("VPCService", "spec.protocol", "spec.protocol", {"protocol": "TCP"}),
     *[
         ("VPCService", "spec.discovery.method", "spec.discovery.method", {"discovery": {"method": method}})
-        for method in ("kubernetes", "dns", "endpointslice")
+        for method in ("dns", "endpointslice")
     ],
     ("VPCService", "spec.discovery.dnsName", "spec.discovery.dnsName", {"discovery": {"dnsName": "a.example"}}),
     (
@@ -80,8 +80,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
     ("VPCService", "spec.tls.subjectAltNames", "spec.tls.subjectAltNames", {"tls": {"subjectAltNames": ["a"]}}),
     ("VPCService", "spec.locationRef", "spec.locationRef", {"locationRef": {"name": "fra"}}),
     ("VPCService", "spec.tunnel", "spec.tunnel", {"tunnel": {"connectorRef": {"name": "c"}}}),
-    ("VPCService", "spec.exportTo.namespaces", "spec.exportTo.namespaces", {"exportTo": {"namespaces": "Selector"}}),
-    ("VPCService", "spec.exportTo.selector", "spec.exportTo.selector", {"exportTo": {"selector": SELECTOR}}),
     (
         "VPCRoute",
         "spec.match.grpcMatchType",
@@ -176,7 +174,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
         "spec.portMappings[0].protocol",
         {"portMappings": [{"servicePort": 53, "protocol": "UDP"}]},
     ),
-    ("ServiceBinding", "spec.podSelector", "spec.podSelector", {"podSelector": SELECTOR}),
     *[
         (
             "VPCIngress",

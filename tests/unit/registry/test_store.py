@@ -86,7 +86,7 @@ def test_a_change_after_echoes_is_a_change(store: Store) -> None:
     store.apply(upsert(raw(resourceVersion="2")))
     store.apply(upsert(raw(port=81, resourceVersion="3")))
     store.apply(upsert(raw(port=81, resourceVersion="4")))
-    assert store.view().changes(before) == {"VPCService": {("default", "a")}}
+    assert store.view().changes(before) == {"VPCService": {("default", "a"): frozenset()}}
 
 
 def test_metadata_of_a_bad_version_is_known_until_a_good_one_comes_or_the_object_goes(store: Store) -> None:
@@ -322,6 +322,54 @@ def test_views_between_changes_share_their_lists(store: Store) -> None:
     store.apply(upsert(raw()))
     first = store.view().list("VPCService")
     assert store.view().list("VPCService") is first
+
+
+def binding(name: str, target: str, namespace: str = "default", **spec: object) -> dict[str, object]:
+    return {
+        "apiVersion": "router.datum.net/v1alpha1",
+        "kind": "ServiceBinding",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"serviceRef": {"name": "s"}, "vpcServiceRef": {"name": target}, **spec},
+    }
+
+
+def fed(view: StoreView, service: str) -> list[str]:
+    return [str(item.metadata.name) for item in view.select("ServiceBinding", "vpcService", service)]  # type: ignore[attr-defined]  # all are ServiceBindings
+
+
+def test_what_an_index_has_under_a_value_follows_the_objects_and_never_changes_in_a_view(store: Store) -> None:
+    for one in (binding("z", "a"), binding("y", "a"), binding("x", "b")):
+        store.apply(upsert(one))
+    first = store.view()
+    assert fed(first, "default/a") == ["y", "z"]
+    store.apply(upsert(binding("z", "b")))
+    store.apply(delete(key=ObjectKey(kind="ServiceBinding", namespace="default", name="x")))
+    second = store.view()
+    assert (fed(second, "default/a"), fed(second, "default/b")) == (["y"], ["z"])
+    assert (fed(first, "default/a"), fed(first, "default/b")) == (["y", "z"], ["x"])
+    assert fed(second, "prod/a") == []
+    assert second.select("NoSuchKind", "vpcService", "default/a") == ()
+
+
+def test_changes_name_the_values_of_the_old_and_of_the_new_version(store: Store) -> None:
+    store.apply(upsert(binding("x", "a")))
+    first = store.view()
+    store.apply(upsert(binding("x", "b")))
+    expected = frozenset({("vpcService", "default/a"), ("vpcService", "default/b")})
+    assert store.view().changes(first) == {"ServiceBinding": {("default", "x"): expected}}
+
+
+def test_an_echo_of_the_status_is_no_change_but_can_be_read(store: Store) -> None:
+    store.apply(upsert(raw()))
+    first = store.view()
+    store.apply(upsert(raw(resourceVersion="2") | {"status": {"ready": True}}))
+    second = store.view()
+    assert second.changes(first) == {}
+    found = second.get("VPCService", "default", "a")
+    assert isinstance(found, VPCService)
+    assert found.metadata.resource_version == "2"
+    assert found.status is not None
+    assert found.status.ready
 
 
 def test_diagnostics_are_in_order_of_file_and_line(store: Store) -> None:

@@ -83,7 +83,7 @@ def make_source(settings: GatewaySettings, plugins: PluginSet) -> Source:
     spec = plugins.sources.get(settings.source)
     if spec is None:
         raise _not_installed("source", settings.source, plugins.sources, settings)
-    return spec.create(settings.source_config)
+    return spec.make(settings.source_config, plugins.kinds)
 
 
 def snapshot_scope(settings: GatewaySettings) -> str:

@@ -11,6 +11,10 @@ from datum_router_galactic.kinds import GROUP, VERSION, VPC, VPCAttachment
 from datum_router_galactic.resolver import AttachmentResolver
 
 
+def _content(item: VPC | VPCAttachment) -> object:
+    return (item.spec, item.status)
+
+
 @hookimpl
 def datum_router_plugin_info() -> PluginInfo:
     """Say who this is."""
@@ -19,10 +23,18 @@ def datum_router_plugin_info() -> PluginInfo:
 
 @hookimpl
 def datum_router_resource_kinds() -> Sequence[ResourceKind]:
-    """Add VPC and VPCAttachment."""
+    """Add VPC and VPCAttachment, which a cluster with a newer generation of Galactic may lack."""
     return [
-        ResourceKind(group=GROUP, version=VERSION, kind="VPC", plural="vpcs", struct=VPC),
-        ResourceKind(group=GROUP, version=VERSION, kind="VPCAttachment", plural="vpcattachments", struct=VPCAttachment),
+        ResourceKind(
+            group=GROUP,
+            version=VERSION,
+            kind=kind,
+            plural=plural,
+            struct=struct,
+            content=_content,
+            is_optional=True,
+        )
+        for kind, plural, struct in (("VPC", "vpcs", VPC), ("VPCAttachment", "vpcattachments", VPCAttachment))
     ]
 
 

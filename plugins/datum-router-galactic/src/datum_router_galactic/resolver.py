@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 
-from datum_router.compiler.diagnostics import did_you_mean
-from datum_router.compiler.refs import names_in
+from datum_router.compiler.refs import is_permitted, refusal
+from datum_router.manifests.meta import ObjectKey
 from datum_router.manifests.vpcservice import VPCService
 from datum_router.model.endpoint import Endpoint, make_endpoint, make_locality
 from datum_router.plugins.protocols import ManifestView, Resolution, ResolveProblem
 from datum_router.reasons import Reason
-from datum_router_galactic.kinds import VPC, VPCAttachment
+from datum_router_galactic.kinds import GROUP, VPC, VPCAttachment
 
 PATH = "spec.vpcAttachmentRef.name"
 
@@ -29,13 +29,21 @@ class AttachmentResolver:
         if ref is None:
             return None
         namespace = ref.namespace or service.metadata.namespace
+        key = ObjectKey(kind="VPCService", namespace=service.metadata.namespace, name=service.metadata.name)
+        target = ObjectKey(kind="VPCAttachment", namespace=namespace, name=ref.name)
+        if not is_permitted(view, referrer=key, target=target, group=GROUP):
+            message, hint = refusal(key, target, group=GROUP)
+            refused = ResolveProblem(
+                path=PATH, reason=Reason.REF_NOT_PERMITTED, message=message, hint=hint, is_reference=False
+            )
+            return Resolution(problems=(refused,))
         attachment = view.get("VPCAttachment", namespace, ref.name)
         if not isinstance(attachment, VPCAttachment):
             problem = ResolveProblem(
                 path=PATH,
                 reason=Reason.ATTACHMENT_NOT_FOUND,
                 message=f"vpcattachment {namespace}/{ref.name} is not there",
-                hint=did_you_mean(ref.name, names_in(view, "VPCAttachment", namespace)),
+                missing=target,
             )
             return Resolution(problems=(problem,))
         problems: list[ResolveProblem] = []

@@ -25,6 +25,7 @@ MAX_CAUSES = 64
 MAX_RETRY_AFTER_S = 300.0
 """The longest wait that the API can ask for (seconds)."""
 
+_FROM_THE_FUTURE = "ResourceVersionTooLarge"
 _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _SECONDS = re.compile(r"[0-9]{1,9}\Z")
 
@@ -33,9 +34,17 @@ class ResponseTooLarge(ClusterError):
     """Report an answer, or a line of a watch, beyond the limit; a smaller page may do."""
 
 
+class VersionUnusable(ClusterError):
+    """Report a resourceVersion, or a place in a list, that the API cannot go on from: too old (410), or not there yet.
+
+    The latter is what an API whose data was restored from a copy says; waiting would not help.
+    """
+
+
 class _Cause(msgspec.Struct, frozen=True):
     field: str | None = None
     message: str | None = None
+    reason: str | None = None
 
 
 class _Details(msgspec.Struct, frozen=True, rename="camel"):
@@ -122,7 +131,10 @@ def error_of_status(
         )
         return ClusterRejected(message, status=status, causes=causes)
     made: type[ClusterError] = ClusterError
-    if status in (401, 403):
+    causes_of = () if details is None or not details.causes else details.causes
+    if status == 410 or any(cause.reason == _FROM_THE_FUTURE for cause in causes_of):
+        made = VersionUnusable
+    elif status in (401, 403):
         made = ClusterForbidden
     elif status == 404:
         made = ClusterNotFound

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
+from datum_router.manifests.indexes import full_name
 from datum_router.manifests.meta import ObjectMeta
 
-SERVICE_NAME_LABEL = "kubernetes.io/service-name"
-ATTACHMENT_ANNOTATION = "k8s.v1alpha.galactic.datumapis.com/vpc-attachment"
+SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
+ATTACHMENT_ANNOTATION: Final = "k8s.v1alpha.galactic.datumapis.com/vpc-attachment"
+"""Of a pod: the VPCAttachment, in the pod's own namespace, that gives it its VPC address."""
+TENANT_LABEL: Final = "galactic.datum.net/tenant-id"
+"""Of an EndpointSlice that Galactic's second generation writes for one pod: it lists the pod's VPC address."""
+
+BY_SERVICE: Final = "service"
+"""Index of EndpointSlice: `namespace/name` of the Service that it belongs to."""
 
 
 class _Part(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
@@ -26,10 +33,17 @@ class ServicePort(_Part, frozen=True, kw_only=True):
 
 
 class ServiceSpec(_Part, frozen=True, kw_only=True):
-    """Ports and selector of a Service."""
+    """What of a Service matters to those who ask for its endpoints. `cluster_ip` is `None` (as text) if headless."""
 
-    ports: tuple[ServicePort, ...] = ()
-    selector: Mapping[str, str] = {}
+    type: str = "ClusterIP"
+    ports: tuple[ServicePort, ...] | None = ()
+    cluster_ip: str = msgspec.field(default="", name="clusterIP")
+    external_name: str = ""
+
+    @property
+    def is_headless(self) -> bool:
+        """Tell whether the Service has no address of its own."""
+        return self.cluster_ip == "None"
 
 
 class Service(_Part, frozen=True, kw_only=True):
@@ -42,7 +56,7 @@ class Service(_Part, frozen=True, kw_only=True):
 
 
 class EndpointConditions(_Part, frozen=True, kw_only=True):
-    """Readiness of one endpoint; null means true for `ready` and `serving` (API documentation)."""
+    """State of one endpoint; null means true for `ready` and `serving`, false for `terminating`."""
 
     ready: bool | None = None
     serving: bool | None = None
@@ -63,12 +77,11 @@ class SliceEndpoint(_Part, frozen=True, kw_only=True):
     addresses: tuple[str, ...]
     conditions: EndpointConditions = EndpointConditions()
     target_ref: ObjectReference | None = None
-    node_name: str | None = None
     zone: str | None = None
 
 
 class SlicePort(_Part, frozen=True, kw_only=True):
-    """One port of a slice, named like the Service's port."""
+    """One port of a slice, named like the Service's port; without a number it stands for every port."""
 
     name: str | None = None
     port: int | None = None
@@ -86,23 +99,42 @@ class EndpointSlice(_Part, frozen=True, kw_only=True):
     ports: tuple[SlicePort, ...] | None = ()
 
 
-class PodIP(_Part, frozen=True, kw_only=True):
-    """One address of a pod."""
-
-    ip: str = ""
-
-
-class PodStatus(_Part, frozen=True, kw_only=True):
-    """The part of a pod's status that is read."""
-
-    pod_ip: str = msgspec.field(default="", name="podIP")
-    pod_ips: tuple[PodIP, ...] = msgspec.field(default=(), name="podIPs")
-
-
 class Pod(_Part, frozen=True, kw_only=True):
-    """A core/v1 Pod: its annotation names the VPC attachment."""
+    """A core/v1 Pod, of which only the metadata is read: its labels, and the annotation that names its attachment."""
 
     api_version: str
     kind: str
     metadata: ObjectMeta
-    status: PodStatus = PodStatus()
+
+
+def service_content(service: Service) -> object:
+    """Return what counts as a change."""
+    return service.spec
+
+
+def slice_content(item: EndpointSlice) -> object:
+    """Return what counts as a change: not the annotations, which tell when the endpoints last changed."""
+    labels = item.metadata.labels or {}
+    return (
+        labels.get(SERVICE_NAME_LABEL),
+        labels.get(TENANT_LABEL),
+        item.address_type,
+        item.endpoints,
+        item.ports,
+    )
+
+
+def pod_content(pod: Pod) -> object:
+    """Return what counts as a change: of many annotations, one."""
+    return (pod.metadata.labels, attachment_name(pod))
+
+
+def attachment_name(pod: Pod) -> str:
+    """Return the name of the pod's VPCAttachment, empty if it has none."""
+    return (pod.metadata.annotations or {}).get(ATTACHMENT_ANNOTATION, "")
+
+
+def sliced_service(item: EndpointSlice) -> tuple[str, ...]:
+    """Return the values of `BY_SERVICE`: none for a slice that belongs to no Service."""
+    name = (item.metadata.labels or {}).get(SERVICE_NAME_LABEL)
+    return (full_name(item.metadata.namespace, name),) if name else ()

@@ -1,26 +1,32 @@
-"""Hook implementations of the Kubernetes plugin."""
+"""Hook implementations of the Kubernetes plugin.
+
+The source is imported when it is created: nothing but the supervisor talks to a cluster.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from datum_router.manifests.table import ResourceKind
+from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.plugins.hookspecs import hookimpl
-from datum_router.plugins.specs import ClusterSpec, PluginInfo, ResolverSpec
-from datum_router_kubernetes.kinds import EndpointSlice, Pod, Service
+from datum_router.plugins.specs import ClusterSpec, PluginInfo, ResolverSpec, SourceSpec
+from datum_router_kubernetes import NAME
+from datum_router_kubernetes.kinds import (
+    BY_SERVICE,
+    EndpointSlice,
+    Pod,
+    Service,
+    pod_content,
+    service_content,
+    slice_content,
+    sliced_service,
+)
 from datum_router_kubernetes.resolver import BindingResolver
 
 if TYPE_CHECKING:
     from datum_router.plugins.cluster import Cluster
-
-
-def _pod_content(pod: Pod) -> object:
-    return (pod.metadata.annotations, pod.metadata.labels, pod.status)
-
-
-def _slice_content(item: EndpointSlice) -> object:
-    return (item.metadata.labels, item.address_type, item.endpoints, item.ports)
+    from datum_router.plugins.protocols import Source
 
 
 def _create_cluster(settings: Mapping[str, str]) -> Cluster:
@@ -39,16 +45,27 @@ def datum_router_plugin_info() -> PluginInfo:
 def datum_router_resource_kinds() -> Sequence[ResourceKind]:
     """Add Service, EndpointSlice and Pod."""
     return [
-        ResourceKind(group="", version="v1", kind="Service", plural="services", struct=Service),
+        ResourceKind(
+            group="", version="v1", kind="Service", plural="services", struct=Service, content=service_content
+        ),
         ResourceKind(
             group="discovery.k8s.io",
             version="v1",
             kind="EndpointSlice",
             plural="endpointslices",
             struct=EndpointSlice,
-            content=_slice_content,
+            content=slice_content,
+            indexes={BY_SERVICE: sliced_service},
         ),
-        ResourceKind(group="", version="v1", kind="Pod", plural="pods", struct=Pod, content=_pod_content),
+        ResourceKind(
+            group="",
+            version="v1",
+            kind="Pod",
+            plural="pods",
+            struct=Pod,
+            content=pod_content,
+            is_metadata_only=True,
+        ),
     ]
 
 
@@ -62,3 +79,15 @@ def datum_router_endpoint_resolvers() -> Sequence[ResolverSpec]:
 def datum_router_clusters() -> Sequence[ClusterSpec]:
     """Add the cluster of a kubeconfig, or of the pod that this runs in, for those who write to it."""
     return [ClusterSpec(name="kubernetes", create=_create_cluster)]
+
+
+@hookimpl
+def datum_router_sources() -> Sequence[SourceSpec]:
+    """Offer a cluster's API as a source of manifests."""
+    return [SourceSpec(name=NAME, create=_source, needs_kinds=True)]
+
+
+def _source(settings: Mapping[str, str], kinds: KindTable) -> Source:
+    from datum_router_kubernetes.source import create_source
+
+    return create_source(settings, kinds)

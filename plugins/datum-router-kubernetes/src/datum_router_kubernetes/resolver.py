@@ -1,36 +1,36 @@
-"""From ServiceBindings to endpoints: Service -> EndpointSlices -> (pod -> attachment ->) addresses. Pure, no I/O.
+"""From ServiceBindings to endpoints: Service -> port -> EndpointSlices -> addresses. Pure, no I/O.
 
-A Service's slices hold cluster pod addresses, but the router must reach VPC addresses. So by default
-(`addressSource: Attachment`) an endpoint that stands for a pod with the attachment annotation is replaced by the
-attachment's addresses; without one its slice address is used. `PodIP` and `EndpointSlice` use slice addresses always.
+Which endpoints serve follows kube-proxy: those that are ready; if none is, those that are terminating and still
+serve. `ready: null` counts as true, unless the endpoint is terminating. With `publishNotReadyAddresses` every endpoint
+serves that is not terminating, and if there is none, those that are. Endpoints that do not serve are given all the
+same, marked as such, so that a status can list them and requests that are under way know them.
+
+An endpoint that several slices list (during their updates, or one per address family) is one endpoint if address and
+port are equal; it is in the best of the states that they say. An endpoint with two addresses (a dual-stack Service, an
+attachment with two) is two endpoints: `addressFamily` chooses one.
 """
 
 from __future__ import annotations
 
-import ipaddress
-
 import msgspec
 
-from datum_router.compiler.diagnostics import did_you_mean
-from datum_router.compiler.refs import names_in
+from datum_router.compiler.refs import is_permitted, refusal
+from datum_router.manifests.holding import recorded_endpoints
+from datum_router.manifests.indexes import BY_VPC_SERVICE, full_name
 from datum_router.manifests.meta import ObjectKey
-from datum_router.manifests.servicebinding import AddressFamily, AddressSource, ServiceBinding
+from datum_router.manifests.servicebinding import AddressFamily, ServiceBinding
 from datum_router.manifests.vpcservice import VPCService
-from datum_router.model.endpoint import Endpoint, Locality, make_endpoint, make_locality
-from datum_router.plugins.protocols import ManifestView, Resolution, ResolveProblem
+from datum_router.model.endpoint import Endpoint, EndpointKey, Locality, endpoint_key, make_endpoint, make_locality
+from datum_router.plugins.protocols import Contribution, Hold, ManifestView, Resolution, ResolveProblem
 from datum_router.reasons import Reason
-from datum_router_kubernetes.kinds import (
-    ATTACHMENT_ANNOTATION,
-    SERVICE_NAME_LABEL,
-    EndpointSlice,
-    Pod,
-    Service,
-    ServicePort,
-    SliceEndpoint,
-)
+from datum_router_kubernetes.addresses import AddressFinder
+from datum_router_kubernetes.kinds import BY_SERVICE, EndpointConditions, EndpointSlice, Service
 
 ZONE_KEY = "topology.kubernetes.io/zone"
 """Topology key under which an EndpointSlice's zone is known."""
+
+SERVICE_PATH = "spec.serviceRef.name"
+PORTS_PATH = "spec.portMappings"
 
 
 class BindingResolver:
@@ -39,33 +39,49 @@ class BindingResolver:
     __slots__ = ()
 
     def resolve(self, service: VPCService, view: ManifestView) -> Resolution | None:
-        """Return the endpoints of every binding to `service`, or None if there is no binding."""
-        key = (service.metadata.namespace, service.metadata.name)
-        endpoints: list[Endpoint] = []
+        """Return what every binding to `service` gives, or None if there is no binding.
+
+        A binding of another namespace needs a ReferenceGrant of the service's; the compiler reports it if it has none.
+        """
+        key = ObjectKey(kind="VPCService", namespace=service.metadata.namespace, name=service.metadata.name)
         problems: list[ResolveProblem] = []
-        is_bound = False
-        for binding in view.list("ServiceBinding"):
-            if not isinstance(binding, ServiceBinding) or _target(binding) != key:
+        contributions: list[Contribution] = []
+        for binding in view.select("ServiceBinding", BY_VPC_SERVICE, full_name(key.namespace, key.name)):
+            if not isinstance(binding, ServiceBinding):
                 continue
-            is_bound = True
             one = _Binding(binding, service, view)
-            one.run()
-            endpoints += one.endpoints
+            if not is_permitted(view, referrer=one.key, target=key):
+                continue
+            contributions.append(one.run())
             problems += one.problems
-        if not is_bound:
+        if not contributions:
             return None
-        return Resolution(endpoints=tuple(endpoints), problems=tuple(problems))
+        return Resolution(problems=tuple(problems), contributions=tuple(contributions))
 
 
-def _target(binding: ServiceBinding) -> tuple[str, str]:
-    ref = binding.spec.vpc_service_ref
-    return (ref.namespace or binding.metadata.namespace, ref.name)
+class _Member(msgspec.Struct):
+    """An endpoint before it is known which ones serve."""
+
+    address: str
+    port: int
+    locality: Locality
+    is_ready: bool
+    is_terminating: bool
+    may_finish: bool  # terminating, but good enough if nothing else is
+
+
+class _WantedPort(msgspec.Struct, frozen=True, kw_only=True):
+    """A port of a Service. `number` is for slices that say none; without `is_named` they say none ever."""
+
+    name: str = ""
+    number: int
+    is_named: bool = True
 
 
 class _Binding:
-    """One binding's resolution."""
+    """One binding's resolution. `problems` are about what the binding refers to, whatever endpoints are held."""
 
-    __slots__ = ("binding", "endpoints", "key", "locality", "problems", "service", "view")
+    __slots__ = ("binding", "finder", "key", "locality", "members", "problems", "service", "view")
 
     def __init__(self, binding: ServiceBinding, service: VPCService, view: ManifestView) -> None:
         self.binding = binding
@@ -73,53 +89,92 @@ class _Binding:
         self.view = view
         self.key = ObjectKey(kind="ServiceBinding", namespace=binding.metadata.namespace, name=binding.metadata.name)
         self.locality = make_locality(service.spec.topology)
-        self.endpoints: list[Endpoint] = []
+        self.members: dict[EndpointKey, _Member] = {}
         self.problems: list[ResolveProblem] = []
+        self.finder = AddressFinder(binding.spec, view)
 
-    def run(self) -> None:
-        """Fill `endpoints` and `problems`."""
+    def run(self) -> Contribution:
+        """Return what the binding gives."""
         ref = self.binding.spec.service_ref
-        namespace = ref.namespace or self.binding.metadata.namespace
-        if namespace != self.binding.metadata.namespace:
+        namespace = ref.namespace or self.key.namespace
+        target = ObjectKey(kind="Service", namespace=namespace, name=ref.name)
+        if not is_permitted(self.view, referrer=self.key, target=target, group=""):
+            message, hint = refusal(self.key, target, group="")
+            self._problem("spec.serviceRef.namespace", Reason.REF_NOT_PERMITTED, message, hint=hint, is_reference=False)
+            return Contribution(object=self.key)
+        self._find(target)
+        endpoints = self._endpoints()
+        found = self.finder.shortfalls.messages()
+        shortfalls = [self._shortfall(reason, text) for reason, text in found]
+        if not endpoints and not shortfalls and not self.problems:
+            family = self.binding.spec.address_family
+            kind = "endpoints" if family is AddressFamily.DUAL else f"{family.value} endpoints"
+            selected = "" if self.binding.spec.pod_selector is None else " that spec.podSelector selects"
+            shortfalls = [self._shortfall(Reason.NO_ENDPOINTS, f"{target} has no {kind}{selected} at this port")]
+        hold = None
+        if not self.binding.spec.auto_sync:
+            is_whole = all(reason is not Reason.NO_VPC_ADDRESS for reason, _ in found)
+            hold = self._hold(endpoints, is_whole=is_whole)
+        return Contribution(object=self.key, endpoints=endpoints, shortfalls=tuple(shortfalls), hold=hold)
+
+    def _hold(self, endpoints: tuple[Endpoint, ...], *, is_whole: bool) -> Hold:
+        """Return how endpoints are taken once: when there are some, all of them ready but for those on their way out.
+
+        Pods of a Service that is just coming up are thus not frozen at the first that is ready.
+        """
+        members = self.members.values()
+        spec = self.service.spec
+        meta = self.binding.metadata
+        by_key = {endpoint.key: endpoint for endpoint in endpoints}
+        recorded = []
+        for address, port in recorded_endpoints(self.binding):
+            known = by_key.get(endpoint_key(address, port)) or self._endpoint(
+                address, port, self.locality, is_serving=True
+            )
+            recorded.append(msgspec.structs.replace(known, is_serving=True))
+        are_ready = any(one.is_ready for one in members) and all(one.is_ready or one.is_terminating for one in members)
+        return Hold(
+            token=(meta.uid, meta.creation_timestamp, self.binding.spec, spec.port, spec.topology),
+            is_settled=is_whole and are_ready,
+            recorded=tuple(recorded),
+        )
+
+    # --- what is referred to ---------------------------------------------------------------------------------------
+
+    def _find(self, target: ObjectKey) -> None:
+        """Fill in `members` from the slices of a Service."""
+        service = self.view.get("Service", target.namespace, target.name)
+        if not isinstance(service, Service):
+            self._problem(SERVICE_PATH, Reason.SERVICE_NOT_FOUND, f"{target} is not there", missing=target)
+            return
+        if service.spec.type == "ExternalName":
             self._problem(
-                "spec.serviceRef.namespace",
-                Reason.REF_NOT_PERMITTED,
-                f"service {namespace}/{ref.name} is in another namespace, which needs its consent",
-                hint="bind it from its own namespace and export the vpcservice instead",
+                SERVICE_PATH,
+                Reason.NOT_SERVED,
+                f"{target} is an ExternalName for {service.spec.external_name or 'nothing'}, which has no endpoints",
+                hint="write addresses into endpoints of the VPCService",
                 is_reference=False,
             )
             return
-        found = self.view.get("Service", namespace, ref.name)
-        slices = [
-            item
-            for item in self.view.list("EndpointSlice")
-            if isinstance(item, EndpointSlice)
-            and item.metadata.namespace == namespace
-            and (item.metadata.labels or {}).get(SERVICE_NAME_LABEL) == ref.name
-        ]
-        if not isinstance(found, Service):
-            self._problem(
-                "spec.serviceRef.name",
-                Reason.SERVICE_NOT_FOUND,
-                f"service {namespace}/{ref.name} is not there",
-                hint=did_you_mean(ref.name, names_in(self.view, "Service", namespace)),
-            )
-            return
-        port = self._service_port(found)
+        port = self._service_port(service, target)
         if port is None:
             return
-        for item in slices:
-            self._take_slice(item, port)
+        for item in self.view.select("EndpointSlice", BY_SERVICE, full_name(target.namespace, target.name)):
+            if isinstance(item, EndpointSlice):
+                self._take_slice(item, port)
 
-    def _service_port(self, service: Service) -> ServicePort | None:
+    def _service_port(self, service: Service, target: ObjectKey) -> _WantedPort | None:
+        """Return what stands behind the VPCService's port."""
         wanted = self.service.spec.port
-        mappings = self.binding.spec.port_mappings or ()
+        mappings = self.binding.spec.port_mappings
+        path = SERVICE_PATH
         if mappings:
+            path = PORTS_PATH
             mapped = [item for item in mappings if (item.vpc_port or item.service_port) == wanted]
             if not mapped:
                 vpc_ports = ", ".join(str(item.vpc_port or item.service_port) for item in mappings)
                 self._problem(
-                    "spec.portMappings",
+                    path,
                     Reason.PORT_NOT_FOUND,
                     f"no mapping has vpcPort {wanted}, the port of vpcservice {self.service.metadata.name} "
                     f"(found {vpc_ports})",
@@ -127,113 +182,124 @@ class _Binding:
                 )
                 return None
             wanted = mapped[0].service_port
-        for port in service.spec.ports:
+        ports = service.spec.ports or ()
+        for port in ports:
             if port.port == wanted and port.protocol == "TCP":
-                return port
-        known = ", ".join(str(port.port) for port in service.spec.ports) or "none"
+                number = port.target_port if isinstance(port.target_port, int) else port.port
+                return _WantedPort(name=port.name, number=number)
+        if not ports and service.spec.is_headless:
+            # A headless Service need not name ports; then its slices have none, and what is written here counts.
+            return _WantedPort(number=wanted if mappings else self.service.spec.target_port or wanted, is_named=False)
+        known = ", ".join(f"{port.port} {port.protocol}" for port in ports) or "none"
+        tcp = [port.port for port in ports if port.protocol == "TCP"]
+        hint = f"write portMappings: [{{servicePort: {tcp[0]}, vpcPort: {self.service.spec.port}}}]" if tcp else ""
         self._problem(
-            "spec.portMappings" if mappings else "spec.serviceRef.name",
+            path,
             Reason.PORT_NOT_FOUND,
-            f"service {service.metadata.namespace}/{service.metadata.name} has no TCP port {wanted} (found {known})",
+            f"{target} has no TCP port {wanted} (found {known})",
+            hint=hint if len(tcp) == 1 else "",
             is_reference=False,
         )
         return None
 
-    def _take_slice(self, item: EndpointSlice, service_port: ServicePort) -> None:
+    # --- endpoints -------------------------------------------------------------------------------------------------
+
+    def _take_slice(self, item: EndpointSlice, wanted: _WantedPort) -> None:
         if item.address_type not in ("IPv4", "IPv6"):
+            self.finder.shortfalls.add(
+                Reason.NOT_SERVED,
+                f"endpointslice {item.metadata.namespace}/{item.metadata.name} has addressType {item.address_type}, "
+                "expected IPv4 or IPv6: names are not looked up",
+            )
             return
-        family = self.binding.spec.address_family
-        if family is AddressFamily.IPV4 and item.address_type != "IPv4":
-            return
-        if family is AddressFamily.IPV6 and item.address_type != "IPv6":
-            return
-        port = _slice_port(item, service_port)
+        port = _slice_port(item, wanted)
         if port is None:
             return
         for endpoint in item.endpoints or ():
-            is_serving = self._is_serving(endpoint)
-            locality = self._locality_of(endpoint)
-            for address in self._addresses(endpoint):
-                self.endpoints.append(
-                    make_endpoint(address, port, locality=locality, origin="servicebinding", is_serving=is_serving)
-                )
+            found = self.finder.find(item, endpoint)
+            for address in found.addresses:
+                self._add(address, port, endpoint.zone, endpoint.conditions, is_reachable=found.is_reachable)
 
-    def _locality_of(self, endpoint: SliceEndpoint) -> Locality:
-        """Return the service's place, refined by the zone that the slice states."""
-        if not endpoint.zone:
-            return self.locality
-        return make_locality({**dict(self.locality.topology), ZONE_KEY: endpoint.zone})
+    def _add(
+        self, address: str, port: int, zone: str | None, conditions: EndpointConditions, *, is_reachable: bool
+    ) -> None:
+        is_terminating = conditions.terminating is True
+        is_published = self.binding.spec.publish_not_ready_addresses
+        # `ready` of a terminating endpoint is true only if its Service has the API say so (publishNotReadyAddresses).
+        is_ready = conditions.ready is True or (conditions.ready is None and not is_terminating)
+        if is_published:
+            is_ready = not is_terminating
+        may_finish = is_terminating and (is_published or conditions.serving is not False)
+        member = _Member(
+            address=address,
+            port=port,
+            locality=self._locality(zone),
+            is_ready=is_ready and is_reachable,
+            is_terminating=is_terminating,
+            may_finish=may_finish and is_reachable,
+        )
+        key = endpoint_key(address, port)
+        before = self.members.get(key)
+        if before is None:
+            self.members[key] = member
+            return
+        before.is_ready |= member.is_ready
+        before.may_finish |= member.may_finish
+        before.is_terminating &= member.is_terminating
 
-    def _is_serving(self, endpoint: SliceEndpoint) -> bool:
-        if self.binding.spec.publish_not_ready_addresses:
-            return True
-        conditions = endpoint.conditions
-        # `ready` is null for unknown, which consumers read as true; it is never true for a terminating endpoint
-        # (unless the Service publishes not-ready addresses), so `serving` adds nothing for new requests.
-        return conditions.ready is not False and conditions.terminating is not True
-
-    def _addresses(self, endpoint: SliceEndpoint) -> list[str]:
-        found: list[str] = []
-        if self.binding.spec.address_source is AddressSource.ATTACHMENT:
-            found = self._attachment_addresses(endpoint)
-        if not found and endpoint.addresses:
-            found = [endpoint.addresses[0]]
-        canonical = []
-        for text in found:
-            try:
-                canonical.append(str(ipaddress.ip_interface(text).ip))
-            except ValueError:
-                self._problem(
-                    "spec.serviceRef.name",
-                    Reason.INVALID_VALUE,
-                    f"endpoint address {text!r} is no IP address",
-                    is_reference=False,
-                )
-        return canonical
-
-    def _attachment_addresses(self, endpoint: SliceEndpoint) -> list[str]:
-        ref = endpoint.target_ref
-        if ref is None or ref.kind != "Pod":
-            return []
-        namespace = ref.namespace or self.binding.metadata.namespace
-        pod = self.view.get("Pod", namespace, ref.name)
-        if not isinstance(pod, Pod):
-            return []
-        name = (pod.metadata.annotations or {}).get(ATTACHMENT_ANNOTATION, "")
-        if not name:
-            return []
-        attachment = self.view.get("VPCAttachment", namespace, name)
-        if attachment is None:
-            self._problem(
-                "spec.serviceRef.name",
-                Reason.ATTACHMENT_NOT_FOUND,
-                f"pod {namespace}/{ref.name} names vpcattachment {name}, which is not there; its pod address is used",
+    def _endpoints(self) -> tuple[Endpoint, ...]:
+        # In order of address: the order within a slice, and of slices, is the API's to change at will.
+        members = [self.members[key] for key in sorted(self.members)]
+        is_any_ready = any(one.is_ready for one in members)
+        return tuple(
+            self._endpoint(
+                one.address, one.port, one.locality, is_serving=one.is_ready if is_any_ready else one.may_finish
             )
-            return []
-        return _interface_addresses(attachment, self.binding.spec.address_family)
+            for one in members
+        )
 
-    def _problem(self, path: str, reason: Reason, message: str, *, hint: str = "", is_reference: bool = True) -> None:
+    def _endpoint(self, address: str, port: int, locality: Locality, *, is_serving: bool) -> Endpoint:
+        origin = f"servicebinding:{self.key.namespace}/{self.key.name}"
+        return make_endpoint(address, port, locality=locality, origin=origin, is_serving=is_serving)
+
+    def _locality(self, zone: str | None) -> Locality:
+        """Return the service's place, refined by the zone that the slice states."""
+        if not zone:
+            return self.locality
+        return make_locality({**dict(self.locality.topology), ZONE_KEY: zone})
+
+    def _problem(
+        self,
+        path: str,
+        reason: Reason,
+        message: str,
+        *,
+        hint: str = "",
+        is_reference: bool = True,
+        missing: ObjectKey | None = None,
+    ) -> None:
         self.problems.append(
             ResolveProblem(
-                object=self.key, path=path, reason=reason, message=message, hint=hint, is_reference=is_reference
+                object=self.key,
+                path=path,
+                reason=reason,
+                message=message,
+                hint=hint,
+                is_reference=is_reference,
+                missing=missing,
             )
         )
 
-
-def _interface_addresses(attachment: msgspec.Struct, family: AddressFamily) -> list[str]:
-    # The attachment's type belongs to another plugin; its published shape is `spec.interface.addresses`.
-    interface = getattr(getattr(attachment, "spec", None), "interface", None)
-    addresses = [str(text) for text in getattr(interface, "addresses", ())]
-    if family is AddressFamily.IPV4:
-        return [text for text in addresses if ":" not in text]
-    if family is AddressFamily.IPV6:
-        return [text for text in addresses if ":" in text]
-    return addresses
+    def _shortfall(self, reason: Reason, message: str) -> ResolveProblem:
+        hint = "set addressSource: PodIP to use cluster addresses" if reason is Reason.NO_VPC_ADDRESS else ""
+        return ResolveProblem(object=self.key, path=SERVICE_PATH, reason=reason, message=message, hint=hint)
 
 
-def _slice_port(item: EndpointSlice, service_port: ServicePort) -> int | None:
-    ports = item.ports or ()
-    for port in ports:
-        if (port.name or "") == service_port.name and port.port is not None and (port.protocol or "TCP") == "TCP":
-            return port.port
+def _slice_port(item: EndpointSlice, wanted: _WantedPort) -> int | None:
+    """Return the number under which a slice has a port of its Service, which may differ between slices."""
+    if not wanted.is_named:
+        return wanted.number
+    for port in item.ports or ():
+        if (port.name or "") == wanted.name and (port.protocol or "TCP") == "TCP":
+            return wanted.number if port.port is None else port.port
     return None

@@ -1,0 +1,123 @@
+"""The settings of the plugin: text values, which its source and its cluster share. Pure."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+
+import msgspec
+
+from datum_router.compiler.diagnostics import did_you_mean
+from datum_router.errors import ConfigError
+from datum_router.manifests.meta import is_namespace
+from datum_router.reasons import Reason
+from datum_router_kubernetes import NAME
+
+PAGE_SIZE = 500
+"""Objects in one page of a list."""
+WATCH_IDLE_S = 70.0
+"""A watch that says nothing for so long (seconds), not even that nothing happens, is opened anew."""
+WRITE_QPS = 50.0
+"""Status writes a second."""
+WRITE_BURST = 100
+"""Status writes at once."""
+
+
+class Role(enum.StrEnum):
+    """What the process is: only gateways read Secrets, only controllers read the gateways' Leases."""
+
+    GATEWAY = "gateway"
+    CONTROLLER = "controller"
+    CLI = "cli"
+
+
+class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings, checked.
+
+    Attributes:
+        kubeconfig: Path, or several as in $KUBECONFIG; empty: see `access.locate`.
+        namespaces: Those whose objects are read; all if empty.
+        label_selector: Of our own kinds, only objects with these labels are read.
+    """
+
+    kubeconfig: str = ""
+    context: str = ""
+    namespaces: tuple[str, ...] = ()
+    label_selector: str = ""
+    role: Role = Role.GATEWAY
+    page_size: int = PAGE_SIZE
+    watch_idle_s: float = WATCH_IDLE_S
+    write_qps: float = WRITE_QPS
+    write_burst: int = WRITE_BURST
+
+
+KNOWN = (
+    "kubeconfig",
+    "context",
+    "namespaces",
+    "labelSelector",
+    "role",
+    "pageSize",
+    "watchIdleSeconds",
+    "writeQps",
+    "writeBurst",
+)
+
+
+def read_settings(settings: Mapping[str, str]) -> ClusterSettings:
+    """Return the settings that text values stand for.
+
+    Raises:
+        ConfigError: One is unknown, or is not what it must be: says what was found and what would be right.
+    """
+    for name in settings:
+        if name not in KNOWN:
+            hint = did_you_mean(name, KNOWN) or f"known settings: {', '.join(KNOWN)}"
+            raise ConfigError(f"{NAME}: unknown setting {name} ({hint})", reason=Reason.UNKNOWN_FIELD)
+    role = settings.get("role", Role.GATEWAY.value)
+    roles = [one.value for one in Role]
+    if role not in roles:
+        raise _bad("role", role, f"one of {', '.join(roles)}")
+    selector = settings.get("labelSelector", "")
+    if not selector.isprintable():
+        raise _bad("labelSelector", selector, "labels as `kubectl get -l` takes them")
+    return ClusterSettings(
+        kubeconfig=settings.get("kubeconfig", ""),
+        context=settings.get("context", ""),
+        namespaces=_namespaces(settings.get("namespaces", "")),
+        label_selector=selector,
+        role=Role(role),
+        page_size=int(_number(settings, "pageSize", PAGE_SIZE, low=1, high=10_000, is_whole=True)),
+        watch_idle_s=_number(settings, "watchIdleSeconds", WATCH_IDLE_S, low=0.1, high=3600),
+        write_qps=_number(settings, "writeQps", WRITE_QPS, low=0.1, high=10_000),
+        write_burst=int(_number(settings, "writeBurst", WRITE_BURST, low=1, high=100_000, is_whole=True)),
+    )
+
+
+def _namespaces(text: str) -> tuple[str, ...]:
+    found = dict.fromkeys(part.strip() for part in text.split(","))
+    found.pop("", None)
+    for name in found:
+        if not is_namespace(name):
+            raise _bad("namespaces", name, "names of namespaces, with commas between them")
+    return tuple(found)
+
+
+def _number(
+    settings: Mapping[str, str], name: str, default: float, *, low: float, high: float, is_whole: bool = False
+) -> float:
+    text = settings.get(name)
+    if text is None:
+        return default
+    what = "a whole number" if is_whole else "a number"
+    try:
+        value = float(int(text) if is_whole else float(text)) if text.isascii() and len(text) <= 20 else low - 1
+    except ValueError:
+        value = low - 1
+    if not low <= value <= high:
+        raise _bad(name, text, f"{what} from {low:g} to {high:g}")
+    return value
+
+
+def _bad(name: str, found: str, expected: str) -> ConfigError:
+    return ConfigError(f"{NAME}: setting {name}: found {found!r}, expected {expected}", reason=Reason.INVALID_VALUE)
