@@ -6,17 +6,29 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
+from datum_router.manifests.holding import recorded_endpoints
 from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.meta import Condition, ObjectKey, StatusPart
-from datum_router.manifests.servicebinding import ServiceBindingStatus
+from datum_router.manifests.servicebinding import ServiceBinding, ServiceBindingStatus
 from datum_router.manifests.vpcegress import VPCEgressStatus
 from datum_router.manifests.vpcingress import VPCIngressStatus
 from datum_router.manifests.vpcroute import VPCRouteStatus
 from datum_router.manifests.vpcservice import EndpointStatus, VPCServiceStatus
+from datum_router.model.endpoint import make_endpoint
+from datum_router.plugins.protocols import Contribution
 from datum_router.reasons import Reason
 from datum_router.reconcile.conditions import MAX_MESSAGE_CHARS, ConditionType
 from datum_router.reconcile.reports import NO_GATEWAY, Refusal, Verdict
-from datum_router.reconcile.status import CONTROLLER_NAME, KINDS, LISTED_ENDPOINTS, is_same_status, plain_status
+from datum_router.reconcile.status import (
+    BOUND_ENDPOINTS,
+    CONTROLLER_NAME,
+    KINDS,
+    LISTED_ENDPOINTS,
+    desired_status,
+    is_same_status,
+    plain_status,
+)
+from datum_router.reconcile.subject import Facts
 
 if TYPE_CHECKING:
     from tests.unit.reconcile.conftest import Desk
@@ -464,3 +476,58 @@ def test_no_status_says_anything_of_another_kind_of_reason(desk: Desk) -> None:
         for one in status.conditions:  # type: ignore[attr-defined]
             assert one.reason[0].isupper(), one
             assert one.reason in {str(reason) for reason in Reason}
+
+
+# --- what a binding gives -----------------------------------------------------------------------------------------
+
+
+def bound(desk: Desk, contribution: Contribution, *, auto_sync: bool) -> tuple[ServiceBindingStatus, ServiceBinding]:
+    """Return the status that a binding gets, and the binding as it is read with it."""
+    desk.put("VPCService", "api", {"port": 80, "discovery": {"method": "kubernetes"}})
+    spec = {"serviceRef": {"name": "svc"}, "vpcServiceRef": {"name": "api"}, "autoSync": auto_sync}
+    key = desk.put("ServiceBinding", "b", spec)
+    desk.compile()
+    subject = desk.index.subject(key, status=None, verdict=WAITING)
+    assert subject is not None
+    status = desired_status(subject, Facts(contribution=contribution), now=LATER)
+    assert isinstance(status, ServiceBindingStatus)
+    desk.objects[key]["status"] = plain_status(status)
+    desk._emit(key)
+    found = desk.store.view().get("ServiceBinding", "default", "b")
+    assert isinstance(found, ServiceBinding)
+    return status, found
+
+
+BINDING = ObjectKey(kind="ServiceBinding", namespace="default", name="b")
+TWO = (make_endpoint("10.0.0.1", 80), make_endpoint("fd00::1", 80, is_serving=False))
+
+
+def test_a_binding_that_follows_its_service(desk: Desk, condition_of: Of) -> None:
+    status, found = bound(desk, Contribution(object=BINDING, endpoints=TWO), auto_sync=True)
+    synced = condition_of(status, C.SYNCED)
+    assert (synced.status, synced.reason, synced.message) == ("True", "Synced", "1 endpoint of 2 may be used")
+    assert (status.active, status.synced_endpoints) == (True, 2)
+    assert status.endpoints == ("10.0.0.1:80", "[fd00::1]:80")
+    assert recorded_endpoints(found) == ()
+
+
+def test_what_a_binding_holds_is_written_so_that_every_process_can_read_it(desk: Desk, condition_of: Of) -> None:
+    many = tuple(make_endpoint(f"10.1.{n // 250}.{n % 250 + 1}", 80) for n in range(BOUND_ENDPOINTS))
+    status, found = bound(desk, Contribution(object=BINDING, endpoints=many, is_held=True), auto_sync=False)
+    synced = condition_of(status, C.SYNCED)
+    assert (synced.status, synced.reason) == ("True", "Paused")
+    assert synced.message.startswith("1000 endpoints, taken once: autoSync is false")
+    assert recorded_endpoints(found) == tuple((one.address, one.port) for one in many)
+
+
+def test_a_binding_that_holds_nothing_yet_does_not_say_so(desk: Desk, condition_of: Of) -> None:
+    status, found = bound(desk, Contribution(object=BINDING, endpoints=TWO), auto_sync=False)
+    assert condition_of(status, C.SYNCED).reason == "Synced"
+    assert recorded_endpoints(found) == ()
+
+
+def test_a_binding_without_endpoints(desk: Desk, condition_of: Of) -> None:
+    status, _ = bound(desk, Contribution(object=BINDING), auto_sync=True)
+    synced = condition_of(status, C.SYNCED)
+    assert (synced.status, synced.reason) == ("False", "NoEndpoints")
+    assert not status.active
