@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import types
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,11 +13,15 @@ from trio.testing import MockClock
 
 from datum_router.compiler.compiler import CompileOptions, Compiler
 from datum_router.compiler.diagnostics import Origin
+from datum_router.manifests.lease import Lease, lease_content
 from datum_router.manifests.meta import ObjectKey
+from datum_router.manifests.table import ResourceKind
 from datum_router.plugins import builtin
 from datum_router.plugins.cluster import LeaseRecord, ObjectEvent, StatusWrite
+from datum_router.plugins.hookspecs import hookimpl
 from datum_router.plugins.manager import Candidate, PluginSet, load_plugins
 from datum_router.plugins.protocols import Delete, Emit, SourceEvent, Synced, Upsert
+from datum_router.plugins.specs import ClusterSpec, PluginInfo, SourceSpec
 from datum_router.reconcile.leases import LEASE_KIND
 from datum_router.reconcile.reports import GATEWAY_LABELS, REPORT_ANNOTATION, GatewayReport, encode_report
 from datum_router.registry.store import Store, StoreView
@@ -35,11 +40,61 @@ PLURALS = {
 SOURCE = "kubernetes"
 
 
-def plugins() -> PluginSet:
-    return load_plugins([Candidate(entry_point="builtin", distribution="datum-router", load=lambda: builtin)])
+def plugins(*more: object) -> PluginSet:
+    """Return the core's own plugins, and others by their modules."""
+    candidates = [Candidate(entry_point="builtin", distribution="datum-router", load=lambda: builtin)]
+    for number, module in enumerate(more):
+        candidates.append(Candidate(entry_point=f"more{number}", distribution="", load=lambda module=module: module))
+    return load_plugins(candidates)
 
 
 PLUGINS = plugins()
+
+
+class Silent:
+    """A source that never says anything."""
+
+    async def run(self, emit: Emit) -> None:
+        await trio.sleep_forever()
+
+
+def plugin_of(cluster: FakeCluster, source: Silent | None = None) -> types.ModuleType:
+    """Return a plugin that offers a cluster in memory as source and cluster `kubernetes`, and Leases as manifests."""
+    module = types.ModuleType("fake_kubernetes")
+
+    @hookimpl
+    def datum_router_plugin_info() -> PluginInfo:
+        return PluginInfo(name="fake", version="1", api=1, stability="alpha", posture="no-traffic")
+
+    @hookimpl
+    def datum_router_sources() -> Sequence[SourceSpec]:
+        return [SourceSpec(name=SOURCE, create=lambda _settings: source or Watch(cluster))]
+
+    @hookimpl
+    def datum_router_clusters() -> Sequence[ClusterSpec]:
+        return [ClusterSpec(name=SOURCE, create=lambda _settings: cluster)]
+
+    @hookimpl
+    def datum_router_resource_kinds() -> Sequence[ResourceKind]:
+        return [
+            ResourceKind(
+                group="coordination.k8s.io",
+                version="v1",
+                kind=LEASE_KIND,
+                plural="leases",
+                struct=Lease,
+                content=lease_content,
+            )
+        ]
+
+    for hook in (
+        datum_router_plugin_info,
+        datum_router_sources,
+        datum_router_clusters,
+        datum_router_resource_kinds,
+    ):
+        setattr(module, hook.__name__, hook)
+    return module
 
 
 def key_of(kind: str, name: str) -> ObjectKey:

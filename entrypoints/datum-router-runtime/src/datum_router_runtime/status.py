@@ -60,9 +60,6 @@ FORBIDDEN_RETRY_S = 60.0
 EXPIRY_MARGIN_S = 0.1
 """After so long (seconds) a record that ran out has certainly done so."""
 
-ERRORS = ("unavailable", "conflict", "not_found", "rejected", "forbidden", "internal", "other")
-"""What can go wrong with a write."""
-
 
 class _Planned(msgspec.Struct, frozen=True, kw_only=True):
     """A status that differs from what its object has."""
@@ -78,7 +75,7 @@ class StatusWriter:
     Attributes:
         looks, look_s: Objects that were looked at, and the time that it took.
         writes: Statuses written, by kind.
-        errors: Writes that failed, by kind and by what went wrong (`ERRORS`).
+        errors: Writes that failed, by kind and by what went wrong (`names.WRITE_ERROR`).
         events, event_errors: Events published, and those that could not be.
     """
 
