@@ -280,6 +280,8 @@ class Gateway:
 
     def _readyz(self) -> tuple[int, object]:
         reasons = self.supervisor.not_ready_reasons()
+        if reasons:
+            reasons += [one.render() for found in self.feed.complaints.values() for one in found]
         return (503, {"ready": False, "reasons": reasons}) if reasons else (200, {"ready": True})
 
     def _health(self) -> tuple[int, object]:

@@ -58,6 +58,7 @@ class Feed:
         faulty: Compilations that found an error in a manifest.
         compilations, total_s, last_s: How many there were, the time they took together, and the last one.
         succeeded_at: Unix seconds of the last one without an error; 0 before it.
+        complaints: What sources said was wrong before all were synced, by scope.
         news: Objects have come or gone, whether or not that changed anything.
     """
 
@@ -82,6 +83,7 @@ class Feed:
         "_unsynced",
         "_wall_clock",
         "compilations",
+        "complaints",
         "failures",
         "faulty",
         "last_s",
@@ -122,6 +124,7 @@ class Feed:
         self._marks: dict[str, str] = {}
         self._published_marks: dict[str, str] = {}
         self.news = Signal()
+        self.complaints: dict[str, tuple[Diagnostic, ...]] = {}
         self._changed_at = -math.inf
         self._wall_clock = wall_clock
         self.synced = False
@@ -187,14 +190,24 @@ class Feed:
             self._unsynced.discard(event.source)
             if not self._unsynced and not self.synced:
                 self.synced = True
+                self.complaints.clear()
                 self._has_changed = True
             return
         if isinstance(event, Mark):
             self._marks[event.kind] = event.version
             return
+        if isinstance(event, Problems) and not self.synced:
+            self._complain(event)
         change = self._store.apply(event)
         if change.changed or change.diagnostics_changed:
             self._has_changed = True
+
+    def _complain(self, event: Problems) -> None:
+        """Tell why nothing is known yet: diagnostics are published with the first snapshot, which waits for it."""
+        for diagnostic in event.diagnostics:
+            if diagnostic not in self.complaints.get(event.scope, ()):
+                log.error("source is not synced", extra={"source": event.source, "why": diagnostic.render()})
+        self.complaints[event.scope] = event.diagnostics
 
     async def _run_source(self, name: str, source: Source) -> None:
         backoff = FIRST_BACKOFF_S
