@@ -579,11 +579,14 @@ def test_what_is_known_is_counted_by_kind_and_condition() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(process.run)
             await trio.sleep(10.0)
-            counts = process.writer.conditions()
+            counts = process.writer.census().conditions
             assert counts["VPCRoute", "ResolvedRefs", "True"] == 3
             assert counts["VPCRoute", "ResolvedRefs", "False"] == 1
             assert counts["VPCEgress", "Accepted", "False"] == 1, "of objects that were never good, too"
-            assert process.writer.objects() == {"VPCRoute": 4, "VPCService": 1, "VPCEgress": 1}
+            assert process.writer.census().objects == {"VPCRoute": 4, "VPCService": 1, "VPCEgress": 1}
+            route(cluster, "fifth")
+            await trio.sleep(1.0)
+            assert process.writer.census().objects["VPCRoute"] == 5
             nursery.cancel_scope.cancel()
 
     simulate(script)

@@ -162,7 +162,7 @@ class Controller:
             "terms": leader.terms,
             "lease_failures": leader.failures,
             "gateways": list(writer.gateways),
-            "objects": dict(writer.objects()),
+            "objects": dict(writer.census().objects),
             "version": 0 if data is None else data.version,
             "digest": "" if data is None else data.digest,
             "diagnostics": count_by_severity(self._diagnostics()),

@@ -110,11 +110,11 @@ class ControllerMetrics:
         severities = count_by_severity(() if result is None else result.diagnostics)
         for severity in names.SEVERITY.values:
             yield (names.DIAGNOSTICS.name, (severity,)), severities.get(severity, 0)
-        objects = writer.objects()
+        census = writer.census()
         for kind in names.KIND.values:
-            yield (names.OBJECTS.name, (kind,)), objects[kind]
+            yield (names.OBJECTS.name, (kind,)), census.objects[kind]
             yield (names.STATUS_WRITES.name, (kind,)), writer.writes[kind]
-        for condition, count in writer.conditions().items():
+        for condition, count in census.conditions.items():
             yield (names.OBJECT_CONDITIONS.name, condition), count
         for error, count in writer.errors.items():
             yield (names.STATUS_WRITE_ERRORS.name, error), count

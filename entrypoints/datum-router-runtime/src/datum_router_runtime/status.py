@@ -34,6 +34,7 @@ from datum_router.errors import (
 )
 from datum_router.manifests.meta import ObjectKey, ObjectMeta, StatusPart
 from datum_router.manifests.table import KindTable, ResourceKind
+from datum_router.observe import names
 from datum_router.plugins.cluster import Cluster, LeaseRecord, ObjectEvent, StatusWrite
 from datum_router.reasons import Reason
 from datum_router.reconcile.conditions import timestamp
@@ -59,6 +60,17 @@ FORBIDDEN_RETRY_S = 60.0
 """A write that this process has no right to make is tried again after so long (seconds) at the earliest."""
 EXPIRY_MARGIN_S = 0.1
 """After so long (seconds) a record that ran out has certainly done so."""
+
+
+CONDITION_TYPES = frozenset(names.CONDITION.values)
+"""Those that are counted; others may have put conditions of their own there."""
+
+
+class Census(msgspec.Struct, frozen=True):
+    """Objects by kind, and by kind, condition and its status as it was last read."""
+
+    objects: collections.Counter[str]
+    conditions: collections.Counter[tuple[str, str, str]]
 
 
 class _Planned(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +132,7 @@ class StatusWriter:
         self._is_informed = False
         self._is_writing = False
         self._complaints: set[str] = set()
+        self._census: Census | None = None
         self.looks = 0
         self.look_s = 0.0
         self.writes: collections.Counter[str] = collections.Counter()
@@ -131,6 +144,7 @@ class StatusWriter:
 
     def observe(self, result: CompileResult | None, view: StoreView, seen: AbstractSet[ObjectKey]) -> None:
         """Take what was read and compiled: see `feed.Feed`. Never blocks."""
+        self._census = None
         if result is None:
             changed = self._index.refresh(view, seen)
         else:
@@ -159,17 +173,17 @@ class StatusWriter:
         """Return how many objects' last write failed."""
         return self._queue.failing
 
-    def conditions(self) -> collections.Counter[tuple[str, str, str]]:
-        """Return how many objects have each condition, by kind, type and status, as it was last read. O(objects)."""
-        counts: collections.Counter[tuple[str, str, str]] = collections.Counter()
-        for key in self._index.objects():
-            for one in getattr(self._index.status(key), "conditions", ()):
-                counts[key.kind, one.type, one.status] += 1
-        return counts
-
-    def objects(self) -> collections.Counter[str]:
-        """Return how many objects of each kind there are. O(objects)."""
-        return collections.Counter(key.kind for key in self._index.objects())
+    def census(self) -> Census:
+        """Return how many objects there are, and what their statuses say. O(objects) if anything was read since."""
+        if self._census is None:
+            self._census = Census(collections.Counter(), collections.Counter())
+            objects, conditions = self._census.objects, self._census.conditions
+            for key in self._index.objects():
+                objects[key.kind] += 1
+                for one in getattr(self._index.status(key), "conditions", ()):
+                    if one.type in CONDITION_TYPES:
+                        conditions[key.kind, one.type, one.status] += 1
+        return self._census
 
     def _take_reports(self, records: Sequence[LeaseRecord]) -> set[ObjectKey]:
         """Take gateways' records; return the objects that they may say something else of than before."""
