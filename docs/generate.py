@@ -23,7 +23,7 @@ from datum_router.registry.endpoints import MAX_ENDPOINTS_PER_SERVICE
 from datum_router.routing import normalize, query
 from datum_router.routing.regex import MAX_PATTERN_BYTES
 from datum_router_files import listing, yamlscan
-from datum_router_kubernetes import client, cluster, events, ratelimit
+from datum_router_kubernetes import client, cluster, events, listwatch, ratelimit, wanted
 from datum_router_proxy import limits
 from datum_router_proxy.server.listener import AcceptLimits
 from datum_router_proxy.settings import ProxySettings
@@ -161,6 +161,12 @@ def _others() -> list[tuple[str, float, str, str, str]]:
         ("values in a manifest file", yamlscan.MAX_NODES, "values", "refused", found),
         ("values that aliases stand for", yamlscan.MAX_ALIASED_NODES, "values", "refused", found),
         ("values in values", yamlscan.MAX_DEPTH, "levels", "refused", found),
+        ("an answer of a cluster's API", client.MAX_RESPONSE_BYTES, "bytes", "a list is read in smaller pages", found),
+        ("a line of a watch", client.MAX_LINE_BYTES, "bytes", "listed anew", found),
+        ("lists of a cluster at a time", listwatch.LISTS_AT_ONCE, "kinds", "others wait; beside "
+         f"{listwatch.NAMED_LISTS_AT_ONCE} of single objects", ""),
+        ("Secrets and ConfigMaps that are read of a cluster", wanted.MAX_NAMED_WATCHES, "objects",
+         "those named later are not read", found),
         ("writes to a cluster", ratelimit.WRITE_QPS, "per second", f"beyond {ratelimit.WRITE_BURST} at once they wait, "
          "but for leases; settings `writeQps`, `writeBurst`", ""),
         ("requests to a cluster at a time", cluster.MAX_WRITE_THREADS, "requests",

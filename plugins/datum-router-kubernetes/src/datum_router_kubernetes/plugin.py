@@ -87,7 +87,7 @@ def datum_router_endpoint_resolvers() -> Sequence[ResolverSpec]:
 @hookimpl
 def datum_router_clusters() -> Sequence[ClusterSpec]:
     """Add the cluster of a kubeconfig, or of the pod that this runs in, for those who write to it."""
-    return [ClusterSpec(name="kubernetes", create=_create_cluster)]
+    return [ClusterSpec(name=NAME, create=_create_cluster)]
 
 
 @hookimpl
