@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+from prometheus_client.parser import text_string_to_metric_families
 
 from datum_router.errors import ClusterUnavailable, ConfigError
 from datum_router.observe.names import CONTROLLER_METRICS
@@ -94,6 +95,8 @@ def test_its_pages_tell_what_it_does(ports: Callable[[str], int]) -> None:
             "datum_router_status_queue_objects 0",
         ):
             assert line in text.splitlines()
+        parsed = {family.name for family in text_string_to_metric_families(text)}
+        assert "datum_router_object_conditions" in parsed
         told = {line.split(" ")[2] for line in text.splitlines() if line.startswith("# TYPE")}
         assert told <= CONTROLLER_METRICS.keys()
         assert CONTROLLER_METRICS.keys() - told <= {"datum_router_status_write_errors_total"}
