@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import itertools
 import json
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,17 +39,18 @@ class Stage:
         """Start a gateway with the rights of its service account; wait until it is ready."""
         name = name or f"gateway-{next(self._numbers)}"
         listen = {} if "DATUM_ROUTER_BIND" in env else {"DATUM_ROUTER_LISTEN": "127.0.0.1:0"}
-        process = self._start("datum_router_gateway", GATEWAY, name, {**listen, **env})
+        process = self.start("datum_router_gateway", GATEWAY, name, {**listen, **env})
         process.wait_ready()
         return process
 
     def controller(self, name: str = "", **env: str) -> ServiceProcess:
         """Start a controller with the rights of its service account; wait until it is ready."""
-        process = self._start("datum_router_controller", CONTROLLER, name or f"controller-{next(self._numbers)}", env)
+        process = self.start("datum_router_controller", CONTROLLER, name or f"controller-{next(self._numbers)}", env)
         process.wait_ready()
         return process
 
-    def _start(self, module: str, user: str, name: str, env: Mapping[str, str]) -> ServiceProcess:
+    def start(self, module: str, user: str, name: str, env: Mapping[str, str]) -> ServiceProcess:
+        """Start an entry point as a user."""
         process = ServiceProcess(
             module,
             self.home / f"{name}.log",
@@ -166,38 +168,33 @@ def kube_service(namespace: str, name: str, port: int = 8080) -> dict[str, objec
     }
 
 
+def own_address() -> str:
+    """Return an address of this machine outside loopback, which EndpointSlices may not hold; nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.connect(("192.0.2.1", 9))
+        return str(one.getsockname()[0])
+
+
 def endpoint_slice(
-    namespace: str,
-    name: str,
-    port: int,
-    *addresses: str,
-    conditions: Mapping[str, Mapping[str, bool]] | None = None,
-    pods: Mapping[str, str] | None = None,
+    namespace: str, service: str, name: str, address: str, port: int, *, pod: str = "", **conditions: bool
 ) -> dict[str, object]:
-    """Return the EndpointSlice of a Service.
+    """Return an EndpointSlice of a Service with one endpoint.
 
     Args:
-        conditions: By address, where they are not just ready.
-        pods: Names of the pods behind addresses.
+        name: Of the slice; each endpoint of these tests has one, since all share an address and differ in their ports.
+        pod: What the endpoint stands for.
+        conditions: Where it is not just ready.
     """
-    endpoints: list[dict[str, object]] = []
-    for address in addresses:
-        one: dict[str, object] = {"addresses": [address]}
-        one["conditions"] = dict((conditions or {}).get(address, {"ready": True}))
-        if pods and address in pods:
-            one["targetRef"] = {"kind": "Pod", "name": pods[address], "namespace": namespace}
-        endpoints.append(one)
+    one: dict[str, object] = {"addresses": [address], "conditions": conditions or {"ready": True}}
+    if pod:
+        one["targetRef"] = {"kind": "Pod", "name": pod, "namespace": namespace}
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
-        "metadata": {
-            "name": f"{name}-slice",
-            "namespace": namespace,
-            "labels": {"kubernetes.io/service-name": name},
-        },
+        "metadata": {"name": name, "namespace": namespace, "labels": {"kubernetes.io/service-name": service}},
         "addressType": "IPv4",
         "ports": [{"name": "http", "port": port, "protocol": "TCP"}],
-        "endpoints": endpoints,
+        "endpoints": [one],
     }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.cluster.control_plane import ControlPlane, free_ports
+from tests.cluster.control_plane import GATEWAY, ControlPlane, free_ports
 from tests.cluster.stage import (
     Stage,
     binding,
@@ -20,6 +20,7 @@ from tests.cluster.stage import (
     install,
     install_crd,
     kube_service,
+    own_address,
     route,
     secret_access,
     service,
@@ -69,41 +70,40 @@ def test_it_follows_what_is_created_changed_and_deleted(
     eventually(lambda: gateway.get(f"/{there}/moved")[0] == 404, "the route gone")
 
 
-def test_a_service_that_is_scaled(
-    stage: Stage, gateway: ServiceProcess, namespace: Callable[[], str], backend: Callable[..., Backend]
-) -> None:
-    there = namespace()
-    first = backend("first", "127.0.0.2")
-    backend("second", "127.0.0.3", first.port)
+def bind(stage: Stage, there: str) -> None:
+    """Put a route to a VPCService that a Service of the same name feeds."""
     stage.put(service(there, "api"))
     stage.put(route(there, "api", "api", path=f"/{there}"))
     stage.put(kube_service(there, "api"))
     stage.put(binding(there, "api", "api"))
-    stage.put(endpoint_slice(there, "api", first.port, "127.0.0.2"))
+
+
+def test_a_service_that_is_scaled(
+    stage: Stage, gateway: ServiceProcess, namespace: Callable[[], str], backend: Callable[..., Backend]
+) -> None:
+    there, here = namespace(), own_address()
+    bind(stage, there)
+    first = stage.put(endpoint_slice(there, "api", "first", here, backend("first", here).port))
     eventually(lambda: bodies(gateway, f"/{there}", 1) == {"200 first"}, "the first endpoint")
-    stage.put(endpoint_slice(there, "api", first.port, "127.0.0.2", "127.0.0.3"))
+    second = stage.put(endpoint_slice(there, "api", "second", here, backend("second", here).port))
     eventually(lambda: bodies(gateway, f"/{there}") == {"200 first", "200 second"}, "both endpoints")
-    stage.put(endpoint_slice(there, "api", first.port, "127.0.0.3"))
+    stage.delete(first)
     eventually(lambda: bodies(gateway, f"/{there}") == {"200 second"}, "the first one gone")
-    stage.put(endpoint_slice(there, "api", first.port))
+    stage.delete(second)
     eventually(lambda: gateway.get(f"/{there}")[0] == 503, "no endpoint left")
 
 
 def test_a_pod_that_terminates_gets_no_new_requests(
     stage: Stage, gateway: ServiceProcess, namespace: Callable[[], str], backend: Callable[..., Backend]
 ) -> None:
-    there = namespace()
-    first = backend("stays", "127.0.0.2")
-    backend("leaves", "127.0.0.3", first.port)
-    stage.put(service(there, "api"))
-    stage.put(route(there, "api", "api", path=f"/{there}"))
-    stage.put(kube_service(there, "api"))
-    stage.put(binding(there, "api", "api"))
-    both = ("127.0.0.2", "127.0.0.3")
-    stage.put(endpoint_slice(there, "api", first.port, *both))
+    there, here = namespace(), own_address()
+    bind(stage, there)
+    stays, leaves = backend("stays", here), backend("leaves", here)
+    stage.put(endpoint_slice(there, "api", "stays", here, stays.port))
+    stage.put(endpoint_slice(there, "api", "leaves", here, leaves.port))
     eventually(lambda: bodies(gateway, f"/{there}") == {"200 stays", "200 leaves"}, "both endpoints")
-    leaving = {"127.0.0.3": {"ready": False, "serving": True, "terminating": True}}
-    stage.put(endpoint_slice(there, "api", first.port, *both, conditions=leaving))
+    terminating = {"ready": False, "serving": True, "terminating": True}
+    stage.put(endpoint_slice(there, "api", "leaves", here, leaves.port, **terminating))
     eventually(lambda: bodies(gateway, f"/{there}") == {"200 stays"}, "the one that terminates left alone")
 
 
@@ -138,19 +138,16 @@ def test_an_attachment_that_appears_and_is_deleted(
     """Its kinds are installed while the gateway runs, which picks them up."""
     for kind, plural in (("VPC", "vpcs"), ("VPCAttachment", "vpcattachments")):
         install_crd(stage.plane, crd("galactic.datumapis.com", kind, plural))
-    there = namespace()
-    in_vpc = backend("through the vpc", "127.0.0.4")
-    backend("by the pod address", "127.0.0.5", in_vpc.port)
-    stage.put(service(there, "api"))
-    stage.put(route(there, "api", "api", path=f"/{there}"))
-    stage.put(kube_service(there, "api"))
-    stage.put(binding(there, "api", "api"))
+    there, here = namespace(), own_address()
+    by_pod = backend("by the pod address", here)
+    backend("through the vpc", "127.0.0.4", by_pod.port)
+    bind(stage, there)
     stage.put(pod(there, "api-0", "att"))
-    here = stage.put(attachment(there, "att", "127.0.0.4"))
-    stage.patch(here, {"status": {"ready": True, "identifier": "002a"}}, part="status")
-    stage.put(endpoint_slice(there, "api", in_vpc.port, "127.0.0.5", pods={"127.0.0.5": "api-0"}))
+    attached = stage.put(attachment(there, "att", "127.0.0.4"))
+    stage.patch(attached, {"status": {"ready": True, "identifier": "002a"}}, part="status")
+    stage.put(endpoint_slice(there, "api", "one", here, by_pod.port, pod="api-0"))
     eventually(lambda: bodies(gateway, f"/{there}", 1) == {"200 through the vpc"}, "the VPC address", 45.0)
-    stage.delete(here)
+    stage.delete(attached)
     eventually(lambda: "200 through the vpc" not in bodies(gateway, f"/{there}"), "the VPC address gone")
 
 
@@ -239,14 +236,17 @@ def test_it_ends_well_and_takes_its_report_with_it(stage: Stage) -> None:
 
 
 def test_without_a_right_it_says_which_and_is_not_ready(stage: Stage, tmp_path: Path) -> None:
-    stage.plane.request("DELETE", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/router-gateway")
+    stage.plane.request("DELETE", "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/datum-router-read")
     try:
         one = Stage(stage.plane, tmp_path)
-        process = one._start("datum_router_gateway", "system:serviceaccount:datum-router:router-gateway", "denied", {})
-        eventually(lambda: "vpcroutes" in process.tail() and "list" in process.tail(), "the missing right in the log")
+        process = one.start("datum_router_gateway", GATEWAY, "denied", {})
+        eventually(lambda: bool(process.lines("source is not synced")), "the missing right in the log")
         page = process.page("/readyz")
         assert isinstance(page, dict)
         assert page["ready"] is False
+        told = " ".join(page["reasons"])
+        assert "vpcroutes" in told
+        assert "list" in told
         one.stop()
     finally:
         install(stage.plane)

@@ -61,8 +61,6 @@ def test_settings_are_read() -> None:
         role=Role.CONTROLLER,
         page_size=7,
         watch_idle_s=1.5,
-        write_qps=20,
-        write_burst=30,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import msgspec
 
@@ -87,6 +87,18 @@ class Source(Protocol):
 
         Raises:
             SourceError: Retried by the runtime with backoff; what was emitted stays in force.
+        """
+        ...
+
+
+@runtime_checkable
+class CountingSource(Protocol):
+    """A source that counts, which sources need not."""
+
+    def stats(self) -> Mapping[str, float]:
+        """Return counters and gauges as they are now, from any thread: `name`, or `name/kind` of one kind each.
+
+        A gauge `stale_seconds` tells how long ago whatever the source reads from said anything at all.
         """
         ...
 

@@ -29,7 +29,6 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 IN_CLUSTER = "KUBERNETES_SERVICE_HOST"
 """The variable that is set in every pod."""
 HOME_KUBECONFIG = "~/.kube/config"
-_NO_SERVER = "http://localhost"  # what the official client falls back to
 _BEARER = "BearerToken"
 
 
@@ -126,6 +125,7 @@ def load_access(place: Place) -> Access:
     from datum_router_kubernetes.client import POOL_CLASSES, POOL_SIZE, SOCKET_OPTIONS
 
     configuration = Configuration()
+    configuration.host = ""  # not where the official client would look for an API if nothing names one
     if place.kubeconfig:
         namespace, note = _load_kubeconfig(place, configuration)
     else:
@@ -192,7 +192,7 @@ def _load_kubeconfig(place: Place, configuration: Configuration) -> tuple[str, s
     except Exception as error:
         raise ConfigError(f"{where}: context {chosen}: {_told(error)}", reason=Reason.INVALID_VALUE) from error
     context = contexts[chosen]
-    if configuration.host == _NO_SERVER:
+    if not configuration.host:
         raise ConfigError(
             f"{where}: cluster {context.get('cluster')!r} has no server, expected its https:// address",
             reason=Reason.MISSING_FIELD,

@@ -1,4 +1,4 @@
-"""The settings of the plugin: text values, which its source and its cluster share. Pure."""
+"""The settings of the source: text values, which it shares with the cluster of the same name. Pure."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from datum_router.manifests.meta import is_namespace
 from datum_router.reasons import Reason
 from datum_router_kubernetes import NAME
 
+WRITE_SETTINGS = ("writeQps", "writeBurst")
+"""Those of the cluster alone, which checks them."""
 PAGE_SIZE = 500
 """Objects in one page of a list."""
 WATCH_IDLE_S = 70.0
 """A watch that says nothing for so long (seconds), not even that nothing happens, is opened anew."""
-WRITE_QPS = 50.0
-"""Status writes a second."""
-WRITE_BURST = 100
-"""Status writes at once."""
 
 
 class Role(enum.StrEnum):
@@ -47,8 +45,6 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     role: Role = Role.GATEWAY
     page_size: int = PAGE_SIZE
     watch_idle_s: float = WATCH_IDLE_S
-    write_qps: float = WRITE_QPS
-    write_burst: int = WRITE_BURST
 
 
 KNOWN = (
@@ -59,8 +55,7 @@ KNOWN = (
     "role",
     "pageSize",
     "watchIdleSeconds",
-    "writeQps",
-    "writeBurst",
+    *WRITE_SETTINGS,
 )
 
 
@@ -89,8 +84,6 @@ def read_settings(settings: Mapping[str, str]) -> ClusterSettings:
         role=Role(role),
         page_size=int(_number(settings, "pageSize", PAGE_SIZE, low=1, high=10_000, is_whole=True)),
         watch_idle_s=_number(settings, "watchIdleSeconds", WATCH_IDLE_S, low=0.1, high=3600),
-        write_qps=_number(settings, "writeQps", WRITE_QPS, low=0.1, high=10_000),
-        write_burst=int(_number(settings, "writeBurst", WRITE_BURST, low=1, high=100_000, is_whole=True)),
     )
 
 

@@ -35,7 +35,7 @@ LISTS_AT_ONCE = 4
 """How many collections are listed at a time, of those that are listed whole."""
 NAMED_LISTS_AT_ONCE = 8
 """The same for single objects."""
-RETURN_SPREAD_S = 2.0
+RETURN_SPREAD_S = 1.0
 """When an API is back, those who waited for it ask within so many seconds, not all at once."""
 
 ORIGIN: Final = Origin(source=NAME)
