@@ -13,15 +13,21 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from datum_router.compiler.diagnostics import Diagnostic, Severity
 from datum_router.errors import ClusterUnavailable, ConfigError
 from datum_router.observe.names import CONTROLLER_METRICS
+from datum_router.plugins.protocols import Problems
+from datum_router.reasons import Reason
 from datum_router.testing.cluster import FakeCluster
 from datum_router_runtime.controller import Controller, unique_identity
 from datum_router_runtime.process import METRICS_PAGES, PROBE_PAGES
 from datum_router_runtime.settings import Address, ControllerSettings
-from tests.controllers import Silent, plugin_of, plugins, route, service, statuses
+from tests.controllers import SOURCE, Silent, plugin_of, plugins, route, service, statuses
 
 ANY = Address(host="127.0.0.1", port=0)
+DENIED = Diagnostic(
+    severity=Severity.ERROR, object="source kubernetes", reason=Reason.SOURCE_FAILED, message="may not list vpcroutes"
+)
 
 
 async def get(port: int, path: str) -> tuple[int, str]:
@@ -135,9 +141,11 @@ def test_it_is_ready_when_it_has_read_and_compiled_everything_whether_it_leads_o
 
 def test_it_is_not_ready_before_its_source_has_said_all(ports: Callable[[str], int]) -> None:
     async def script(controller: Controller) -> None:
+        controller.feed.emit([Problems(source=SOURCE, scope="vpcroutes", diagnostics=(DENIED,))])
         status, body = await get(ports("admin"), "/readyz")
         assert status == 503
         assert "has not said yet" in body
+        assert "may not list vpcroutes" in body
 
     run(plugin_of(FakeCluster(), Silent()), script, admin=ANY)
 

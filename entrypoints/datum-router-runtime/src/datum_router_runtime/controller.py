@@ -146,6 +146,8 @@ class Controller:
             reasons.append("the source has not said yet all that it knows")
         elif self._result is None:
             reasons.append("nothing has been compiled yet")
+        if reasons:
+            reasons += [one.render() for found in self.feed.complaints.values() for one in found]
         return (503, {"ready": False, "reasons": reasons}) if reasons else (200, {"ready": True})
 
     def _diagnostics(self) -> Sequence[Diagnostic]:
