@@ -130,6 +130,14 @@ def test_kubectl_applies_all_good_manifests_and_again_without_a_change(
     assert len(versions[1].split()) == len(cases("good"))
 
 
+def test_a_namespace_that_cannot_be_is_refused(plane: ControlPlane) -> None:
+    raw = {**cases("good")[0].raw, "metadata": {"name": "a", "namespace": "Bad_Namespace"}}
+    assert judge(raw)[1] == {"metadata.namespace"}
+    done = plane.kubectl("apply", "--dry-run=server", "-f", "-", stdin=json.dumps(raw))
+    assert done.returncode != 0
+    assert 'namespaces "Bad_Namespace" not found' in done.stderr
+
+
 def test_whatever_breaks_a_type_is_refused_and_the_field_named(plane: ControlPlane) -> None:
     wrong = {}
     for case in mutants():

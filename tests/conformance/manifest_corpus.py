@@ -6,7 +6,9 @@ refuse, and says in comments where:
     # expect: spec.match.headers.Host      the JSON paths that `datum-router check` names, separated by ", "
     # server: spec.match.headers           those that the API server names, if they are others
 
-`manifests/offline-only` holds what the API server takes and only we refuse, each with the reason why.
+`manifests/offline-only` holds what the API server takes and only we refuse, each with the reason why. What only an API
+server has an opinion on is not here: fields of metadata that it alone reads (finalizers, owners, times), unknown fields
+of metadata and of a status, and whether a namespace exists.
 
 The second half of this module makes bad objects out of good ones, one for each bound that a type has, so that no field
 can be forgotten: `mutants`.

@@ -190,7 +190,7 @@ class _Schema:
         """Yield what is refused of a field, since nothing acts on it yet: the same as `find_not_served`."""
         name = path.rpartition(".")[2]
         if entry is not None and entry.values:
-            rule, what = f"!(self in {texts(entry.values)})", " and ".join(entry.values)
+            rule, what = f"!(self in {texts(entry.values)})", " or ".join(entry.values)
         elif entry is not None:
             default = None if field is None else field.default
             if default == ():
@@ -251,7 +251,7 @@ def _explained(meta: _Meta, default: object, entry: NotServed | None) -> str:
     if default is not None:
         words.append(f"Default: {_text(default)}.")
     if entry is not None:
-        what = f"{' and '.join(entry.values)} not served yet" if entry.values else "Not served yet"
+        what = f"{' or '.join(entry.values)} not served yet" if entry.values else "Not served yet"
         words.append(f"{what}: {entry.hint}.")
     return " ".join(words)
 

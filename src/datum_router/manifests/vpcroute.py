@@ -61,6 +61,8 @@ QueryName = Annotated[str, Meta(min_length=1, max_length=MAX_HEADER_NAME_CHARS)]
 QueryText = Annotated[str, Meta(max_length=MAX_HEADER_VALUE_CHARS)]
 MAX_TABLE_SIZE = 5_000_011
 """Largest Maglev table: a prime number, as that of Envoy."""
+MAX_DESTINATION_FILTERS = 8
+"""Filters of one of up to 64 destinations: with 16, the API server would find their rules too expensive."""
 MAX_PARENTS = 32
 """Parents of one route."""
 
@@ -274,7 +276,8 @@ class Destination(SpecPart, frozen=True, kw_only=True):
     ] = 100
     port: Annotated[Port | None, Meta(description="Port that is dialled instead of the endpoints' own.")] = None
     filters: Annotated[
-        tuple[RouteFilter, ...], Meta(description="Filters for this destination only.", max_length=16)
+        tuple[RouteFilter, ...],
+        Meta(description="Filters for this destination only.", max_length=MAX_DESTINATION_FILTERS),
     ] = ()
     priority: Annotated[
         int, Meta(description="0 is used first, higher ones when lower ones are unhealthy.", ge=0, le=128)
