@@ -13,20 +13,26 @@ import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
 
+from datum_router.compiler.diagnostics import Diagnostic, Severity
 from datum_router.errors import ClusterUnavailable, ConfigError
 from datum_router.observe.names import CONTROLLER_METRICS
+from datum_router.plugins.protocols import Problems
+from datum_router.reasons import Reason
 from datum_router.testing.cluster import FakeCluster
 from datum_router_runtime.controller import Controller, unique_identity
 from datum_router_runtime.process import METRICS_PAGES, PROBE_PAGES
 from datum_router_runtime.settings import Address, ControllerSettings
-from tests.controllers import Silent, plugin_of, plugins, route, service, statuses
+from tests.controllers import SOURCE, Silent, plugin_of, plugins, route, service, statuses
 
 ANY = Address(host="127.0.0.1", port=0)
+DENIED = Diagnostic(
+    severity=Severity.ERROR, object="source kubernetes", reason=Reason.SOURCE_FAILED, message="may not list vpcroutes"
+)
 
 
-async def get(port: int, path: str) -> tuple[int, str]:
+async def get(address: Address, path: str) -> tuple[int, str]:
     """Return status and body."""
-    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    stream = await trio.open_tcp_stream(address.host, address.port)
     async with stream:
         await stream.send_all(f"GET {path} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
         answer = b""
@@ -50,24 +56,12 @@ def run(plugin: types.ModuleType, script: Callable[[Controller], Awaitable[None]
     trio.run(main)
 
 
-@pytest.fixture
-def ports(caplog: pytest.LogCaptureFixture) -> Callable[[str], int]:
-    """Return the port that was logged for a listener."""
-    caplog.set_level("INFO")
-
-    def port_of(name: str) -> int:
-        (line,) = [one for one in caplog.records if one.message == f"{name} listening"]
-        return int(line.__dict__["address"].rpartition(":")[2])
-
-    return port_of
-
-
 async def until(condition: Callable[[], bool]) -> None:
     while not condition():  # noqa: ASYNC110 - the run's deadline ends it
         await trio.sleep(0.01)
 
 
-def test_its_pages_tell_what_it_does(ports: Callable[[str], int]) -> None:
+def test_its_pages_tell_what_it_does() -> None:
     cluster = FakeCluster()
     service(cluster)
     route(cluster, "r1")
@@ -75,17 +69,17 @@ def test_its_pages_tell_what_it_does(ports: Callable[[str], int]) -> None:
 
     async def script(controller: Controller) -> None:
         await until(lambda: controller.writer.writes.total() == 3)
-        port = ports("admin")
-        assert await get(port, "/healthz") == (200, '{\n  "status": "alive"\n}\n')
-        assert (await get(port, "/readyz"))[0] == 200
-        stats = json.loads((await get(port, "/stats"))[1])
+        admin = controller.addresses["admin"]
+        assert await get(admin, "/healthz") == (200, '{\n  "status": "alive"\n}\n')
+        assert (await get(admin, "/readyz"))[0] == 200
+        stats = json.loads((await get(admin, "/stats"))[1])
         assert stats["is_leading"] is True
         assert stats["holder"] == stats["identity"] == controller.identity
         assert stats["objects"] == {"VPCService": 1, "VPCRoute": 2}
         assert stats["writes"] == {"VPCService": 1, "VPCRoute": 2}
-        found = json.loads((await get(port, "/diagnostics"))[1])
+        found = json.loads((await get(admin, "/diagnostics"))[1])
         assert [one["object"] for one in found] == ["vpcroute default/r2"]
-        status, text = await get(port, "/metrics")
+        status, text = await get(admin, "/metrics")
         assert status == 200
         for line in (
             "datum_router_controller_leading 1",
@@ -104,9 +98,9 @@ def test_its_pages_tell_what_it_does(ports: Callable[[str], int]) -> None:
     run(plugin_of(cluster), script, admin=ANY, settle_s=0.0)
 
 
-def test_what_may_be_reached_from_outside_shows_a_status_and_numbers_alone(ports: Callable[[str], int]) -> None:
+def test_what_may_be_reached_from_outside_shows_a_status_and_numbers_alone() -> None:
     async def script(controller: Controller) -> None:
-        probes, metrics = ports("probes"), ports("metrics")
+        probes, metrics = controller.addresses["probes"], controller.addresses["metrics"]
         assert await get(probes, "/healthz") == (200, '{\n  "ok": true\n}\n')
         assert (await get(metrics, "/metrics"))[0] == 200
         for path in controller.pages():
@@ -116,38 +110,36 @@ def test_what_may_be_reached_from_outside_shows_a_status_and_numbers_alone(ports
     run(plugin_of(FakeCluster()), script, probes=ANY, metrics=ANY)
 
 
-def test_it_is_ready_when_it_has_read_and_compiled_everything_whether_it_leads_or_not(
-    ports: Callable[[str], int],
-) -> None:
+def test_it_is_ready_when_it_has_read_and_compiled_everything_whether_it_leads_or_not() -> None:
     cluster = FakeCluster()
     service(cluster)
     cluster.fail("*", ClusterUnavailable("no answer"), times=None)
 
     async def script(controller: Controller) -> None:
-        port = ports("probes")
+        admin = controller.addresses["probes"]
         await until(lambda: controller.feed.compilations > 0)
-        assert (await get(port, "/readyz"))[0] == 200
+        assert (await get(admin, "/readyz"))[0] == 200
         assert not controller.leader.is_leading
-        assert (await get(port, "/healthz"))[0] == 200
+        assert (await get(admin, "/healthz"))[0] == 200
 
     run(plugin_of(cluster), script, probes=ANY)
 
 
-def test_it_is_not_ready_before_its_source_has_said_all(ports: Callable[[str], int]) -> None:
+def test_it_is_not_ready_before_its_source_has_said_all() -> None:
     async def script(controller: Controller) -> None:
-        status, body = await get(ports("admin"), "/readyz")
+        controller.feed.emit([Problems(source=SOURCE, scope="vpcroutes", diagnostics=(DENIED,))])
+        status, body = await get(controller.addresses["admin"], "/readyz")
         assert status == 503
         assert "has not said yet" in body
+        assert "may not list vpcroutes" in body
 
     run(plugin_of(FakeCluster(), Silent()), script, admin=ANY)
 
 
-def test_a_process_that_is_stuck_is_to_be_restarted(
-    ports: Callable[[str], int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_process_that_is_stuck_is_to_be_restarted(monkeypatch: pytest.MonkeyPatch) -> None:
     async def script(controller: Controller) -> None:
         monkeypatch.setattr(type(controller.leader), "is_stuck", True)
-        assert (await get(ports("probes"), "/healthz"))[0] == 503
+        assert (await get(controller.addresses["probes"], "/healthz"))[0] == 503
 
     run(plugin_of(FakeCluster()), script, probes=ANY)
 

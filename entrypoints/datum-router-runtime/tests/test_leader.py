@@ -17,6 +17,12 @@ from datum_router_runtime.leader import STUCK_S, Leader
 GONE = ClusterUnavailable("no answer")
 
 
+@pytest.fixture(autouse=True)
+def _logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever levels other tests have set."""
+    caplog.set_level("DEBUG", logger="datum_router_runtime.leader")
+
+
 class Shift:
     """Work that notes when it was done."""
 

@@ -24,6 +24,12 @@ NEWEST = 10**9
 """A version that is higher than any."""
 
 
+@pytest.fixture(autouse=True)
+def _logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever levels other tests have set."""
+    caplog.set_level("DEBUG", logger="datum_router_runtime.status")
+
+
 def many(cluster: FakeCluster, count: int) -> None:
     service(cluster)
     for number in range(count):

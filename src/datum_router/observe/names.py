@@ -298,7 +298,7 @@ FOLDED = _gauge(
 )
 
 # --- controllers -----------------------------------------------------------------------------------------------------
-LEADING = _gauge("datum_router_controller_leading", "controllers", "1 while this controller leads, else 0.")
+LEADING = _gauge("datum_router_controller_leading", "controllers", "Whether this controller leads: 1 or 0.")
 TERMS = _counter("datum_router_controller_terms_total", "terms", "Times that this controller has begun to lead.")
 LEASE_FAILURES = _counter(
     "datum_router_controller_lease_failures_total",

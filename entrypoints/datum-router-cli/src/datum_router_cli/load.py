@@ -51,7 +51,8 @@ def load_directory(path: str, *, plugins: PluginSet | None = None) -> Loaded:
     if plugins is None:
         plugins = installed_plugins()
     store = Store(plugins.kinds)
-    events = trio.run(_read_once, make_source(settings.source, settings.source_config, plugins))
+    source = make_source(settings.source, settings.source_config, plugins, settings.disabled_plugins)
+    events = trio.run(_read_once, source)
     for event in events:
         store.apply(event)
     view = store.view()

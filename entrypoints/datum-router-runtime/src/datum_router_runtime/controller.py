@@ -35,7 +35,7 @@ from datum_router_runtime.process import (
     make_source,
     open_pages,
 )
-from datum_router_runtime.settings import ControllerSettings
+from datum_router_runtime.settings import Address, ControllerSettings
 from datum_router_runtime.status import StatusWriter
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,11 @@ def unique_identity(identity: str) -> str:
 
 
 class Controller:
-    """One controller process."""
+    """One controller process.
+
+    Attributes:
+        addresses: Where its listeners are, by name, once `run` has started.
+    """
 
     def __init__(self, settings: ControllerSettings, *, plugins: PluginSet | None = None) -> None:
         """Make what runs; nothing is read or written yet.
@@ -82,6 +86,7 @@ class Controller:
             seen=seen,
             observe=self.writer.observe,
         )
+        self.addresses: dict[str, Address] = {}
         self._result: CompileResult | None = None
         self._diagnostic_log = DiagnosticLog()
         self._metrics = ControllerMetrics(
@@ -102,6 +107,7 @@ class Controller:
         opened = await open_pages(self.pages(), admin=settings.admin, probes=settings.probes, metrics=settings.metrics)
         async with trio.open_nursery() as nursery:
             for one in opened:
+                self.addresses[one.name] = one.address
                 nursery.start_soon(one.serve)
             nursery.start_soon(self._signals, nursery.cancel_scope)
             nursery.start_soon(self.feed.run)
@@ -146,6 +152,8 @@ class Controller:
             reasons.append("the source has not said yet all that it knows")
         elif self._result is None:
             reasons.append("nothing has been compiled yet")
+        if reasons:
+            reasons += [one.render() for found in self.feed.complaints.values() for one in found]
         return (503, {"ready": False, "reasons": reasons}) if reasons else (200, {"ready": True})
 
     def _diagnostics(self) -> Sequence[Diagnostic]:

@@ -47,7 +47,7 @@ def load(disabled: Sequence[str], environ: Mapping[str, str]) -> PluginSet:
     return load_plugins(disabled=frozenset(disabled), trace=trace)
 
 
-def make_source(name: str, config: Mapping[str, str], plugins: PluginSet, disabled: Sequence[str] = ()) -> Source:
+def make_source(name: str, config: Mapping[str, str], plugins: PluginSet, disabled: Sequence[str]) -> Source:
     """Create a source.
 
     Raises:
@@ -59,7 +59,7 @@ def make_source(name: str, config: Mapping[str, str], plugins: PluginSet, disabl
     return spec.make(config, plugins.kinds)
 
 
-def make_cluster(name: str, config: Mapping[str, str], plugins: PluginSet, disabled: Sequence[str] = ()) -> Cluster:
+def make_cluster(name: str, config: Mapping[str, str], plugins: PluginSet, disabled: Sequence[str]) -> Cluster:
     """Create a cluster to write to.
 
     Raises:
