@@ -28,7 +28,7 @@ from datum_router.compiler.linker import Linker
 from datum_router.plugins.manager import load_plugins
 from datum_router.plugins.protocols import Upsert
 from datum_router.registry.store import Store
-from datum_router_runtime.app import COLLECTION_OBJECTS
+from datum_router_runtime.process import COLLECTION_OBJECTS
 from gatebench import manifests
 
 ROUTES = 10_000

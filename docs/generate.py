@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
@@ -19,6 +19,7 @@ from datum_router.observe.meter import DURATION_BOUNDS_S
 from datum_router.plugins import hookspecs
 from datum_router.plugins.manager import HOOK_NAMES
 from datum_router.policy import plugin_guard
+from datum_router.reconcile import conditions, notices, status, workqueue
 from datum_router.registry.endpoints import MAX_ENDPOINTS_PER_SERVICE
 from datum_router.routing import normalize, query
 from datum_router.routing.regex import MAX_PATTERN_BYTES
@@ -31,7 +32,7 @@ from datum_router_proxy.wire import grammar, hpack_codec
 from datum_router_proxy.wire.http1 import Http1Limits
 from datum_router_proxy.wire.http2 import Http2Limits
 from datum_router_runtime import admin, logsetup
-from datum_router_runtime.settings import ENVIRONMENT, MAX_WORKERS, GatewaySettings
+from datum_router_runtime.settings import ADDRESSES, ENVIRONMENT, MAX_WORKERS, ControllerSettings, GatewaySettings
 from datum_router_runtime.telemetry import MEASURE_TIMEOUT_S
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -55,21 +56,31 @@ VARIABLES = (
     ("DATUM_ROUTER_TOPOLOGY", "topology", "`name=value,name=value`"),
     ("DATUM_ROUTER_DATA_PLANE_CONFIG", "data_plane_config", "`name=value,name=value`"),
     *((variable, field, "seconds") for variable, field in ENVIRONMENT.items()),
+    *((variable, field, "`HOST:PORT`, which others may reach") for variable, field in ADDRESSES.items()),
     ("DATUM_ROUTER_TRACE_PLUGINS", "", "`1`: log every call of a plugin's hook"),
 )
 """Environment variable, field that it sets, and its form."""
 
 
-def settings_page() -> str:
-    lines = ["# Settings", "", "## Gateway process", "", "| field | type | default | |", "|---|---|---|---|"]
-    meanings = _meanings(GatewaySettings)
-    for field in msgspec.structs.fields(GatewaySettings):
+def _field_rows(struct: type[msgspec.Struct]) -> list[str]:
+    rows = ["| field | type | default | |", "|---|---|---|---|"]
+    meanings = _meanings(struct)
+    for field in msgspec.structs.fields(struct):
         default = field.default if field.default is not msgspec.NODEFAULT else "-"
-        kind = str(GatewaySettings.__annotations__[field.name]).replace("|", "\\|")
-        lines.append(f"| `{field.name}` | `{kind}` | `{default}` | {meanings[field.name]} |")
+        kind = str(struct.__annotations__[field.name]).replace("|", "\\|")
+        rows.append(f"| `{field.name}` | `{kind}` | `{default}` | {meanings[field.name]} |")
+    return rows
+
+
+def settings_page() -> str:
+    lines = ["# Settings", "", "## Gateway process", "", *_field_rows(GatewaySettings)]
     lines += ["", "| environment variable | sets | form |", "|---|---|---|"]
     lines += [f"| `{variable}` | {f'`{name}`' if name else ''} | {form} |" for variable, name, form in VARIABLES]
     lines += ["", "`datum-router-gateway` takes [some more](../../entrypoints/datum-router-gateway/README.md)."]
+    lines += ["", "## Controller process", "", *_field_rows(ControllerSettings), ""]
+    lines += [
+        "`datum-router-controller` has [variables](../../entrypoints/datum-router-controller/README.md) for them."
+    ]
     lines += [SETTINGS_INTRO, *_limit_rows(ProxySettings, limits.SETTINGS)]
     lines += [
         "",
@@ -182,6 +193,16 @@ def _others() -> list[tuple[str, float, str, str, str]]:
          f"`{names.FOLDED.name}`"),
         ("admin connections", admin.MAX_CONNECTIONS, "connections", "closed at once", ""),
         ("one admin request", admin.REQUEST_TIMEOUT_S, "s", "closed", ""),
+        ("endpoints that the status of a VPCService lists", status.LISTED_ENDPOINTS, "endpoints",
+         "counted, not listed", ""),
+        ("endpoints that the status of a ServiceBinding lists", status.BOUND_ENDPOINTS, "endpoints",
+         "counted, not listed", ""),
+        ("message of a condition", conditions.MAX_MESSAGE_CHARS, "characters", "cut", ""),
+        ("note of an event", notices.MAX_NOTE_CHARS, "characters", "cut", ""),
+        ("longest wait of a status whose write fails", workqueue.MAX_BACKOFF_S, "s", "tried again",
+         f"`{names.STATUS_FAILING.name}`"),
+        ("longest wait of all statuses while the API is away", workqueue.MAX_HOLD_S, "s", "tried again",
+         f"`{names.STATUS_QUEUE.name}`"),
         ("log lines that wait to be written", logsetup.QUEUE_LINES, "lines per process", "given up",
          f"`{names.LOG_DROPPED.name}`"),
     ]  # fmt: skip
@@ -208,6 +229,19 @@ METRICS_INTRO = """# Metrics
 """
 
 
+CONTROLLER_INTRO = (
+    "`GET /metrics` on the listener that `DATUM_ROUTER_METRICS` names. Of several controllers each tells of itself."
+)
+
+
+def _metric_rows(metrics: Iterable[names.Metric]) -> list[str]:
+    rows = ["| metric | type | unit | labels | |", "|---|---|---|---|---|"]
+    for metric in metrics:
+        shown = " ".join(f"`{label.name}`" for label in metric.labels)
+        rows.append(f"| `{metric.name}` | {metric.kind} | {metric.unit} | {shown} | {metric.help} |")
+    return rows
+
+
 def metrics_page() -> str:
     lines = [
         METRICS_INTRO.format(
@@ -218,11 +252,13 @@ def metrics_page() -> str:
             idle=ledger.IDLE_S,
         )
     ]
-    lines += ["| metric | type | unit | labels | |", "|---|---|---|---|---|"]
+    lines += _metric_rows(names.METRICS.values())
+    lines += ["", "## Of a controller", "", CONTROLLER_INTRO, ""]
+    lines += _metric_rows(metric for metric in names.CONTROLLER_METRICS.values() if metric.name not in names.METRICS)
+    shared = ", ".join(f"`{name}`" for name in names.CONTROLLER_METRICS if name in names.METRICS)
+    lines += ["", f"And, as gateways: {shared}."]
     labels: dict[str, names.Label] = {}
-    for metric in names.METRICS.values():
-        shown = " ".join(f"`{label.name}`" for label in metric.labels)
-        lines.append(f"| `{metric.name}` | {metric.kind} | {metric.unit} | {shown} | {metric.help} |")
+    for metric in {**names.METRICS, **names.CONTROLLER_METRICS}.values():
         for label in metric.labels:
             known = labels.get(label.name)
             # The longer of two closed sets under one name: refusals have one reason more.

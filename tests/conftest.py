@@ -239,8 +239,8 @@ def start_gateway(directory: Path) -> Iterator[Callable[..., Gateway]]:
 def start_backend() -> Iterator[Callable[..., Backend]]:
     running: list[Backend] = []
 
-    def start(handler: Handler, host: str = "127.0.0.1") -> Backend:
-        backend = Backend(handler, host)
+    def start(handler: Handler, host: str = "127.0.0.1", port: int = 0) -> Backend:
+        backend = Backend(handler, host, port)
         running.append(backend)
         return backend
 

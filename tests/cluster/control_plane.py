@@ -9,42 +9,47 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 import signal
 import socket
 import ssl
 import subprocess
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import msgspec
 import trustme
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-PROGRAMS = REPOSITORY / ".run" / "cluster"
+from tests.cluster.plane import (
+    ADMIN,
+    CONTROLLER,
+    GATEWAY,
+    REPOSITORY,
+    Answer,
+    Plane,
+    ProgramsMissing,
+    ask,
+    program,
+)
+
+__all__ = [
+    "ADMIN",
+    "CONTROLLER",
+    "GATEWAY",
+    "REPOSITORY",
+    "Answer",
+    "ControlPlane",
+    "ProgramsMissing",
+    "free_ports",
+    "running",
+]
+
 START_S = 60.0
 """How long etcd and kube-apiserver may take until they are ready (seconds)."""
 STOP_S = 20.0
-
-ADMIN = "admin"
-CONTROLLER = "system:serviceaccount:datum-router:router-controller"
-GATEWAY = "system:serviceaccount:datum-router:router-gateway"
-
-
-class ProgramsMissing(Exception):
-    """Report that etcd or kube-apiserver has not been built."""
-
-
-def program(name: str) -> Path:
-    """Return the path of a program that `make test-cluster` builds."""
-    path = PROGRAMS / name
-    if not os.access(path, os.X_OK):
-        raise ProgramsMissing(f"{path} is not there: `make test-cluster` builds it where Go is at hand")
-    return path
+API_STOP_S = 3.0
+"""How long kube-apiserver may take to end (seconds); it would wait a minute for its watchers, then it is killed."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -58,19 +63,7 @@ def free_ports(count: int) -> list[int]:
         return found
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """An answer of the API server."""
-
-    status: int
-    body: bytes
-
-    def json(self) -> dict[str, object]:
-        """Return the body as an object."""
-        found: dict[str, object] = json.loads(self.body)
-        return found
-
-
-class ControlPlane:
+class ControlPlane(Plane):
     """One etcd and one kube-apiserver, which can be stopped, started again and compacted."""
 
     def __init__(self, home: Path, *, audit: bool = False) -> None:
@@ -179,7 +172,7 @@ class ControlPlane:
 
     def stop_api(self, *, number: signal.Signals = signal.SIGTERM) -> None:
         """End kube-apiserver."""
-        _end(self._api, number)
+        _end(self._api, number, API_STOP_S)
         self._api = None
 
     def pause_api(self) -> None:
@@ -255,53 +248,7 @@ class ControlPlane:
             data=None if body is None else json.dumps(body).encode(),
             headers={"Authorization": f"Bearer {self.token(user)}", "Content-Type": content_type},
         )
-        try:
-            with urllib.request.urlopen(request, timeout=30, context=self._trust) as answer:
-                return Answer(answer.status, answer.read())
-        except urllib.error.HTTPError as error:
-            return Answer(error.code, error.read())
-
-    def kubectl(
-        self, *arguments: str, user: str = ADMIN, stdin: str | None = None, namespace: str = "default"
-    ) -> subprocess.CompletedProcess[str]:
-        """Run kubectl as a user."""
-        environment = {
-            "PATH": os.environ.get("PATH", ""),
-            "HOME": str(self.home),
-            "KUBECONFIG": str(self.kubeconfig(user, namespace=namespace)),
-        }
-        return subprocess.run(
-            [str(program("kubectl")), *arguments],
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env=environment,
-            check=False,
-        )
-
-    def make_namespace(self, name: str, *, labels: Mapping[str, str] | None = None) -> None:
-        """Create a namespace if it is not there."""
-        answer = self.request("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": dict(labels or {})}})
-        assert answer.status in (201, 409), answer.body
-
-    def delete_namespace(self, name: str, resources: Sequence[str]) -> None:
-        """Delete a namespace as the namespace controller does: mark it, delete what is in it, finalize it.
-
-        Args:
-            resources: Collections below the namespace, such as `apis/router.datum.net/v1alpha1/*/vpcroutes`.
-        """
-        answer = self.request("DELETE", f"/api/v1/namespaces/{name}")
-        assert answer.status in (200, 202), answer.body
-        for resource in resources:
-            answer = self.request("DELETE", "/" + resource.replace("*", f"namespaces/{name}"))
-            assert answer.status == 200, answer.body
-        found = self.request("GET", f"/api/v1/namespaces/{name}")
-        if found.status == 404:
-            return
-        body = found.json()
-        body["spec"] = {"finalizers": []}
-        assert self.request("PUT", f"/api/v1/namespaces/{name}/finalize", body).status == 200
+        return ask(request, context=self._trust)
 
 
 def _post(url: str, body: object) -> dict[str, object]:
@@ -311,12 +258,12 @@ def _post(url: str, body: object) -> dict[str, object]:
         return found
 
 
-def _end(process: subprocess.Popen[bytes] | None, number: signal.Signals) -> None:
+def _end(process: subprocess.Popen[bytes] | None, number: signal.Signals, patience_s: float = STOP_S) -> None:
     if process is None or process.poll() is not None:
         return
     process.send_signal(number)
     try:
-        process.wait(STOP_S)
+        process.wait(patience_s)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()

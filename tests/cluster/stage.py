@@ -9,7 +9,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.cluster.control_plane import CONTROLLER, GATEWAY, REPOSITORY, ControlPlane
+from tests.cluster.plane import CONTROLLER, GATEWAY, REPOSITORY, Plane
 from tests.processes import ServiceProcess
 
 SYSTEM = "datum-router"
@@ -19,7 +19,7 @@ MERGE = "application/merge-patch+json"
 APPLY = "application/apply-patch+yaml"
 
 
-def install(plane: ControlPlane) -> None:
+def install(plane: Plane) -> None:
     """Apply what a user installs: CRDs and roles."""
     for part in ("crds/", "rbac/rbac.yaml"):
         done = plane.kubectl("apply", "--server-side", "-f", str(REPOSITORY / "manifests" / part))
@@ -29,7 +29,7 @@ def install(plane: ControlPlane) -> None:
 class Stage:
     """Processes beside a control plane; `stop` ends them all."""
 
-    def __init__(self, plane: ControlPlane, home: Path) -> None:
+    def __init__(self, plane: Plane, home: Path) -> None:
         self.plane = plane
         self.home = home
         self.running: list[ServiceProcess] = []
@@ -251,10 +251,12 @@ def secret_access(namespace: str, *names: str) -> list[dict[str, object]]:
 def crd(group: str, kind: str, plural: str, version: str = "v1alpha") -> dict[str, object]:
     """Return a CustomResourceDefinition that takes any spec and status: enough of a kind that is not ours."""
     schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    # The API wants to be told, for groups of Kubernetes' own, who let a CRD be made in them.
+    approval = {"api-approved.kubernetes.io": "unapproved, for tests"} if group.endswith(".k8s.io") else {}
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{group}"},
+        "metadata": {"name": f"{plural}.{group}", "annotations": approval},
         "spec": {
             "group": group,
             "names": {"kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower()},
@@ -272,7 +274,7 @@ def crd(group: str, kind: str, plural: str, version: str = "v1alpha") -> dict[st
     }
 
 
-def install_crd(plane: ControlPlane, raw: Mapping[str, object]) -> None:
+def install_crd(plane: Plane, raw: Mapping[str, object]) -> None:
     """Install a CustomResourceDefinition and wait until it is served."""
     done = plane.kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(raw))
     assert done.returncode == 0, done.stderr

@@ -93,10 +93,7 @@ class Gateway:
 def stage(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Stage:
     for kind, plural in (("VPC", "vpcs"), ("VPCAttachment", "vpcattachments")):
         install_crd(plane, crd("galactic.datumapis.com", kind, plural))
-    grants = crd(GATEWAY_GROUP, "ReferenceGrant", "referencegrants", "v1beta1")
-    # The API wants to be told, for groups of Kubernetes' own, who let a CRD be made in them.
-    approval = {"api-approved.kubernetes.io": "unapproved, for tests"}
-    install_crd(plane, grants | {"metadata": {"name": f"referencegrants.{GATEWAY_GROUP}", "annotations": approval}})
+    install_crd(plane, crd(GATEWAY_GROUP, "ReferenceGrant", "referencegrants", "v1beta1"))
     return Stage(plane, tmp_path_factory.mktemp("binding"))
 
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.cluster.control_plane import CONTROLLER, REPOSITORY, ControlPlane
+from tests.cluster.plane import CONTROLLER, REPOSITORY, Plane
 
 
-def test_kubectl_applies_the_example_and_lists_it_by_category(
-    plane: ControlPlane, namespace: Callable[[], str]
-) -> None:
+def test_kubectl_applies_the_example_and_lists_it_by_category(plane: Plane, namespace: Callable[[], str]) -> None:
     there = namespace()
     example = (REPOSITORY / "manifests/examples/basic-example.yaml").read_text().replace("namespace: default", "")
     assert plane.kubectl("apply", "-f", "-", stdin=example, namespace=there).returncode == 0
@@ -21,5 +19,5 @@ def test_kubectl_applies_the_example_and_lists_it_by_category(
     ]
 
 
-def test_a_user_without_rights_is_refused(plane: ControlPlane) -> None:
+def test_a_user_without_rights_is_refused(plane: Plane) -> None:
     assert plane.request("GET", "/api/v1/nodes", user=CONTROLLER).status == 403

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.cluster.control_plane import GATEWAY, ControlPlane, free_ports
+from tests.cluster.control_plane import free_ports
+from tests.cluster.plane import GATEWAY, Plane
 from tests.cluster.stage import (
     Stage,
     binding,
@@ -31,7 +32,7 @@ from tests.processes import ServiceProcess
 
 
 @pytest.fixture(scope="module")
-def stage(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def stage(plane: Plane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     install(plane)
     one = Stage(plane, tmp_path_factory.mktemp("gateway"))
     yield one

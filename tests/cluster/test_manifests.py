@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.cluster.control_plane import CONTROLLER, GATEWAY, ControlPlane, ProgramsMissing, running
+from tests.cluster.stage import crd, install_crd
 from tests.manifests.documents import MANIFESTS, NAMESPACE, REPOSITORY, Document, files, of_kind
 from tests.manifests.rights import read_grants
 
@@ -18,28 +19,6 @@ STEPS = ("crds/", "rbac/rbac.yaml", "deployments/router-controller.yaml", "examp
 PATIENCE_S = 30.0
 POD = f"/api/v1/namespaces/{NAMESPACE}/pods?dryRun=All"
 DEPLOYMENTS = [document for _, document in of_kind("Deployment")]
-FOREIGN_CRD = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {
-        "name": "referencegrants.gateway.networking.k8s.io",
-        "annotations": {"api-approved.kubernetes.io": "unapproved, a stand-in for tests"},
-    },
-    "spec": {
-        "group": "gateway.networking.k8s.io",
-        "scope": "Namespaced",
-        "names": {"kind": "ReferenceGrant", "plural": "referencegrants", "listKind": "ReferenceGrantList"},
-        "versions": [
-            {
-                "name": "v1beta1",
-                "served": True,
-                "storage": True,
-                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
-            }
-        ],
-    },
-}
-"""The one kind that an example needs and neither Kubernetes nor the router brings: from the Gateway API."""
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +75,8 @@ def test_applying_again_changes_nothing(fresh: ControlPlane) -> None:
 
 
 def test_every_file_can_be_applied(fresh: ControlPlane) -> None:
-    crd = fresh.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(FOREIGN_CRD))
-    assert crd.returncode == 0, crd.stderr
-    waited = fresh.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
-    assert waited.returncode == 0, waited.stderr
+    # The one kind that an example needs and neither Kubernetes nor the router brings.
+    install_crd(fresh, crd("gateway.networking.k8s.io", "ReferenceGrant", "referencegrants", "v1beta1"))
     for path in files():
         applied = fresh.kubectl("apply", "-f", str(path))
         assert applied.returncode == 0, f"{path}: {applied.stderr}"

@@ -1,5 +1,6 @@
 import itertools
 from collections.abc import Callable, Generator, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ import trio.testing
 from datum_router.compiler.compiler import STEP_OBJECTS, Compiler, CompileResult
 from datum_router.compiler.diagnostics import Origin
 from datum_router.errors import SourceError, TerminalSourceError
+from datum_router.manifests.meta import ObjectKey
+from datum_router.manifests.vpcservice import VPCService
 from datum_router.plugins import builtin
 from datum_router.plugins.manager import Candidate, PluginSet, load_plugins
 from datum_router.plugins.protocols import Emit, Mark, SourceEvent, Synced, Upsert
 from datum_router.reasons import Reason
-from datum_router.registry.store import Store, StoreChange
+from datum_router.registry.store import Store, StoreChange, StoreView
 from datum_router_runtime import feed as feed_module
 from datum_router_runtime.feed import FEW_EVENTS, Feed
 
@@ -362,3 +365,130 @@ def test_news_are_what_comes_and_goes_with_or_without_effect(plugins: PluginSet)
         assert before.is_set()
 
     drive(plugins, {"one": source}, script)
+
+
+class Observer:
+    """Whoever is told of what was read, and what the view says of one object at that time."""
+
+    def __init__(self, plugins: PluginSet) -> None:
+        self.seen: set[ObjectKey] = set()
+        self.store = Store(plugins.kinds, seen=self.seen)
+        self.told: list[tuple[bool, set[str], str, int]] = []
+
+    def observe(self, result: CompileResult | None, view: StoreView, seen: AbstractSet[ObjectKey]) -> None:
+        found = view.get("VPCService", "default", "a")
+        assert isinstance(found, VPCService)
+        self.told.append(
+            (result is not None, {key.name for key in seen}, found.metadata.resource_version, found.spec.port)
+        )
+
+
+def drive_observer(plugins: PluginSet, source: Scripted, script: Callable[..., Any]) -> Observer:
+    observer = Observer(plugins)
+    feed = Feed(
+        sources={"one": source},
+        store=observer.store,
+        compiler=Compiler(plugins),
+        publish=lambda _result: None,
+        debounce_s=0.05,
+        debounce_max_s=1.0,
+        seen=observer.seen,
+        observe=observer.observe,
+    )
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(feed.run)
+            await script(feed)
+            nursery.cancel_scope.cancel()
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    return observer
+
+
+def versioned(name: str, version: int, port: int = 80) -> Upsert:
+    event = upsert(name, port)
+    assert isinstance(event.raw, dict)
+    metadata = {"name": name, "resourceVersion": str(version)}
+    return Upsert(source="test", raw={**event.raw, "metadata": metadata}, origin=Origin(source="test"))
+
+
+def test_what_was_read_is_told_with_the_result_or_by_itself_if_it_changes_nothing(plugins: PluginSet) -> None:
+    source = Scripted(versioned("a", 1), versioned("b", 2), Synced(source="one"))
+
+    async def script(feed: Feed) -> None:
+        await trio.sleep(1)
+        feed.emit([versioned("a", 3)])  # a status was written
+        await trio.sleep(1)
+        feed.emit([versioned("a", 4, 81)])
+        await trio.sleep(1)
+
+    observer = drive_observer(plugins, source, script)
+    assert observer.told == [(True, {"a", "b"}, "1", 80), (False, {"a"}, "3", 80), (True, {"a"}, "4", 81)]
+    assert not observer.seen
+
+
+def test_nothing_is_told_of_a_view_in_which_something_waits_to_be_compiled(plugins: PluginSet) -> None:
+    source = Scripted(versioned("a", 1), Synced(source="one"))
+
+    async def script(feed: Feed) -> None:
+        await trio.sleep(1)
+        feed.emit([versioned("a", 2, 81)])
+        feed.emit([versioned("b", 3)])
+        feed.emit([versioned("b", 4)])  # changes nothing, but comes while a change waits
+        await trio.sleep(1)
+
+    observer = drive_observer(plugins, source, script)
+    assert observer.told == [(True, {"a"}, "1", 80), (True, {"a", "b"}, "2", 81)]
+
+
+def test_what_is_read_while_compiling_is_told_after_it(plugins: PluginSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Scripted(versioned("a", 1), *(versioned(f"x{n}", 1) for n in range(20)), Synced(source="one"))
+    whole = Compiler.compile_in_steps
+    feeds: list[Feed] = []
+
+    def interrupted(self: Compiler, view: Any) -> Generator[None, None, CompileResult]:
+        steps = whole(self, view)
+        if feeds:
+            feeds[0].emit([versioned("a", 3, 81)])  # the echo of what is being compiled
+        return (yield from steps)
+
+    monkeypatch.setattr(Compiler, "compile_in_steps", interrupted)
+
+    async def script(feed: Feed) -> None:
+        await trio.sleep(1)
+        feeds.append(feed)
+        feed.emit([versioned("a", 2, 81)])
+        await trio.sleep(1)
+
+    observer = drive_observer(plugins, source, script)
+    assert observer.told[1:] == [(True, {"a"}, "2", 81), (False, {"a"}, "3", 81)]
+
+
+def test_what_could_not_be_compiled_is_told_with_the_next_result(
+    plugins: PluginSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = Scripted(versioned("a", 1), Synced(source="one"))
+    whole = Compiler.compile_in_steps
+    failing = [False]
+
+    def compile_or_fail(self: Compiler, view: Any) -> Any:
+        if failing[0]:
+            raise AssertionError("a bug of ours")
+        return whole(self, view)
+
+    monkeypatch.setattr(Compiler, "compile_in_steps", compile_or_fail)
+
+    async def script(feed: Feed) -> None:
+        await trio.sleep(1)
+        failing[0] = True
+        feed.emit([versioned("a", 2, 81)])
+        await trio.sleep(1)
+        feed.emit([versioned("a", 3, 81)])
+        await trio.sleep(1)
+        failing[0] = False
+        feed.emit([versioned("b", 4)])
+        await trio.sleep(1)
+
+    observer = drive_observer(plugins, source, script)
+    assert observer.told == [(True, {"a"}, "1", 80), (True, {"a", "b"}, "3", 81)]

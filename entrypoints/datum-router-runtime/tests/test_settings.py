@@ -3,6 +3,7 @@ import pytest
 from datum_router.errors import ConfigError
 from datum_router_runtime.settings import (
     Address,
+    ControllerSettings,
     GatewaySettings,
     parse_address,
     parse_admin_address,
@@ -89,3 +90,31 @@ def test_environment_is_read() -> None:
 def test_bad_environment_names_the_variable(variable: str, text: str) -> None:
     with pytest.raises(ConfigError, match=f"{variable}: found '?{text}'?, expected "):
         settings_from_environment({variable: text})
+
+
+def test_probes_and_metrics_may_be_reached_by_others() -> None:
+    found = settings_from_environment({"DATUM_ROUTER_PROBES": ":8081", "DATUM_ROUTER_METRICS": "[::]:9090"})
+    settings = GatewaySettings.from_mapping(found)
+    assert settings.probes == Address(host="0.0.0.0", port=8081)
+    assert settings.metrics == Address(host="::", port=9090)
+    with pytest.raises(ConfigError, match="DATUM_ROUTER_PROBES: found '8081', expected HOST:PORT"):
+        settings_from_environment({"DATUM_ROUTER_PROBES": "8081"})
+
+
+def test_a_controller_passes_over_what_only_gateways_have() -> None:
+    found = ControllerSettings.from_mapping({"workers": 4, "grace_s": 3.0, "debounce_s": 0.5})
+    assert found == ControllerSettings(debounce_s=0.5)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"admin": {"host": "0.0.0.0", "port": 1}}, "expected a loopback address"),
+        ({"settle_s": -1.0}, "settle_s: found -1, expected 0 to 3600 seconds"),
+        ({"concurrent_writes": 0}, "concurrent_writes: found 0, expected 1 to 64"),
+        ({"lease": 5}, "settings: Expected `str`, got `int`"),
+    ],
+)
+def test_a_controller_refuses_settings_that_cannot_work(values: dict[str, object], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        ControllerSettings.from_mapping(values)

@@ -14,7 +14,7 @@ from datum_router.manifests.vpcservice import VPCService
 from datum_router.plugins import builtin
 from datum_router.plugins.manager import Candidate, load_plugins
 from datum_router.plugins.protocols import Contribution, Delete, ManifestView, Resolution, Upsert
-from datum_router.registry.store import Store
+from datum_router.registry.store import Store, StoreView
 from datum_router_kubernetes import plugin
 from datum_router_kubernetes.kinds import SERVICE_NAME_LABEL
 from datum_router_kubernetes.resolver import BindingResolver
@@ -181,6 +181,24 @@ def test_a_grant_resolves_the_services_whose_bindings_need_it(cluster: Cluster) 
 
 def test_an_object_that_nothing_looks_at_resolves_nothing(cluster: Cluster) -> None:
     assert cluster.compile(pod("other"), service("other"), endpoint_slice("other", "10.0.1.1")) == []
+
+
+def test_no_service_looks_at_all_objects_of_a_kind(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That would have n services look at n bindings and slices each, and be compiled anew at every change of any."""
+    listed: set[str] = set()
+    everything = StoreView.list
+
+    def noting(self: StoreView, kind: str) -> Any:
+        listed.add(kind)
+        return everything(self, kind)
+
+    monkeypatch.setattr(StoreView, "list", noting)
+    cluster.delete("Service", "s4")
+    missing = binding("s3", serviceRef={"name": "nowhere"})
+    assert cluster.compile(missing, binding("s5", autoSync=False)) == ["s3", "s4", "s5"]
+    assert listed == {"Service"}  # once for all of them, to find the name that was meant
+    cluster.compile(vpc_service("s6", exportTo={"namespaces": "Same"}))
+    assert listed == {"Service"}
 
 
 # --- what a controller makes statuses from ---------------------------------------------------------------------------

@@ -565,6 +565,15 @@ def test_only_what_the_endpoints_are_about_has_them_taken_anew() -> None:
     assert given(binding(), service()).hold is None
 
 
+def test_nothing_is_held_for_a_service_that_does_not_consent_any_more() -> None:
+    once = binding(auto_sync=False, service_ref=ObjectRef(name="api-service", namespace="other"))
+    consent = grant("Service", "", namespace="other")
+    there = in_namespace(service(), "other")
+    assert hold_of(once, there, consent) == hold_of(once, consent)  # a Service that is gone leaves what is held
+    assert given(once, there).hold is None
+    assert given(once).hold is None
+
+
 def recorded(*endpoints: str, generation: int = 3, reason: str = "Paused", count: int | None = None) -> ServiceBinding:
     condition = Condition(type="Synced", status="True", reason=reason, observed_generation=3)
     status = ServiceBindingStatus(

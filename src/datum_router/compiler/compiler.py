@@ -18,7 +18,7 @@ import msgspec
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
 from datum_router.compiler.diff import combine_digests, part_digest
-from datum_router.compiler.ingress import IngressCompiler, IngressScope
+from datum_router.compiler.ingress import Attached, IngressCompiler, IngressScope
 from datum_router.compiler.memo import Changes, Look, Made, Memo, RecordingView
 from datum_router.compiler.refs import Finding, Hints, locate, resolve_service
 from datum_router.compiler.rules import RouteCompiler
@@ -50,18 +50,24 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
         fallback_listener: Used if `listen` is None and no VPCIngress is there.
         regex: The linear-time engine; None if none is installed: routes with patterns get a diagnostic.
         ingress_host: Address that listeners of VPCIngresses bind.
+        are_credentials_known: False for a process that may not read Secrets and ConfigMaps: none is looked at, and
+            nothing is said of those that are named. What it compiles is not to be served.
     """
 
     listen: Listener | None = None
     fallback_listener: Listener | None = None
     regex: RegexEngine | None = None
     ingress_host: str = "0.0.0.0"
+    are_credentials_known: bool = True
 
 
 class CompileResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A compiled snapshot and everything found on the way, the store's own diagnostics included.
+    """A compiled snapshot and everything found on the way.
 
     Attributes:
+        diagnostics: The store's own, of how objects read, and then `findings`.
+        findings: What was found out by compiling, about versions that are in force.
+        ingresses: All VPCIngresses in force, as routes see them.
         contributions: What each object that gives endpoints to a service gives: for every ServiceBinding that is
             permitted and whose VPCService is there, its endpoints with their readiness, whether they are held, and
             why there are not more. The mapping is the last result's if nothing in it changed. A controller makes the
@@ -71,6 +77,8 @@ class CompileResult(msgspec.Struct, frozen=True, kw_only=True):
 
     data: SnapshotData
     diagnostics: tuple[Diagnostic, ...] = ()
+    findings: tuple[Diagnostic, ...] = ()
+    ingresses: tuple[Attached, ...] = ()
     contributions: Mapping[ObjectKey, Contribution] = {}
 
 
@@ -109,7 +117,10 @@ class Compiler:
     def __init__(self, plugins: PluginSet, options: CompileOptions | None = None) -> None:
         self._plugins = plugins
         self._options = options or CompileOptions()
-        self._service_compiler = ServiceCompiler(EndpointRegistry([spec.create() for spec in plugins.resolvers]))
+        self._service_compiler = ServiceCompiler(
+            EndpointRegistry([spec.create() for spec in plugins.resolvers]),
+            are_credentials_known=self._options.are_credentials_known,
+        )
         self._route_compiler = RouteCompiler(plugins, regex=self._options.regex)
         self._hints = Hints()
         self._last = SnapshotData()
@@ -162,8 +173,14 @@ class Compiler:
             *(_conflict(loser, winner) for loser, winner in self._table.conflicts()),
         ]
         hints = self._hints.of(findings, view)
-        diagnostics = (*view.diagnostics(), *(_located(finding, view, hints) for finding in findings))
-        return CompileResult(data=data, diagnostics=diagnostics, contributions=self._contributions)
+        found = tuple(_located(finding, view, hints) for finding in findings)
+        return CompileResult(
+            data=data,
+            diagnostics=(*view.diagnostics(), *found),
+            findings=found,
+            contributions=self._contributions,
+            ingresses=self._scope.result.ingresses,
+        )
 
     def _compile_services(
         self, view: StoreView, changes: Changes
@@ -208,9 +225,12 @@ class Compiler:
             return [], []
         recording = RecordingView(view)
         ingresses = [item for item in recording.list("VPCIngress") if isinstance(item, VPCIngress)]
-        scope = IngressCompiler(recording, host=self._options.ingress_host, secrets=before.result.secrets).compile(
-            ingresses
-        )
+        scope = IngressCompiler(
+            recording,
+            host=self._options.ingress_host,
+            secrets=before.result.secrets,
+            are_credentials_known=self._options.are_credentials_known,
+        ).compile(ingresses)
         if self._options.listen is not None:
             scope = scope.unbound()
         rules = self._reuse(scope.rules, {rule.id: rule for rule in before.result.rules or self._last.rules})

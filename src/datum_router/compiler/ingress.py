@@ -16,7 +16,7 @@ from datum_router.compiler.services import service_key
 from datum_router.manifests.meta import ObjectKey
 from datum_router.manifests.secret import Secret
 from datum_router.manifests.vpcingress import IngressListener, IngressProtocol, PathType, VPCIngress
-from datum_router.manifests.vpcroute import VPCRoute
+from datum_router.manifests.vpcroute import ParentRef, VPCRoute
 from datum_router.model.listener import Listener, TlsBinding
 from datum_router.model.route import BackendRef, Match, PathKind, PathMatch, Rule, RuleId
 from datum_router.plugins.protocols import ManifestView
@@ -73,55 +73,80 @@ class IngressScope(msgspec.Struct, frozen=True, kw_only=True):
         listeners: dict[str, None] = {}
         table = {(item.key.namespace, item.key.name): item for item in self.ingresses}
         for index, ref in enumerate(refs):
-            namespace = ref.namespace or key.namespace
-            parent = table.get((namespace, ref.name))
-            path = f"spec.parentRefs[{index}]"
-            if parent is None:
+            where = (ref.namespace or key.namespace, ref.name)
+            joined = join(ref, table.get(where), own, namespace=key.namespace, path=f"spec.parentRefs[{index}]")
+            if joined.reason is not None:
+                is_there = where in table
                 findings.append(
                     Finding(
                         key=key,
-                        path=f"{path}.name",
-                        reason=Reason.VPC_INGRESS_NOT_FOUND,
-                        message=f"vpcingress {namespace}/{ref.name} is not there",
-                        hint=did_you_mean(ref.name, [name for where, name in table if where == namespace]),
-                        severity=Severity.WARNING,
-                        is_reference=True,
+                        path=joined.path,
+                        reason=joined.reason,
+                        message=joined.message,
+                        hint="" if is_there else did_you_mean(ref.name, [one for at, one in table if at == where[0]]),
+                        severity=Severity.ERROR if is_there else Severity.WARNING,
+                        is_reference=not is_there,
                     )
                 )
                 continue
-            sections = [
-                listener
-                for section, port, listener in parent.sections
-                if (not ref.section_name or section == ref.section_name) and (not ref.port or port == ref.port)
-            ]
-            if not sections:
-                known = ", ".join(f"{section} ({port})" for section, port, _ in parent.sections) or "none"
-                findings.append(
-                    Finding(
-                        key=key,
-                        path=path,
-                        reason=Reason.VPC_INGRESS_NOT_FOUND,
-                        message=f"vpcingress {namespace}/{ref.name} has no such listener (its listeners: {known})",
-                    )
-                )
-                continue
-            shared = intersect(own, parent.hostnames)
-            if not shared and own:
-                findings.append(
-                    Finding(
-                        key=key,
-                        path="spec.hostnames",
-                        reason=Reason.INVALID_VALUE,
-                        message=f"none of {', '.join(own)} is a host of vpcingress {namespace}/{ref.name} "
-                        f"({', '.join(parent.hostnames)})",
-                    )
-                )
-                continue
-            hosts.update(dict.fromkeys(shared))
-            listeners.update(dict.fromkeys(sections))
+            hosts.update(dict.fromkeys(joined.hostnames))
+            listeners.update(dict.fromkeys(joined.listeners))
         if not listeners:
             return (), (), False
         return tuple(hosts), () if self.is_unbound else tuple(listeners), True
+
+
+class Joined(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A route at one of its parents.
+
+    Attributes:
+        hostnames, listeners: What it is served for and on there.
+        reason, message, path: Why it is not, and what is to be mended; None and empty if it is.
+    """
+
+    hostnames: tuple[str, ...] = ()
+    listeners: tuple[str, ...] = ()
+    reason: Reason | None = None
+    message: str = ""
+    path: str = ""
+
+
+def join(ref: ParentRef, parent: Attached | None, own: tuple[str, ...], *, namespace: str, path: str = "") -> Joined:
+    """Return what comes of a `parentRefs` item.
+
+    Args:
+        parent: The VPCIngress that it names, None if that is not there.
+        own: The route's host names, lower case.
+        namespace: The route's.
+        path: Of the item in the route.
+    """
+    name = f"vpcingress {ref.namespace or namespace}/{ref.name}"
+    if parent is None:
+        return Joined(reason=Reason.VPC_INGRESS_NOT_FOUND, message=f"{name} is not there", path=f"{path}.name")
+    listeners = [
+        listener
+        for section, port, listener in parent.sections
+        if (not ref.section_name or section == ref.section_name) and (not ref.port or port == ref.port)
+    ]
+    if not listeners:
+        known = ", ".join(f"{section} ({port})" for section, port, _ in parent.sections) or "none"
+        message = f"{name} has no such listener (its listeners: {known})"
+        return Joined(reason=Reason.VPC_INGRESS_NOT_FOUND, message=message, path=path)
+    hostnames = intersect(own, parent.hostnames)
+    if not hostnames and own:
+        message = f"none of {', '.join(own)} is a host of {name} ({', '.join(parent.hostnames)})"
+        return Joined(reason=Reason.INVALID_VALUE, message=message, path="spec.hostnames")
+    return Joined(hostnames=hostnames, listeners=tuple(listeners))
+
+
+def wanted_listeners(ingress: VPCIngress) -> tuple[IngressListener, ...]:
+    """Return the listeners that a VPCIngress asks for, those that it gets without asking included."""
+    if ingress.spec.listeners:
+        return ingress.spec.listeners
+    plain = IngressListener(name="http", port=HTTP_PORT, protocol=IngressProtocol.HTTP)
+    if ingress.spec.tls is None:
+        return (plain,)
+    return (plain, IngressListener(name="https", port=HTTPS_PORT, protocol=IngressProtocol.HTTPS))
 
 
 def intersect(route: Sequence[str], ingress: Sequence[str]) -> tuple[str, ...]:
@@ -150,12 +175,31 @@ class IngressCompiler:
     Args:
         secrets: As in the last scope: a Secret that served goes on doing so, as long as it is there, when its
             VPCIngress comes to name one that cannot be used.
+        are_credentials_known: False: no Secret is looked at, and every certificate is taken to be there.
     """
 
-    __slots__ = ("_findings", "_host", "_listeners", "_owners", "_rules", "_secrets", "_secrets_before", "_view")
+    __slots__ = (
+        "_are_credentials_known",
+        "_findings",
+        "_host",
+        "_listeners",
+        "_owners",
+        "_rules",
+        "_secrets",
+        "_secrets_before",
+        "_view",
+    )
 
-    def __init__(self, view: ManifestView, *, host: str, secrets: Mapping[ObjectKey, str] = {}) -> None:
+    def __init__(
+        self,
+        view: ManifestView,
+        *,
+        host: str,
+        secrets: Mapping[ObjectKey, str] = {},
+        are_credentials_known: bool = True,
+    ) -> None:
         self._view = view
+        self._are_credentials_known = are_credentials_known
         self._host = host
         self._listeners: dict[int, Listener] = {}
         self._owners: dict[int, ObjectKey] = {}
@@ -190,13 +234,8 @@ class IngressCompiler:
         spec = ingress.spec
         hostnames = tuple(dict.fromkeys(name.lower() for name in (spec.host, *spec.hosts)))
         binding = self._binding(ingress, key, hostnames)
-        wanted = list(spec.listeners)
-        if not wanted:
-            wanted = [IngressListener(name="http", port=HTTP_PORT, protocol=IngressProtocol.HTTP)]
-            if spec.tls is not None:
-                wanted.append(IngressListener(name="https", port=HTTPS_PORT, protocol=IngressProtocol.HTTPS))
         sections: list[tuple[str, int, str]] = []
-        for index, item in enumerate(wanted):
+        for index, item in enumerate(wanted_listeners(ingress)):
             listener = self._listener(ingress, key, index, item, hostnames, binding)
             if listener is not None:
                 sections.append((item.name, item.port, listener.name))
@@ -207,6 +246,8 @@ class IngressCompiler:
         tls = ingress.spec.tls
         if tls is None:
             return None
+        if not self._are_credentials_known:
+            return TlsBinding(hostnames=hostnames, cert_pem="", key_pem="")
         binding = self._pair(key.namespace, tls.secret_name, hostnames)
         if binding is not None:
             self._secrets[key] = tls.secret_name

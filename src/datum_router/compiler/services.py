@@ -10,7 +10,14 @@ from datum_router.compiler.diagnostics import Severity
 from datum_router.compiler.refs import Finding
 from datum_router.manifests.meta import ObjectKey, parse_duration
 from datum_router.manifests.secret import ConfigMap, Secret
-from datum_router.manifests.vpcservice import CertificateRef, HealthCheck, Protocol, TlsMode, VPCService
+from datum_router.manifests.vpcservice import (
+    CertificateRef,
+    HealthCheck,
+    Protocol,
+    TlsMode,
+    UpstreamTlsSpec,
+    VPCService,
+)
 from datum_router.model.endpoint import make_locality
 from datum_router.model.policy import ActiveHealthPolicy, OutlierPolicy, ProbeType
 from datum_router.model.service import Service, ServiceKey, UpstreamProtocol, UpstreamTls
@@ -35,12 +42,17 @@ class CompiledService(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServiceCompiler:
-    """Compile services one by one; `registry` finds their endpoints."""
+    """Compile services one by one; `registry` finds their endpoints.
 
-    __slots__ = ("_registry",)
+    Args:
+        are_credentials_known: False: no Secret or ConfigMap is looked at, and all that are named are taken to be there.
+    """
 
-    def __init__(self, registry: EndpointRegistry) -> None:
+    __slots__ = ("_are_credentials_known", "_registry")
+
+    def __init__(self, registry: EndpointRegistry, *, are_credentials_known: bool = True) -> None:
         self._registry = registry
+        self._are_credentials_known = are_credentials_known
 
     def compile(self, manifest: VPCService, view: ManifestView) -> tuple[CompiledService, list[Finding]]:
         """Return the service and what is wrong with it; a service is always returned, at worst without endpoints."""
@@ -72,7 +84,7 @@ class ServiceCompiler:
                     is_reference=True,
                 )
             )
-        tls, tls_findings = _upstream_tls(manifest, key, view)
+        tls, tls_findings = _upstream_tls(manifest, key, view if self._are_credentials_known else None)
         findings += tls_findings
         health = spec.health_check
         panic = 50 if health is None else health.panic_threshold_percent
@@ -148,7 +160,10 @@ def parse_statuses(texts: Sequence[str]) -> tuple[tuple[int, int], ...]:
     return tuple(ranges)
 
 
-def _upstream_tls(manifest: VPCService, key: ObjectKey, view: ManifestView) -> tuple[UpstreamTls | None, list[Finding]]:
+def _upstream_tls(
+    manifest: VPCService, key: ObjectKey, view: ManifestView | None
+) -> tuple[UpstreamTls | None, list[Finding]]:
+    """Return how TLS is spoken to the upstream; without a view nothing is found out about certificates."""
     spec = manifest.spec
     config = spec.tls
     mode = config.mode if config is not None else None
@@ -158,26 +173,7 @@ def _upstream_tls(manifest: VPCService, key: ObjectKey, view: ManifestView) -> t
         return None, []
     if config is None:
         return UpstreamTls(), []
-    findings: list[Finding] = []
-    bundles: list[str] = []
-    for index, ref in enumerate(config.ca_certificate_refs):
-        bundle = _ca_bundle(ref, key.namespace, view)
-        if bundle is None:
-            findings.append(
-                Finding(
-                    key=key,
-                    path=f"spec.tls.caCertificateRefs[{index}]",
-                    reason=Reason.INVALID_CERTIFICATE_REF,
-                    message=f"{ref.kind.value.lower()} {key.namespace}/{ref.name} with {CA_KEY} is not there; "
-                    "no certificate of the upstream will be accepted",
-                    severity=Severity.WARNING,
-                    is_reference=True,
-                )
-            )
-            # An empty bundle would mean the system's CAs: this one trusts nobody instead (F7, no silent downgrade).
-            bundles.append("# unresolved reference: trust nobody\n")
-        else:
-            bundles.append(bundle)
+    bundles, findings = _ca_bundles(config, key, view)
     if config.insecure_skip_verify:
         findings.append(
             Finding(
@@ -195,6 +191,31 @@ def _upstream_tls(manifest: VPCService, key: ObjectKey, view: ManifestView) -> t
         min_version=config.min_version.value,
     )
     return tls, findings
+
+
+TRUST_NOBODY = "# unresolved reference: trust nobody\n"
+"""Stands for a bundle that is not there: an empty one would mean the system's CAs (F7, no silent downgrade)."""
+
+
+def _ca_bundles(config: UpstreamTlsSpec, key: ObjectKey, view: ManifestView | None) -> tuple[list[str], list[Finding]]:
+    bundles: list[str] = []
+    findings: list[Finding] = []
+    for index, ref in enumerate(config.ca_certificate_refs):
+        bundle = None if view is None else _ca_bundle(ref, key.namespace, view)
+        bundles.append(TRUST_NOBODY if bundle is None else bundle)
+        if bundle is None and view is not None:
+            findings.append(
+                Finding(
+                    key=key,
+                    path=f"spec.tls.caCertificateRefs[{index}]",
+                    reason=Reason.INVALID_CERTIFICATE_REF,
+                    message=f"{ref.kind.value.lower()} {key.namespace}/{ref.name} with {CA_KEY} is not there; "
+                    "no certificate of the upstream will be accepted",
+                    severity=Severity.WARNING,
+                    is_reference=True,
+                )
+            )
+    return bundles, findings
 
 
 def _ca_bundle(ref: CertificateRef, namespace: str, view: ManifestView) -> str | None:

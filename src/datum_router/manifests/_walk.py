@@ -333,6 +333,9 @@ class Walker:
         if not isinstance(value, Mapping):
             self._wrong_type(value, path, "an object of names and values")
             return value
+        if kind.max_length is not None and len(value) > kind.max_length:
+            self.report(path, Reason.INVALID_VALUE, f"found {len(value)} entries, expected at most {kind.max_length}")
+            return value
         cleaned: dict[object, object] = {}
         for name, member in value.items():
             where = child(path, name)

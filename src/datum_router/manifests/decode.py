@@ -37,6 +37,7 @@ class Decoded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         manifest: Typed, valid and in canonical form; None if there are errors or the kind is unknown.
         key: None if the object cannot be told apart from others.
         metadata: Of an object whose kind is known and that is bad, so that it can be told: as much as is readable.
+        status: Of the same, if its kind has one that is ours and it is readable: what it has been told already.
         is_unknown_kind: The kind is none of ours and none of a plugin's: to be counted and passed over.
     """
 
@@ -44,6 +45,7 @@ class Decoded(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     key: ObjectKey | None = None
     kind: ResourceKind | None = None
     metadata: ObjectMeta | None = None
+    status: msgspec.Struct | None = None
     diagnostics: tuple[Diagnostic, ...] = ()
     is_unknown_kind: bool = False
 
@@ -84,6 +86,7 @@ def _checked(manifest: msgspec.Struct, kind: ResourceKind, key: ObjectKey, origi
         key=key,
         kind=kind,
         metadata=getattr(manifest, "metadata", None) if checked is None else None,
+        status=getattr(manifest, "status", None) if checked is None and kind.is_status_ours else None,
         diagnostics=_located(found, str(key), origin) if found else (),
     )
 
@@ -126,6 +129,7 @@ def _decode_slowly(raw: Mapping[str, object], origin: Origin, kinds: KindTable) 
         key=key,
         kind=kind,
         metadata=_readable(raw["metadata"], key) if manifest is None else None,
+        status=_readable_status(status, kind) if manifest is None and status is not None else None,
         diagnostics=_located(found, str(key), origin),
     )
 
@@ -137,6 +141,17 @@ def _readable(metadata: object, key: ObjectKey) -> ObjectMeta:
     except (msgspec.ValidationError, RecursionError, UnicodeError, TypeError, ValueError):
         return ObjectMeta(name=key.name, namespace=key.namespace)
     return msgspec.structs.replace(found, namespace=key.namespace)
+
+
+def _readable_status(status: object, kind: ResourceKind) -> msgspec.Struct | None:
+    for field in msgspec.structs.fields(kind.struct):
+        if field.name == "status":
+            try:
+                found = msgspec.convert(status, field.type, strict=True)
+            except (msgspec.ValidationError, RecursionError, UnicodeError, TypeError, ValueError):
+                return None
+            return found if isinstance(found, msgspec.Struct) else None
+    return None
 
 
 def _decode_plain(raw: Mapping[str, object], kinds: KindTable) -> tuple[msgspec.Struct, ResourceKind, ObjectKey] | None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-import msgspec
-
 from datum_router.manifests import validate
 from datum_router.manifests.holding import recorded_endpoints
 from datum_router.manifests.indexes import BY_VPC_SERVICE, fed_service
 from datum_router.manifests.meta import GROUP, VERSION
 from datum_router.manifests.normalize import normalize_ingress, normalize_route, normalize_service
 from datum_router.manifests.problem import Problem
+from datum_router.manifests.rules import check_metadata
 from datum_router.manifests.served import find_not_served
 from datum_router.manifests.servicebinding import ServiceBinding
 from datum_router.manifests.table import PrinterColumn, ResourceKind
@@ -21,7 +20,7 @@ from datum_router.manifests.vpcingress import VPCIngress
 from datum_router.manifests.vpcroute import VPCRoute
 from datum_router.manifests.vpcservice import VPCService
 
-M = TypeVar("M", bound=msgspec.Struct)
+M = TypeVar("M", bound=VPCService | VPCRoute | ServiceBinding | VPCIngress | VPCEgress)
 
 
 def _own_content(manifest: VPCService | VPCRoute | ServiceBinding | VPCIngress | VPCEgress) -> object:
@@ -35,12 +34,17 @@ def _binding_content(manifest: ServiceBinding) -> object:
 
 def _checked(kind: str, rules: Callable[[M], Iterable[Problem]]) -> Callable[[M], Iterable[Problem]]:
     def check(manifest: M) -> Iterable[Problem]:
-        return [*find_not_served(kind, manifest), *rules(manifest)]
+        return [*find_not_served(kind, manifest), *rules(manifest), *check_metadata(manifest.metadata)]
 
     return check
 
 
 _AGE = PrinterColumn(name="Age", type="date", json_path=".metadata.creationTimestamp")
+
+
+def _condition(name: str, *, is_wide: bool = True) -> PrinterColumn:
+    path = f'.status.conditions[?(@.type=="{name}")].status'
+    return PrinterColumn(name=name, type="string", json_path=path, is_wide=is_wide)
 
 
 OWN_KINDS: tuple[ResourceKind, ...] = (
@@ -60,6 +64,10 @@ OWN_KINDS: tuple[ResourceKind, ...] = (
             PrinterColumn(name="Port", type="integer", json_path=".spec.port"),
             PrinterColumn(name="Endpoints", type="integer", json_path=".status.endpointCount"),
             PrinterColumn(name="Ready", type="boolean", json_path=".status.ready"),
+            PrinterColumn(name="Attachment", type="string", json_path=".spec.vpcAttachmentRef.name", is_wide=True),
+            _condition("Accepted"),
+            _condition("ResolvedRefs"),
+            _condition("Programmed"),
             _AGE,
         ),
     ),
@@ -77,7 +85,10 @@ OWN_KINDS: tuple[ResourceKind, ...] = (
         columns=(
             PrinterColumn(name="Hostnames", type="string", json_path=".spec.hostnames"),
             PrinterColumn(name="Balancing", type="string", json_path=".spec.loadBalancing"),
+            _condition("Programmed", is_wide=False),
             PrinterColumn(name="Ready", type="boolean", json_path=".status.ready"),
+            _condition("Accepted"),
+            _condition("ResolvedRefs"),
             _AGE,
         ),
     ),
@@ -97,6 +108,10 @@ OWN_KINDS: tuple[ResourceKind, ...] = (
             PrinterColumn(name="VPCService", type="string", json_path=".spec.vpcServiceRef.name"),
             PrinterColumn(name="Endpoints", type="integer", json_path=".status.syncedEndpoints"),
             PrinterColumn(name="Active", type="boolean", json_path=".status.active"),
+            _condition("Accepted"),
+            _condition("ResolvedRefs"),
+            _condition("Synced"),
+            _condition("Programmed"),
             _AGE,
         ),
     ),
@@ -114,7 +129,10 @@ OWN_KINDS: tuple[ResourceKind, ...] = (
         columns=(
             PrinterColumn(name="Host", type="string", json_path=".spec.host"),
             PrinterColumn(name="Address", type="string", json_path=".status.loadBalancerIp"),
+            _condition("Programmed", is_wide=False),
             PrinterColumn(name="Ready", type="boolean", json_path=".status.ready"),
+            _condition("Accepted"),
+            _condition("ResolvedRefs"),
             _AGE,
         ),
     ),
@@ -131,7 +149,10 @@ OWN_KINDS: tuple[ResourceKind, ...] = (
         columns=(
             PrinterColumn(name="Source", type="string", json_path=".spec.sourceVpcAttachment"),
             PrinterColumn(name="Policy", type="string", json_path=".spec.policy"),
+            _condition("Programmed", is_wide=False),
             PrinterColumn(name="Active", type="boolean", json_path=".status.active"),
+            _condition("Accepted"),
+            _condition("ResolvedRefs"),
             _AGE,
         ),
     ),

@@ -18,12 +18,53 @@ DEFAULT_NAMESPACE: Final = "default"
 MAX_NAME_CHARS: Final = 253
 MAX_NAMESPACE_CHARS: Final = 63
 
+# --- limits ----------------------------------------------------------------------------------------------------
+# Whatever users write is bounded: the API server prices each CEL rule by the longest text and list that it may be
+# run on, and refuses the CRD if that is too much.
+
+MAX_URL_PATH_CHARS: Final = 1024
+"""Longest path that is matched or written (characters); that of the Gateway API."""
+MAX_HOST_CHARS: Final = 253
+"""Longest host name (RFC 1035 section 2.3.4)."""
+MAX_ADDRESS_CHARS: Final = 64
+"""Longest text of an address or network; the longest that means something has 49 characters."""
+MAX_HEADER_NAME_CHARS: Final = 256
+MAX_HEADER_VALUE_CHARS: Final = 4096
+MAX_DURATION_CHARS: Final = 28
+"""Four parts of five digits and a unit."""
+MAX_LABEL_KEY_CHARS: Final = MAX_NAME_CHARS + 1 + 63
+MAX_LABEL_VALUE_CHARS: Final = 63
+MAX_NOTE_CHARS: Final = 4096
+"""Longest value of an annotation in a spec."""
+MAX_MAP_ENTRIES: Final = 64
+"""Labels, topology and notes of one object."""
+MAX_MATCH_CONDITIONS: Final = 16
+"""Conditions of one kind (headers, header matches, query parameters, methods) in one match."""
+MAX_SELECTOR_CONDITIONS: Final = 16
+MAX_SELECTOR_VALUES: Final = 64
+MAX_THRESHOLD: Final = 1000
+"""Most probes, failures or successes in a row that anything can wait for."""
+MAX_COUNT: Final = 1_000_000
+"""Most connections or requests that a limit can name."""
+MAX_CONDITIONS: Final = 16
+"""Conditions of one status."""
+MAX_STATUS_ENDPOINTS: Final = 1000
+"""Endpoints that a status lists; it says how many there are in all."""
+MAX_STATUS_TEXT_CHARS: Final = 1024
+"""Longest text of a field of a status, but a condition's message."""
+
 # --- words that a type can say ---------------------------------------------------------------------------------
 
 LABEL_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 """DNS label (RFC 1123 section 2.1): namespaces."""
 SUBDOMAIN_PATTERN: Final = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$"
 """DNS subdomain (RFC 1123 section 2.1): names of objects."""
+LABEL_KEY_PATTERN: Final = (
+    r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?"
+    r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+)
+"""Qualified name of Kubernetes: keys of labels and annotations, with a DNS subdomain and / in front or not."""
+LABEL_VALUE_PATTERN: Final = r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"
 DURATION_PATTERN: Final = r"^([0-9]{1,5}(h|m|s|ms)){1,4}$"
 """Gateway API duration (GEP-2257)."""
 TOKEN_PATTERN: Final = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"
@@ -69,6 +110,7 @@ Duration = Annotated[
     str,
     Meta(
         pattern=DURATION_PATTERN,
+        max_length=MAX_DURATION_CHARS,
         extra={"expected": "a duration such as 10s, 1m30s or 250ms", "suggest": suggest_duration},
     ),
 ]
@@ -77,20 +119,55 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 Percent = Annotated[int, Meta(ge=0, le=100)]
 HeaderName = Annotated[
     str,
-    Meta(pattern=TOKEN_PATTERN, min_length=1, max_length=256, extra={"expected": "a header name (RFC 9110 token)"}),
+    Meta(
+        pattern=TOKEN_PATTERN,
+        min_length=1,
+        max_length=MAX_HEADER_NAME_CHARS,
+        extra={"expected": "a header name (RFC 9110 token)"},
+    ),
 ]
 HeaderText = Annotated[
     str,
-    Meta(pattern=FIELD_TEXT_PATTERN, max_length=4096, extra={"expected": "text without control characters"}),
+    Meta(
+        pattern=FIELD_TEXT_PATTERN,
+        max_length=MAX_HEADER_VALUE_CHARS,
+        extra={"expected": "text without control characters"},
+    ),
 ]
 HeaderValue = Annotated[
     str,
     Meta(
         pattern=FIELD_VALUE_PATTERN,
-        max_length=4096,
+        max_length=MAX_HEADER_VALUE_CHARS,
         extra={"expected": "a header value: no control characters, no blank at either end"},
     ),
 ]
+# What else these texts must be is in `rules`, and in `cel` for the API server.
+PathText = Annotated[str, Meta(min_length=1, max_length=MAX_URL_PATH_CHARS)]
+HostText = Annotated[str, Meta(min_length=1, max_length=MAX_HOST_CHARS)]
+AddressText = Annotated[str, Meta(min_length=1, max_length=MAX_ADDRESS_CHARS)]
+NetworkText = Annotated[str, Meta(min_length=1, max_length=MAX_ADDRESS_CHARS)]
+LabelKey = Annotated[
+    str,
+    Meta(
+        pattern=LABEL_KEY_PATTERN,
+        min_length=1,
+        max_length=MAX_LABEL_KEY_CHARS,
+        extra={"expected": "a label key such as app or example.com/tier"},
+    ),
+]
+LabelValue = Annotated[
+    str,
+    Meta(
+        pattern=LABEL_VALUE_PATTERN,
+        max_length=MAX_LABEL_VALUE_CHARS,
+        extra={"expected": "a label value: letters, digits, -, _ and ., the first and last a letter or digit"},
+    ),
+]
+Labels = Annotated[Mapping[LabelKey, LabelValue], Meta(max_length=MAX_MAP_ENTRIES)]
+Notes = Annotated[Mapping[LabelKey, Annotated[str, Meta(max_length=MAX_NOTE_CHARS)]], Meta(max_length=MAX_MAP_ENTRIES)]
+StatusText = Annotated[str, Meta(max_length=MAX_STATUS_TEXT_CHARS)]
+Count = Annotated[int, Meta(ge=0)]
 
 _UNIT_SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _DURATION = re.compile(r"(?:[0-9]{1,5}(?:h|ms|m|s)){1,4}")
@@ -212,8 +289,18 @@ class Condition(StatusPart, frozen=True, kw_only=True):
 
 Conditions = Annotated[
     tuple[Condition, ...],
-    Meta(description="The object's state, one condition a type.", extra={"list_map_keys": ["type"]}),
+    Meta(
+        description="The object's state, one condition a type.",
+        max_length=MAX_CONDITIONS,
+        extra={"list_map_keys": ["type"]},
+    ),
 ]
+ObservedGeneration = Annotated[
+    Count,
+    Meta(description="The `metadata.generation` that this status is about: an older one means it is yet to be seen."),
+]
+Time = Annotated[str, Meta(extra={"format": "date-time"})]
+"""RFC 3339; `None` rather than empty where it is not known."""
 
 
 def key_of(kind: str, metadata: ObjectMeta) -> ObjectKey:

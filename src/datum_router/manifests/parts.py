@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from typing import Annotated
 
 from msgspec import Meta
 
-from datum_router.manifests.meta import Duration, HeaderName, HeaderValue, Percent, SpecPart
+from datum_router.manifests.meta import (
+    MAX_COUNT,
+    MAX_SELECTOR_CONDITIONS,
+    MAX_SELECTOR_VALUES,
+    MAX_THRESHOLD,
+    Duration,
+    HeaderName,
+    HeaderValue,
+    LabelKey,
+    Labels,
+    LabelValue,
+    Percent,
+    SpecPart,
+)
 
 
 class TlsVersion(enum.StrEnum):
@@ -30,17 +42,20 @@ class SelectorOperator(enum.StrEnum):
 class LabelSelectorRequirement(SpecPart, frozen=True, kw_only=True):
     """One condition on a label."""
 
-    key: Annotated[str, Meta(description="Label key.", min_length=1, max_length=317)]
+    key: Annotated[LabelKey, Meta(description="Label key.")]
     operator: Annotated[SelectorOperator, Meta(description="How the label is compared.")]
-    values: Annotated[tuple[str, ...], Meta(description="Values of In and NotIn.")] = ()
+    values: Annotated[
+        tuple[LabelValue, ...], Meta(description="Values of In and NotIn.", max_length=MAX_SELECTOR_VALUES)
+    ] = ()
 
 
 class LabelSelector(SpecPart, frozen=True, kw_only=True):
     """Objects by label; all conditions must hold, no condition selects all."""
 
-    match_labels: Annotated[Mapping[str, str] | None, Meta(description="Labels with exact values.")] = None
+    match_labels: Annotated[Labels | None, Meta(description="Labels with exact values.")] = None
     match_expressions: Annotated[
-        tuple[LabelSelectorRequirement, ...], Meta(description="Further conditions on labels.")
+        tuple[LabelSelectorRequirement, ...],
+        Meta(description="Further conditions on labels.", max_length=MAX_SELECTOR_CONDITIONS),
     ] = ()
 
 
@@ -54,12 +69,18 @@ class HttpHeader(SpecPart, frozen=True, kw_only=True):
 class CircuitBreaker(SpecPart, frozen=True, kw_only=True):
     """Limits on what a service is asked to do at once, and when to stop asking."""
 
-    max_connections: Annotated[int, Meta(description="Open connections.", ge=1)] = 1024
-    max_pending_requests: Annotated[int, Meta(description="Requests waiting for a connection.", ge=0)] = 1024
-    max_parallel_requests: Annotated[int, Meta(description="Requests in flight.", ge=1)] = 1024
-    max_parallel_retries: Annotated[int, Meta(description="Retries in flight.", ge=0)] = 3
-    failure_threshold: Annotated[int, Meta(description="Failures in a row that open the circuit.", ge=1)] = 5
-    success_threshold: Annotated[int, Meta(description="Successes in a row that close it again.", ge=1)] = 2
+    max_connections: Annotated[int, Meta(description="Open connections.", ge=1, le=MAX_COUNT)] = 1024
+    max_pending_requests: Annotated[int, Meta(description="Requests waiting for a connection.", ge=0, le=MAX_COUNT)] = (
+        1024
+    )
+    max_parallel_requests: Annotated[int, Meta(description="Requests in flight.", ge=1, le=MAX_COUNT)] = 1024
+    max_parallel_retries: Annotated[int, Meta(description="Retries in flight.", ge=0, le=MAX_COUNT)] = 3
+    failure_threshold: Annotated[
+        int, Meta(description="Failures in a row that open the circuit.", ge=1, le=MAX_THRESHOLD)
+    ] = 5
+    success_threshold: Annotated[
+        int, Meta(description="Successes in a row that close it again.", ge=1, le=MAX_THRESHOLD)
+    ] = 2
     open_duration: Annotated[Duration, Meta(description="How long it stays open before it is tried again.")] = "60s"
 
 
@@ -107,7 +128,9 @@ class Retries(SpecPart, frozen=True, kw_only=True):
     ] = (502, 503, 504)
     backoff: Annotated[RetryBackoff | None, Meta(description="Waits between attempts.")] = None
     per_try_timeout: Annotated[Duration | None, Meta(description="Time limit of one attempt.")] = None
-    retry_on: Annotated[tuple[RetryOn, ...], Meta(description="Failures without a response that are tried again.")] = ()
+    retry_on: Annotated[
+        tuple[RetryOn, ...], Meta(description="Failures without a response that are tried again.", max_length=16)
+    ] = ()
     budget_percent: Annotated[Percent | None, Meta(description="Retries as a share of all requests in flight.")] = None
     retry_non_idempotent: Annotated[
         bool, Meta(description="Try again even if the backend may have acted on the first attempt.")
@@ -125,10 +148,22 @@ class RateUnit(enum.StrEnum):
 class RateLimit(SpecPart, frozen=True, kw_only=True):
     """How many requests are let through; others are answered with 429."""
 
-    requests: Annotated[int, Meta(description="Requests per unit.", ge=1)]
+    requests: Annotated[int, Meta(description="Requests per unit.", ge=1, le=MAX_COUNT)]
     unit: Annotated[RateUnit, Meta(description="Unit of time.")] = RateUnit.SECOND
-    burst: Annotated[int, Meta(description="Requests at once; `requests` if not given.", ge=1)] | None = None
+    burst: Annotated[int, Meta(description="Requests at once; `requests` if not given.", ge=1, le=MAX_COUNT)] | None = (
+        None
+    )
     keys: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"^(SourceIP|Header:[!#$%&'*+\-.^_`|~0-9A-Za-z]+)$")], ...],
-        Meta(description="What is counted separately: SourceIP, Header:NAME; all together if empty."),
+        tuple[
+            Annotated[
+                str,
+                Meta(
+                    pattern=r"^(SourceIP|Header:[!#$%&'*+\-.^_`|~0-9A-Za-z]+)$",
+                    max_length=256,
+                    extra={"expected": "SourceIP or Header:NAME"},
+                ),
+            ],
+            ...,
+        ],
+        Meta(description="What is counted separately: SourceIP, Header:NAME; all together if empty.", max_length=16),
     ] = ()

@@ -8,7 +8,16 @@ import re
 from collections.abc import Iterator, Sequence
 
 from datum_router.compiler.diagnostics import Severity
-from datum_router.manifests.meta import TOKEN_PATTERN
+from datum_router.manifests._walk import child
+from datum_router.manifests.meta import (
+    LABEL_KEY_PATTERN,
+    LABEL_VALUE_PATTERN,
+    MAX_LABEL_VALUE_CHARS,
+    MAX_NAME_CHARS,
+    ObjectMeta,
+    parse_duration,
+)
+from datum_router.manifests.parts import LabelSelector, Retries, SelectorOperator, Timeouts
 from datum_router.manifests.problem import Problem, shown
 from datum_router.manifests.vpcroute import MAX_REGEX_BYTES
 from datum_router.reasons import Reason
@@ -33,7 +42,9 @@ HOP_BY_HOP = frozenset(
 FRAMING = frozenset({"content-length", "host"})
 """Fields that say where a message ends or where it goes; changing them as text would let the two disagree."""
 
-_TOKEN = re.compile(TOKEN_PATTERN.removesuffix("$") + r"\Z")
+_LABEL_KEY = re.compile(LABEL_KEY_PATTERN.removesuffix("$") + r"\Z")
+_LABEL_VALUE = re.compile(LABEL_VALUE_PATTERN.removesuffix("$") + r"\Z")
+_PREFIX_LENGTH = re.compile(r"(?:0|[1-9][0-9]{0,2})\Z")
 _HOST = re.compile(r"(?:\*\.)?[a-z0-9](?:[a-z0-9\-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9\-]{0,61}[a-z0-9])?)*\Z")
 
 
@@ -85,19 +96,28 @@ def check_path(path: str, text: str) -> Iterator[Problem]:
 
 def check_host(path: str, text: str, *, is_wildcard_allowed: bool = True) -> Iterator[Problem]:
     """Check a host name (RFC 1123), with `*.` in front if that is allowed."""
-    lower = text.lower()
+    lower = text.lower() if text.isascii() else text  # the lower case of some other letters is an ASCII one
     is_named = _HOST.match(lower) is not None and (is_wildcard_allowed or not lower.startswith("*."))
     if is_named and _is_host(lower):
         return
     expected = "a host name such as shop.example.com" + (" or *.example.com" if is_wildcard_allowed else "")
-    if _is_address(lower):
+    if is_address(lower):
         yield invalid(path, f"found the address {shown(text)}, expected {expected}", "addresses are no host names")
     elif not is_named:
         yield invalid(path, f"found {shown(text)}, expected {expected}", _host_hint(lower))
 
 
+def check_host_port(path: str, text: str) -> Iterator[Problem]:
+    """Check a host name with or without a port."""
+    host, colon, port = text.partition(":")
+    if colon and not (port.isascii() and port.isdigit() and len(port) <= 5 and 1 <= int(port) <= 65535):
+        yield invalid(path, f"found {shown(text)}, expected a host name and perhaps a port")
+    else:
+        yield from check_host(path, host, is_wildcard_allowed=False)
+
+
 def _is_host(lower: str) -> bool:
-    # Addresses end in a digit if they have no colon, and then they are no name: see `_is_address`.
+    # Addresses end in a digit if they have no colon, and then they are no name: see `is_address`.
     return _HOST.match(lower) is not None and not lower[-1].isdecimal()
 
 
@@ -117,7 +137,8 @@ def _host_hint(text: str) -> str:
     return ""
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
+    """Tell whether a text is an IP address, perhaps in brackets."""
     if ":" not in text and not text[-1:].isdecimal():
         return False  # IPv4 ends in a digit, IPv6 has colons: asking the library for every name costs 20 us
     try:
@@ -132,7 +153,7 @@ def check_hosts(path: str, names: Sequence[str]) -> Iterator[Problem]:
     seen: set[str] = set()
     for index, name in enumerate(names):
         lower = name.lower()
-        if not _is_host(lower):
+        if not (_is_host(lower) and name.isascii()):
             yield from check_host(f"{path}[{index}]", name)
         if lower in seen:
             yield warning(f"{path}[{index}]", f"found {shown(name)} for the second time")
@@ -152,18 +173,20 @@ def check_address(path: str, text: str) -> Iterator[Problem]:
             f"found a zone in {shown(text)}, expected an address without one",
             f"write {text.split('%', maxsplit=1)[0]}",
         )
+    elif mapped := getattr(address, "ipv4_mapped", None):
+        yield invalid(path, f"found an IPv4 address in IPv6 form: {shown(text)}", f"write {mapped}")
     elif address.is_unspecified or address.is_multicast:
         yield invalid(path, f"found {address}, expected the address of one host")
 
 
 def _address_hint(text: str) -> str:
     bare, slash, _ = text.partition("/")
-    if slash and _is_address(bare):
+    if slash and is_address(bare):
         return f"leave out the prefix length: {bare}"
-    if text.startswith("[") and _is_address(text):
+    if text.startswith("[") and is_address(text):
         return f"leave out the brackets: {text[1:-1]}"
     host, colon, port = text.rpartition(":")
-    if colon and port.isdigit() and _is_address(host):
+    if colon and port.isdigit() and is_address(host):
         return f"write address: {host.strip('[]')} and port: {port}"
     if _HOST.match(text.lower()):
         return "names are not looked up; write the address"
@@ -172,25 +195,29 @@ def _address_hint(text: str) -> str:
 
 def check_network(path: str, text: str) -> Iterator[Problem]:
     """Check a network in CIDR form; a single address is the network of that address alone."""
+    start, slash, bits = text.partition("/")
     try:
         network = ipaddress.ip_network(text, strict=False)
+        address = ipaddress.ip_address(start)
     except ValueError:
         yield invalid(path, f"found {shown(text)}, expected a network such as 10.0.0.0/8 or fd00::/8")
         return
+    mapped = getattr(address, "ipv4_mapped", None)
     if "%" in text:
         yield invalid(path, f"found a zone in {shown(text)}, expected a network without one")
-    elif "/" in text and str(network.network_address) != str(ipaddress.ip_address(text.partition("/")[0])):
+    elif mapped is not None:
+        yield invalid(path, f"found an IPv4 address in IPv6 form: {shown(text)}", f"write it as that of {mapped}")
+    elif slash and not _PREFIX_LENGTH.match(bits):  # the library takes netmasks and leading zeros, too
+        hint = f"write {network}" if "." in bits or bits.isdigit() else ""
+        yield invalid(path, f"found {shown(text)}, expected a network such as 10.0.0.0/8 or fd00::/8", hint)
+    elif slash and network.network_address != address:
         yield warning(path, f"found {shown(text)} with host bits set; it is used as {network}", f"write {network}")
 
 
 def check_header(path: str, name: str, *, is_change: bool = False) -> Iterator[Problem]:
-    """Check a header name that is matched, or (`is_change`) set, added or removed."""
+    """Check a header name, which is a token by its type, that is matched, or (`is_change`) set, added or removed."""
     lower = name.lower()
-    if name.startswith(":"):
-        yield invalid(path, f"found the pseudo-header {shown(name)}", "use methods, hostnames or a path condition")
-    elif not _TOKEN.match(name):
-        yield invalid(path, f"found {shown(name)}, expected a header name (RFC 9110 token)")
-    elif lower in HOP_BY_HOP:
+    if lower in HOP_BY_HOP:
         yield invalid(path, f"found {name}, which is about one connection only and is never passed on")
     elif lower == "host" and not is_change:
         yield invalid(path, "found host among the headers", "use spec.hostnames")
@@ -220,6 +247,58 @@ def check_regex(path: str, pattern: str) -> Iterator[Problem]:
             f"found {shown(pattern)}, expected a regular expression of RE2: {problem.why}",
             "RE2 has no look-around and no back-references" if "(?" in pattern or "\\" in pattern else "",
         )
+
+
+def check_selector(path: str, selector: LabelSelector | None) -> Iterator[Problem]:
+    """Check what the operators of a label selector need."""
+    if selector is None:
+        return
+    for index, item in enumerate(selector.match_expressions):
+        where = f"{path}.matchExpressions[{index}].values"
+        takes_values = item.operator in (SelectorOperator.IN, SelectorOperator.NOT_IN)
+        if takes_values and not item.values:
+            yield missing(where, f"operator {item.operator.value} needs values")
+        elif item.values and not takes_values:
+            yield exclusive(where, f"operator {item.operator.value} takes no values")
+
+
+def check_timeouts(path: str, timeouts: Timeouts | None) -> Iterator[Problem]:
+    """Check time limits against each other."""
+    if timeouts is None:
+        return
+    if timeouts.connect is not None and parse_duration(timeouts.connect) <= 0:
+        yield invalid(f"{path}.connect", f"found {shown(timeouts.connect)}, expected more than nothing")
+    request, attempt = timeouts.request, timeouts.backend_request
+    if request is not None and attempt is not None and 0 < parse_duration(request) < parse_duration(attempt):
+        yield invalid(f"{path}.backendRequest", f"found {attempt}, expected at most request ({request})")
+
+
+def check_retries(path: str, retries: Retries | None) -> Iterator[Problem]:
+    """Check the waits between attempts."""
+    backoff = None if retries is None else retries.backoff
+    if backoff is not None and backoff.initial_ms > backoff.max_ms:
+        yield invalid(
+            f"{path}.backoff.initialMs", f"found {backoff.initial_ms}, expected at most maxMs ({backoff.max_ms})"
+        )
+
+
+def check_metadata(metadata: ObjectMeta) -> Iterator[Problem]:
+    """Check labels and annotations of an object that a file holds; an API server has checked its own."""
+    for name, value in (metadata.labels or {}).items():
+        where = child("metadata.labels", name)
+        yield from _label_key(where, name)
+        if len(value) > MAX_LABEL_VALUE_CHARS or not _LABEL_VALUE.match(value):
+            yield invalid(
+                where, f"found {shown(value)}, expected at most {MAX_LABEL_VALUE_CHARS} letters, digits, -, _ and ."
+            )
+    for name in metadata.annotations or ():
+        yield from _label_key(child("metadata.annotations", name), name.lower())
+
+
+def _label_key(path: str, name: str) -> Iterator[Problem]:
+    prefix, _, _ = name.rpartition("/")
+    if not _LABEL_KEY.match(name) or len(prefix) > MAX_NAME_CHARS:
+        yield invalid(path, f"found the key {shown(name)}, expected one such as app or example.com/tier")
 
 
 @functools.cache

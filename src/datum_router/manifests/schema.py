@@ -8,14 +8,21 @@ from __future__ import annotations
 
 import enum
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+import msgspec
 import msgspec.inspect as types
 from msgspec import NODEFAULT, Struct
+from msgspec.structs import replace
 
 from datum_router.manifests._yaml_out import dump
+from datum_router.manifests.cel import REASONS, CelRule, text, texts
+from datum_router.manifests.cel_rules import RULES
+from datum_router.manifests.meta import FIELD_TEXT_PATTERN
+from datum_router.manifests.parts import LabelSelector
 from datum_router.manifests.served import NOT_SERVED, ONLY_SERVED, NotServed
 from datum_router.manifests.table import ResourceKind
+from datum_router.reasons import Reason
 
 CATEGORY = "datum"
 """`kubectl get datum` lists objects of all our kinds."""
@@ -33,11 +40,13 @@ def crd(kind: ResourceKind) -> dict[str, object]:
     }
     for name in ("spec", "status"):
         if name in fields:
-            properties[name] = schema_of(fields[name].type, with_defaults=name == "spec")
+            properties[name] = schema_of(fields[name].type, owner=kind.kind, path=name)
     version: dict[str, object] = {"name": kind.version, "served": True, "storage": True}
     if kind.columns:
         version["additionalPrinterColumns"] = [
-            {"name": column.name, "type": column.type, "jsonPath": column.json_path} for column in kind.columns
+            {"name": column.name, "type": column.type, "jsonPath": column.json_path}
+            | ({"priority": 1} if column.is_wide else {})
+            for column in kind.columns
         ]
     version["schema"] = {
         "openAPIV3Schema": {
@@ -84,60 +93,167 @@ def crd_file_name(kind: ResourceKind) -> str:
 # --- schema ----------------------------------------------------------------------------------------------------
 
 
-def schema_of(kind: types.Type, *, with_defaults: bool = True) -> dict[str, object]:
-    """Return the OpenAPI schema of a type: what a cluster accepts is what decoding accepts, aliases included."""
-    meta = _Meta(kind)
-    schema: dict[str, object] = {}
+def schema_of(kind: types.Type, *, owner: str = "", path: str = "") -> dict[str, object]:
+    """Return the OpenAPI schema of a type, with the rules that hold where it stands.
+
+    Args:
+        owner: The kind whose `path` the type stands at: that decides what is not served. Empty: no kind's.
+        path: JSON path with `[]` for items. What stands in a status has no defaults, no rules and no refusals.
+    """
+    return _Schema(owner, is_written_by_users=not path.startswith("status")).of(kind, path)
+
+
+class _Schema:
+    """Makes the schema of a spec or a status."""
+
+    __slots__ = ("_is_spec", "_only", "_owner", "_refused")
+
+    def __init__(self, owner: str, *, is_written_by_users: bool) -> None:
+        self._owner = owner
+        self._is_spec = is_written_by_users
+        self._refused = {entry.path: entry for entry in NOT_SERVED.get(owner, ())} if is_written_by_users else {}
+        self._only = {where: (value, hint) for where, value, hint in ONLY_SERVED.get(owner, ())}
+
+    def of(
+        self,
+        kind: types.Type,
+        path: str,
+        *,
+        field: types.Field | None = None,
+        rules: Sequence[CelRule] = (),
+        is_refused: bool = False,
+    ) -> dict[str, object]:
+        """Return the schema of a type at `path`.
+
+        Args:
+            field: The field that it is the type of, if it is no item of a list.
+            rules: What the Struct around it says of this field or its items.
+            is_refused: Whatever stands here is refused further up, so no rule is needed.
+        """
+        meta = _Meta(kind)
+        bare = meta.bare
+        schema: dict[str, object] = {}
+        default = None if field is None or not self._is_spec else default_of(field)
+        entry = self._refused.get(path)
+        # Of a kind that is refused as a whole the rules are run all the same, since there would be none to see.
+        is_hidden = is_refused or (entry is not None and not entry.values and path != "spec")
+        description = _explained(meta, default, entry)
+        if description:
+            schema["description"] = description
+        here = [rule for rule in rules if not rule.on.endswith("[]")]
+        if isinstance(bare, types.StructType):
+            schema |= self._object(bare, path, has_description=bool(description), is_refused=is_hidden)
+            here += [rule for rule in self._rules(bare, is_refused=is_hidden) if not rule.on]
+        elif isinstance(bare, types.VarTupleType | types.ListType):
+            items = [replace(rule, on="") for rule in rules if rule.on.endswith("[]")]
+            schema |= {"type": "array"} | _known(minItems=bare.min_length, maxItems=bare.max_length)
+            if meta.list_map_keys:
+                schema |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(meta.list_map_keys)}
+            else:
+                schema["x-kubernetes-list-type"] = "atomic"
+            schema["items"] = self.of(bare.item_type, f"{path}[]", rules=items, is_refused=is_hidden)
+        elif isinstance(bare, types.DictType):
+            schema |= {"type": "object"} | _known(maxProperties=bare.max_length)
+            schema["additionalProperties"] = self.of(bare.value_type, f"{path}{{}}", is_refused=is_hidden)
+        else:
+            schema |= _scalar(meta, is_text_checked=self._is_spec)
+        if default is not None:
+            schema["default"] = default
+        here = [*self._served(path, entry, field), *([] if is_hidden else here)]
+        if here and not is_refused:
+            schema["x-kubernetes-validations"] = [_validation(rule) for rule in here]
+        return schema
+
+    def _object(
+        self, kind: types.StructType, path: str, *, has_description: bool, is_refused: bool
+    ) -> dict[str, object]:
+        schema: dict[str, object] = {} if has_description else {"description": _summary(kind.cls)}
+        schema["type"] = "object"
+        if kind.cls is LabelSelector:  # as the selectors of Kubernetes' own kinds
+            schema["x-kubernetes-map-type"] = "atomic"
+        required = [field.encode_name for field in kind.fields if field.required]
+        if required:
+            schema["required"] = required
+        rules = self._rules(kind, is_refused=is_refused)
+        properties: dict[str, object] = {}
+        for field in kind.fields:
+            name = field.encode_name
+            said = [rule for rule in rules if rule.on.removesuffix("[]") == name]
+            properties[name] = self.of(field.type, f"{path}.{name}", field=field, rules=said, is_refused=is_refused)
+        schema["properties"] = properties
+        return schema
+
+    def _rules(self, kind: types.StructType, *, is_refused: bool) -> Sequence[CelRule]:
+        return () if is_refused or not self._is_spec else RULES.get(kind.cls, ())
+
+    def _served(self, path: str, entry: NotServed | None, field: types.Field | None) -> Iterator[CelRule]:
+        """Yield what is refused of a field, since nothing acts on it yet: the same as `find_not_served`."""
+        name = path.rpartition(".")[2]
+        if entry is not None and entry.values:
+            rule, what = f"!(self in {texts(entry.values)})", " or ".join(entry.values)
+        elif entry is not None:
+            default = None if field is None else field.default
+            if default == ():
+                rule = "self.size() == 0"
+            elif default is None or default is NODEFAULT:
+                rule = "false"
+            else:
+                rule = f"self == {msgspec.json.encode(default).decode()}"
+            what = f"kind {self._owner}" if path == "spec" else name
+        if entry is not None:
+            message = f"{what} is not served yet: {entry.hint}"
+            yield CelRule(rule=rule, message=message, reason=Reason.NOT_SERVED)
+        if path in self._only:
+            served, hint = self._only[path]
+            message = f"only {served} is served yet: {hint}"
+            yield CelRule(rule=f"self == {text(served)}", message=message, reason=Reason.NOT_SERVED)
+
+
+def _scalar(meta: _Meta, *, is_text_checked: bool) -> dict[str, object]:
     bare = meta.bare
-    if meta.description:
-        schema["description"] = meta.description
-    if isinstance(bare, types.StructType):
-        schema |= _object(bare, with_defaults=with_defaults, has_description=bool(meta.description))
-    elif isinstance(bare, types.EnumType):
+    if isinstance(bare, types.EnumType):
         values = [str(member.value) for member in bare.cls]
-        schema |= {"type": "string", "enum": values + [alias for alias in meta.aliases if alias not in values]}
-    elif isinstance(bare, types.StrType):
-        schema["type"] = "string"
-        schema |= _known(minLength=bare.min_length, maxLength=bare.max_length, pattern=bare.pattern, format=meta.format)
-    elif isinstance(bare, types.IntType):
+        return {"type": "string", "enum": values + [alias for alias in meta.aliases if alias not in values]}
+    if isinstance(bare, types.StrType):
+        # Decoding refuses control characters in whatever users write.
+        pattern = bare.pattern or (FIELD_TEXT_PATTERN if is_text_checked else None)
+        return {"type": "string"} | _known(
+            minLength=bare.min_length, maxLength=bare.max_length, pattern=pattern, format=meta.format
+        )
+    if isinstance(bare, types.IntType):
         is_small = bare.le is not None and bare.le < 2**31
-        schema |= {"type": "integer", "format": "int32" if is_small else "int64"}
-        schema |= _known(minimum=bare.ge, maximum=bare.le)
-    elif isinstance(bare, types.BoolType):
-        schema["type"] = "boolean"
-    elif isinstance(bare, types.FloatType):
-        schema["type"] = "number"
-    elif isinstance(bare, types.VarTupleType | types.ListType):
-        schema["type"] = "array"
-        schema |= _known(minItems=bare.min_length, maxItems=bare.max_length)
-        if meta.list_map_keys:
-            schema |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(meta.list_map_keys)}
-        schema["items"] = schema_of(bare.item_type, with_defaults=with_defaults)
-    elif isinstance(bare, types.DictType):
-        schema |= {
-            "type": "object",
-            "additionalProperties": schema_of(bare.value_type, with_defaults=with_defaults),
-        }
-    else:
-        raise TypeError(f"no schema for {bare}")
-    return schema
+        schema: dict[str, object] = {"type": "integer", "format": "int32" if is_small else "int64"}
+        return schema | _known(minimum=bare.ge, maximum=bare.le)
+    if isinstance(bare, types.BoolType):
+        return {"type": "boolean"}
+    if isinstance(bare, types.FloatType):
+        return {"type": "number"}
+    raise TypeError(f"no schema for {bare}")
 
 
-def _object(kind: types.StructType, *, with_defaults: bool, has_description: bool) -> dict[str, object]:
-    schema: dict[str, object] = {} if has_description else {"description": _summary(kind.cls)}
-    schema["type"] = "object"
-    required = [field.encode_name for field in kind.fields if field.required]
-    if required:
-        schema["required"] = required
-    properties: dict[str, object] = {}
-    for field in kind.fields:
-        part = schema_of(field.type, with_defaults=with_defaults)
-        default = default_of(field)
-        if with_defaults and default is not None:
-            part["default"] = default
-        properties[field.encode_name] = part
-    schema["properties"] = properties
-    return schema
+def _validation(rule: CelRule) -> dict[str, object]:
+    found: dict[str, object] = {"rule": rule.rule, "message": rule.message}
+    if rule.field:
+        found["fieldPath"] = f".{rule.field}"
+    if rule.reason is not Reason.INVALID_VALUE:  # which is what the server says of itself
+        found["reason"] = REASONS[rule.reason]
+    return found
+
+
+def _explained(meta: _Meta, default: object, entry: NotServed | None) -> str:
+    """Return a description for `kubectl explain`, which shows neither ranges nor defaults."""
+    words = [meta.description] if meta.description else []
+    bare = meta.bare
+    if isinstance(bare, types.IntType) and bare.ge is not None and bare.le is not None:
+        words.append(f"From {bare.ge} to {bare.le}.")
+    if meta.expected:
+        words.append(f"Written as {meta.expected}.")
+    if default is not None:
+        words.append(f"Default: {_text(default)}.")
+    if entry is not None:
+        what = f"{' or '.join(entry.values)} not served yet" if entry.values else "Not served yet"
+        words.append(f"{what}: {entry.hint}.")
+    return " ".join(words)
 
 
 def default_of(field: types.Field) -> object:
@@ -279,6 +395,9 @@ def _rule_words(meta: _Meta) -> str:
         inner = _rule_words(_Meta(bare.item_type))
         if inner:
             words.append(f"each {inner}")
+    elif isinstance(bare, types.DictType):
+        if bare.max_length is not None:
+            words.append(f"at most {bare.max_length} entries")
     elif isinstance(bare, types.EnumType):
         words.append("one of " + ", ".join(str(member.value) for member in bare.cls))
         words += [f"{alias} = {name}" for alias, name in meta.aliases.items()]

@@ -7,7 +7,19 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from datum_router.manifests.meta import Conditions, ObjectMeta, ObjectRef, Port, SpecPart, StatusPart
+from datum_router.manifests.meta import (
+    MAX_STATUS_ENDPOINTS,
+    Conditions,
+    Count,
+    ObjectMeta,
+    ObjectRef,
+    ObservedGeneration,
+    Port,
+    SpecPart,
+    StatusPart,
+    StatusText,
+    Time,
+)
 from datum_router.manifests.parts import LabelSelector
 
 
@@ -19,7 +31,7 @@ class TransportProtocol(enum.StrEnum):
 
 
 class AddressSource(enum.StrEnum):
-    """Which address of a pod is used."""
+    """Which address of a pod is used: that of its VPCAttachment, if it has one, or the one that slices state."""
 
     ATTACHMENT = "Attachment"
     POD_IP = "PodIP"
@@ -51,28 +63,38 @@ class ServiceBindingSpec(SpecPart, frozen=True, kw_only=True):
         tuple[PortMapping, ...],
         Meta(description="Ports; if empty, the Service's port that equals the VPCService's.", max_length=64),
     ] = ()
-    auto_sync: Annotated[bool, Meta(description="Follow every change; false takes the endpoints once.")] = False
+    auto_sync: Annotated[
+        bool, Meta(description="Follow every change; false takes the endpoints once for each spec, when all are ready.")
+    ] = False
     sync_interval_seconds: Annotated[
         int, Meta(description="How often a discovery daemon looks again, beside watching.", ge=1, le=86_400)
     ] = 30
     pod_selector: Annotated[
-        LabelSelector | None, Meta(description="Pods; the Service's own selector if not given.")
+        LabelSelector | None, Meta(description="Which of the Service's pods; all of them if not given.")
     ] = None
     address_source: Annotated[AddressSource, Meta(description="Which address of a pod is used.")] = (
         AddressSource.ATTACHMENT
     )
-    publish_not_ready_addresses: Annotated[bool, Meta(description="Use pods that are not ready, too.")] = False
+    publish_not_ready_addresses: Annotated[
+        bool, Meta(description="Use pods that are not ready, too; terminating ones only if there is no other.")
+    ] = False
     address_family: Annotated[AddressFamily, Meta(description="Which address families are used.")] = AddressFamily.DUAL
 
 
 class ServiceBindingStatus(StatusPart, frozen=True, kw_only=True):
     """What was bound."""
 
-    observed_generation: int = 0
-    active: bool = False
-    synced_endpoints: int = 0
-    last_sync_time: str | None = None
-    endpoints: tuple[str, ...] = ()
+    observed_generation: ObservedGeneration = 0
+    active: Annotated[bool, Meta(description="Whether the VPCService has endpoints from this binding.")] = False
+    synced_endpoints: Annotated[Count, Meta(description="Endpoints in all, with those that are not listed.")] = 0
+    last_sync_time: Annotated[Time | None, Meta(description="When the endpoints last changed.")] = None
+    endpoints: Annotated[
+        tuple[StatusText, ...],
+        Meta(
+            description="The first endpoints as `address:port`, IPv6 in brackets; see `syncedEndpoints`.",
+            max_length=MAX_STATUS_ENDPOINTS,
+        ),
+    ] = ()
     conditions: Conditions = ()
 
 

@@ -19,11 +19,16 @@ MISSPELT_GROUP_RATIO = 0.8
 
 
 class PrinterColumn(msgspec.Struct, frozen=True, kw_only=True):
-    """A column of `kubectl get`."""
+    """A column of `kubectl get`.
+
+    Attributes:
+        is_wide: It is shown by `-o wide` only.
+    """
 
     name: str
     type: str
     json_path: str
+    is_wide: bool = False
 
 
 class ResourceKind(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,16 +9,22 @@ from collections.abc import Iterator, Sequence
 
 from datum_router.manifests import validate_route as _route
 from datum_router.manifests.meta import parse_duration
+from datum_router.manifests.parts import LabelSelector
 from datum_router.manifests.problem import Problem, shown
 from datum_router.manifests.rules import (
     check_address,
     check_header,
     check_host,
+    check_host_port,
     check_hosts,
     check_network,
     check_path,
+    check_retries,
+    check_selector,
+    check_timeouts,
     exclusive,
     invalid,
+    is_address,
     missing,
     warning,
 )
@@ -55,6 +61,18 @@ def validate_service(manifest: VPCService) -> Iterator[Problem]:
     if spec.health_check is not None:
         yield from _health_check(spec.health_check, spec.protocol)
     yield from _upstream_tls(spec.tls, spec.protocol)
+    yield from check_selector("spec.vpcAttachmentSelector", spec.vpc_attachment_selector)
+    if spec.export_to is not None:
+        yield from check_selector("spec.exportTo.selector", spec.export_to.selector)
+        yield from _selector_for("spec.exportTo", spec.export_to.namespaces.value, spec.export_to.selector)
+
+
+def _selector_for(path: str, namespaces: str, selector: LabelSelector | None) -> Iterator[Problem]:
+    if namespaces == "Selector":
+        if selector is None:
+            yield missing(f"{path}.selector", "namespaces Selector needs selector")
+    elif selector is not None:
+        yield exclusive(f"{path}.selector", f"namespaces {namespaces} reads no selector", "set namespaces: Selector")
 
 
 def _endpoints(endpoints: Sequence[EndpointSpec], default_port: int) -> Iterator[Problem]:
@@ -91,15 +109,13 @@ def _health_check(health: HealthCheck, protocol: Protocol) -> Iterator[Problem]:
     if health.grpc_service and kind is not HealthCheckType.GRPC:
         yield exclusive(f"{path}.grpcService", f"a probe of type {kind.value} has no grpcService", "set type: GRPC")
     if health.http_path is not None:
-        yield from check_path(f"{path}.httpPath", health.http_path.partition("?")[0])
-        if "#" in health.http_path or not health.http_path.isascii() or " " in health.http_path:
-            yield invalid(f"{path}.httpPath", f"found {shown(health.http_path)}, expected a path as it is sent")
-    if health.host is not None:
-        host, _, port = health.host.partition(":")
-        if port and not (port.isascii() and port.isdigit() and 1 <= int(port[:6]) <= 65535):
-            yield invalid(f"{path}.host", f"found {shown(health.host)}, expected a host name and perhaps a port")
+        text = health.http_path
+        if "#" in text or " " in text or not (text.isascii() and text.isprintable()):
+            yield invalid(f"{path}.httpPath", f"found {shown(text)}, expected a path as it is sent")
         else:
-            yield from check_host(f"{path}.host", host, is_wildcard_allowed=False)
+            yield from check_path(f"{path}.httpPath", text.partition("?")[0])
+    if health.host is not None:
+        yield from check_host_port(f"{path}.host", health.host)
     for index, text in enumerate(health.expected_statuses):
         low, _, high = text.partition("-")
         if high and int(high) < int(low):
@@ -140,6 +156,7 @@ def _upstream_tls(tls: UpstreamTlsSpec | None, protocol: Protocol) -> Iterator[P
 
 def validate_binding(manifest: ServiceBinding) -> Iterator[Problem]:
     """Yield what is wrong with a ServiceBinding."""
+    yield from check_selector("spec.podSelector", manifest.spec.pod_selector)
     seen: set[int] = set()
     for index, item in enumerate(manifest.spec.port_mappings):
         port = item.vpc_port or item.service_port
@@ -169,6 +186,12 @@ def validate_ingress(manifest: VPCIngress) -> Iterator[Problem]:
         names.setdefault(listener.name, index)
         if listener.protocol is IngressProtocol.HTTPS and spec.tls is None:
             yield missing("spec.tls", f"listener {listener.name} speaks HTTPS, but no certificate is named")
+    yield from check_selector("spec.gatewaySelector", spec.gateway_selector)
+    if spec.allowed_routes is not None:
+        yield from check_selector("spec.allowedRoutes.selector", spec.allowed_routes.selector)
+        yield from _selector_for(
+            "spec.allowedRoutes", spec.allowed_routes.namespaces.value, spec.allowed_routes.selector
+        )
     if spec.tls is not None:
         if len(set(spec.tls.alpn)) != len(spec.tls.alpn):
             yield invalid("spec.tls.alpn", f"found {', '.join(spec.tls.alpn)}, expected each protocol once")
@@ -178,9 +201,20 @@ def validate_ingress(manifest: VPCIngress) -> Iterator[Problem]:
 
 def validate_egress(manifest: VPCEgress) -> Iterator[Problem]:
     """Yield what is wrong with a VPCEgress."""
-    match = manifest.spec.match
-    if match is None:
+    spec = manifest.spec
+    yield from check_selector("spec.sourceSelector", spec.source_selector)
+    yield from check_timeouts("spec.timeouts", spec.timeouts)
+    yield from check_retries("spec.retries", spec.retries)
+    for index, item in enumerate(spec.destinations):
+        path = f"spec.destinations[{index}]"
+        if ":" in item.endpoint or is_address(item.endpoint):
+            yield from check_address(f"{path}.endpoint", item.endpoint)
+        else:
+            yield from check_host(f"{path}.endpoint", item.endpoint, is_wildcard_allowed=False)
+        if item.tls is not None and item.tls.sni is not None:
+            yield from check_host(f"{path}.tls.sni", item.tls.sni, is_wildcard_allowed=False)
+    if spec.match is None:
         return
-    for index, text in enumerate(match.destination_cidrs):
+    for index, text in enumerate(spec.match.destination_cidrs):
         yield from check_network(f"spec.match.destinationCidrs[{index}]", text)
-    yield from check_hosts("spec.match.hostnames", match.hostnames)
+    yield from check_hosts("spec.match.hostnames", spec.match.hostnames)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from datum_router.manifests.meta import parse_duration
-from datum_router.manifests.parts import Timeouts
-from datum_router.manifests.problem import Problem, shown
+from datum_router.manifests.problem import Problem
 from datum_router.manifests.rules import (
     check_header,
     check_host,
@@ -14,6 +12,8 @@ from datum_router.manifests.rules import (
     check_network,
     check_path,
     check_regex,
+    check_retries,
+    check_timeouts,
     exclusive,
     invalid,
     is_prime,
@@ -41,10 +41,10 @@ REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 """Statuses a redirect may have (RFC 9110 section 15.4)."""
 DEFAULT_TABLE_SIZE = LoadBalancingConfig().table_size
 
-# Balancers of the core that hash nothing a loadBalancingConfig could name; plugins' balancers may read what they like.
-_NOT_HASHING = frozenset({"round-robin", "least-connections", "random", "source-ip"})
+NOT_HASHING = frozenset({"round-robin", "least-connections", "random", "source-ip"})
+"""Balancers of the core that hash nothing a loadBalancingConfig could name; plugins' may read what they like."""
 
-_FILTER_FIELDS = {
+FILTER_FIELDS = {
     FilterType.REQUEST_HEADER_MODIFIER: ("request_header_modifier", "requestHeaderModifier"),
     FilterType.RESPONSE_HEADER_MODIFIER: ("response_header_modifier", "responseHeaderModifier"),
     FilterType.REQUEST_REDIRECT: ("request_redirect", "requestRedirect"),
@@ -52,6 +52,7 @@ _FILTER_FIELDS = {
     FilterType.REQUEST_MIRROR: ("request_mirror", "requestMirror"),
     FilterType.RATE_LIMIT: ("rate_limit", "rateLimit"),
 }
+"""The field that holds the settings of a type of filter: attribute, name on the wire."""
 
 
 def validate_route(manifest: VPCRoute) -> Iterator[Problem]:
@@ -69,15 +70,8 @@ def validate_route(manifest: VPCRoute) -> Iterator[Problem]:
         yield from _filters("spec.filters", spec.filters, spec)
     if spec.load_balancing_config is not None:
         yield from _balancing(spec, spec.load_balancing_config)
-    if spec.retries is not None and spec.retries.backoff is not None:
-        backoff = spec.retries.backoff
-        if backoff.initial_ms > backoff.max_ms:
-            yield invalid(
-                "spec.retries.backoff.initialMs",
-                f"found {backoff.initial_ms}, expected at most maxMs ({backoff.max_ms})",
-            )
-    if spec.timeouts is not None:
-        yield from _timeouts(spec.timeouts)
+    yield from check_retries("spec.retries", spec.retries)
+    yield from check_timeouts("spec.timeouts", spec.timeouts)
 
 
 # --- matches ---------------------------------------------------------------------------------------------------
@@ -108,12 +102,12 @@ def _match(path: str, match: RouteMatch) -> Iterator[Problem]:
         if name.lower() in seen:
             yield exclusive(where, f"{name} and {seen[name.lower()]} are the same header")
         seen[name.lower()] = name
-    for index, one in enumerate(match.header_matches):
+    for index, header in enumerate(match.header_matches):
         where = f"{path}.headerMatches[{index}]"
-        yield from check_header(f"{where}.name", one.name)
-        yield from _value_match(where, one)
-    for index, one in enumerate(match.query_param_matches):
-        yield from _value_match(f"{path}.queryParamMatches[{index}]", one)
+        yield from check_header(f"{where}.name", header.name)
+        yield from _value_match(where, header)
+    for index, parameter in enumerate(match.query_param_matches):
+        yield from _value_match(f"{path}.queryParamMatches[{index}]", parameter)
     for index, text in enumerate(match.source_cidrs):
         yield from check_network(f"{path}.sourceCIDRs[{index}]", text)
 
@@ -153,7 +147,7 @@ def _filters(path: str, filters: Sequence[RouteFilter], spec: VPCRouteSpec) -> I
     seen: dict[FilterType, int] = {}
     for index, item in enumerate(filters):
         where = f"{path}[{index}]"
-        for kind, (attribute, name) in _FILTER_FIELDS.items():
+        for kind, (attribute, name) in FILTER_FIELDS.items():
             is_given = getattr(item, attribute) is not None
             if kind is item.type and not is_given:
                 yield missing(f"{where}.{name}", f"a filter of type {kind.value} needs {name}")
@@ -239,7 +233,7 @@ def _path_modifier(path: str, modifier: PathModifier | None, spec: VPCRouteSpec)
         )
 
 
-# --- balancing and timeouts ------------------------------------------------------------------------------------
+# --- balancing ------------------------------------------------------------------------------------------------
 
 
 def _balancing(spec: VPCRouteSpec, config: LoadBalancingConfig) -> Iterator[Problem]:
@@ -262,7 +256,7 @@ def _balancing(spec: VPCRouteSpec, config: LoadBalancingConfig) -> Iterator[Prob
         hint = f"the next one is {next_prime(config.table_size)}"
         yield invalid(f"{path}.tableSize", f"found {config.table_size}, expected a prime number", hint)
     is_default = config.hash_on is HashOn.SOURCE_IP and config.algorithm is HashAlgorithm.MAGLEV
-    if spec.load_balancing in _NOT_HASHING and not (is_default and config.table_size == DEFAULT_TABLE_SIZE):
+    if spec.load_balancing in NOT_HASHING and not (is_default and config.table_size == DEFAULT_TABLE_SIZE):
         yield exclusive(
             path,
             f"loadBalancing {spec.load_balancing} reads neither hashOn nor algorithm nor tableSize",
@@ -270,13 +264,3 @@ def _balancing(spec: VPCRouteSpec, config: LoadBalancingConfig) -> Iterator[Prob
         )
     elif config.algorithm is HashAlgorithm.RING and config.table_size != DEFAULT_TABLE_SIZE:
         yield exclusive(f"{path}.tableSize", "a ring has no table", "set algorithm: Maglev")
-
-
-def _timeouts(timeouts: Timeouts) -> Iterator[Problem]:
-    if timeouts.connect is not None and parse_duration(timeouts.connect) <= 0:
-        yield invalid("spec.timeouts.connect", f"found {shown(timeouts.connect)}, expected more than nothing")
-    request, attempt = timeouts.request, timeouts.backend_request
-    if request is not None and attempt is not None:
-        whole = parse_duration(request)
-        if 0 < whole < parse_duration(attempt):
-            yield invalid("spec.timeouts.backendRequest", f"found {attempt}, expected at most request ({request})")

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from datum_router.manifests.meta import Conditions, LocalRef, Name, ObjectMeta, Port, SpecPart, StatusPart
+from datum_router.manifests.meta import (
+    MAX_COUNT,
+    Conditions,
+    Count,
+    HostText,
+    Labels,
+    LocalRef,
+    Name,
+    NetworkText,
+    ObjectMeta,
+    ObservedGeneration,
+    Port,
+    SpecPart,
+    StatusPart,
+)
 from datum_router.manifests.parts import LabelSelector, Retries, Timeouts, TlsVersion
 
 
@@ -22,12 +35,17 @@ class Verdict(enum.StrEnum):
 class EgressMatch(SpecPart, frozen=True, kw_only=True):
     """Conditions on outbound traffic, all of which must hold; an empty one holds for any."""
 
-    destination_cidrs: Annotated[tuple[str, ...], Meta(description="Networks of the destination.", max_length=256)] = ()
+    destination_cidrs: Annotated[
+        tuple[NetworkText, ...], Meta(description="Networks of the destination.", max_length=256)
+    ] = ()
     destination_ports: Annotated[tuple[Port, ...], Meta(description="Ports of the destination.", max_length=256)] = ()
-    protocols: Annotated[tuple[str, ...], Meta(description="Protocols, such as TCP or HTTP.", max_length=16)] = ()
-    source_labels: Annotated[Mapping[str, str] | None, Meta(description="Labels of the sending pod.")] = None
+    protocols: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=63)], ...],
+        Meta(description="Protocols, such as TCP or HTTP.", max_length=16),
+    ] = ()
+    source_labels: Annotated[Labels | None, Meta(description="Labels of the sending pod.")] = None
     hostnames: Annotated[
-        tuple[str, ...], Meta(description="Host names, `*.` in front is a wildcard.", max_length=256)
+        tuple[HostText, ...], Meta(description="Host names, `*.` in front is a wildcard.", max_length=256)
     ] = ()
 
 
@@ -35,7 +53,7 @@ class EgressTls(SpecPart, frozen=True, kw_only=True):
     """TLS towards the destination."""
 
     enabled: Annotated[bool, Meta(description="Whether TLS is spoken.")] = False
-    sni: Annotated[str, Meta(description="Server name that is sent and verified.", max_length=253)] | None = None
+    sni: Annotated[HostText | None, Meta(description="Server name that is sent and verified.")] = None
     insecure: Annotated[bool, Meta(description="Accept any certificate. For tests only.")] = False
     ca_secret_name: Annotated[Name | None, Meta(description="Secret with the CAs that are trusted.")] = None
     client_certificate_secret_name: Annotated[Name | None, Meta(description="Secret with our own certificate.")] = None
@@ -45,7 +63,7 @@ class EgressTls(SpecPart, frozen=True, kw_only=True):
 class EgressDestination(SpecPart, frozen=True, kw_only=True):
     """An external service."""
 
-    endpoint: Annotated[str, Meta(description="IP address or host name.", min_length=1, max_length=253)]
+    endpoint: Annotated[HostText, Meta(description="IP address or host name.")]
     port: Annotated[Port, Meta(description="Port.")]
     tls: Annotated[EgressTls | None, Meta(description="TLS towards it.")] = None
 
@@ -53,8 +71,8 @@ class EgressDestination(SpecPart, frozen=True, kw_only=True):
 class EgressRateLimit(SpecPart, frozen=True, kw_only=True):
     """How many requests are let through."""
 
-    requests_per_second: Annotated[int, Meta(description="Requests per second.", ge=1)]
-    burst_size: Annotated[int, Meta(description="Requests at once.", ge=1)] | None = None
+    requests_per_second: Annotated[int, Meta(description="Requests per second.", ge=1, le=MAX_COUNT)]
+    burst_size: Annotated[int, Meta(description="Requests at once.", ge=1, le=MAX_COUNT)] | None = None
 
 
 class VPCEgressSpec(SpecPart, frozen=True, kw_only=True):
@@ -79,9 +97,9 @@ class VPCEgressSpec(SpecPart, frozen=True, kw_only=True):
 class VPCEgressStatus(StatusPart, frozen=True, kw_only=True):
     """What the router made of the egress."""
 
-    observed_generation: int = 0
-    active: bool = False
-    connection_count: int = 0
+    observed_generation: ObservedGeneration = 0
+    active: Annotated[bool, Meta(description="Whether the rule is in force.")] = False
+    connection_count: Annotated[Count, Meta(description="Connections that it let through and that are open.")] = 0
     conditions: Conditions = ()
 
 

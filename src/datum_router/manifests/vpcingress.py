@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -11,18 +10,28 @@ from msgspec import Meta, Struct
 
 from datum_router.manifests.meta import (
     Conditions,
+    Count,
+    HostText,
     Name,
     NamespaceName,
+    Notes,
     ObjectMeta,
     ObjectRef,
+    ObservedGeneration,
+    PathText,
     Port,
     SpecPart,
     StatusPart,
+    StatusText,
 )
 from datum_router.manifests.parts import LabelSelector, RateLimit, Timeouts, TlsVersion
 from datum_router.manifests.terms import LISTENER_TERMS, PATH_TYPE_TERMS, TLS_VERSION_TERMS
 
-HostnameText = Annotated[str, Meta(min_length=1, max_length=253)]
+MAX_LISTENERS = 64
+"""Ports that one VPCIngress opens."""
+MAX_BODY_BYTES = 1 << 40
+"""Highest limit on a request body: 1 TiB."""
+MAX_HSTS_AGE_S = 2**31 - 1
 
 
 class PathType(enum.StrEnum):
@@ -68,7 +77,7 @@ class IngressServiceRef(SpecPart, frozen=True, kw_only=True):
 class IngressRule(SpecPart, frozen=True, kw_only=True):
     """A path and the service behind it."""
 
-    path: Annotated[str, Meta(description="Path, by whole segments for Prefix.", min_length=1, max_length=4096)] = "/"
+    path: Annotated[PathText, Meta(description="Path, by whole segments for Prefix.")] = "/"
     path_type: Annotated[PathType, Meta(description="How the path is compared.", extra={"terms": PATH_TYPE_TERMS})] = (
         PathType.PREFIX
     )
@@ -83,7 +92,8 @@ class ClientAuth(SpecPart, frozen=True, kw_only=True):
     mode: Annotated[ClientAuthMode, Meta(description="Whether clients must show a certificate.")] = ClientAuthMode.NONE
     ca_secret_name: Annotated[Name | None, Meta(description="Secret with the CAs of clients.")] = None
     subject_alt_names: Annotated[
-        tuple[str, ...], Meta(description="Names of which the certificate must hold one.", max_length=64)
+        tuple[Annotated[str, Meta(min_length=1, max_length=2048)], ...],
+        Meta(description="Names of which the certificate must hold one.", max_length=64),
     ] = ()
     crl_secret_name: Annotated[Name | None, Meta(description="Secret with revocation lists.")] = None
     forward_client_cert: Annotated[bool, Meta(description="Tell the service about the certificate.")] = False
@@ -98,10 +108,15 @@ class IngressTls(SpecPart, frozen=True, kw_only=True):
     min_version: Annotated[TlsVersion, Meta(description="Lowest TLS version.", extra={"terms": TLS_VERSION_TERMS})] = (
         TlsVersion.TLS_1_2
     )
-    cipher_suites: Annotated[tuple[str, ...], Meta(description="Cipher suites of TLS 1.2.", max_length=64)] = ()
+    cipher_suites: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...],
+        Meta(description="Cipher suites of TLS 1.2.", max_length=64),
+    ] = ()
     client_auth: Annotated[ClientAuth | None, Meta(description="Certificates of clients.")] = None
     alpn: Annotated[
-        tuple[Annotated[str, Meta(pattern=r"^(h2|http/1\.1)$", extra={"expected": "h2 or http/1.1"})], ...],
+        tuple[
+            Annotated[str, Meta(pattern=r"^(h2|http/1\.1)$", max_length=8, extra={"expected": "h2 or http/1.1"})], ...
+        ],
         Meta(description="Protocols that are offered, best first.", max_length=2),
     ] = ("h2", "http/1.1")
 
@@ -119,7 +134,9 @@ class IngressListener(SpecPart, frozen=True, kw_only=True):
 class Hsts(SpecPart, frozen=True, kw_only=True):
     """Strict-Transport-Security (RFC 6797)."""
 
-    max_age_seconds: Annotated[int, Meta(description="How long clients remember it.", ge=0)] = 31_536_000
+    max_age_seconds: Annotated[int, Meta(description="How long clients remember it.", ge=0, le=MAX_HSTS_AGE_S)] = (
+        31_536_000
+    )
     include_subdomains: Annotated[bool, Meta(description="Whether it holds for subdomains.")] = False
     preload: Annotated[bool, Meta(description="Whether browsers may know it beforehand.")] = False
 
@@ -157,15 +174,19 @@ class AccessLog(SpecPart, frozen=True, kw_only=True):
 class VPCIngressSpec(SpecPart, frozen=True, kw_only=True):
     """Ports, hosts, certificate and paths."""
 
-    host: Annotated[HostnameText, Meta(description="Host name, `*.` in front is a wildcard.")]
-    hosts: Annotated[tuple[HostnameText, ...], Meta(description="Further host names.", max_length=64)] = ()
+    host: Annotated[HostText, Meta(description="Host name, `*.` in front is a wildcard.")]
+    hosts: Annotated[tuple[HostText, ...], Meta(description="Further host names.", max_length=64)] = ()
     rules: Annotated[tuple[IngressRule, ...], Meta(description="Paths and services.", max_length=256)] = ()
     tls: Annotated[IngressTls | None, Meta(description="TLS towards clients.")] = None
     vpc_attachment_name: Annotated[Name | None, Meta(description="Attachment that the gateway uses.")] = None
-    annotations: Annotated[Mapping[str, str] | None, Meta(description="Notes; nothing depends on them.")] = None
+    annotations: Annotated[Notes | None, Meta(description="Notes; nothing depends on them.")] = None
     listeners: Annotated[
         tuple[IngressListener, ...],
-        Meta(description="Ports; HTTP on 8080, and HTTPS on 8443 with `tls`, if empty.", max_length=64),
+        Meta(
+            description="Ports; HTTP on 8080, and HTTPS on 8443 with `tls`, if empty.",
+            max_length=MAX_LISTENERS,
+            extra={"list_map_keys": ["name"]},
+        ),
     ] = ()
     https_redirect: Annotated[bool, Meta(description="Redirect HTTP to HTTPS.")] = False
     hsts: Annotated[Hsts | None, Meta(description="Strict-Transport-Security.")] = None
@@ -173,7 +194,8 @@ class VPCIngressSpec(SpecPart, frozen=True, kw_only=True):
     allowed_routes: Annotated[AllowedRoutes | None, Meta(description="Which routes may be served here.")] = None
     default_timeouts: Annotated[Timeouts | None, Meta(description="Time limits of routes without their own.")] = None
     max_request_body_bytes: (
-        Annotated[int, Meta(description="Longest request body; unlimited if not given.", ge=1)] | None
+        Annotated[int, Meta(description="Longest request body; unlimited if not given.", ge=1, le=MAX_BODY_BYTES)]
+        | None
     ) = None
     rate_limit: Annotated[RateLimit | None, Meta(description="How many requests are let through.")] = None
     client_ip: Annotated[ClientIp | None, Meta(description="How the client's address is found out.")] = msgspec.field(
@@ -185,27 +207,32 @@ class VPCIngressSpec(SpecPart, frozen=True, kw_only=True):
 class IngressAddress(StatusPart, frozen=True, kw_only=True):
     """An address that the ingress is reached at."""
 
-    ip: str = ""
-    hostname: str = ""
+    ip: Annotated[StatusText, Meta(description="IP address.")] = ""
+    hostname: Annotated[StatusText, Meta(description="Host name.")] = ""
 
 
 class ListenerStatus(StatusPart, frozen=True, kw_only=True):
     """The state of one listener."""
 
-    name: str
-    attached_routes: int = 0
+    name: Annotated[Name, Meta(description="Name of the listener, as in `spec.listeners`.")]
+    attached_routes: Annotated[Count, Meta(description="VPCRoutes that are served on it.")] = 0
     conditions: Conditions = ()
 
 
 class VPCIngressStatus(StatusPart, frozen=True, kw_only=True):
     """What the router made of the ingress."""
 
-    observed_generation: int = 0
-    ready: bool = False
-    load_balancer_ip: str = ""
-    active_backends: int = 0
-    ingress_addresses: tuple[IngressAddress, ...] = ()
-    listeners: Annotated[tuple[ListenerStatus, ...], Meta(extra={"list_map_keys": ["name"]})] = ()
+    observed_generation: ObservedGeneration = 0
+    ready: Annotated[bool, Meta(description="Whether it takes traffic: condition Ready in one word.")] = False
+    load_balancer_ip: Annotated[StatusText, Meta(description="Address that clients are to use.")] = ""
+    active_backends: Annotated[Count, Meta(description="VPCServices of its rules that are there.")] = 0
+    ingress_addresses: Annotated[
+        tuple[IngressAddress, ...], Meta(description="All addresses that it is reached at.", max_length=64)
+    ] = ()
+    listeners: Annotated[
+        tuple[ListenerStatus, ...],
+        Meta(description="The state of each listener.", max_length=MAX_LISTENERS, extra={"list_map_keys": ["name"]}),
+    ] = ()
     conditions: Conditions = ()
 
 

@@ -10,19 +10,31 @@ import msgspec
 from msgspec import Meta, Struct
 
 from datum_router.manifests.meta import (
+    MAX_HEADER_NAME_CHARS,
+    MAX_HEADER_VALUE_CHARS,
+    MAX_LABEL_KEY_CHARS,
+    MAX_LABEL_VALUE_CHARS,
+    MAX_MATCH_CONDITIONS,
+    MAX_URL_PATH_CHARS,
     Conditions,
+    Count,
     Duration,
     HeaderName,
     HeaderText,
     HeaderValue,
+    HostText,
     Name,
     NamespaceName,
+    NetworkText,
     ObjectMeta,
     ObjectRef,
+    ObservedGeneration,
+    PathText,
     Percent,
     Port,
     SpecPart,
     StatusPart,
+    StatusText,
 )
 from datum_router.manifests.parts import CircuitBreaker, HttpHeader, RateLimit, Retries, Timeouts
 from datum_router.manifests.terms import (
@@ -45,10 +57,14 @@ Method = Annotated[
         extra={"expected": "an upper-case method such as GET", "suggest": suggest_method},
     ),
 ]
-PathText = Annotated[str, Meta(min_length=1, max_length=4096)]
-HostnameText = Annotated[str, Meta(min_length=1, max_length=253)]
-QueryName = Annotated[str, Meta(min_length=1, max_length=256)]
-QueryText = Annotated[str, Meta(max_length=4096)]
+QueryName = Annotated[str, Meta(min_length=1, max_length=MAX_HEADER_NAME_CHARS)]
+QueryText = Annotated[str, Meta(max_length=MAX_HEADER_VALUE_CHARS)]
+MAX_TABLE_SIZE = 5_000_011
+"""Largest Maglev table: a prime number, as that of Envoy."""
+MAX_DESTINATION_FILTERS = 8
+"""Filters of one of up to 64 destinations: with 16, the API server would find their rules too expensive."""
+MAX_PARENTS = 32
+"""Parents of one route."""
 
 
 class MatchType(enum.StrEnum):
@@ -68,14 +84,20 @@ class GrpcMatchType(enum.StrEnum):
 
 
 class ValueMatch(SpecPart, frozen=True, kw_only=True):
-    """A condition on a header or a query parameter."""
+    """A condition on a query parameter."""
 
-    name: Annotated[str, Meta(description="Name of the header or parameter.", min_length=1, max_length=256)]
+    name: Annotated[QueryName, Meta(description="Name of the parameter.")]
     type: Annotated[MatchType, Meta(description="How the value is compared.", extra={"terms": MATCH_TYPE_TERMS})] = (
         MatchType.EXACT
     )
     value: Annotated[HeaderText | None, Meta(description="Value, prefix or expression; none for Present.")] = None
     invert: Annotated[bool, Meta(description="Match if the condition does not hold.")] = False
+
+
+class HeaderMatch(ValueMatch, frozen=True, kw_only=True):
+    """A condition on a header."""
+
+    name: Annotated[HeaderName, Meta(description="Name of the header; upper and lower case are the same.")]
 
 
 class RouteMatch(SpecPart, frozen=True, kw_only=True):
@@ -93,19 +115,23 @@ class RouteMatch(SpecPart, frozen=True, kw_only=True):
         ]
         | None
     ) = None
-    methods: Annotated[tuple[Method, ...], Meta(description="Request methods; all if empty.", max_length=16)] = ()
+    methods: Annotated[
+        tuple[Method, ...], Meta(description="Request methods; all if empty.", max_length=MAX_MATCH_CONDITIONS)
+    ] = ()
     headers: Annotated[
-        Mapping[HeaderName, HeaderValue] | None,
+        Annotated[Mapping[HeaderName, HeaderValue], Meta(max_length=MAX_MATCH_CONDITIONS)] | None,
         Meta(description="Headers with exact values; upper and lower case of names are the same."),
     ] = None
     header_matches: Annotated[
-        tuple[ValueMatch, ...], Meta(description="Further conditions on headers.", max_length=16)
+        tuple[HeaderMatch, ...], Meta(description="Further conditions on headers.", max_length=MAX_MATCH_CONDITIONS)
     ] = ()
     query_params: Annotated[
-        Mapping[QueryName, QueryText] | None, Meta(description="Query parameters with exact values.")
+        Annotated[Mapping[QueryName, QueryText], Meta(max_length=MAX_MATCH_CONDITIONS)] | None,
+        Meta(description="Query parameters with exact values."),
     ] = None
     query_param_matches: Annotated[
-        tuple[ValueMatch, ...], Meta(description="Further conditions on query parameters.", max_length=16)
+        tuple[ValueMatch, ...],
+        Meta(description="Further conditions on query parameters.", max_length=MAX_MATCH_CONDITIONS),
     ] = ()
     grpc_service: (
         Annotated[
@@ -135,7 +161,7 @@ class RouteMatch(SpecPart, frozen=True, kw_only=True):
         GrpcMatchType.EXACT
     )
     source_cidrs: Annotated[
-        tuple[str, ...], Meta(description="Networks that the client must be in (one of them).", max_length=64)
+        tuple[NetworkText, ...], Meta(description="Networks that the client must be in (one of them).", max_length=64)
     ] = msgspec.field(default=(), name="sourceCIDRs")
 
 
@@ -164,7 +190,8 @@ class PathModifier(SpecPart, frozen=True, kw_only=True):
     type: Annotated[PathModifierType, Meta(description="What is replaced.")]
     replace_full_path: Annotated[PathText | None, Meta(description="The whole new path.")] = None
     replace_prefix_match: (
-        Annotated[str, Meta(description="What takes the place of the matched prefix.", max_length=4096)] | None
+        Annotated[str, Meta(description="What takes the place of the matched prefix.", max_length=MAX_URL_PATH_CHARS)]
+        | None
     ) = None
 
 
@@ -181,11 +208,17 @@ class RequestRedirect(SpecPart, frozen=True, kw_only=True):
 
     scheme: (
         Annotated[
-            str, Meta(description="http or https.", pattern="^(http|https)$", extra={"expected": "http or https"})
+            str,
+            Meta(
+                description="http or https.",
+                pattern="^(http|https)$",
+                max_length=5,
+                extra={"expected": "http or https"},
+            ),
         ]
         | None
     ) = None
-    hostname: Annotated[HostnameText | None, Meta(description="Host of the new location.")] = None
+    hostname: Annotated[HostText | None, Meta(description="Host of the new location.")] = None
     port: Annotated[Port | None, Meta(description="Port of the new location.")] = None
     path: Annotated[PathModifier | None, Meta(description="Path of the new location.")] = None
     status_code: Annotated[int, Meta(description="301, 302, 303, 307 or 308.", ge=301, le=308)] = 302
@@ -194,7 +227,7 @@ class RequestRedirect(SpecPart, frozen=True, kw_only=True):
 class UrlRewrite(SpecPart, frozen=True, kw_only=True):
     """Changes of the request target on its way to the service."""
 
-    hostname: Annotated[HostnameText | None, Meta(description="New host.")] = None
+    hostname: Annotated[HostText | None, Meta(description="New host.")] = None
     path: Annotated[PathModifier | None, Meta(description="New path.")] = None
 
 
@@ -243,7 +276,8 @@ class Destination(SpecPart, frozen=True, kw_only=True):
     ] = 100
     port: Annotated[Port | None, Meta(description="Port that is dialled instead of the endpoints' own.")] = None
     filters: Annotated[
-        tuple[RouteFilter, ...], Meta(description="Filters for this destination only.", max_length=16)
+        tuple[RouteFilter, ...],
+        Meta(description="Filters for this destination only.", max_length=MAX_DESTINATION_FILTERS),
     ] = ()
     priority: Annotated[
         int, Meta(description="0 is used first, higher ones when lower ones are unhealthy.", ge=0, le=128)
@@ -272,7 +306,9 @@ class HashCookie(SpecPart, frozen=True, kw_only=True):
 
     name: Annotated[HeaderName, Meta(description="Name of the cookie.")]
     ttl: Annotated[Duration | None, Meta(description="How long a cookie that the router sets lives.")] = None
-    path: Annotated[str, Meta(description="Path of a cookie that the router sets.", max_length=1024)] | None = None
+    path: (
+        Annotated[str, Meta(description="Path of a cookie that the router sets.", max_length=MAX_URL_PATH_CHARS)] | None
+    ) = None
 
 
 class LoadBalancingConfig(SpecPart, frozen=True, kw_only=True):
@@ -290,7 +326,7 @@ class LoadBalancingConfig(SpecPart, frozen=True, kw_only=True):
             description="Size of the Maglev table: a prime from 251 to 5000011. For over 50 endpoints or so choose "
             "a larger one, or algorithm Ring: else more keys than need be move when one leaves.",
             ge=251,
-            le=5_000_011,
+            le=MAX_TABLE_SIZE,
         ),
     ] = 65537
     slow_start: Annotated[
@@ -302,8 +338,13 @@ class LoadBalancingConfig(SpecPart, frozen=True, kw_only=True):
 class Cors(SpecPart, frozen=True, kw_only=True):
     """Cross-origin resource sharing."""
 
-    allowed_origins: Annotated[tuple[str, ...], Meta(description="Origins that may ask.", max_length=64)] = ()
-    allowed_methods: Annotated[tuple[Method, ...], Meta(description="Methods that they may use.", max_length=16)] = ()
+    allowed_origins: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=MAX_URL_PATH_CHARS)], ...],
+        Meta(description="Origins that may ask.", max_length=64),
+    ] = ()
+    allowed_methods: Annotated[
+        tuple[Method, ...], Meta(description="Methods that they may use.", max_length=MAX_MATCH_CONDITIONS)
+    ] = ()
     allowed_headers: Annotated[
         tuple[HeaderName, ...], Meta(description="Headers that they may send.", max_length=64)
     ] = ()
@@ -360,11 +401,12 @@ class LocalitySpec(SpecPart, frozen=True, kw_only=True):
             "topology.kubernetes.io/zone, which EndpointSlices state. Services in different places: use "
             "`destinations[].priority`.",
             min_length=1,
-            max_length=317,
+            max_length=MAX_LABEL_KEY_CHARS,
         ),
     ] = "topology.datum.net/city-code"
     failover_order: Annotated[
-        tuple[str, ...], Meta(description="Values of the topology key, next one first.", max_length=64)
+        tuple[Annotated[str, Meta(min_length=1, max_length=MAX_LABEL_VALUE_CHARS)], ...],
+        Meta(description="Values of the topology key, next one first.", max_length=64),
     ] = ()
     spillover_percent: Annotated[Percent, Meta(description="Local health below which traffic spills over.")] = 70
 
@@ -380,11 +422,12 @@ class VPCRouteSpec(SpecPart, frozen=True, kw_only=True):
         tuple[RouteMatch, ...], Meta(description="Sets of conditions, one of which must hold.", max_length=64)
     ] = ()
     hostnames: Annotated[
-        tuple[HostnameText, ...],
+        tuple[HostText, ...],
         Meta(description="Host names, `*.` in front is a wildcard; all if empty.", max_length=16),
     ] = ()
     parent_refs: Annotated[
-        tuple[ParentRef, ...], Meta(description="Where the route is served; everywhere if empty.", max_length=32)
+        tuple[ParentRef, ...],
+        Meta(description="Where the route is served; everywhere if empty.", max_length=MAX_PARENTS),
     ] = ()
     destinations: Annotated[
         tuple[Destination, ...], Meta(description="Services that share the requests.", max_length=64)
@@ -426,19 +469,26 @@ class VPCRouteSpec(SpecPart, frozen=True, kw_only=True):
 class ParentStatus(StatusPart, frozen=True, kw_only=True):
     """The route as one parent sees it."""
 
-    parent_ref: ParentRef
-    controller_name: str = ""
+    parent_ref: Annotated[ParentRef, Meta(description="The parent, as in `spec.parentRefs`.")]
+    controller_name: Annotated[StatusText, Meta(description="Who wrote this: router.datum.net/router-controller.")] = ""
     conditions: Conditions = ()
 
 
 class VPCRouteStatus(StatusPart, frozen=True, kw_only=True):
     """What the router made of the route."""
 
-    observed_generation: int = 0
-    ready: bool = False
-    active_destinations: int = 0
+    observed_generation: ObservedGeneration = 0
+    ready: Annotated[bool, Meta(description="Whether the route is accepted, resolved and in force everywhere.")] = False
+    active_destinations: Annotated[
+        Count, Meta(description="Destinations that are there and take a share of the requests.")
+    ] = 0
     conditions: Conditions = ()
-    parents: tuple[ParentStatus, ...] = ()
+    parents: Annotated[
+        tuple[ParentStatus, ...],
+        Meta(
+            description="The route at each of its parents, in the order of `spec.parentRefs`.", max_length=MAX_PARENTS
+        ),
+    ] = ()
 
 
 class VPCRoute(Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True, gc=False):

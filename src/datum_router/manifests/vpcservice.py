@@ -3,28 +3,41 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
 
 from datum_router.manifests.meta import (
+    MAX_STATUS_ENDPOINTS,
+    MAX_THRESHOLD,
+    AddressText,
     Conditions,
+    Count,
     Duration,
+    HostText,
+    Labels,
     LocalRef,
     Name,
     ObjectMeta,
     ObjectRef,
+    ObservedGeneration,
+    PathText,
     Percent,
     Port,
     SpecPart,
     StatusPart,
+    StatusText,
+    Time,
 )
 from datum_router.manifests.parts import CircuitBreaker, HttpHeader, LabelSelector, TlsVersion
 from datum_router.manifests.terms import PROTOCOL_TERMS, TLS_VERSION_TERMS, suggest_method
 
 GRPC_ALIAS = {"gRPC": "GRPC"}
+MAX_SPEC_ENDPOINTS = 10_000
+"""Endpoints that are written down in one VPCService."""
+MAX_SOCKET_ADDRESS_CHARS = 72
+"""An address in brackets and a port."""
 
 
 class Protocol(enum.StrEnum):
@@ -48,9 +61,12 @@ class HealthCheckType(enum.StrEnum):
 class PassiveHealthCheck(SpecPart, frozen=True, kw_only=True):
     """Ejection of endpoints by the outcome of requests."""
 
-    consecutive5xx: Annotated[int, Meta(description="5xx answers in a row that eject; 0 = off.", ge=0)] = 5
+    consecutive5xx: Annotated[
+        int, Meta(description="5xx answers in a row that eject; 0 = off.", ge=0, le=MAX_THRESHOLD)
+    ] = 5
     consecutive_gateway_errors: Annotated[
-        int, Meta(description="Failures in a row (no answer, 502, 503, 504) that eject; 0 = off.", ge=0)
+        int,
+        Meta(description="Failures in a row (no answer, 502, 503, 504) that eject; 0 = off.", ge=0, le=MAX_THRESHOLD),
     ] = 5
     interval: Annotated[Duration, Meta(description="How often ejected endpoints are looked at.")] = "10s"
     base_ejection_time: Annotated[
@@ -66,15 +82,16 @@ class PassiveHealthCheck(SpecPart, frozen=True, kw_only=True):
 class HealthCheck(SpecPart, frozen=True, kw_only=True):
     """How the health of the endpoints is found out."""
 
-    http_path: (
-        Annotated[str, Meta(description="Path that is asked; /healthz if not given.", min_length=1, max_length=2048)]
-        | None
-    ) = None
+    http_path: Annotated[
+        PathText | None, Meta(description="Path that is asked, perhaps with a query; /healthz if not given.")
+    ] = None
     interval_seconds: Annotated[int, Meta(description="Time between probes of one endpoint.", ge=1, le=86_400)] = 10
     timeout_seconds: Annotated[int, Meta(description="Time limit of one probe.", ge=1, le=3_600)] = 5
-    unhealthy_threshold: Annotated[int, Meta(description="Failed probes in a row that take it out.", ge=1, le=1000)] = 3
+    unhealthy_threshold: Annotated[
+        int, Meta(description="Failed probes in a row that take it out.", ge=1, le=MAX_THRESHOLD)
+    ] = 3
     healthy_threshold: Annotated[
-        int, Meta(description="Good probes in a row that take it in again.", ge=1, le=1000)
+        int, Meta(description="Good probes in a row that take it in again.", ge=1, le=MAX_THRESHOLD)
     ] = 2
     type: Annotated[
         HealthCheckType | None,
@@ -100,6 +117,7 @@ class HealthCheck(SpecPart, frozen=True, kw_only=True):
                 str,
                 Meta(
                     pattern=r"^[1-5][0-9]{2}(-[1-5][0-9]{2})?$",
+                    max_length=7,
                     extra={"expected": "a status or a range such as 200-299"},
                 ),
             ],
@@ -137,13 +155,13 @@ class Discovery(SpecPart, frozen=True, kw_only=True):
         DiscoveryMethod,
         Meta(description="Where endpoints come from; with kubernetes, ServiceBindings alone may give them."),
     ] = DiscoveryMethod.MANUAL
-    dns_name: Annotated[str, Meta(description="Name that is looked up.", min_length=1, max_length=253)] | None = None
+    dns_name: Annotated[HostText | None, Meta(description="Name that is looked up.")] = None
 
 
 class EndpointSpec(SpecPart, frozen=True, kw_only=True):
     """A member of the service, written down."""
 
-    address: Annotated[str, Meta(description="IPv4 or IPv6 address, without prefix length.", min_length=1)]
+    address: Annotated[AddressText, Meta(description="IPv4 or IPv6 address, without prefix length.")]
     port: Annotated[Port | None, Meta(description="Port; `targetPort` or `port` of the service if not given.")] = None
     weight: Annotated[int, Meta(description="Share of the traffic; 0 takes none.", ge=0, le=1_000_000)] = 100
     location_ref: Annotated[LocalRef | None, Meta(description="Location of this endpoint.")] = None
@@ -180,20 +198,15 @@ class UpstreamTlsSpec(SpecPart, frozen=True, kw_only=True):
     mode: Annotated[
         TlsMode | None, Meta(description="Simple for protocol HTTPS, Disable for others, if not given.")
     ] = None
-    sni: (
-        Annotated[
-            str,
-            Meta(description="Server name that is sent and verified.", min_length=1, max_length=253),
-        ]
-        | None
-    ) = None
+    sni: Annotated[HostText | None, Meta(description="Server name that is sent and verified.")] = None
     ca_certificate_refs: Annotated[
         tuple[CertificateRef, ...],
         Meta(description="CAs that are trusted, under the key `ca.crt`; the system's if empty.", max_length=16),
     ] = ()
     client_certificate_ref: Annotated[LocalRef | None, Meta(description="Secret with our own certificate.")] = None
     subject_alt_names: Annotated[
-        tuple[str, ...], Meta(description="Names of which the certificate must hold one.", max_length=16)
+        tuple[Annotated[str, Meta(min_length=1, max_length=2048)], ...],
+        Meta(description="Names of which the certificate must hold one.", max_length=16),
     ] = ()
     min_version: Annotated[TlsVersion, Meta(description="Lowest TLS version.", extra={"terms": TLS_VERSION_TERMS})] = (
         TlsVersion.TLS_1_2
@@ -204,7 +217,7 @@ class UpstreamTlsSpec(SpecPart, frozen=True, kw_only=True):
 class TunnelTarget(SpecPart, frozen=True, kw_only=True):
     """What is asked for at the tunnel's far end."""
 
-    host: Annotated[str, Meta(description="Host name or address.", min_length=1, max_length=253)]
+    host: Annotated[HostText, Meta(description="Host name or address.")]
     port: Annotated[Port, Meta(description="Port.")]
 
 
@@ -213,9 +226,21 @@ class Tunnel(SpecPart, frozen=True, kw_only=True):
 
     connector_ref: Annotated[LocalRef | None, Meta(description="Connector that leads there.")] = None
     endpoint_id: (
-        Annotated[str, Meta(description="Id of the far endpoint: 64 hex digits.", pattern=r"^[0-9a-f]{64}$")] | None
+        Annotated[
+            str,
+            Meta(
+                description="Id of the far endpoint: 64 hex digits.",
+                pattern=r"^[0-9a-f]{64}$",
+                max_length=64,
+                extra={"expected": "64 hex digits in lower case"},
+            ),
+        ]
+        | None
     ) = msgspec.field(default=None, name="endpointID")
-    addresses: Annotated[tuple[str, ...], Meta(description="Known addresses of the far endpoint.", max_length=16)] = ()
+    addresses: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=MAX_SOCKET_ADDRESS_CHARS)], ...],
+        Meta(description="Known addresses of the far endpoint.", max_length=16),
+    ] = ()
     relay_url: Annotated[str, Meta(description="Relay of the far endpoint.", max_length=2048)] | None = msgspec.field(
         default=None, name="relayURL"
     )
@@ -259,17 +284,19 @@ class VPCServiceSpec(SpecPart, frozen=True, kw_only=True):
     ] = Protocol.HTTP
     port: Annotated[Port, Meta(description="Port of the service.")]
     target_port: Annotated[Port | None, Meta(description="Port of the endpoints; `port` if not given.")] = None
-    labels: Annotated[Mapping[str, str] | None, Meta(description="Labels of the service, for selection.")] = None
+    labels: Annotated[Labels | None, Meta(description="Labels of the service, for selection.")] = None
     health_check: Annotated[HealthCheck | None, Meta(description="Health checks; none if not given.")] = None
     discovery: Annotated[Discovery | None, Meta(description="How endpoints are found.")] = None
-    endpoints: Annotated[tuple[EndpointSpec, ...], Meta(description="Endpoints, written down.", max_length=10_000)] = ()
+    endpoints: Annotated[
+        tuple[EndpointSpec, ...], Meta(description="Endpoints, written down.", max_length=MAX_SPEC_ENDPOINTS)
+    ] = ()
     connect_timeout: Annotated[Duration, Meta(description="Time limit for making a connection.")] = "10s"
     idle_timeout: Annotated[Duration, Meta(description="How long an unused connection is kept.")] = "60s"
     circuit_breaker: Annotated[CircuitBreaker | None, Meta(description="Limits on concurrent work.")] = None
     tls: Annotated[UpstreamTlsSpec | None, Meta(description="TLS towards the endpoints.")] = None
     location_ref: Annotated[LocalRef | None, Meta(description="Location of the service.")] = None
     topology: Annotated[
-        Mapping[str, str] | None, Meta(description="Where the endpoints are, such as topology.datum.net/city-code.")
+        Labels | None, Meta(description="Where the endpoints are, such as topology.datum.net/city-code: DFW.")
     ] = None
     tunnel: Annotated[Tunnel | None, Meta(description="iroh tunnel that leads to the service.")] = None
     export_to: Annotated[ExportTo | None, Meta(description="Consent to references from other namespaces.")] = None
@@ -278,34 +305,43 @@ class VPCServiceSpec(SpecPart, frozen=True, kw_only=True):
 class EndpointStatus(StatusPart, frozen=True, kw_only=True):
     """One endpoint as it was last seen."""
 
-    ip: str = ""
-    port: int = 0
-    ready: bool = False
-    healthy: bool | None = None
-    reason: str = ""
-    location: str = ""
-    source: str = ""
-    last_heartbeat: str | None = None
+    ip: Annotated[StatusText, Meta(description="Address that is dialled.")] = ""
+    port: Annotated[int, Meta(description="Port that is dialled.", ge=0, le=65535)] = 0
+    ready: Annotated[bool, Meta(description="Whether where it comes from says that it takes traffic.")] = False
+    healthy: Annotated[
+        bool | None, Meta(description="What health checks found; not there if there are none, or none has ended.")
+    ] = None
+    reason: Annotated[StatusText, Meta(description="Why it takes no traffic, as one CamelCase word.")] = ""
+    location: Annotated[StatusText, Meta(description="Where it is, such as a city code or zone.")] = ""
+    source: Annotated[StatusText, Meta(description="What it comes from: manual, attachment or a ServiceBinding.")] = ""
+    last_heartbeat: Annotated[Time | None, Meta(description="When it was last seen to be alive.")] = None
 
 
 class VpcStatus(StatusPart, frozen=True, kw_only=True):
     """The VPC of the attachment."""
 
-    name: str = ""
-    namespace: str = ""
-    identifier: str = ""
+    name: Annotated[StatusText, Meta(description="Name of the VPC.")] = ""
+    namespace: Annotated[StatusText, Meta(description="Namespace of the VPC.")] = ""
+    identifier: Annotated[StatusText, Meta(description="What Galactic calls it: 12 hex digits.")] = ""
 
 
 class VPCServiceStatus(StatusPart, frozen=True, kw_only=True):
     """What the router found."""
 
-    observed_generation: int = 0
-    ready: bool = False
-    endpoint_count: int = 0
-    last_update_time: str | None = None
-    endpoints: tuple[EndpointStatus, ...] = ()
-    vpc: VpcStatus | None = None
-    attachment_identifier: str = ""
+    observed_generation: ObservedGeneration = 0
+    ready: Annotated[bool, Meta(description="Whether the service can take traffic: condition Ready in one word.")] = (
+        False
+    )
+    endpoint_count: Annotated[Count, Meta(description="Endpoints in all, with those that are not listed.")] = 0
+    last_update_time: Annotated[Time | None, Meta(description="When the endpoints last changed.")] = None
+    endpoints: Annotated[
+        tuple[EndpointStatus, ...],
+        Meta(description="The first endpoints; see `endpointCount`.", max_length=MAX_STATUS_ENDPOINTS),
+    ] = ()
+    vpc: Annotated[VpcStatus | None, Meta(description="The VPC of the attachment.")] = None
+    attachment_identifier: Annotated[
+        StatusText, Meta(description="What Galactic calls the attachment: 4 hex digits.")
+    ] = ""
     conditions: Conditions = ()
 
 

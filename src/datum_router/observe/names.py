@@ -1,4 +1,4 @@
-"""Every metric of a gateway: name, type, unit, help and closed label sets, declared once.
+"""Every metric of a gateway and of a controller: name, type, unit, help and closed label sets, declared once.
 
 `docs/reference/metrics.md` is generated from here, and exposition knows nothing else. A label's values are an enum, or
 names of objects in the configuration; never a client's text (threat K15). Object names are bounded: see `ledger`.
@@ -87,8 +87,21 @@ CHANGE = Label(name="change", values=tuple(str(reason) for reason in HealthReaso
 SEVERITY = Label(name="severity", values=tuple(str(severity) for severity in Severity))
 PLUGIN = Label(name="plugin", objects="entry point of a plugin that is installed")
 HOOK = Label(name="hook", values=tuple(str(hook) for hook in PluginHook))
-PROCESS = Label(name="process", objects="`supervisor`, or `worker-0` and so on, one for each of the workers setting")
+PROCESS = Label(
+    name="process", objects="`supervisor`, or `worker-0` and so on, one for each of the workers setting; `controller`"
+)
 VERSION = Label(name="version", objects="version of the core library")
+
+# Spelt out here, since workers know nothing of manifests; tests compare them with where they come from.
+KIND = Label(name="kind", values=("VPCService", "VPCRoute", "ServiceBinding", "VPCIngress", "VPCEgress"))
+CONDITION = Label(
+    name="condition",
+    values=("Accepted", "ResolvedRefs", "Conflicted", "EndpointsReady", "Synced", "Programmed", "Ready"),
+)
+STATUS = Label(name="status", values=("True", "False", "Unknown"))
+WRITE_ERROR = Label(
+    name="error", values=("unavailable", "conflict", "not_found", "rejected", "forbidden", "internal", OTHER)
+)
 
 
 def _counter(name: str, unit: str, text: str, *labels: Label) -> Metric:
@@ -284,6 +297,42 @@ FOLDED = _gauge(
     "datum_router_metrics_folded_objects", "objects", "Routes, services and listeners that are counted as other."
 )
 
+# --- controllers -----------------------------------------------------------------------------------------------------
+LEADING = _gauge("datum_router_controller_leading", "controllers", "Whether this controller leads: 1 or 0.")
+TERMS = _counter("datum_router_controller_terms_total", "terms", "Times that this controller has begun to lead.")
+LEASE_FAILURES = _counter(
+    "datum_router_controller_lease_failures_total",
+    "requests",
+    "Reads and writes of the lease that failed, or lost against another.",
+)
+GATEWAYS = _gauge("datum_router_controller_gateways", "gateways", "Gateways whose reports count.")
+OBJECTS = _gauge("datum_router_objects", "objects", "Objects that there are.", KIND)
+OBJECT_CONDITIONS = _gauge(
+    "datum_router_object_conditions", "objects", "Objects by what their status says.", KIND, CONDITION, STATUS
+)
+STATUS_LOOKS = _counter("datum_router_status_looks_total", "objects", "Objects whose status was worked out.")
+STATUS_LOOK_SECONDS = _counter(
+    "datum_router_status_look_seconds_total", "seconds", "Time spent on working statuses out."
+)
+STATUS_WRITES = _counter("datum_router_status_writes_total", "writes", "Statuses written.", KIND)
+STATUS_WRITE_ERRORS = _counter(
+    "datum_router_status_write_errors_total",
+    "writes",
+    "Statuses that could not be written; they are tried again, but for rejected ones.",
+    KIND,
+    WRITE_ERROR,
+)
+STATUS_QUEUE = _gauge("datum_router_status_queue_objects", "objects", "Objects that wait for a look or a write.")
+STATUS_FAILING = _gauge("datum_router_status_failing_objects", "objects", "Objects whose last write failed.")
+EVENTS = _counter("datum_router_events_total", "events", "Events published.")
+EVENT_ERRORS = _counter("datum_router_event_errors_total", "events", "Events that could not be published.")
+CLUSTER_WRITES = _counter(
+    "datum_router_cluster_writes_total", "requests", "Requests that write to the API, leases and events included."
+)
+CLUSTER_WRITES_DELAYED = _counter(
+    "datum_router_cluster_writes_delayed_total", "requests", "Those of them that waited for the rate limit."
+)
+
 _ALL = (
     REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, PROTOCOL_REQUESTS, REASONS, IN_FLIGHT, TUNNELS,
     REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY,
@@ -297,4 +346,15 @@ _ALL = (
 )  # fmt: skip
 
 METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _ALL}
-"""All metrics by name, in the order of the reference page."""
+"""All metrics of a gateway by name, in the order of the reference page."""
+
+_CONTROLLER = (
+    LEADING, TERMS, LEASE_FAILURES, GATEWAYS, OBJECTS, OBJECT_CONDITIONS,
+    STATUS_LOOKS, STATUS_LOOK_SECONDS, STATUS_WRITES, STATUS_WRITE_ERRORS, STATUS_QUEUE, STATUS_FAILING,
+    EVENTS, EVENT_ERRORS, CLUSTER_WRITES, CLUSTER_WRITES_DELAYED,
+    CONFIG_VERSION, CONFIG_RELOADED_AT, CONFIG_FAILURES, DIAGNOSTICS, COMPILATIONS, COMPILE_SECONDS, COMPILE_LAST,
+    ROUTES, SERVICES, BUILD_INFO, UPTIME, CPU, RSS, FDS, MAX_FDS, LOG_DROPPED, SCRAPES,
+)  # fmt: skip
+
+CONTROLLER_METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _CONTROLLER}
+"""All metrics of a controller by name, in the order of the reference page."""

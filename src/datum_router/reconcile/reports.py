@@ -16,6 +16,7 @@ until it has not been renewed for its whole duration, by the reader's clock.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import msgspec
 
@@ -212,13 +213,17 @@ class Verdicts:
         """Return the reports by gateway."""
         return self._reports
 
-    def of(self, key: ObjectKey, version: str, *, labels: Mapping[str, str] | None = None) -> Verdict:
+    def of(
+        self, key: ObjectKey, version: str, *, labels: Mapping[str, str] | None = None, is_refused: bool = False
+    ) -> Verdict:
         """Return whether an object is in force everywhere.
 
         Args:
             version: The API version at which its newest generation was first seen; empty if it is known to have been in
                 force everywhere before, so that only refusals count.
             labels: The object's, for gateways that select by labels of equality (`a=b,c!=d`).
+            is_refused: This is about an older generation than the latest, which is bad: that gateways refuse the latest
+                says nothing of it.
         """
         concerned = [gateway for gateway, report in self._reports.items() if _is_concerned(report, key, labels or {})]
         if not concerned:
@@ -233,13 +238,17 @@ class Verdicts:
             named = ", ".join(self._named(gateway) for gateway in behind[:NAMED_GATEWAYS])
             others = f" and {len(behind) - NAMED_GATEWAYS} others" if len(behind) > NAMED_GATEWAYS else ""
             return Verdict(status="False", reason="Pending", message=f"not in force yet on {named}{others}")
-        for gateway, refusal in self._refusals.get(key, ()):
+        for gateway, refusal in () if is_refused else self._refusals.get(key, ()):
             return Verdict(status="False", reason=refusal.reason, message=f"gateway {gateway}: {refusal.message}")
         return IN_FORCE
 
     def _named(self, gateway: str) -> str:
         problem = self._reports[gateway].problem
         return f"{gateway} ({problem})" if problem else gateway
+
+    def refused(self) -> AbstractSet[ObjectKey]:
+        """Return all objects that any gateway refuses."""
+        return self._refusals.keys()
 
     def refusals_of(self, key: ObjectKey, reason: Reason) -> list[tuple[str, Refusal]]:
         """Return who refuses an object for a reason, with what is said about it."""

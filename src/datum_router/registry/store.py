@@ -58,7 +58,18 @@ _EMPTY = Bucket()
 class _Claim:
     """What one source says of one object. `manifest`, `origin` and `mark` are the last good version's."""
 
-    __slots__ = ("content", "diagnostics", "file", "fingerprint", "latest", "manifest", "mark", "origin", "refused")
+    __slots__ = (
+        "content",
+        "diagnostics",
+        "file",
+        "fingerprint",
+        "latest",
+        "manifest",
+        "mark",
+        "origin",
+        "refused",
+        "status",
+    )
 
     def __init__(self) -> None:
         self.fingerprint = b""  # of the latest version, whose text need not be kept; empty: unknown
@@ -69,6 +80,7 @@ class _Claim:
         self.content: object = None
         self.mark: object = None
         self.refused: ObjectMeta | None = None  # of the latest version, if that is bad
+        self.status: msgspec.Struct | None = None  # of the same
         self.diagnostics: tuple[Diagnostic, ...] = ()
 
 
@@ -85,7 +97,7 @@ class _Claims:
 class StoreView:
     """What is in force at one moment; never changes."""
 
-    __slots__ = ("_buckets", "_diagnostics", "_refused", "_skipped")
+    __slots__ = ("_buckets", "_diagnostics", "_refused", "_refused_statuses", "_skipped")
 
     def __init__(
         self,
@@ -93,11 +105,13 @@ class StoreView:
         diagnostics: tuple[Diagnostic, ...],
         skipped: Mapping[str, int],
         refused: Mapping[ObjectKey, ObjectMeta],
+        refused_statuses: Mapping[ObjectKey, msgspec.Struct],
     ) -> None:
         self._buckets = buckets
         self._diagnostics = diagnostics
         self._skipped = skipped
         self._refused = refused
+        self._refused_statuses = refused_statuses
 
     def get(self, kind: str, namespace: str, name: str) -> msgspec.Struct | None:
         """Return the manifest in force, or None; of versions that are equal in content, the latest."""
@@ -159,24 +173,49 @@ class StoreView:
         """
         return self._refused
 
+    def status(self, key: ObjectKey) -> msgspec.Struct | None:
+        """Return the status that the latest version of an object has, good or bad; None if it has none."""
+        if key in self._refused:
+            return self._refused_statuses.get(key)
+        status = getattr(self.get(key.kind, key.namespace, key.name), "status", None)
+        return status if isinstance(status, msgspec.Struct) else None
+
     def skipped(self) -> Mapping[str, int]:
         """Return how many objects of unknown kinds there are, by `apiVersion kind`."""
         return self._skipped
 
 
 class Store:
-    """Take events of sources, give views. Not thread-safe; pure."""
+    """Take events of sources, give views. Not thread-safe; pure.
 
-    __slots__ = ("_buckets", "_claims", "_diagnostics", "_indexes", "_kinds", "_refused", "_reports", "_skipped")
+    Args:
+        seen: Given by one who wants to know of each object of which any version was taken in, or that went: gets the
+            key, and is emptied by whoever gave it.
+    """
 
-    def __init__(self, kinds: KindTable) -> None:
+    __slots__ = (
+        "_buckets",
+        "_claims",
+        "_diagnostics",
+        "_indexes",
+        "_kinds",
+        "_refused",
+        "_refused_statuses",
+        "_reports",
+        "_seen",
+        "_skipped",
+    )
+
+    def __init__(self, kinds: KindTable, *, seen: set[ObjectKey] | None = None) -> None:
         self._kinds = kinds
+        self._seen = seen
         self._indexes = {row.kind: row.indexes for row in kinds if row.indexes}
         self._buckets: dict[str, Bucket] = {}
         self._claims: dict[ObjectKey, _Claims] = {}
         self._reports: dict[tuple[str, str, str], tuple[Diagnostic, ...]] = {}
         self._skipped: dict[tuple[str, ObjectKey], tuple[str, str]] = {}
         self._refused: dict[ObjectKey, ObjectMeta] = {}
+        self._refused_statuses: dict[ObjectKey, msgspec.Struct] = {}
         self._diagnostics: tuple[Diagnostic, ...] | None = ()
 
     def apply(self, event: SourceEvent) -> StoreChange:
@@ -204,7 +243,9 @@ class Store:
         skipped: dict[str, int] = {}
         for api_version, _ in self._skipped.values():
             skipped[api_version] = skipped.get(api_version, 0) + 1
-        return StoreView(dict(self._buckets), self._diagnostics, skipped, dict(self._refused))
+        return StoreView(
+            dict(self._buckets), self._diagnostics, skipped, dict(self._refused), dict(self._refused_statuses)
+        )
 
     # --- events ----------------------------------------------------------------------------------------------------
 
@@ -234,6 +275,8 @@ class Store:
             return StoreChange(
                 diagnostics_changed=self._report(("skipped", event.source, _text(key)), decoded.diagnostics)
             )
+        if self._seen is not None:
+            self._seen.add(key)
         claims = self._claims.get(key)
         if claims is None:
             claims = self._claims[key] = _Claims()
@@ -242,7 +285,7 @@ class Store:
             claim = claims.by_source[event.source] = _Claim()
         claim.fingerprint, claim.latest, claim.file = fingerprint, origin, origin.file
         claim.diagnostics = decoded.diagnostics
-        claim.refused = decoded.metadata
+        claim.refused, claim.status = decoded.metadata, decoded.status
         is_changed = False
         is_moved = False
         if decoded.manifest is not None and decoded.kind is not None:
@@ -281,6 +324,8 @@ class Store:
         claim = None if claims is None else claims.by_source.get(event.source)
         if claims is None or claim is None or (event.file and event.file != claim.file):
             return StoreChange(diagnostics_changed=diagnostics_changed)
+        if self._seen is not None:
+            self._seen.add(key)
         del claims.by_source[event.source]
         diagnostics_changed |= self._report(("object", event.source, _text(key)), ())
         owner_changed = self._elect(key, claims)
@@ -368,8 +413,11 @@ class Store:
         is_changed = False
         owner = None if claims.owner is None else claims.by_source.get(claims.owner)
         speaker = owner if owner is not None else next(iter(claims.by_source.values()), None)
+        self._refused_statuses.pop(key, None)
         if speaker is not None and speaker.refused is not None:
             self._refused[key] = speaker.refused
+            if speaker.status is not None:
+                self._refused_statuses[key] = speaker.status
         elif self._refused:
             self._refused.pop(key, None)
         for source, claim in claims.by_source.items():

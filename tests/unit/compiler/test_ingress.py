@@ -127,3 +127,26 @@ def test_a_parent_that_is_not_there_keeps_the_route_out_and_says_so(
 )
 def test_host_names_intersect(route: list[str], ingress: list[str], shared: tuple[str, ...]) -> None:
     assert intersect(route, ingress) == shared
+
+
+def test_without_rights_on_credentials_nothing_is_said_of_them_and_none_is_looked_at(kit: Any, bench: Any) -> None:
+    one = bench(are_credentials_known=False)
+    secure = {"tls": {"mode": "Simple", "caCertificateRefs": [{"name": "ca"}, {"kind": "ConfigMap", "name": "cm"}]}}
+    route = kit.route(parentRefs=[{"name": "edge", "sectionName": "https"}])
+    result = one.compile(kit.service(**secure), edge(kit, tls={"secretName": "edge-tls"}), route)
+    assert result.diagnostics == ()
+    (attached,) = result.ingresses
+    assert [section for section, _, _ in attached.sections] == ["http", "https"], "certificates are taken to be there"
+    (rule,) = (rule for rule in result.data.rules if rule.route == "default/api")
+    assert rule.listeners == ("https-8443",)
+    tls = result.data.services["default/my-api"].tls
+    assert tls is not None
+    assert tls.ca_pem, "not the system's CAs, should it ever be served"
+    assert one.compile(secret(**{"tls.crt": CERT})).data is result.data, "a Secret that comes makes no difference"
+
+
+def test_what_compiling_finds_is_told_apart_from_what_reading_did(kit: Any, bench: Any) -> None:
+    bad = kit.obj("VPCService", "bad", {"port": 80, "endpoints": [{"address": "10.0.0.1"}], "nonsense": 1})
+    result = bench().compile(kit.route("api", "gone"), bad)
+    assert {item.object for item in result.findings} == {"vpcroute default/api"}
+    assert {item.object for item in result.diagnostics} == {"vpcroute default/api", "vpcservice default/bad"}

@@ -10,8 +10,11 @@ import msgspec
 import pytest
 
 from datum_router.manifests._yaml_out import dump
+from datum_router.manifests.cel_rules import RULES
 from datum_router.manifests.kinds import OWN_KINDS
+from datum_router.manifests.meta import MAX_CONDITIONS
 from datum_router.manifests.schema import crd, crd_file_name, crd_yaml, field_rows, reference_markdown
+from datum_router.manifests.served import NOT_SERVED
 from datum_router.manifests.table import ResourceKind
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -126,10 +129,125 @@ def test_a_status_has_no_defaults_so_that_a_server_adds_nothing_to_what_the_rout
 
 
 @KINDS
-def test_every_field_of_a_spec_is_described_for_people(kind: ResourceKind) -> None:
-    rows = list(field_rows(kind))
+@pytest.mark.parametrize("part", ["spec", "status"])
+def test_every_field_is_described_for_people(kind: ResourceKind, part: str) -> None:
+    rows = list(field_rows(kind, part))
     assert rows
     assert [row.path for row in rows if not row.description] == []
+
+
+def test_descriptions_say_what_kubectl_explain_does_not_show() -> None:
+    weight = str(schema("VPCRoute", "spec", "destinations", "[]", "weight")["description"])
+    assert weight.endswith("From 0 to 1000000. Default: 100.")
+    interval = str(schema("VPCService", "spec", "connectTimeout")["description"])
+    assert interval.endswith("Written as a duration such as 10s, 1m30s or 250ms. Default: 10s.")
+    cors = str(schema("VPCRoute", "spec", "cors")["description"])
+    assert "Not served yet: answer CORS in the application" in cors
+    protocol = str(schema("VPCService", "spec", "protocol")["description"])
+    assert "TCP not served yet: use HTTP, HTTPS, H2C or GRPC." in protocol
+
+
+# --- what the API server prices rules by ------------------------------------------------------------------------
+
+
+@KINDS
+def test_whatever_is_written_is_bounded(kind: ResourceKind) -> None:
+    """A rule over a text or list without bounds costs too much, and the CRD is refused."""
+    for node in nodes(schema(kind.kind)):
+        if node["type"] == "array":
+            assert "maxItems" in node, node
+            assert node["x-kubernetes-list-type"] in ("atomic", "map")
+        elif "additionalProperties" in node:
+            assert "maxProperties" in node, node
+    for node in nodes(schema(kind.kind, "spec")):
+        if node["type"] == "string":
+            assert "maxLength" in node or "enum" in node, node
+            assert "pattern" in node or "enum" in node, node
+
+
+@KINDS
+def test_a_crd_fits_into_the_annotation_of_kubectl_apply(kind: ResourceKind) -> None:
+    assert len(msgspec.json.encode(crd(kind))) < 200 * 1024, (
+        "kubectl apply keeps it in an annotation of at most 256 KiB"
+    )
+
+
+def test_conditions_are_bounded_by_name() -> None:
+    assert schema("VPCRoute", "status", "conditions")["maxItems"] == MAX_CONDITIONS
+
+
+# --- rules ------------------------------------------------------------------------------------------------------
+
+
+def rules_of(kind: str, *names: str) -> list[Mapping[str, object]]:
+    found = schema(kind, *names).get("x-kubernetes-validations", [])
+    assert isinstance(found, list)
+    return found
+
+
+@pytest.mark.parametrize("struct", RULES, ids=lambda struct: struct.__name__)
+def test_rules_name_fields_that_exist(struct: type[msgspec.Struct]) -> None:
+    fields = struct.__struct_encode_fields__
+    for rule in RULES[struct]:
+        assert rule.on.removesuffix("[]") in (*fields, "")
+        assert rule.field.partition(".")[0] in (*fields, "")
+        assert not (rule.on and rule.field)
+
+
+def test_messages_are_for_people() -> None:
+    for rule in (rule for rules in RULES.values() for rule in rules):
+        assert rule.message[0].islower() or rule.message.startswith(("ReplacePrefixMatch", "caCertificateRefs")), rule
+        assert not rule.message.endswith("."), rule
+        assert "self" not in rule.message, rule
+
+
+def test_a_rule_stands_where_its_struct_does() -> None:
+    (rule,) = rules_of("VPCRoute", "spec", "retries", "backoff")
+    assert rule["fieldPath"] == ".initialMs"
+    assert rules_of("VPCRoute", "spec", "matches", "[]") == rules_of("VPCRoute", "spec", "match")
+    assert rules_of("VPCRoute", "spec", "hostnames") == []
+    (host,) = rules_of("VPCRoute", "spec", "hostnames", "[]")
+    assert "expected a host name" in str(host["message"])
+    assert "reason" not in host
+
+
+def test_what_is_not_served_is_refused_where_it_is_said() -> None:
+    (whole,) = rules_of("VPCRoute", "spec", "cors")
+    assert (whole["rule"], whole["reason"]) == ("false", "FieldValueForbidden")
+    (value,) = rules_of("VPCService", "spec", "protocol")
+    assert value["rule"] == "!(self in [r'TCP'])"
+    (default,) = rules_of("VPCRoute", "spec", "locality", "spilloverPercent")
+    assert default["rule"] == "self == 70"
+    (empty,) = rules_of("VPCRoute", "spec", "locality", "failoverOrder")
+    assert empty["rule"] == "self.size() == 0"
+    (only,) = rules_of("VPCRoute", "spec", "parentRefs", "[]", "kind")
+    assert only["rule"] == "self == r'VPCIngress'"
+
+
+def test_below_what_is_refused_as_a_whole_there_are_no_rules_but_of_a_whole_kind() -> None:
+    assert rules_of("VPCIngress", "spec", "defaultTimeouts")
+    assert rules_of("VPCIngress", "spec", "defaultTimeouts", "connect") == []
+    assert rules_of("VPCEgress", "spec")[0]["rule"] == "false"
+    assert rules_of("VPCEgress", "spec", "timeouts", "connect")
+
+
+def test_every_row_of_what_is_not_served_is_a_rule() -> None:
+    for kind in OWN_KINDS:
+        text = msgspec.json.encode(crd(kind)).decode()
+        for entry in NOT_SERVED[kind.kind]:
+            assert f"not served yet: {entry.hint}" in text
+
+
+# --- columns ----------------------------------------------------------------------------------------------------
+
+
+def test_conditions_are_columns_most_of_them_wide() -> None:
+    columns = dig(crd(by_kind("VPCRoute")), "spec", "versions", 0, "additionalPrinterColumns")
+    assert isinstance(columns, list)
+    shown = {column["name"]: column for column in columns}
+    assert shown["Programmed"]["jsonPath"] == '.status.conditions[?(@.type=="Programmed")].status'
+    assert "priority" not in shown["Programmed"]
+    assert shown["Accepted"]["priority"] == 1
 
 
 @KINDS

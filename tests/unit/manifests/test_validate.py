@@ -64,6 +64,7 @@ def prefix(text: str) -> dict[str, object]:
 ERRORS = [
     # endpoints
     ("VPCService", {"endpoints": []}, "spec.vpcAttachmentRef", MISSING),
+    ("VPCService", {"endpoints": [], "discovery": {"method": "manual"}}, "spec.vpcAttachmentRef", MISSING),
     ("VPCService", {"endpoints": [{"address": "10.0.0.1/24"}]}, "spec.endpoints[0].address", INVALID),
     ("VPCService", {"endpoints": [{"address": "[fd00::1]"}]}, "spec.endpoints[0].address", INVALID),
     ("VPCService", {"endpoints": [{"address": "fe80::1%eth0"}]}, "spec.endpoints[0].address", INVALID),
@@ -71,7 +72,10 @@ ERRORS = [
     ("VPCService", {"endpoints": [{"address": "0.0.0.0"}]}, "spec.endpoints[0].address", INVALID),
     ("VPCService", {"endpoints": [{"address": "ff02::1"}]}, "spec.endpoints[0].address", INVALID),
     ("VPCService", {"endpoints": [ENDPOINT, ENDPOINT | {"port": 80}]}, "spec.endpoints[1]", INVALID),
+    ("VPCService", {"endpoints": [{"address": "::ffff:10.0.0.1"}]}, "spec.endpoints[0].address", INVALID),
     ("VPCService", {"connectTimeout": "0s"}, "spec.connectTimeout", INVALID),
+    ("VPCService", {"labels": {"not a key": "x"}}, "spec.labels['not a key']", INVALID),
+    ("VPCService", {"topology": {"zone": "a b"}}, "spec.topology.zone", INVALID),
     # health checks
     ("VPCService", {"healthCheck": {"httpPath": "healthz"}}, "spec.healthCheck.httpPath", INVALID),
     ("VPCService", {"healthCheck": {"httpPath": "/a/../b"}}, "spec.healthCheck.httpPath", INVALID),
@@ -83,6 +87,8 @@ ERRORS = [
     ("VPCService", {"healthCheck": {"grpcService": "a.B"}}, "spec.healthCheck.grpcService", EXCLUSIVE),
     ("VPCService", {"healthCheck": {"host": "a b"}}, "spec.healthCheck.host", INVALID),
     ("VPCService", {"healthCheck": {"host": "a:99999"}}, "spec.healthCheck.host", INVALID),
+    ("VPCService", {"healthCheck": {"host": "a:"}}, "spec.healthCheck.host", INVALID),
+    ("VPCService", {"healthCheck": {"httpPath": "/a?b\tc"}}, "spec.healthCheck.httpPath", INVALID),
     ("VPCService", {"healthCheck": {"expectedStatuses": ["299-200"]}}, "spec.healthCheck.expectedStatuses[0]", INVALID),
     ("VPCService", {"healthCheck": {"expectedStatuses": ["600"]}}, "spec.healthCheck.expectedStatuses[0]", INVALID),
     ("VPCService", {"healthCheck": {"unhealthyThreshold": 0}}, "spec.healthCheck.unhealthyThreshold", INVALID),
@@ -126,12 +132,17 @@ ERRORS = [
     ("VPCRoute", match(queryParamMatches=[{"name": "x", "type": "RegularExpression", "value": ""}]),
      "spec.match.queryParamMatches[0].value", INVALID),
     ("VPCRoute", match(sourceCIDRs=["10.0.0.0/33"]), "spec.match.sourceCIDRs[0]", INVALID),
+    ("VPCRoute", match(sourceCIDRs=["10.0.0.0/255.0.0.0"]), "spec.match.sourceCIDRs[0]", INVALID),
+    ("VPCRoute", match(sourceCIDRs=["10.0.0.0/08"]), "spec.match.sourceCIDRs[0]", INVALID),
+    ("VPCRoute", match(sourceCIDRs=["::ffff:10.0.0.0/104"]), "spec.match.sourceCIDRs[0]", INVALID),
+    ("VPCRoute", match(headers={f"x-{n}": "1" for n in range(17)}), "spec.match.headers", INVALID),
     ("VPCRoute", {"matches": [{}, {"pathPrefix": "a"}]}, "spec.matches[1].pathPrefix", INVALID),
     # host names
     *[
         ("VPCRoute", {"hostnames": [name]}, "spec.hostnames[0]", INVALID)
         for name in (
-            "*", "a.*.b", "*a.b", "a..b", "a.b.", "a:80", "http://a", "-a.b", "10.0.0.1", "[fd00::1]", "a_b", "ä.b"
+            "*", "a.*.b", "*a.b", "a..b", "a.b.", "a:80", "http://a", "-a.b", "10.0.0.1", "[fd00::1]", "a_b", "ä.b",
+            "\u212a.b",
         )
     ],
     ("VPCRoute", {"hostnames": [f"h{n}.example" for n in range(17)]}, "spec.hostnames", INVALID),
@@ -237,6 +248,7 @@ def test_what_may_surprise_is_a_warning_and_the_object_is_used(
 
 GOOD = [
     ("VPCService", {"endpoints": [], "vpcAttachmentRef": {"name": "a"}}),
+    ("VPCService", {"endpoints": [], "discovery": {"method": "kubernetes"}}),
     ("VPCService", {"endpoints": [{"address": "fd00::1", "weight": 0}, {"address": "fd00::1", "port": 81}]}),
     ("VPCService", {"protocol": "GRPC", "healthCheck": {"grpcService": "a.B", "host": "a.example:80"}}),
     ("VPCService", {"healthCheck": {"httpPath": "/a?full=1", "expectedStatuses": ["200-299", "404"]}}),
@@ -267,8 +279,33 @@ def test_hints_say_how_to_mend_it() -> None:
     assert address.hint == "leave out the prefix length: 10.0.0.1"
     (both,) = found("VPCService", {"endpoints": [{"address": "[fd00::1]:8080"}]})
     assert both.hint == "write address: fd00::1 and port: 8080"
+    (mapped,) = found("VPCService", {"endpoints": [{"address": "::ffff:10.0.0.1"}]})
+    assert mapped.hint == "write 10.0.0.1"
+    (mask,) = found("VPCRoute", match(sourceCIDRs=["10.0.0.0/255.0.0.0"]))
+    assert mask.hint == "write 10.0.0.0/8"
     (table,) = found("VPCRoute", {"loadBalancing": "consistent-hash", "loadBalancingConfig": {"tableSize": 65536}})
     assert table.hint == "the next one is 65537"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "path"),
+    [
+        ({"labels": {"tier": "a b"}}, "metadata.labels.tier"),
+        ({"labels": {"a b": "c"}}, "metadata.labels['a b']"),
+        ({"labels": {"a" * 254 + "/b": "c"}}, f"metadata.labels['{'a' * 79}..."),
+        ({"annotations": {"/b": "c"}}, "metadata.annotations['/b']"),
+    ],
+)
+def test_labels_that_an_api_server_would_refuse_are_refused(metadata: dict[str, object], path: str) -> None:
+    raw = {
+        "apiVersion": "router.datum.net/v1alpha1",
+        "kind": "VPCService",
+        "metadata": {"name": "x", **metadata},
+        "spec": BASE["VPCService"],
+    }
+    (problem,) = decode(raw, Origin(source="test"), TABLE).diagnostics
+    assert problem.path.startswith(path.rstrip("]"))
+    assert problem.reason is INVALID
 
 
 def test_primes() -> None:

@@ -4,14 +4,17 @@ import re
 
 import pytest
 
+from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.observe import names
-from datum_router.observe.names import METRICS, Kind, Metric
+from datum_router.observe.names import CONTROLLER_METRICS, METRICS, Kind, Metric
 from datum_router.reasons import Reason
+from datum_router.reconcile.conditions import ConditionType
 
+EVERY = {**METRICS, **CONTROLLER_METRICS}
 UNITS = {"seconds": "_seconds", "bytes": "_bytes"}
 
 
-@pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", EVERY.values(), ids=lambda metric: metric.name)
 def test_names_follow_the_conventions(metric: Metric) -> None:
     assert re.fullmatch(r"datum_(router|gateway)(_[a-z0-9]+)+", metric.name)
     assert metric.name.endswith("_total") == (metric.kind is Kind.COUNTER)
@@ -22,7 +25,7 @@ def test_names_follow_the_conventions(metric: Metric) -> None:
     assert len({label.name for label in metric.labels}) == len(metric.labels)
 
 
-@pytest.mark.parametrize("metric", METRICS.values(), ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", EVERY.values(), ids=lambda metric: metric.name)
 def test_each_label_is_a_closed_set_or_names_objects_of_the_configuration(metric: Metric) -> None:
     for label in metric.labels:
         assert bool(label.values) != bool(label.objects)
@@ -32,7 +35,12 @@ def test_each_label_is_a_closed_set_or_names_objects_of_the_configuration(metric
 
 def test_every_metric_that_is_declared_is_listed() -> None:
     declared = {value.name for value in vars(names).values() if isinstance(value, Metric)}
-    assert declared == set(METRICS)
+    assert declared == set(EVERY)
+
+
+def test_labels_of_controllers_have_the_values_that_objects_and_conditions_have() -> None:
+    assert set(names.KIND.values) == {kind.kind for kind in OWN_KINDS}
+    assert names.CONDITION.values == tuple(str(kind) for kind in ConditionType)
 
 
 def test_a_refusal_can_have_every_reason_of_requests_and_connections() -> None:

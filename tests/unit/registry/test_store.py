@@ -9,7 +9,7 @@ from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
 from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.meta import ObjectKey, ObjectMeta
 from datum_router.manifests.table import KindTable, ResourceKind
-from datum_router.manifests.vpcservice import VPCService
+from datum_router.manifests.vpcservice import VPCService, VPCServiceStatus
 from datum_router.plugins.protocols import Delete, Problems, Synced, Upsert
 from datum_router.reasons import Reason
 from datum_router.registry.store import MAX_ANONYMOUS, Store, StoreChange, StoreView
@@ -395,3 +395,31 @@ def test_an_object_of_a_kind_without_namespaces_is_deleted_by_the_name_that_a_so
     assert len(store.view().list("Thing")) == 1
     store.apply(delete(key=ObjectKey(kind="Thing", namespace="default", name="a")))
     assert store.view().list("Thing") == ()
+
+
+def test_whoever_asks_is_told_of_every_version_that_is_taken_in() -> None:
+    seen: set[ObjectKey] = set()
+    store = Store(KindTable(OWN_KINDS), seen=seen)
+    for event in (upsert(raw(resourceVersion="1")), upsert(raw(resourceVersion="2")), upsert(raw(port="x")), delete()):
+        store.apply(event)
+        assert seen == {KEY}
+        seen.clear()
+    store.apply(delete())
+    assert not seen, "it was gone before"
+
+
+def test_the_status_of_the_latest_version_is_known_even_if_that_version_is_bad(store: Store) -> None:
+    def with_status(port: object, status: object) -> Upsert:
+        return upsert({**raw(port=port), "status": status})
+
+    assert store.view().status(KEY) is None
+    store.apply(with_status(80, {"ready": True}))
+    assert store.view().status(KEY) == VPCServiceStatus(ready=True)
+    store.apply(with_status("x", {"endpointCount": 7}))
+    assert store.view().status(KEY) == VPCServiceStatus(endpoint_count=7), "of the version that is refused"
+    store.apply(with_status("x", {"endpointCount": "seven"}))
+    assert store.view().status(KEY) is None
+    store.apply(with_status(0, {"endpointCount": 8}))  # refused by a rule, not by its type
+    assert store.view().status(KEY) == VPCServiceStatus(endpoint_count=8)
+    store.apply(upsert(raw()))
+    assert store.view().status(KEY) is None

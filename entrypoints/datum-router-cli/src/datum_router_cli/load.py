@@ -15,7 +15,8 @@ from datum_router.plugins.manager import PluginSet
 from datum_router.plugins.protocols import Source, SourceEvent, Synced, Upsert
 from datum_router.registry.store import Store, StoreView
 from datum_router_cli.plugins import installed_plugins
-from datum_router_runtime.app import compile_options, make_source
+from datum_router_runtime.app import compile_options
+from datum_router_runtime.process import make_source
 from datum_router_runtime.settings import GatewaySettings, settings_from_environment
 
 
@@ -50,7 +51,8 @@ def load_directory(path: str, *, plugins: PluginSet | None = None) -> Loaded:
     if plugins is None:
         plugins = installed_plugins()
     store = Store(plugins.kinds)
-    events = trio.run(_read_once, make_source(settings, plugins))
+    source = make_source(settings.source, settings.source_config, plugins, settings.disabled_plugins)
+    events = trio.run(_read_once, source)
     for event in events:
         store.apply(event)
     view = store.view()

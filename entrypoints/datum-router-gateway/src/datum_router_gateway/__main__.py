@@ -41,6 +41,8 @@ HELP = """Usage: datum-router-gateway
   DATUM_ROUTER_BIND              IP address of the VPCIngresses' listeners [default: 0.0.0.0], and
                                  of port 8080 while there are none [default: 127.0.0.1]
   DATUM_ROUTER_ADMIN             loopback HOST:PORT of the admin listener [default: off]
+  DATUM_ROUTER_PROBES            HOST:PORT of /healthz and /readyz alone [default: off]
+  DATUM_ROUTER_METRICS           HOST:PORT of /metrics alone [default: off]
   DATUM_ROUTER_WORKERS           worker processes [default: 1]
   DATUM_ROUTER_LOG               log filter, such as info or router=debug [default: info]
   DATUM_ROUTER_LOG_FORMAT        text or json [default: text]

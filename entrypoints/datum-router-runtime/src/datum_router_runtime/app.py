@@ -8,43 +8,43 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import msgspec
 import trio
 
 from datum_router.compiler.compiler import CompileOptions, Compiler, CompileResult
-from datum_router.compiler.diagnostics import Diagnostic, Severity, count_by_severity, did_you_mean
+from datum_router.compiler.diagnostics import Diagnostic, count_by_severity
 from datum_router.compiler.ingress import HTTP_PORT
 from datum_router.errors import ConfigError
 from datum_router.health.view import HealthBook
 from datum_router.model.listener import Listener, TlsBinding
-from datum_router.plugins.manager import PluginSet, load_plugins
-from datum_router.plugins.protocols import Source
-from datum_router.reasons import Reason
+from datum_router.plugins.manager import PluginSet
 from datum_router.registry.store import Store
 from datum_router.routing.regex import load_engine
-from datum_router_runtime.admin import Admin, Page
+from datum_router_runtime.admin import Page
 from datum_router_runtime.feed import Feed
 from datum_router_runtime.gatewayreport import GatewayReporter, default_identity, owners_from
 from datum_router_runtime.probes import ProbeRunner
+from datum_router_runtime.process import (
+    COLLECTION_OBJECTS,
+    DiagnosticLog,
+    load,
+    make_cluster,
+    make_source,
+    not_installed,
+    open_pages,
+)
 from datum_router_runtime.settings import Address, GatewaySettings
 from datum_router_runtime.snapshotfile import WRITE_INTERVAL_S, SnapshotFile
 from datum_router_runtime.sockets import ListenerGroup, bind_group
 from datum_router_runtime.telemetry import Telemetry
-from datum_router_runtime.variables import is_tracing
 from datum_router_runtime.workers import Supervisor
 
 log = logging.getLogger(__name__)
 
 READY_POLL_S = 0.02
 """How often it is looked at whether the gateway has become ready, once, at its start."""
-
-COLLECTION_OBJECTS = 10_000
-"""New objects that call for a garbage collection in the supervisor, whose objects live long.
-
-With Python's 700 a first configuration of 10,000 routes costs a tenth more. Workers have YOUNG_OBJECTS.
-"""
 
 SNAPSHOT_PATIENCE_S = 5.0
 """How long a gateway with a last good snapshot waits for its sources before it serves that (seconds)."""
@@ -74,18 +74,6 @@ def compile_options(settings: GatewaySettings) -> CompileOptions:
     )
 
 
-def make_source(settings: GatewaySettings, plugins: PluginSet) -> Source:
-    """Create the configured source.
-
-    Raises:
-        ConfigError: No installed plugin offers it; names those that are there.
-    """
-    spec = plugins.sources.get(settings.source)
-    if spec is None:
-        raise _not_installed("source", settings.source, plugins.sources, settings)
-    return spec.make(settings.source_config, plugins.kinds)
-
-
 def snapshot_scope(settings: GatewaySettings) -> str:
     """Return what a snapshot on disk is only good for: where its manifests came from, and where it listens."""
     config = [f"{name}={value}" for name, value in sorted(settings.source_config.items())]
@@ -100,22 +88,12 @@ def check_data_plane(settings: GatewaySettings, plugins: PluginSet) -> None:
     """
     spec = plugins.data_planes.get(settings.data_plane)
     if spec is None:
-        raise _not_installed("data plane", settings.data_plane, plugins.data_planes, settings)
+        raise not_installed("data plane", settings.data_plane, plugins.data_planes, settings.disabled_plugins)
     if spec.validate is not None:
         try:
             spec.validate(settings.data_plane_config)
         except ConfigError as error:
             raise ConfigError(f"DATUM_ROUTER_DATA_PLANE_CONFIG: {error}", reason=error.reason) from error
-
-
-def _not_installed(what: str, name: str, known: Iterable[str], settings: GatewaySettings) -> ConfigError:
-    names = sorted(known)
-    message = f"{what} {name!r} is not installed (installed: {', '.join(names) or 'none'})"
-    if hint := did_you_mean(name, names):
-        message += f"; {hint}"
-    elif settings.disabled_plugins:
-        message += f"; DATUM_ROUTER_DISABLE_PLUGINS leaves out {', '.join(settings.disabled_plugins)}"
-    return ConfigError(message, reason=Reason.INVALID_VALUE)
 
 
 class Announce:
@@ -143,8 +121,7 @@ class Gateway:
     ) -> None:
         self.settings = settings
         self._announce = announce or Announce()
-        trace = (lambda line: log.info("plugin trace", extra={"call": line})) if is_tracing(os.environ) else None
-        self.plugins = plugins or load_plugins(disabled=frozenset(settings.disabled_plugins), trace=trace)
+        self.plugins = plugins or load(settings.disabled_plugins, os.environ)
         check_data_plane(settings, self.plugins)
         self.store = Store(self.plugins.kinds)
         self.compiler = Compiler(self.plugins, compile_options(settings))
@@ -153,7 +130,11 @@ class Gateway:
             settings, book=self.book, plugins=self.plugins.plugins, on_listening=self._announce.listening
         )
         self.feed = Feed(
-            sources={settings.source: make_source(settings, self.plugins)},
+            sources={
+                settings.source: make_source(
+                    settings.source, settings.source_config, self.plugins, settings.disabled_plugins
+                )
+            },
             store=self.store,
             compiler=self.compiler,
             publish=self._publish,
@@ -175,17 +156,14 @@ class Gateway:
         )
         self.reporter = self._make_reporter()
         self._started_at = time.monotonic()
-        self._logged: frozenset[Diagnostic] = frozenset()
+        self._diagnostic_log = DiagnosticLog()
 
     def _make_reporter(self) -> GatewayReporter | None:
         settings = self.settings
         if not settings.cluster:
             return None
-        spec = self.plugins.clusters.get(settings.cluster)
-        if spec is None:
-            raise _not_installed("cluster", settings.cluster, self.plugins.clusters, settings)
         return GatewayReporter(
-            spec.create(settings.source_config),
+            make_cluster(settings.cluster, settings.source_config, self.plugins, settings.disabled_plugins),
             identity=settings.identity or default_identity(os.environ),
             supervisor=self.supervisor,
             feed=self.feed,
@@ -201,19 +179,18 @@ class Gateway:
         and ends.
 
         Raises:
-            ConfigError: The admin address cannot be bound.
+            ConfigError: An address of the admin, probes or metrics listener cannot be bound.
         """
         if self.settings.listen is not None:
             # An address that the user named must be had at once: failing now beats retrying in the background.
             self.supervisor.adopt(bind_group(plain_listener(self.settings.listen), self.settings.workers))
-        admin = None if self.settings.admin is None else await _admin_listener(self.settings.admin)
+        settings = self.settings
+        opened = await open_pages(self.pages(), admin=settings.admin, probes=settings.probes, metrics=settings.metrics)
         async with trio.open_nursery() as nursery:
-            if admin is not None:
-                host, port = admin.socket.getsockname()[:2]
-                address = Address(host=host, port=port)
-                log.info("admin listening", extra={"address": str(address)})
-                self._announce.admin(address)
-                nursery.start_soon(Admin(self.pages()).serve, admin)
+            for one in opened:
+                if one.name == "admin":
+                    self._announce.admin(one.address)
+                nursery.start_soon(one.serve)
             nursery.start_soon(self._announce_ready)
             nursery.start_soon(self._signals, nursery.cancel_scope)
             nursery.start_soon(self.feed.run)
@@ -257,13 +234,7 @@ class Gateway:
             await changed.wait()
 
     def _publish(self, result: CompileResult) -> None:
-        found = frozenset(result.diagnostics)
-        for diagnostic in sorted(found - self._logged, key=Diagnostic.render):
-            level = logging.ERROR if diagnostic.severity is Severity.ERROR else logging.WARNING
-            log.log(level, "manifest diagnostic", extra={"diagnostic": diagnostic.render()})
-        for diagnostic in self._logged - found:
-            log.info("manifest diagnostic is gone", extra={"diagnostic": diagnostic.render()})
-        self._logged = found
+        self._diagnostic_log.take(result.diagnostics)
         self.supervisor.publish(result)
 
     async def _announce_ready(self) -> None:
@@ -362,17 +333,6 @@ class Gateway:
             "probes": self.probes.sent,
             "compile_failures": self.feed.failures,
         }
-
-
-async def _admin_listener(address: Address) -> trio.SocketListener:
-    try:
-        listeners = await trio.open_tcp_listeners(address.port, host=address.host)
-    except OSError as error:
-        raise ConfigError(
-            f"admin: cannot bind {address}: {error.strerror or error}; stop the other process or choose another port",
-            reason=Reason.INVALID_VALUE,
-        ) from error
-    return listeners[0]
 
 
 def _has_terminal() -> bool:

@@ -24,21 +24,27 @@ _ALWAYS = ("2xx", "5xx")
 """Code classes that each route has from its first request: an error ratio needs both."""
 
 
-def render(values: Mapping[CellKey, float], routes: Iterable[tuple[RoutePair, RouteTotals]]) -> bytes:
+def render(
+    values: Mapping[CellKey, float],
+    routes: Iterable[tuple[RoutePair, RouteTotals]] = (),
+    *,
+    metrics: Mapping[str, Metric] = names.METRICS,
+) -> bytes:
     """Return the page.
 
     Args:
         values: Every number but those of requests; metrics without labels that are missing count as 0.
         routes: What the ledger knows of requests.
+        metrics: Those that the process has.
     """
-    lines: dict[str, list[str]] = {name: [] for name in names.METRICS}
+    lines: dict[str, list[str]] = {name: [] for name in metrics}
     for (name, labels), value in values.items():
-        metric = names.METRICS[name]
+        metric = metrics[name]
         lines[name].append(f"{name}{_braces(metric, labels)} {number(value)}")
     for pair, totals in routes:
         _route(lines, pair, totals)
     text: list[str] = []
-    for name, metric in names.METRICS.items():
+    for name, metric in metrics.items():
         found = lines[name]
         if not found and not metric.labels and metric.kind is Kind.COUNTER:
             found = [f"{name} 0"]

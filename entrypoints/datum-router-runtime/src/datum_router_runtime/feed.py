@@ -14,12 +14,14 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 
 import trio
 
 from datum_router.compiler.compiler import Compiler, CompileResult
 from datum_router.compiler.diagnostics import Diagnostic, Severity
 from datum_router.errors import SourceError, TerminalSourceError
+from datum_router.manifests.meta import ObjectKey
 from datum_router.plugins.protocols import Delete, Mark, Problems, Source, SourceEvent, Synced, Upsert
 from datum_router.reasons import Reason
 from datum_router.registry.store import Store, StoreView
@@ -36,6 +38,7 @@ DECODE_TURN_S = 0.005
 """How long a larger one is decoded before others get a turn (seconds), give or take an object."""
 
 Publish = Callable[[CompileResult], None]
+Observe = Callable[[CompileResult | None, StoreView, AbstractSet[ObjectKey]], None]
 
 
 class Feed:
@@ -43,6 +46,10 @@ class Feed:
 
     Args:
         publish: Called with each result whose content or diagnostics changed; must not block.
+        seen: Filled by the store with each object of which a version was read; given with `observe`, and emptied here.
+        observe: Called whenever what was read is in what was published: with the result if there is a new one, the view
+            that says what was read, and the objects that were seen since the last call. Nothing in that view waits to
+            be compiled. Must not block.
         wall_clock: Unix seconds, for people only.
 
     Attributes:
@@ -63,11 +70,14 @@ class Feed:
         "_dirty",
         "_has_changed",
         "_has_failed",
+        "_has_published",
         "_inbox",
         "_is_compiling",
         "_marks",
+        "_observe",
         "_publish",
         "_published_marks",
+        "_seen",
         "_sources",
         "_store",
         "_unsynced",
@@ -93,8 +103,12 @@ class Feed:
         debounce_s: float,
         debounce_max_s: float,
         wall_clock: Callable[[], float] = time.time,
+        seen: set[ObjectKey] | None = None,
+        observe: Observe | None = None,
     ) -> None:
         self._sources = dict(sources)
+        self._seen = set() if seen is None else seen
+        self._observe = observe
         self._store = store
         self._compiler = compiler
         self._publish = publish
@@ -105,6 +119,7 @@ class Feed:
         self._has_changed = False
         self._is_compiling = False
         self._has_failed = False
+        self._has_published = False
         self._inbox: deque[Sequence[SourceEvent]] = deque()  # the first one may be taken in in part
         self._marks: dict[str, str] = {}
         self._published_marks: dict[str, str] = {}
@@ -141,12 +156,25 @@ class Feed:
         if self._has_changed:
             self._changed_at = trio.current_time()
             self._dirty.set()
+        else:
+            self._tell()
+
+    @property
+    def _is_settled(self) -> bool:
+        """Tell whether all that was taken in is in what was published last: what changed nothing is at once."""
+        return not (self._has_changed or self._inbox or self._is_compiling or self._has_failed)
 
     def published_marks(self) -> Mapping[str, str]:
         """Return, by kind, the API's version up to which everything is in what was published last."""
-        # What changed nothing is in force at once.
-        is_settled = not (self._has_changed or self._inbox or self._is_compiling or self._has_failed)
-        return dict(self._marks if is_settled else self._published_marks)
+        return dict(self._marks if self._is_settled else self._published_marks)
+
+    def _tell(self) -> None:
+        """Tell what was seen, if none of it waits to be compiled."""
+        if self._observe is None or not self._seen or not self._is_settled or not self._has_published:
+            return
+        seen = frozenset(self._seen)
+        self._seen.clear()
+        self._observe(None, self._store.view(), seen)
 
     def _take_in(self) -> Generator[None, None, None]:
         """Apply what waits, in order, one event a step."""
@@ -220,9 +248,11 @@ class Feed:
             self._dirty = trio.Event()
             await in_turns(self._take_in(), DECODE_TURN_S)
             if not (self._has_changed and self.synced):
+                self._tell()
                 continue
             started = trio.current_time()
-            view, marks = self._store.view(), dict(self._marks)
+            view, marks, seen = self._store.view(), dict(self._marks), frozenset(self._seen)
+            self._seen.clear()
             self._has_changed = False
             self._is_compiling = True
             try:
@@ -232,6 +262,7 @@ class Feed:
                 log.exception("compilation failed, the last good snapshot stays in force")
                 self.failures += 1
                 self._has_failed = True
+                self._seen.update(seen)
                 last = self._note_compiled(started)
                 continue
             finally:
@@ -251,7 +282,11 @@ class Feed:
             )
             self._published_marks = marks
             self._has_failed = False
+            self._has_published = True
             self._publish(result)
+            if self._observe is not None:
+                self._observe(result, view, seen)
+                self._tell()
             last = trio.current_time()
             await trio.lowlevel.checkpoint()
 

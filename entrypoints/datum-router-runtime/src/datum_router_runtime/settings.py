@@ -1,4 +1,4 @@
-"""Settings of a gateway: typed, validated, documented once.
+"""Settings of a gateway and of a controller: typed, validated, documented once.
 
 Every field has a name, a default and a unit; `docs/reference/settings.md` is generated from here.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping
+from typing import TypeVar
 
 import msgspec
 
@@ -18,6 +19,7 @@ _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P
 LOCAL_NAMES = {"": "0.0.0.0", "localhost": "127.0.0.1", "*": "0.0.0.0"}
 MAX_WORKERS = 256
 MAX_DURATION_S = 3600.0
+MAX_CONCURRENT_WRITES = 64
 
 
 class Address(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +105,19 @@ def _require_duration(seconds: float, name: str) -> None:
         )
 
 
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def _convert(values: Mapping[str, object], struct: type[S]) -> S:
+    try:
+        return msgspec.convert(dict(values), struct)
+    except msgspec.ValidationError as error:
+        cause = error.__cause__
+        if isinstance(cause, ConfigError):
+            raise cause from error
+        raise ConfigError(f"settings: {error}", reason=Reason.INVALID_VALUE) from error
+
+
 class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that a gateway process is told from outside.
 
@@ -115,6 +130,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         workers: Worker processes, 1 to 256.
         admin: Loopback address of /healthz, /readyz, /snapshot, /diagnostics, /plugins, /health, /stats and /metrics;
             None = off.
+        probes: Address of /healthz and /readyz, which say a status and nothing else; None = off.
+        metrics: Address of /metrics; None = off.
         data_plane: Name of the data plane plugin.
         data_plane_config: Its text settings.
         topology: Where this gateway is, for locality: `topology.datum.net/city-code=IAD`.
@@ -141,6 +158,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     bind: str = ""
     workers: int = 1
     admin: Address | None = None
+    probes: Address | None = None
+    metrics: Address | None = None
     data_plane: str = "proxy"
     data_plane_config: Mapping[str, str] = {}
     topology: Mapping[str, str] = {}
@@ -167,13 +186,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: An unknown name, a value of the wrong type or out of range.
         """
-        try:
-            return msgspec.convert(dict(values), cls)
-        except msgspec.ValidationError as error:
-            cause = error.__cause__
-            if isinstance(cause, ConfigError):
-                raise cause from error
-            raise ConfigError(f"settings: {error}", reason=Reason.INVALID_VALUE) from error
+        return _convert(values, cls)
 
     def __post_init__(self) -> None:
         _require_workers(self.workers, "workers")
@@ -191,6 +204,60 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
             _require_duration(getattr(self, name), name)
 
 
+class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that a controller process is told from outside.
+
+    Attributes:
+        source: Name of the source plugin.
+        source_config: Its text settings.
+        cluster: Name of the plugin's cluster that is written to; it takes the source's settings.
+        identity: What this process is called where it leads; empty = POD_NAME, else the host's name.
+        lease: Name of the lease, in the namespace of this process, by which one of several controllers leads.
+        admin: Loopback address of /healthz, /readyz, /diagnostics, /plugins, /stats and /metrics; None = off.
+        probes: Address of /healthz and /readyz, which say a status and nothing else; None = off.
+        metrics: Address of /metrics; None = off.
+        debounce_s: Changes that follow another within this time are gathered into one compilation.
+        debounce_max_s: Never gathered for longer than this while they keep coming.
+        settle_s: How long a status waits for what follows, such as gateways' word, before it is written.
+        concurrent_writes: Statuses that are written at once.
+        disabled_plugins: Entry-point names that are not loaded.
+    """
+
+    source: str = "kubernetes"
+    source_config: Mapping[str, str] = {}
+    cluster: str = "kubernetes"
+    identity: str = ""
+    lease: str = "router-controller"
+    admin: Address | None = None
+    probes: Address | None = None
+    metrics: Address | None = None
+    debounce_s: float = 0.05
+    debounce_max_s: float = 1.0
+    settle_s: float = 0.2
+    concurrent_writes: int = 8
+    disabled_plugins: tuple[str, ...] = ()
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, object]) -> ControllerSettings:
+        """Return settings from keyword values of the right types; those that only gateways have are passed over.
+
+        Raises:
+            ConfigError: A value of the wrong type or out of range.
+        """
+        return _convert({name: value for name, value in values.items() if name in cls.__struct_fields__}, cls)
+
+    def __post_init__(self) -> None:
+        if self.admin is not None:
+            _require_loopback(self.admin, "admin")
+        for name in ("debounce_s", "debounce_max_s", "settle_s"):
+            _require_duration(getattr(self, name), name)
+        if not 1 <= self.concurrent_writes <= MAX_CONCURRENT_WRITES:
+            raise ConfigError(
+                f"concurrent_writes: found {self.concurrent_writes}, expected 1 to {MAX_CONCURRENT_WRITES}",
+                reason=Reason.INVALID_VALUE,
+            )
+
+
 ENVIRONMENT = {
     "DATUM_ROUTER_LAMEDUCK_SECS": "lameduck_s",
     "DATUM_ROUTER_GRACE_SECS": "grace_s",
@@ -203,6 +270,9 @@ ENVIRONMENT = {
 
 TEXTS = {"DATUM_ROUTER_IDENTITY": "identity", "DATUM_ROUTER_SNAPSHOT_FILE": "snapshot_file"}
 """Environment variable -> field, for plain text."""
+
+ADDRESSES = {"DATUM_ROUTER_PROBES": "probes", "DATUM_ROUTER_METRICS": "metrics"}
+"""Environment variable -> field, for addresses that others may reach."""
 
 
 def parse_pairs(text: str, variable: str, example: str) -> dict[str, str]:
@@ -243,6 +313,9 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
     for variable, field in TEXTS.items():
         if text := environ.get(variable, ""):
             found[field] = text
+    for variable, field in ADDRESSES.items():
+        if text := environ.get(variable, ""):
+            found[field] = parse_address(text, name=variable)
     workers = environ.get("DATUM_ROUTER_WORKERS", "")
     if workers:
         if not workers.isascii() or not workers.isdecimal():

@@ -31,12 +31,6 @@ class AttachmentResolver:
         namespace = ref.namespace or service.metadata.namespace
         key = ObjectKey(kind="VPCService", namespace=service.metadata.namespace, name=service.metadata.name)
         target = ObjectKey(kind="VPCAttachment", namespace=namespace, name=ref.name)
-        if not is_permitted(view, referrer=key, target=target, group=GROUP):
-            message, hint = refusal(key, target, group=GROUP)
-            refused = ResolveProblem(
-                path=PATH, reason=Reason.REF_NOT_PERMITTED, message=message, hint=hint, is_reference=False
-            )
-            return Resolution(problems=(refused,))
         attachment = view.get("VPCAttachment", namespace, ref.name)
         if not isinstance(attachment, VPCAttachment):
             problem = ResolveProblem(
@@ -46,6 +40,12 @@ class AttachmentResolver:
                 missing=target,
             )
             return Resolution(problems=(problem,))
+        if not is_permitted(view, referrer=key, target=target, group=GROUP):
+            message, hint = refusal(key, target, group=GROUP)
+            refused = ResolveProblem(
+                path=PATH, reason=Reason.REF_NOT_PERMITTED, message=message, hint=hint, is_reference=False
+            )
+            return Resolution(problems=(refused,))
         problems: list[ResolveProblem] = []
         is_serving = True
         if attachment.status is None or not attachment.status.ready:

@@ -132,6 +132,7 @@ class Follower:
         "_failures",
         "_is_in_list",
         "_is_missed",
+        "_is_unreachable",
         "_is_whole",
         "_limit",
         "_pause",
@@ -171,6 +172,7 @@ class Follower:
         self._token = ""
         self._seen: set[Name] = set()
         self._failures = 0
+        self._is_unreachable = False
         self._relists = 0
         self._pause: Wait | None = None
         self.known = known
@@ -383,6 +385,10 @@ class Follower:
         self._back_off()
 
     def _back_off(self, *, retry_after_s: float = 0.0, is_for_api: bool = False) -> None:
+        if self._is_unreachable and not is_for_api:
+            # It answers again, if only that it is not ready yet: how long it was away says nothing about that.
+            self._failures = 0
+        self._is_unreachable = is_for_api
         self._failures += 1
         max_s = self._unreachable_max_s if is_for_api else MAX_BACKOFF_S
         wait_s = full_jitter(self._failures, initial_s=FIRST_BACKOFF_S, max_s=max_s, rng=self._rng)

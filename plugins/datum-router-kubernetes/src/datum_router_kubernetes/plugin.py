@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from datum_router.manifests.lease import Lease, lease_content
 from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.plugins.hookspecs import hookimpl
 from datum_router.plugins.specs import ClusterSpec, PluginInfo, ResolverSpec, SourceSpec
@@ -43,8 +44,16 @@ def datum_router_plugin_info() -> PluginInfo:
 
 @hookimpl
 def datum_router_resource_kinds() -> Sequence[ResourceKind]:
-    """Add Service, EndpointSlice and Pod."""
+    """Add Service, EndpointSlice, Pod and Lease."""
     return [
+        ResourceKind(
+            group="coordination.k8s.io",
+            version="v1",
+            kind="Lease",
+            plural="leases",
+            struct=Lease,
+            content=lease_content,
+        ),
         ResourceKind(
             group="", version="v1", kind="Service", plural="services", struct=Service, content=service_content
         ),

@@ -98,11 +98,17 @@ class _Binding:
         ref = self.binding.spec.service_ref
         namespace = ref.namespace or self.key.namespace
         target = ObjectKey(kind="Service", namespace=namespace, name=ref.name)
-        if not is_permitted(self.view, referrer=self.key, target=target, group=""):
+        service = self.view.get("Service", target.namespace, target.name)
+        may_refer = is_permitted(self.view, referrer=self.key, target=target, group="")
+        if not isinstance(service, Service):
+            self._problem(SERVICE_PATH, Reason.SERVICE_NOT_FOUND, f"{target} is not there", missing=target)
+        elif not may_refer:
             message, hint = refusal(self.key, target, group="")
             self._problem("spec.serviceRef.namespace", Reason.REF_NOT_PERMITTED, message, hint=hint, is_reference=False)
-            return Contribution(object=self.key)
-        self._find(target)
+        else:
+            self._find(service, target)
+        if not may_refer:
+            return Contribution(object=self.key)  # nothing that was taken before is held, either
         endpoints = self._endpoints()
         found = self.finder.shortfalls.messages()
         shortfalls = [self._shortfall(reason, text) for reason, text in found]
@@ -141,12 +147,8 @@ class _Binding:
 
     # --- what is referred to ---------------------------------------------------------------------------------------
 
-    def _find(self, target: ObjectKey) -> None:
+    def _find(self, service: Service, target: ObjectKey) -> None:
         """Fill in `members` from the slices of a Service."""
-        service = self.view.get("Service", target.namespace, target.name)
-        if not isinstance(service, Service):
-            self._problem(SERVICE_PATH, Reason.SERVICE_NOT_FOUND, f"{target} is not there", missing=target)
-            return
         if service.spec.type == "ExternalName":
             self._problem(
                 SERVICE_PATH,

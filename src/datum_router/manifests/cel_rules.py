@@ -1,0 +1,189 @@
+"""Which rules the API server runs on which Struct: what `validate` says of all kinds but VPCRoute (`cel_route`)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import Struct
+
+from datum_router.manifests.cel import (
+    CelRule,
+    address,
+    address_or_host,
+    excludes,
+    filled,
+    given,
+    header_changed,
+    host,
+    host_port,
+    label_map,
+    lasting,
+    needs,
+    network,
+    path,
+)
+from datum_router.manifests.cel_route import ROUTE_RULES
+from datum_router.manifests.parts import HttpHeader, LabelSelector, LabelSelectorRequirement, RetryBackoff, Timeouts
+from datum_router.manifests.servicebinding import ServiceBindingSpec
+from datum_router.manifests.vpcegress import EgressDestination, EgressMatch, EgressTls
+from datum_router.manifests.vpcingress import AllowedRoutes, IngressRule, IngressTls, VPCIngressSpec
+from datum_router.manifests.vpcservice import (
+    EndpointSpec,
+    ExportTo,
+    HealthCheck,
+    PassiveHealthCheck,
+    UpstreamTlsSpec,
+    VPCServiceSpec,
+)
+from datum_router.reasons import Reason
+
+# --- parts of several kinds ------------------------------------------------------------------------------------
+
+_SELECTOR: Final = (
+    needs("values", "self.operator in ['In', 'NotIn']", "operators In and NotIn need values", is_list=True),
+    excludes("values", "self.operator in ['Exists', 'DoesNotExist']", "only In and NotIn take values", is_list=True),
+)
+_NAMESPACES: Final = (
+    needs("selector", "self.namespaces == 'Selector'", "namespaces Selector needs selector"),
+    excludes("selector", "self.namespaces != 'Selector'", "only namespaces Selector reads a selector"),
+)
+_BACKOFF: Final = CelRule(
+    rule="self.initialMs <= self.maxMs", message="expected initialMs to be at most maxMs", field="initialMs"
+)
+_TIMEOUTS: Final = (
+    lasting("connect"),
+    CelRule(
+        rule=f"!({given('request')} && {given('backendRequest')}) || duration(self.request) == duration('0s')"
+        " || duration(self.backendRequest) <= duration(self.request)",
+        message="expected backendRequest to be at most request",
+        field="backendRequest",
+    ),
+)
+
+# --- VPCService ------------------------------------------------------------------------------------------------
+
+# As `validate`: a probe is of the type that is given, or gRPC for a gRPC service that names no path.
+_IS_GRPC: Final = "self.protocol in ['GRPC', 'gRPC'] && !has(self.healthCheck.httpPath)"
+_PROBE: Final = f"(has(self.healthCheck.type) ? self.healthCheck.type : {_IS_GRPC} ? 'GRPC' : 'HTTP')"
+
+
+def _probe(name: str, kinds: str, message: str, *, is_list: bool = False) -> CelRule:
+    return excludes(f"healthCheck.{name}", f"has(self.healthCheck) && !({_PROBE} in {kinds})", message, is_list=is_list)
+
+
+_HTTP_ONLY: Final = "only a probe of type HTTP has"
+_HAS_TLS_SETTINGS: Final = (
+    f"{given('tls.sni')} || {filled('tls.caCertificateRefs')} || {given('tls.insecureSkipVerify')}"
+    " && self.tls.insecureSkipVerify"
+)
+_SERVICE: Final = (
+    CelRule(
+        rule=f"{given('vpcAttachmentRef')} || {filled('endpoints')} || {given('tunnel')}"
+        f" || {given('discovery.method')} && self.discovery.method == 'kubernetes'",
+        message="expected vpcAttachmentRef, endpoints, or discovery.method: kubernetes with a ServiceBinding",
+        field="vpcAttachmentRef",
+        reason=Reason.MISSING_FIELD,
+    ),
+    lasting("connectTimeout"),
+    label_map("labels"),
+    label_map("topology"),
+    _probe("httpPath", "['HTTP']", f"{_HTTP_ONLY} httpPath"),
+    _probe("method", "['HTTP']", f"{_HTTP_ONLY} method"),
+    _probe("expectedStatuses", "['HTTP']", f"{_HTTP_ONLY} expectedStatuses", is_list=True),
+    _probe("host", "['HTTP', 'GRPC', 'gRPC']", "a probe of type TCP has no host"),
+    _probe("headers", "['HTTP', 'GRPC', 'gRPC']", "a probe of type TCP has no headers", is_list=True),
+    CelRule(
+        rule=f"!({given('healthCheck.grpcService')}) || self.healthCheck.grpcService == ''"
+        f" || {_PROBE} in ['GRPC', 'gRPC']",
+        message="only a probe of type GRPC has grpcService",
+        field="healthCheck.grpcService",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
+    CelRule(
+        rule=f"self.protocol != 'HTTPS' || !({given('tls.mode')}) || self.tls.mode != 'Disable'",
+        message="protocol HTTPS needs TLS: expected mode Simple, or protocol HTTP",
+        field="tls.mode",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
+    CelRule(
+        rule=f"self.protocol != 'H2C' || !({given('tls.mode')}) || self.tls.mode == 'Disable'",
+        message="protocol H2C is HTTP/2 without TLS: expected mode Disable, or protocol HTTPS or GRPC",
+        field="tls.mode",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
+    CelRule(
+        rule=f"!({_HAS_TLS_SETTINGS}) || {given('tls.mode')} || self.protocol == 'HTTPS'",
+        message="there are TLS settings, but the protocol is spoken without TLS: expected mode Simple",
+        field="tls.mode",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
+)
+_UPSTREAM_TLS: Final = (
+    host("sni", is_wildcard_allowed=False),
+    CelRule(
+        rule=f"!self.insecureSkipVerify || !({filled('caCertificateRefs')})",
+        message="caCertificateRefs have no effect while no certificate is verified",
+        field="insecureSkipVerify",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
+)
+_STATUS_RANGE: Final = CelRule(
+    on="expectedStatuses[]",
+    rule="!self.contains('-') || int(self.substring(0, 3)) <= int(self.substring(4))",
+    message="expected the lower status first",
+)
+
+# --- ServiceBinding and VPCIngress -----------------------------------------------------------------------------
+
+_BINDING: Final = CelRule(
+    on="portMappings",
+    rule="self.all(a, self.exists_one(b, "
+    + " == ".join(f"(has({x}.vpcPort) ? {x}.vpcPort : {x}.servicePort)" for x in "ab")
+    + "))",
+    message="expected each port of the VPCService to be mapped once",
+    reason=Reason.MUTUALLY_EXCLUSIVE,
+)
+_INGRESS: Final = (
+    host("host"),
+    host("hosts[]"),
+    label_map("annotations"),
+    CelRule(
+        on="listeners",
+        rule="self.all(a, self.exists_one(b, a.port == b.port))",
+        message="expected each port once",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
+    CelRule(
+        rule=f"{given('tls')} || !has(self.listeners) || !self.listeners.exists(l, l.protocol == 'HTTPS')",
+        message="a listener speaks HTTPS, so a certificate must be named",
+        field="tls",
+        reason=Reason.MISSING_FIELD,
+    ),
+)
+
+RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
+    LabelSelector: (label_map("matchLabels"),),
+    LabelSelectorRequirement: _SELECTOR,
+    HttpHeader: (header_changed("name"),),
+    RetryBackoff: (_BACKOFF,),
+    Timeouts: _TIMEOUTS,
+    VPCServiceSpec: _SERVICE,
+    HealthCheck: (*path("httpPath", is_sent=True), host_port("host"), _STATUS_RANGE),
+    PassiveHealthCheck: (lasting("interval"), lasting("baseEjectionTime")),
+    EndpointSpec: (address("address"),),
+    UpstreamTlsSpec: _UPSTREAM_TLS,
+    ExportTo: _NAMESPACES,
+    ServiceBindingSpec: (_BINDING,),
+    VPCIngressSpec: _INGRESS,
+    IngressRule: path("path"),
+    IngressTls: (
+        CelRule(on="alpn", rule="self.all(a, self.exists_one(b, a == b))", message="expected each protocol once"),
+    ),
+    AllowedRoutes: _NAMESPACES,
+    EgressMatch: (network("destinationCidrs[]"), host("hostnames[]"), label_map("sourceLabels")),
+    EgressDestination: (address_or_host("endpoint"),),
+    EgressTls: (host("sni", is_wildcard_allowed=False),),
+    **ROUTE_RULES,
+}
+"""Rules by the Struct that they stand in; they hold wherever the Struct is used."""
