@@ -196,7 +196,28 @@ def test_what_others_say_in_a_status_is_left_alone(
     assert "Ready" in types
 
 
-def test_of_two_one_writes_and_when_it_is_killed_the_other_does(
+def test_k9_a_leader_that_is_stopped_for_long_writes_nothing_when_it_wakes_up(
+    stage: Stage, controller: ServiceProcess, namespace: Callable[[], str]
+) -> None:
+    there = namespace()
+    other = stage.controller("other")
+    eventually(lambda: stats(other)["holder"] == stats(controller)["identity"], "the holder known")
+    before = stats(controller)["writes"]
+    controller.process.send_signal(signal.SIGSTOP)
+    try:
+        eventually(lambda: stats(other)["is_leading"], "the other leading", 25.0)
+        one = stage.put(service(there, "api", 8080))
+        eventually(lambda: stage.conditions(one).get("Ready") == ("True", "Ready"), "the service")
+    finally:
+        controller.process.send_signal(signal.SIGCONT)
+    eventually(lambda: stats(controller)["holder"] == stats(other)["identity"], "the new holder known to the old one")
+    assert stats(controller)["is_leading"] is False
+    assert stats(controller)["writes"] == before
+    assert other.stop() == 0
+    eventually(lambda: stats(controller)["is_leading"], "the first one leading again", 10.0)
+
+
+def test_k9_of_two_one_writes_and_when_it_is_killed_the_other_does(
     stage: Stage, controller: ServiceProcess, namespace: Callable[[], str], tmp_path: Path
 ) -> None:
     there = namespace()
