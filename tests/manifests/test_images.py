@@ -98,7 +98,7 @@ def test_every_deployment_has_an_image_that_is_built_here() -> None:
         for container in deployment["spec"]["template"]["spec"]["containers"]
     }
     built = {re.findall(r"docker build -f (\S+) -t (\S+) \.", path.read_text())[0] for path in DOCKERFILES}
-    assert {(f"Dockerfile.{image.split(':')[0].rpartition('-')[2]}", image) for image in images} >= built
+    assert {(f"Dockerfile.{image.split(':')[0].rpartition('-')[2]}", image) for image in images} == built
 
 
 @each
