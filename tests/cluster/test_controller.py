@@ -11,7 +11,17 @@ from typing import Any
 import pytest
 
 from tests.cluster.control_plane import ControlPlane
-from tests.cluster.stage import SYSTEM, Stage, install, route, service
+from tests.cluster.stage import (
+    SYSTEM,
+    Stage,
+    binding,
+    endpoint_slice,
+    install,
+    kube_service,
+    own_address,
+    route,
+    service,
+)
 from tests.conftest import eventually
 from tests.processes import ServiceProcess
 
@@ -76,23 +86,51 @@ def test_the_last_good_version_stays_in_force_and_the_bad_one_is_named(
     stage: Stage, controller: ServiceProcess, namespace: Callable[[], str]
 ) -> None:
     there = namespace()
-    stage.put(service(there, "api", 8080))
-    one = stage.put(route(there, "r", "api", path="/r"))
-    eventually(lambda: stage.conditions(one).get("Accepted") == ("True", "Accepted"), "the first version")
-    # What the schema lets pass and the router refuses: a redirect beside destinations.
-    redirect = {"type": "RequestRedirect", "requestRedirect": {"hostname": "b.test"}}
-    answer = stage.plane.request(
-        "PATCH",
-        f"/apis/router.datum.net/v1alpha1/namespaces/{there}/vpcroutes/r",
-        {"spec": {"filters": [redirect]}},
-        content_type="application/merge-patch+json",
-    )
-    if answer.status != 200:
-        pytest.skip("the schema refuses it by now")
+    one = stage.put(service(there, "api", 8080))
+    eventually(lambda: stage.conditions(one).get("Ready") == ("True", "Ready"), "the first version")
+    # What the schema lets pass and the router refuses.
+    twice = [{"address": "127.0.0.1", "port": 8080}, {"address": "127.0.0.1"}]
+    stage.patch(one, {"spec": {"endpoints": twice}})
     eventually(lambda: stage.conditions(one).get("Accepted", ("", ""))[0] == "False", "the second version refused")
-    conditions = {item["type"]: item for item in status_of(stage, one)["conditions"]}
+    found = status_of(stage, one)
+    conditions = {item["type"]: item for item in found["conditions"]}
+    assert conditions["Accepted"]["message"].startswith("spec.endpoints[1]: ")
     assert conditions["Accepted"]["message"].endswith("; the last good version, generation 1, stays in force")
-    assert conditions["Programmed"]["observedGeneration"] == 1
+    assert conditions["EndpointsReady"]["observedGeneration"] == 1
+    assert (found["observedGeneration"], found["ready"], found["endpointCount"]) == (2, False, 1)
+    written = stats(controller)["writes"]["VPCService"]
+    stage.patch(one, {"metadata": {"labels": {"touched": "yes"}}})
+    time.sleep(1.5)  # whether anything is written is what is looked at
+    assert stats(controller)["writes"]["VPCService"] == written
+    stage.patch(one, {"spec": {"endpoints": [{"address": "127.0.0.1", "port": 8081}]}})
+    eventually(lambda: stage.conditions(one).get("Ready") == ("True", "Ready"), "the third version")
+    reasons = [(kind, reason) for kind, reason, _ in told(stage, there)]
+    assert reasons == [("Warning", conditions["Accepted"]["reason"]), ("Normal", "Accepted")]
+
+
+def test_a_binding_says_what_it_gives_and_one_without_auto_sync_holds_it(
+    stage: Stage, controller: ServiceProcess, namespace: Callable[[], str]
+) -> None:
+    there, here = namespace(), own_address()
+    api, held_api = stage.put(service(there, "api")), stage.put(service(there, "held"))
+    stage.put(kube_service(there, "svc"))
+    first = stage.put(endpoint_slice(there, "svc", "first", here, 9001))
+    follows = stage.put(binding(there, "svc", "api"))
+    holds = binding(there, "svc", "held")
+    holds["metadata"] = {"name": "holds", "namespace": there}
+    spec = holds["spec"]
+    assert isinstance(spec, dict)
+    holds = stage.put({**holds, "spec": {**spec, "autoSync": False}})
+    eventually(lambda: stage.conditions(follows).get("Synced") == ("True", "Synced"), "the one that follows")
+    eventually(lambda: stage.conditions(holds).get("Synced") == ("True", "Paused"), "the one that holds")
+    assert status_of(stage, holds)["endpoints"] == [f"{here}:9001"]
+    stage.put(endpoint_slice(there, "svc", "second", here, 9002))
+    eventually(lambda: status_of(stage, follows)["syncedEndpoints"] == 2, "the second endpoint")
+    eventually(lambda: status_of(stage, api).get("endpointCount") == 2, "the second endpoint of the service")
+    stage.delete(first)
+    eventually(lambda: status_of(stage, follows)["endpoints"] == [f"{here}:9002"], "the first endpoint gone")
+    assert status_of(stage, holds)["endpoints"] == [f"{here}:9001"]
+    assert status_of(stage, held_api)["endpointCount"] == 1
 
 
 def test_programmed_is_what_the_gateways_say(
@@ -158,7 +196,28 @@ def test_what_others_say_in_a_status_is_left_alone(
     assert "Ready" in types
 
 
-def test_of_two_one_writes_and_when_it_is_killed_the_other_does(
+def test_k9_a_leader_that_is_stopped_for_long_writes_nothing_when_it_wakes_up(
+    stage: Stage, controller: ServiceProcess, namespace: Callable[[], str]
+) -> None:
+    there = namespace()
+    other = stage.controller("other")
+    eventually(lambda: stats(other)["holder"] == stats(controller)["identity"], "the holder known")
+    before = stats(controller)["writes"]
+    controller.process.send_signal(signal.SIGSTOP)
+    try:
+        eventually(lambda: stats(other)["is_leading"], "the other leading", 25.0)
+        one = stage.put(service(there, "api", 8080))
+        eventually(lambda: stage.conditions(one).get("Ready") == ("True", "Ready"), "the service")
+    finally:
+        controller.process.send_signal(signal.SIGCONT)
+    eventually(lambda: stats(controller)["holder"] == stats(other)["identity"], "the new holder known to the old one")
+    assert stats(controller)["is_leading"] is False
+    assert stats(controller)["writes"] == before
+    assert other.stop() == 0
+    eventually(lambda: stats(controller)["is_leading"], "the first one leading again", 10.0)
+
+
+def test_k9_of_two_one_writes_and_when_it_is_killed_the_other_does(
     stage: Stage, controller: ServiceProcess, namespace: Callable[[], str], tmp_path: Path
 ) -> None:
     there = namespace()

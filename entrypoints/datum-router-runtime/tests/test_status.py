@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import collections
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import trio
@@ -131,6 +133,62 @@ def test_a_status_that_somebody_spoilt_is_written_anew() -> None:
             assert len(statuses(cluster)) == 1
             again = dict(cluster.status_of("vpcservices", key))
             assert again["ready"] is good["ready"] is True
+            nursery.cancel_scope.cancel()
+
+    simulate(script)
+
+
+def test_a_status_that_somebody_keeps_changing_is_written_more_and_more_rarely() -> None:
+    async def script() -> None:
+        cluster = FakeCluster()
+        key = service(cluster)
+        service(cluster, "other")
+        process = Process(cluster)
+        is_meddling = [True]
+
+        def meddle(raw: Mapping[str, Any], _is_gone: bool) -> None:
+            """Take `ready` back whenever it is said."""
+            status = raw.get("status", {})
+            if is_meddling[0] and raw["metadata"]["name"] == "api" and status.get("ready"):
+                cluster.put({**raw, "status": {**status, "ready": False}}, plural="vpcservices")
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(process.run)
+            await trio.sleep(10.0)
+            cluster.watchers.append(meddle)
+            service(cluster, port=81)
+            await trio.sleep(3600.0)
+            times = len([write for write in statuses(cluster) if write.key == key])
+            assert 8 < times < 30, "not five a second"
+            assert process.writer.errors["VPCService", "contested"] > 5
+            assert len(statuses(cluster)) - times == 1, "nobody else is held up, or written again"
+            is_meddling[0] = False
+            await trio.sleep(400.0)
+            assert cluster.status_of("vpcservices", key)["ready"] is True
+            assert process.writer.failing == 0
+            before = len(statuses(cluster))
+            service(cluster, port=82)
+            await trio.sleep(1.0)
+            assert len(statuses(cluster)) == before + 1, "forgotten"
+            nursery.cancel_scope.cancel()
+
+    simulate(script)
+
+
+def test_an_object_that_is_edited_often_is_not_contested() -> None:
+    async def script() -> None:
+        cluster = FakeCluster()
+        service(cluster)
+        process = Process(cluster)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(process.run)
+            await trio.sleep(10.0)
+            for number in range(50):
+                service(cluster, port=1000 + number)
+                await trio.sleep(0.3)
+            await trio.sleep(5.0)
+            assert process.writer.errors.total() == 0
+            assert len(statuses(cluster)) > 40
             nursery.cancel_scope.cancel()
 
     simulate(script)

@@ -100,7 +100,8 @@ CONDITION = Label(
 )
 STATUS = Label(name="status", values=("True", "False", "Unknown"))
 WRITE_ERROR = Label(
-    name="error", values=("unavailable", "conflict", "not_found", "rejected", "forbidden", "internal", OTHER)
+    name="error",
+    values=("unavailable", "conflict", "not_found", "rejected", "forbidden", "contested", "internal", OTHER),
 )
 
 
@@ -318,7 +319,8 @@ STATUS_WRITES = _counter("datum_router_status_writes_total", "writes", "Statuses
 STATUS_WRITE_ERRORS = _counter(
     "datum_router_status_write_errors_total",
     "writes",
-    "Statuses that could not be written; they are tried again, but for rejected ones.",
+    "Statuses that could not be written, or were put off since somebody else keeps changing them (contested). They are "
+    "tried again, but for rejected ones.",
     KIND,
     WRITE_ERROR,
 )

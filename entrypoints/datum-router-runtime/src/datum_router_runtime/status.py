@@ -8,7 +8,8 @@ and looking costs no request. Each waits `SETTLE_S` first, so that what a gatewa
 Whoever does not lead keeps its knowledge up to date and writes nothing. At the beginning of a term every object is
 looked at once, behind whatever is edited meanwhile.
 
-What was written is taken to be the object's status until another version of the object is read.
+What was written is taken to be the object's status until another version of the object is read. If that has another
+status than was written, somebody else writes it, too: it is written again a few times, then more and more rarely.
 """
 
 from __future__ import annotations
@@ -58,6 +59,10 @@ WRITE_TIMEOUT_S = 60.0
 """One write, with its events, is given up after so long (seconds) and tried again."""
 FORBIDDEN_RETRY_S = 60.0
 """A write that this process has no right to make is tried again after so long (seconds) at the earliest."""
+FREE_REWRITES = 3
+"""How often in a row a status that somebody else changed is written again at once; then later and later."""
+MAX_REWRITE_S = 300.0
+"""Longest wait before a status that somebody else keeps changing is written again (seconds)."""
 EXPIRY_MARGIN_S = 0.1
 """After so long (seconds) a record that ran out has certainly done so."""
 
@@ -127,6 +132,8 @@ class StatusWriter:
         self._refused: AbstractSet[ObjectKey] = frozenset()
         self._waiting: set[ObjectKey] = set()  # not in force everywhere when last looked at
         self._written: dict[ObjectKey, tuple[str, StatusPart]] = {}
+        self._rewrites: dict[ObjectKey, int] = {}  # in a row, of statuses that were changed behind our back
+        self._put_off: set[ObjectKey] = set()  # those of them that have waited, or wait now
         self._woken = Signal()
         self._reported = Signal()
         self._is_informed = False
@@ -263,9 +270,14 @@ class StatusWriter:
             finally:
                 self.looks += 1
                 self.look_s += time.perf_counter() - began
-            if planned is not None:
+            if planned is None:
+                self._queue.done(key)
+            elif key not in self._put_off and (patience_s := self._patience_s(key)):
+                self._put_off.add(key)
+                self._fail(key, "contested", at_least_s=patience_s)
+            else:
+                self._put_off.discard(key)
                 return key, planned
-            self._queue.done(key)
             await trio.lowlevel.checkpoint()
 
     def _look(self, key: ObjectKey) -> _Planned | None:
@@ -274,6 +286,8 @@ class StatusWriter:
         if metadata is None:
             self._waiting.discard(key)
             self._written.pop(key, None)
+            self._rewrites.pop(key, None)
+            self._put_off.discard(key)
             return None
         old = self._status(key, metadata)
         is_refused = self._index.is_refused(key)
@@ -287,6 +301,8 @@ class StatusWriter:
         assert subject is not None  # it has metadata
         new = desired_status(subject, self._index.facts(key), now=timestamp(self._wall_clock()))
         if is_same_status(old, new):
+            self._rewrites.pop(key, None)
+            self._put_off.discard(key)
             return None
         row = self._rows[key.kind]
         write = StatusWrite(
@@ -306,7 +322,14 @@ class StatusWriter:
             if written[0] == metadata.resource_version:
                 return written[1]
             del self._written[key]
+            if not is_same_status(self._index.status(key), written[1]):
+                self._rewrites[key] = self._rewrites.get(key, 0) + 1
         return self._index.status(key)
+
+    def _patience_s(self, key: ObjectKey) -> float:
+        """Return how long the next write of a status is to be put off that somebody else keeps changing."""
+        excess = self._rewrites.get(key, 0) - FREE_REWRITES
+        return min(2.0**excess, MAX_REWRITE_S) if excess > 0 else 0.0
 
     async def _write(self, key: ObjectKey, planned: _Planned, slots: trio.Semaphore) -> None:
         try:
