@@ -175,7 +175,7 @@ def own_address() -> str:
         return str(one.getsockname()[0])
 
 
-def endpoint_slice(
+def one_endpoint(
     namespace: str, service: str, name: str, address: str, port: int, *, pod: str = "", **conditions: bool
 ) -> dict[str, object]:
     """Return an EndpointSlice of a Service with one endpoint.
@@ -195,6 +195,41 @@ def endpoint_slice(
         "addressType": "IPv4",
         "ports": [{"name": "http", "port": port, "protocol": "TCP"}],
         "endpoints": [one],
+    }
+
+
+def endpoint_slice(
+    namespace: str,
+    name: str,
+    port: int,
+    *addresses: str,
+    conditions: Mapping[str, Mapping[str, bool]] | None = None,
+    pods: Mapping[str, str] | None = None,
+) -> dict[str, object]:
+    """Return the EndpointSlice of a Service.
+
+    Args:
+        conditions: By address, where they are not just ready.
+        pods: Names of the pods behind addresses.
+    """
+    endpoints: list[dict[str, object]] = []
+    for address in addresses:
+        one: dict[str, object] = {"addresses": [address]}
+        one["conditions"] = dict((conditions or {}).get(address, {"ready": True}))
+        if pods and address in pods:
+            one["targetRef"] = {"kind": "Pod", "name": pods[address], "namespace": namespace}
+        endpoints.append(one)
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": f"{name}-slice",
+            "namespace": namespace,
+            "labels": {"kubernetes.io/service-name": name},
+        },
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": port, "protocol": "TCP"}],
+        "endpoints": endpoints,
     }
 
 

@@ -15,9 +15,9 @@ from tests.cluster.stage import (
     SYSTEM,
     Stage,
     binding,
-    endpoint_slice,
     install,
     kube_service,
+    one_endpoint,
     own_address,
     route,
     service,
@@ -114,7 +114,7 @@ def test_a_binding_says_what_it_gives_and_one_without_auto_sync_holds_it(
     there, here = namespace(), own_address()
     api, held_api = stage.put(service(there, "api")), stage.put(service(there, "held"))
     stage.put(kube_service(there, "svc"))
-    first = stage.put(endpoint_slice(there, "svc", "first", here, 9001))
+    first = stage.put(one_endpoint(there, "svc", "first", here, 9001))
     follows = stage.put(binding(there, "svc", "api"))
     holds = binding(there, "svc", "held")
     holds["metadata"] = {"name": "holds", "namespace": there}
@@ -124,7 +124,7 @@ def test_a_binding_says_what_it_gives_and_one_without_auto_sync_holds_it(
     eventually(lambda: stage.conditions(follows).get("Synced") == ("True", "Synced"), "the one that follows")
     eventually(lambda: stage.conditions(holds).get("Synced") == ("True", "Paused"), "the one that holds")
     assert status_of(stage, holds)["endpoints"] == [f"{here}:9001"]
-    stage.put(endpoint_slice(there, "svc", "second", here, 9002))
+    stage.put(one_endpoint(there, "svc", "second", here, 9002))
     eventually(lambda: status_of(stage, follows)["syncedEndpoints"] == 2, "the second endpoint")
     eventually(lambda: status_of(stage, api).get("endpointCount") == 2, "the second endpoint of the service")
     stage.delete(first)
@@ -144,6 +144,7 @@ def test_programmed_is_what_the_gateways_say(
     try:
         eventually(lambda: stage.conditions(one).get("Programmed") == ("True", "Programmed"), "in force")
         assert status_of(stage, one)["ready"] is True
+        eventually(lambda: stats(controller)["queue"] == 0, "all others in force, too")
         before = stats(controller)["writes"]["VPCRoute"]
         stage.patch(one, {"spec": {"timeoutSeconds": 7}})
         eventually(lambda: stage.conditions(one).get("Programmed") == ("True", "Programmed"), "the edit in force")

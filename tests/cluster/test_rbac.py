@@ -96,8 +96,7 @@ def run(stage: Stage, **env: str) -> None:
     stage.put(certificate())
     stage.put(route(HERE, "api", "api", path="/api/v2"))
     eventually(lambda: report_version(plane) not in ("", first), "a newer report")
-    if not env:  # with several namespaces it waits for the API to say that nothing happened in the others: a minute
-        eventually(lambda: said(stage, objects[1], "Programmed") == "True", "the route in force")
+    eventually(lambda: said(stage, objects[1], "Programmed") == "True", "the route in force")
     assert gateway.stop() == 0
     eventually(lambda: not report_version(plane), "the report withdrawn")
     assert controller.stop() == 0

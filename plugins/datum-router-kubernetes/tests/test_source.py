@@ -171,16 +171,16 @@ def test_metadata_alone_is_asked_for_where_it_is_enough(api: ScriptedApi, stage:
     assert api.asked[1].headers["accept"].startswith("application/json;as=PartialObjectMetadata;")
 
 
-def test_of_several_namespaces_the_least_version_is_the_mark(api: ScriptedApi, stage: Stage) -> None:
+def test_of_several_namespaces_each_has_a_mark_of_its_own(api: ScriptedApi, stage: Stage) -> None:
     lines = Lines()
     api.lists("/apis/x.test/v1/namespaces/one/things", page([item("a", namespace="one")], "9"))
     api.lists("/apis/x.test/v1/namespaces/two/things", page([item("b", namespace="two")], "12"))
     api.watches("/apis/x.test/v1/namespaces/one/things", Reply(chunks=lines))
     with stage.run(THING, namespaces="one,two") as running:
         running.wait_synced()
-        assert [word for word in running.told() if "@" in word] == ["Thing@9"]
+        assert sorted(word for word in running.told() if "@" in word) == ["Thing/one@9", "Thing/two@12"]
         lines.put(bookmark("100"))
-        running.wait(lambda: "Thing@12" in running.told(), "the other namespace is the least now")
+        running.wait(lambda: "Thing/one@100" in running.told(), "the other one is where it was")
         lines.put(None)
 
 

@@ -67,11 +67,15 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     """Every change to objects of a kind up to this version of the API has been emitted before, or is in this batch.
 
     Sources without versions never send it. A gateway reports it once what came before is in force.
+
+    Attributes:
+        namespace: The one that it is about, if namespaces are followed one by one; empty for all that are followed.
     """
 
     source: str
     kind: str
     version: str
+    namespace: str = ""
 
 
 SourceEvent = Upsert | Delete | Problems | Synced | Mark

@@ -56,7 +56,8 @@ class GatewayReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
 
     Attributes:
         digest: `SnapshotData.digest` that every worker serves.
-        versions: Kind -> API version up to which everything is in force.
+        versions: Kind (or `report_key`, where namespaces are followed one by one) -> API version up to which everything
+            is in force.
         refused: Objects that this gateway refuses, first by kind, namespace and name; at most `MAX_REFUSED`.
         is_cut: There are more refused ones.
         problem: Why it cannot put what it has taken in into force, such as a port that another process has; empty if
@@ -72,6 +73,17 @@ class GatewayReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     problem: str = ""
     namespaces: tuple[str, ...] = ()
     label_selector: str = ""
+
+    def version_of(self, key: ObjectKey) -> int:
+        """Return up to which version objects of this kind and namespace are in force, as a number; 0 if none is."""
+        versions = self.versions
+        found = versions.get(key.kind)
+        return version_number(versions.get(report_key(key.kind, key.namespace), "") if found is None else found)
+
+
+def report_key(kind: str, namespace: str) -> str:
+    """Return what stands in a report for a kind, or for its objects of one namespace if that is not empty."""
+    return f"{kind}/{namespace}" if namespace else kind
 
 
 def make_refusals(refusals: Iterable[Refusal]) -> tuple[tuple[Refusal, ...], bool]:
@@ -229,11 +241,7 @@ class Verdicts:
         if not concerned:
             return NO_GATEWAY
         wanted = version_number(version)
-        behind = [
-            gateway
-            for gateway in concerned
-            if version_number(self._reports[gateway].versions.get(key.kind, "")) < wanted
-        ]
+        behind = [gateway for gateway in concerned if self._reports[gateway].version_of(key) < wanted]
         if behind:
             named = ", ".join(self._named(gateway) for gateway in behind[:NAMED_GATEWAYS])
             others = f" and {len(behind) - NAMED_GATEWAYS} others" if len(behind) > NAMED_GATEWAYS else ""

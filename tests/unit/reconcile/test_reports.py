@@ -200,3 +200,11 @@ def test_the_largest_report_fits_well_into_an_annotation() -> None:
     assert (
         len(encode_report(GatewayReport(refused=refused))) < 200_000
     )  # the API's limit is 262,144 for all annotations
+
+
+def test_a_gateway_that_follows_namespaces_one_by_one_has_a_version_for_each() -> None:
+    versions = {"VPCRoute/shop": "7", "VPCRoute/other": "3"}
+    verdicts = book(record("a", GatewayReport(versions=versions, namespaces=("shop", "other")))).verdicts(0.0)
+    assert verdicts.of(ROUTE, "7") == IN_FORCE
+    assert verdicts.of(ROUTE, "8").reason == "Pending"
+    assert verdicts.of(ObjectKey(kind="VPCRoute", namespace="other", name="x"), "4").reason == "Pending"

@@ -144,5 +144,6 @@ async def gateways(cluster: Cluster, namespace: str, targets: Sequence[Target]) 
 
 
 def _has(report: GatewayReport, target: Target) -> bool:
-    reached = version_number(report.versions.get(target.key.kind, ""))
-    return reached >= version_number(target.version) and all(one.key != target.key for one in report.refused)
+    return report.version_of(target.key) >= version_number(target.version) and all(
+        one.key != target.key for one in report.refused
+    )

@@ -24,6 +24,7 @@ from datum_router.errors import SourceError, TerminalSourceError
 from datum_router.manifests.meta import ObjectKey
 from datum_router.plugins.protocols import Delete, Mark, Problems, Source, SourceEvent, Synced, Upsert
 from datum_router.reasons import Reason
+from datum_router.reconcile.reports import report_key
 from datum_router.registry.store import Store, StoreView
 from datum_router_runtime.turns import Signal, in_turns
 
@@ -165,7 +166,7 @@ class Feed:
         return not (self._has_changed or self._inbox or self._is_compiling or self._has_failed)
 
     def published_marks(self) -> Mapping[str, str]:
-        """Return, by kind, the API's version up to which everything is in what was published last."""
+        """Return, by `report_key`, the API's version up to which everything is in what was published last."""
         return dict(self._marks if self._is_settled else self._published_marks)
 
     def _tell(self) -> None:
@@ -194,7 +195,7 @@ class Feed:
                 self._has_changed = True
             return
         if isinstance(event, Mark):
-            self._marks[event.kind] = event.version
+            self._marks[report_key(event.kind, event.namespace)] = event.version
             return
         if isinstance(event, Problems) and not self.synced:
             self._complain(event)

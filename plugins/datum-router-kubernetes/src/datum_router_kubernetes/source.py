@@ -125,8 +125,7 @@ class _Run:
         self._is_over = False
         self._threads: set[ListWatch] = set()  # that have not ended
         self._all_ended = trio.Event()
-        self._versions: dict[Collection, str] = {}
-        self._marks: dict[str, str] = {}
+        self._marks: dict[Collection, str] = {}
         self._waited_for: set[Collection] = set()  # whose first answer `Synced` waits for
         self._is_synced = False
         self._wanted = Wanted(source.max_named_watches)
@@ -136,9 +135,6 @@ class _Run:
         self._unreachable = ""
         wanted = collections_of(self._kinds, source.settings, client.namespace)
         self._collections = wanted
-        self._by_kind: dict[str, list[Collection]] = {}
-        for one in wanted:
-            self._by_kind.setdefault(one.kind, []).append(one)
 
     def start(self) -> None:
         """Start a thread for each collection."""
@@ -228,8 +224,7 @@ class _Run:
         one = thread.collection
         events = list(batch.events)
         if batch.version:
-            self._versions[one] = batch.version
-            events += self._mark(one.kind)
+            events += self._mark(one, batch.version)
         for referrer, named in self._named_now.pop(thread, {}).items():
             events += self._name(referrer, named)
         if batch.is_listed:
@@ -247,19 +242,12 @@ class _Run:
                 thread.known[event.key.namespace, event.key.name] = ""
         return True
 
-    def _mark(self, kind: str) -> list[SourceEvent]:
-        """Return up to which version a kind is known: the least of its collections' versions."""
-        versions = [self._versions.get(one, "") for one in self._by_kind.get(kind, ())]
-        if not versions or not all(versions):
+    def _mark(self, one: Collection, version: str) -> list[SourceEvent]:
+        """Return up to which version a kind is known in the namespaces of a collection, if that is news."""
+        if one.name or self._marks.get(one) == version:  # one object's says nothing of its kind
             return []
-        if len(versions) > 1:
-            if not all(text.isascii() and text.isdigit() for text in versions):
-                return []  # an API whose versions have no order
-            versions = [min(versions, key=int)]
-        if self._marks.get(kind) == versions[0]:
-            return []
-        self._marks[kind] = versions[0]
-        return [Mark(source=NAME, kind=kind, version=versions[0])]
+        self._marks[one] = version
+        return [Mark(source=NAME, kind=one.kind, version=version, namespace=one.namespace)]
 
     def _synced(self) -> list[SourceEvent]:
         """Return what is to be said when all that was there at the start is known; once."""

@@ -122,7 +122,7 @@ class RunningSource:
             elif isinstance(event, Delete):
                 found.append("-" + event.key.name)
             elif isinstance(event, Mark):
-                found.append(f"{event.kind}@{event.version}")
+                found.append(f"{event.kind}{'/' * bool(event.namespace)}{event.namespace}@{event.version}")
             elif isinstance(event, Synced):
                 found.append("synced")
         return found
