@@ -98,7 +98,7 @@ def test_kustomize_builds_what_the_steps_apply_and_the_gateway(fresh: ControlPla
     plain = sorted(
         (item["kind"], item["metadata"]["name"])
         for path in files()
-        if path.parent.name in ("crds", "rbac", "deployments")
+        if path.parent.name in ("crds", "rbac", "policies", "deployments")
         for item in yaml.safe_load_all(path.read_text())
     )
     assert made == plain

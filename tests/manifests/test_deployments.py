@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from datum_router_runtime.variables import PREFIX, VARIABLES
 from tests.manifests.documents import MANIFESTS, NAMESPACE, Document, documents, name_of, of_kind
 
 DEPLOYMENTS = [document for _, document in of_kind("Deployment")]
@@ -89,6 +90,13 @@ def test_the_pod_knows_its_name_and_namespace(deployment: Document) -> None:
     }
     assert fields.items() >= {"POD_NAME": "metadata.name", "POD_NAMESPACE": "metadata.namespace"}.items()
     assert set(fields.values()) <= {"metadata.name", "metadata.namespace", "metadata.uid"}
+
+
+@each
+def test_every_variable_is_one_that_is_read(deployment: Document) -> None:
+    ours = {name for name in environment_of(deployment) if name.startswith(PREFIX)}
+    assert len(ours) > 2
+    assert ours <= VARIABLES
 
 
 @each

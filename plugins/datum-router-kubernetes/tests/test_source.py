@@ -631,6 +631,35 @@ def test_another_run_tells_everything_again_and_what_is_gone(api: ScriptedApi, s
         assert sorted(word for word in running.told() if "@" not in word) == ["+b", "+c", "-a", "-in", "-tls", "synced"]
 
 
+def test_what_went_when_nobody_listened_any_more_is_told_by_the_next_run(
+    api: ScriptedApi, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = stage.source(THING)
+    kinds = KindTable([THING])
+    lines = Lines()
+    api.lists(THINGS, page([item("a"), item("b")]), page([item("a")], "20"))
+    api.watches(THINGS, Reply(chunks=lines))
+    stop = source_module._Run.stop
+
+    async def stop_late(run: source_module._Run) -> None:
+        run._is_over = True
+        lines.put(event("DELETED", item("b", "11")))
+        with trio.fail_after(10):
+            while source.stats()["events/Thing"] < 3:  # noqa: ASYNC110 - counted by another thread
+                await trio.sleep(0.005)
+        await stop(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(source_module._Run, "stop", stop_late)
+        with RunningSource(source, kinds) as running:
+            running.wait_synced()
+    lines.put(None)
+    assert "-b" not in running.told()
+    with RunningSource(source, kinds) as running:
+        running.wait_synced()
+        assert [word for word in running.told() if "@" not in word] == ["+a", "-b", "synced"]
+
+
 def test_what_breaks_in_a_thread_is_begun_anew(
     api: ScriptedApi, stage: Stage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -18,7 +18,7 @@ from typing import Final
 import msgspec
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin
-from datum_router.errors import ClusterError
+from datum_router.errors import ClusterError, ClusterNotFound, ClusterUnavailable
 from datum_router.manifests.meta import ObjectKey
 from datum_router.plugins.protocols import Delete, Problems, SourceEvent, Upsert
 from datum_router_kubernetes import NAME, counters
@@ -328,15 +328,18 @@ class ListWatch:
     def _fail(self, error: ClusterError, lasted_s: float) -> None:
         one = self.collection
         self._counts.add(counters.ERRORS, one.kind)
-        if error.status and error.status != 429 and error.status < 500:
+        if not isinstance(error, ClusterUnavailable):
             self._reach.answered()
-        elif not error.status and not isinstance(error, Damaged):
+        elif not error.status:
             self._reach.failed(str(error))
         text = str(error)
         if text != self._logged:
             self._logged = text
-            log.warning(
-                "a collection of the cluster cannot be read, will retry", extra={**self._about(), "error": text}
+            is_expected = one.is_optional and isinstance(error, ClusterNotFound)
+            log.log(
+                logging.INFO if is_expected else logging.WARNING,
+                "a collection of the cluster cannot be read, will retry",
+                extra={**self._about(), "error": text},
             )
         gone = self._follower.failed(error, lasted_s=lasted_s)
         if not self._follower.is_listing:

@@ -212,7 +212,7 @@ class _Run:
 
     def _take(self, thread: ListWatch, batch: Batch) -> list[ListWatch]:
         """Emit a batch, or return the Secrets and ConfigMaps that must be known before."""
-        if self._is_over or thread.is_stopped:
+        if self._is_dropped(thread, batch):
             return []
         awaited: list[ListWatch] = []
         if self._source.settings.role is Role.GATEWAY and thread.collection.kind in REFERRING_KINDS:
@@ -223,7 +223,7 @@ class _Run:
 
     def _pass_on(self, thread: ListWatch, batch: Batch) -> None:
         """Emit a batch."""
-        if self._is_over or thread.is_stopped:
+        if self._is_dropped(thread, batch):
             return
         one = thread.collection
         events = list(batch.events)
@@ -237,6 +237,15 @@ class _Run:
         events += self._synced()
         if events:
             self._emit(events)
+
+    def _is_dropped(self, thread: ListWatch, batch: Batch) -> bool:
+        """Tell whether a batch comes too late; then another run must tell of what is gone by it."""
+        if not (self._is_over or thread.is_stopped):
+            return False
+        for event in batch.events:
+            if isinstance(event, Delete):
+                thread.known[event.key.namespace, event.key.name] = ""
+        return True
 
     def _mark(self, kind: str) -> list[SourceEvent]:
         """Return up to which version a kind is known: the least of its collections' versions."""
@@ -308,8 +317,9 @@ class _Run:
             if thread is not None:
                 thread.stop()
                 self._waited_for.discard(thread.collection)
-                events += _deletes(thread.collection, self._source.known.pop(thread.collection, {}))
-                events.append(thread.no_problems())
+                # Whether or not it was there: its thread may be just about to tell, and will not be heard any more.
+                self._source.known.pop(thread.collection, None)
+                events += [Delete(source=NAME, key=key), thread.no_problems()]
         left_out = self._wanted.left_out()
         if left_out != self._left_out:
             self._left_out = left_out
