@@ -134,6 +134,10 @@ class WorkQueue(Generic[K]):
         self._come_back(key, now)
         return self._held_until - now
 
+    def is_held(self, now: float) -> bool:
+        """Tell whether all keys wait."""
+        return now < self._held_until
+
     def discard(self, key: K) -> None:
         """Forget a key; if it runs, what comes of it makes no difference any more."""
         self._due.pop(key, None)

@@ -127,7 +127,10 @@ def test_what_fails_for_all_holds_all_and_each_keeps_its_turn() -> None:
         queue.add(name, now=0.0)
     for name in "ab":
         assert queue.take(0.0) == name
+    assert not queue.is_held(0.0)
     assert queue.hold("a", now=0.0) == 0.5
+    assert queue.is_held(0.49)
+    assert not queue.is_held(0.5)
     assert queue.hold("b", now=0.1) == pytest.approx(0.4), "the second of one outage does not make it longer"
     assert queue.take(0.49) is None
     assert queue.next_at() == 0.5

@@ -359,8 +359,9 @@ class StatusWriter:
         now = self._clock()
         if isinstance(error, ClusterUnavailable):
             self.errors[key.kind, "unavailable"] += 1
+            level = logging.DEBUG if self._queue.is_held(now) else logging.WARNING  # others failed with this one
             wait_s = self._queue.hold(key, now=now, at_least_s=error.retry_after_s)
-            log.warning("the API does not take statuses", extra={"error": str(error), "wait_s": round(wait_s, 3)})
+            log.log(level, "the API takes no statuses", extra={"error": str(error), "wait_s": round(wait_s, 3)})
         elif isinstance(error, ClusterNotFound):
             self.errors[key.kind, "not_found"] += 1
             self._queue.done(key)  # deleted: reading will tell
