@@ -181,7 +181,7 @@ def test_marks_reach_the_version_of_what_was_written(place: Place) -> None:
         place.service("a")
         written = place.plane.request("GET", place.path("vpcservices", "a")).json()["metadata"]
         assert isinstance(written, dict)
-        wanted = f"VPCService@{written['resourceVersion']}"
+        wanted = f"VPCService/{place.namespace}@{written['resourceVersion']}"
         running.wait(lambda: wanted in running.told(), "the mark")
 
 
