@@ -68,12 +68,17 @@ def plane(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture
-def namespace(plane: Plane) -> Callable[[], str]:
-    """Give new namespaces."""
+def namespace(plane: Plane) -> Iterator[Callable[[], str]]:
+    """Give new namespaces; what our kinds hold in them is deleted at the end, since a gateway serves all there is."""
+    made: list[str] = []
 
     def make() -> str:
         name = f"{RUN}-{next(_numbers)}"
         plane.make_namespace(name)
+        made.append(name)
         return name
 
-    return make
+    yield make
+    for name in made:
+        for plural in ("vpcroutes", "vpcservices", "servicebindings", "vpcingresses", "vpcegresses"):
+            plane.request("DELETE", f"/apis/router.datum.net/v1alpha1/namespaces/{name}/{plural}")
