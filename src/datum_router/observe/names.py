@@ -98,6 +98,7 @@ CONDITION = Label(
     name="condition",
     values=("Accepted", "ResolvedRefs", "Conflicted", "EndpointsReady", "Synced", "Programmed", "Ready"),
 )
+SOURCE_KIND = Label(name="kind", objects="kinds that a source reads from an API")
 STATUS = Label(name="status", values=("True", "False", "Unknown"))
 WRITE_ERROR = Label(
     name="error",
@@ -256,6 +257,41 @@ COMPILE_LAST = _gauge("datum_router_compile_last_seconds", "seconds", "How long 
 ROUTES = _gauge("datum_router_routes", "routes", "Routes in force.")
 SERVICES = _gauge("datum_router_services", "services", "Services in force.")
 
+DECODE_SECONDS = _counter("datum_router_decode_seconds_total", "seconds", "Time spent in reading what sources said.")
+
+# --- sources -------------------------------------------------------------------------------------------------------
+SOURCE_LISTS = _counter("datum_router_source_lists_total", "lists", "Whole lists that were read.", SOURCE_KIND)
+SOURCE_LIST_SECONDS = _counter(
+    "datum_router_source_list_seconds_total", "seconds", "Time that the API took to answer lists.", SOURCE_KIND
+)
+SOURCE_RELISTS = _counter(
+    "datum_router_source_relists_total", "lists", "Lists that another one went before.", SOURCE_KIND
+)
+SOURCE_WATCHES = _counter("datum_router_source_watches_total", "watches", "Watches that were opened.", SOURCE_KIND)
+SOURCE_WATCH_RESTARTS = _counter(
+    "datum_router_source_watch_restarts_total", "watches", "Watches that went on where another one ended.", SOURCE_KIND
+)
+SOURCE_EVENTS = _counter(
+    "datum_router_source_events_total", "objects", "Objects that came, changed or went.", SOURCE_KIND
+)
+SOURCE_ERRORS = _counter(
+    "datum_router_source_errors_total", "requests", "Requests that failed, and answers that made no sense.", SOURCE_KIND
+)
+SOURCE_SILENT = _gauge(
+    "datum_router_source_silent_seconds", "seconds",
+    "Since the API said something of a kind, if only that all is as it was.", SOURCE_KIND,
+)  # fmt: skip
+SOURCE_STALE = _gauge("datum_router_source_stale_seconds", "seconds", "Since the API said anything at all.")
+
+# --- reports and the last good snapshot ----------------------------------------------------------------------------
+REPORTS = _counter("datum_router_reports_total", "reports", "Reports of what is in force that were written.")
+REPORT_FAILURES = _counter(
+    "datum_router_report_failures_total", "reports", "Reports that could not be written, each of which is tried again."
+)
+SNAPSHOT_FILE_FAILURES = _counter(
+    "datum_router_snapshot_file_failures_total", "files", "Times that the last good snapshot could not be kept on disk."
+)
+
 # --- processes -----------------------------------------------------------------------------------------------------
 BUILD_INFO = _gauge("datum_router_build_info", "builds", "Always 1.", VERSION)
 UPTIME = _gauge("datum_router_uptime_seconds", "seconds", "Since the supervisor started.")
@@ -335,6 +371,11 @@ CLUSTER_WRITES_DELAYED = _counter(
     "datum_router_cluster_writes_delayed_total", "requests", "Those of them that waited for the rate limit."
 )
 
+_SOURCE = (
+    SOURCE_LISTS, SOURCE_LIST_SECONDS, SOURCE_RELISTS, SOURCE_WATCHES, SOURCE_WATCH_RESTARTS, SOURCE_EVENTS,
+    SOURCE_ERRORS, SOURCE_SILENT, SOURCE_STALE,
+)  # fmt: skip
+
 _ALL = (
     REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, PROTOCOL_REQUESTS, REASONS, IN_FLIGHT, TUNNELS,
     REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY,
@@ -342,7 +383,7 @@ _ALL = (
     UPSTREAM_CONNECTIONS, UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,
     ENDPOINTS, BREAKERS, PANIC, PROBES, HEALTH_CHANGES, PLUGIN_FAILURES, PLUGIN_DISABLED,
     CONFIG_VERSION, CONFIG_RELOADED_AT, CONFIG_FAILURES, DIAGNOSTICS, COMPILATIONS, COMPILE_SECONDS, COMPILE_LAST,
-    ROUTES, SERVICES,
+    ROUTES, SERVICES, DECODE_SECONDS, *_SOURCE, REPORTS, REPORT_FAILURES, SNAPSHOT_FILE_FAILURES,
     BUILD_INFO, UPTIME, WORKERS, WORKERS_UP, WORKERS_LAGGING, WORKER_RESTARTS, WORKER_REPLACEMENTS, CPU, RSS, FDS,
     MAX_FDS, LOOP_LAG, LOOP_TASKS, LOG_DROPPED, OUTCOMES_DROPPED, SCRAPES, LATE_REPORTS, FOLDED,
 )  # fmt: skip
@@ -355,7 +396,7 @@ _CONTROLLER = (
     STATUS_LOOKS, STATUS_LOOK_SECONDS, STATUS_WRITES, STATUS_WRITE_ERRORS, STATUS_QUEUE, STATUS_FAILING,
     EVENTS, EVENT_ERRORS, CLUSTER_WRITES, CLUSTER_WRITES_DELAYED,
     CONFIG_VERSION, CONFIG_RELOADED_AT, CONFIG_FAILURES, DIAGNOSTICS, COMPILATIONS, COMPILE_SECONDS, COMPILE_LAST,
-    ROUTES, SERVICES, BUILD_INFO, UPTIME, CPU, RSS, FDS, MAX_FDS, LOG_DROPPED, SCRAPES,
+    ROUTES, SERVICES, DECODE_SECONDS, *_SOURCE, BUILD_INFO, UPTIME, CPU, RSS, FDS, MAX_FDS, LOG_DROPPED, SCRAPES,
 )  # fmt: skip
 
 CONTROLLER_METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _CONTROLLER}

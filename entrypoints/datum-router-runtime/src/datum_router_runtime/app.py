@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 import trio
@@ -19,6 +19,8 @@ from datum_router.compiler.ingress import HTTP_PORT
 from datum_router.errors import ConfigError
 from datum_router.health.view import HealthBook
 from datum_router.model.listener import Listener, TlsBinding
+from datum_router.observe import names
+from datum_router.observe.cells import CellKey
 from datum_router.plugins.manager import PluginSet
 from datum_router.registry.store import Store
 from datum_router.routing.regex import load_engine
@@ -38,6 +40,7 @@ from datum_router_runtime.process import (
 from datum_router_runtime.settings import Address, GatewaySettings
 from datum_router_runtime.snapshotfile import WRITE_INTERVAL_S, SnapshotFile
 from datum_router_runtime.sockets import ListenerGroup, bind_group
+from datum_router_runtime.sourcemetrics import source_values, start_shares
 from datum_router_runtime.telemetry import Telemetry
 from datum_router_runtime.workers import Supervisor
 
@@ -149,7 +152,12 @@ class Gateway:
             clock=time.monotonic,
         )
         self.telemetry = Telemetry(
-            self.supervisor, book=self.book, feed=self.feed, probes=self.probes, diagnostics=self._diagnostics
+            self.supervisor,
+            book=self.book,
+            feed=self.feed,
+            probes=self.probes,
+            diagnostics=self._diagnostics,
+            more=self._more_values,
         )
         self.snapshot_file = (
             SnapshotFile(settings.snapshot_file, scope=snapshot_scope(settings)) if settings.snapshot_file else None
@@ -316,6 +324,14 @@ class Gateway:
             *(() if problem is None else (problem,)),
         )
 
+    def _more_values(self) -> Iterable[tuple[CellKey, float]]:
+        """Yield what is counted beside serving."""
+        yield from source_values(self.feed)
+        reporter, file = self.reporter, self.snapshot_file
+        yield (names.REPORTS.name, ()), 0 if reporter is None else reporter.writes
+        yield (names.REPORT_FAILURES.name, ()), 0 if reporter is None else reporter.failures
+        yield (names.SNAPSHOT_FILE_FAILURES.name, ()), 0 if file is None else file.failures
+
     def _stats(self) -> tuple[int, object]:
         data = self.supervisor.data
         return 200, {
@@ -332,6 +348,8 @@ class Gateway:
             "gauges": self.supervisor.gauges(),
             "probes": self.probes.sent,
             "compile_failures": self.feed.failures,
+            "start": start_shares(self.feed),
+            "reports": 0 if self.reporter is None else self.reporter.writes,
         }
 
 

@@ -36,6 +36,7 @@ from datum_router_runtime.process import (
     open_pages,
 )
 from datum_router_runtime.settings import Address, ControllerSettings
+from datum_router_runtime.sourcemetrics import start_shares
 from datum_router_runtime.status import StatusWriter
 
 log = logging.getLogger(__name__)
@@ -182,6 +183,7 @@ class Controller:
             "events": writer.events,
             "event_errors": writer.event_errors,
             "compile_failures": self.feed.failures,
+            "start": start_shares(self.feed),
             "cluster": self.cluster.counts(),
         }
 

@@ -21,6 +21,7 @@ from datum_router_runtime.feed import Feed
 from datum_router_runtime.leader import Leader
 from datum_router_runtime.logsetup import dropped_lines
 from datum_router_runtime.procfs import CpuClock, read_process
+from datum_router_runtime.sourcemetrics import source_values
 from datum_router_runtime.status import StatusWriter
 
 PROCESS = "controller"
@@ -106,6 +107,7 @@ class ControllerMetrics:
         )
         for metric, value in plain:
             yield (metric.name, ()), value
+        yield from source_values(feed)
         yield (names.BUILD_INFO.name, (datum_router.__version__,)), 1
         severities = count_by_severity(() if result is None else result.diagnostics)
         for severity in names.SEVERITY.values:

@@ -59,6 +59,10 @@ class Feed:
         faulty: Compilations that found an error in a manifest.
         compilations, total_s, last_s: How many there were, the time they took together, and the last one.
         succeeded_at: Unix seconds of the last one without an error; 0 before it.
+        decode_s: Seconds spent in reading what sources said.
+        synced_after_s, first_decode_s, first_s: Seconds until all sources were synced, and of decoding and compiling
+            until the first result.
+        sources: All of them.
         complaints: What sources said was wrong before all were synced, by scope.
         news: Objects have come or gone, whether or not that changed anything.
     """
@@ -80,17 +84,23 @@ class Feed:
         "_published_marks",
         "_seen",
         "_sources",
+        "_started_at",
         "_store",
         "_unsynced",
         "_wall_clock",
         "compilations",
         "complaints",
+        "decode_s",
         "failures",
         "faulty",
+        "first_decode_s",
+        "first_s",
         "last_s",
         "news",
+        "sources",
         "succeeded_at",
         "synced",
+        "synced_after_s",
         "total_s",
     )
 
@@ -107,6 +117,7 @@ class Feed:
         seen: set[ObjectKey] | None = None,
         observe: Observe | None = None,
     ) -> None:
+        self.sources = tuple(sources.values())
         self._sources = dict(sources)
         self._seen = set() if seen is None else seen
         self._observe = observe
@@ -135,9 +146,13 @@ class Feed:
         self.last_s = 0.0
         self.total_s = 0.0
         self.succeeded_at = 0.0
+        self.decode_s = 0.0
+        self._started_at = 0.0
+        self.synced_after_s = self.first_decode_s = self.first_s = 0.0
 
     async def run(self) -> None:
         """Run until cancelled."""
+        self._started_at = trio.current_time()
         async with trio.open_nursery() as nursery:
             for name, source in self._sources.items():
                 nursery.start_soon(self._run_source, name, source)
@@ -152,8 +167,10 @@ class Feed:
             self._changed_at = trio.current_time()
             self._dirty.set()
             return
+        started = time.perf_counter()
         for event in events:
             self._apply(event)
+        self.decode_s += time.perf_counter() - started
         if self._has_changed:
             self._changed_at = trio.current_time()
             self._dirty.set()
@@ -182,7 +199,9 @@ class Feed:
         inbox = self._inbox
         while inbox:
             for event in inbox[0]:
+                started = time.perf_counter()
                 self._apply(event)
+                self.decode_s += time.perf_counter() - started
                 yield
             inbox.popleft()
 
@@ -191,6 +210,7 @@ class Feed:
             self._unsynced.discard(event.source)
             if not self._unsynced and not self.synced:
                 self.synced = True
+                self.synced_after_s = trio.current_time() - self._started_at
                 self.complaints.clear()
                 self._has_changed = True
             return
@@ -299,6 +319,8 @@ class Feed:
         """Count a compilation that has ended; return when that was."""
         now = trio.current_time()
         self.compilations += 1
+        if self.compilations == 1:
+            self.first_decode_s, self.first_s = self.decode_s, now - started
         self.last_s = now - started
         self.total_s += self.last_s
         return now

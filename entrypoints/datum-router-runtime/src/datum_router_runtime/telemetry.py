@@ -50,12 +50,14 @@ class Telemetry:
         feed: Feed,
         probes: ProbeRunner,
         diagnostics: Callable[[], Iterable[Diagnostic]],
+        more: Callable[[], Iterable[tuple[CellKey, float]]] = tuple,
     ) -> None:
         self._supervisor = supervisor
         self._book = book
         self._feed = feed
         self._probes = probes
         self._diagnostics = diagnostics
+        self._more = more
         self._cpu = CpuClock()
         self._started_at = time.monotonic()
 
@@ -122,6 +124,7 @@ class Telemetry:
         put(names.WORKERS_UP, len({link.index for link in supervisor.living() if link.is_up}))
         put(names.WORKERS_LAGGING, supervisor.lagging_workers())
         put(names.FOLDED, supervisor.ledger.folded)
+        values.update(self._more())
         for severity in names.SEVERITY.values:
             put(names.DIAGNOSTICS, 0, severity)
         for diagnostic in self._diagnostics():

@@ -12,13 +12,15 @@ EVENTS = "events"
 ERRORS = "errors"
 RELISTS = "relists"
 WATCH_RESTARTS = "watch_restarts"
-NAMES = (LISTS, RELISTS, WATCHES, WATCH_RESTARTS, EVENTS, ERRORS)
+LIST_SECONDS = "list_seconds"
+NAMES = (LISTS, LIST_SECONDS, RELISTS, WATCHES, WATCH_RESTARTS, EVENTS, ERRORS)
 
 
 class Counters:
     """Counts by kind, and when the API was last heard of. Thread-safe.
 
-    - `lists`: whole lists; `relists`: those of them that another one went before.
+    - `lists`: whole lists; `relists`: those of them that another one went before; `list_seconds`: how long the API
+      took to answer them, all pages together.
     - `watches`: watches that were opened; `watch_restarts`: those of them that went on where another one broke off,
       fell silent or ended.
     - `events`: objects that came, changed or went, by lists and watches.
@@ -30,10 +32,10 @@ class Counters:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._counts: dict[tuple[str, str], int] = {}
+        self._counts: dict[tuple[str, str], float] = {}
         self._heard: dict[str, float] = {}
 
-    def add(self, name: str, kind: str, count: int = 1) -> None:
+    def add(self, name: str, kind: str, count: float = 1) -> None:
         """Count something."""
         with self._lock:
             index = (name, kind)

@@ -30,9 +30,9 @@ from datum_router_kubernetes.collection import Collection
 
 FIRST_BACKOFF_S = 0.8
 MAX_BACKOFF_S = 30.0
-SCOUT_BACKOFF_S = 2.0
+SCOUT_BACKOFF_S = 1.0
 """The longest wait of the one collection that finds out when an API that cannot be reached is back (seconds)."""
-RELIST_SPREAD_S = 1.5
+RELIST_SPREAD_S = 1.0
 """Lists that became necessary at the same moment, after a compaction for example, begin within so many seconds."""
 ABSENT_RETRY_S = 30.0
 """How often a kind is looked for that clusters may do without (seconds), give or take a fifth."""

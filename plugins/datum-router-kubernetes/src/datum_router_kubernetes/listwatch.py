@@ -35,7 +35,7 @@ LISTS_AT_ONCE = 4
 """How many collections are listed at a time, of those that are listed whole."""
 NAMED_LISTS_AT_ONCE = 8
 """The same for single objects."""
-RETURN_SPREAD_S = 1.0
+RETURN_SPREAD_S = 0.5
 """When an API is back, those who waited for it ask within so many seconds, not all at once."""
 
 ORIGIN: Final = Origin(source=NAME)
@@ -241,9 +241,11 @@ class ListWatch:
 
     def _read_page(self, step: ReadPage) -> None:
         one = self.collection
+        asked_at = time.monotonic()
         text = self._client.request(
             "GET", one.path, query=one.list_query(step.token, step.limit), accept=one.list_accept, hold=self._hold
         )
+        self._counts.add(counters.LIST_SECONDS, one.kind, time.monotonic() - asked_at)
         self._reach.answered()
         self._counts.heard(one.kind)
         try:

@@ -10,9 +10,9 @@ import msgspec
 from datum_router.errors import ConfigError
 from datum_router.reasons import Reason
 
-WRITE_QPS = 50.0
+WRITE_QPS = 100.0
 """Writes per second, on average, leases aside."""
-WRITE_BURST = 100
+WRITE_BURST = 200
 """Writes that may go out at once after a quiet time."""
 
 MOST_WRITES = 100_000
