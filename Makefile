@@ -17,6 +17,7 @@ help: ## Show this list
 	touch $@
 
 test: lint types unit core-only ## Everything: ruff, mypy --strict, all tests, and the core alone with only msgspec and pluggy
+	@echo "left out: tests/cluster (make test-cluster$(if $(shell command -v go),, needs Go, which is not here)) and tests marked external (make conformance)"
 
 lint: .venv/.ready ## ruff check and format check
 	$(BIN)/ruff check $(CODE)
