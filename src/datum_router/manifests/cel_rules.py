@@ -80,7 +80,7 @@ _HAS_TLS_SETTINGS: Final = (
 _SERVICE: Final = (
     CelRule(
         rule=f"{given('vpcAttachmentRef')} || {filled('endpoints')} || {given('tunnel')}"
-        f" || {given('discovery.method')} && self.discovery.method == 'kubernetes'",
+        f" || {given('discovery.method')} && self.discovery.method in ['kubernetes', 'endpointslice']",
         message="expected vpcAttachmentRef, endpoints, or discovery.method: kubernetes with a ServiceBinding",
         field="vpcAttachmentRef",
         reason=Reason.MISSING_FIELD,

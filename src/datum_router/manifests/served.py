@@ -43,7 +43,7 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         NotServed(path="spec.protocol", values=("TCP",), hint="use HTTP, HTTPS, H2C or GRPC"),
         NotServed(
             path="spec.discovery.method",
-            values=("dns", "endpointslice"),
+            values=("dns",),
             hint="use kubernetes with a ServiceBinding for a Kubernetes Service, or vpcAttachmentRef or endpoints",
         ),
         NotServed(path="spec.discovery.dnsName", hint="write the addresses into endpoints"),
@@ -189,6 +189,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.tls.insecureSkipVerify": "compiler/services: upstream TLS",
         "spec.topology": "balancing/locality",
         "spec.exportTo.namespaces": "compiler/refs: references from other namespaces",
+        "spec.exportTo.clusters": "discovery/export: what other clusters get",
         **{f"spec.exportTo.selector.{name}": "manifests/labels: labels of namespaces" for name in _SELECTOR},
     },
     "VPCRoute": {
