@@ -55,7 +55,17 @@ class _Cluster:
 class Book:
     """See the module. Not thread-safe."""
 
-    __slots__ = ("_claims", "_clusters", "_dirty", "_imports", "_parts", "_published", "_versions", "counts", "patience")
+    __slots__ = (
+        "_claims",
+        "_clusters",
+        "_dirty",
+        "_imports",
+        "_parts",
+        "_published",
+        "_versions",
+        "counts",
+        "patience",
+    )
 
     def __init__(self, patience: Patience | None = None) -> None:
         self.patience = patience or Patience()

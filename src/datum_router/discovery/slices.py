@@ -6,7 +6,7 @@ What is written and what is read back of it are equal, so that slices can be com
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import msgspec
 
