@@ -4,8 +4,8 @@
 
 Each virtual second one endpoint in a hundred changes: it moves to another address or changes its readiness; now and
 then a cluster goes away and comes back. What the daemon's book asks to be written is written to an API in memory, whose
-events reach the daemon and each gateway late, each at its own pace. At the end every gateway must know exactly what clusters
-export. Reported: real seconds, and work beside the change that caused it.
+events reach the daemon and each gateway late, each at its own pace. At the end every gateway must know exactly what
+clusters export. Reported: real seconds, and work beside the change that caused it.
 """
 
 from __future__ import annotations

@@ -218,7 +218,7 @@ class Book:
         )
 
     def take(self, limit: int = 1000) -> list[tuple[Part, list[Change]]]:
-        """Return what has to be written for up to `limit` parts that were touched, oldest first; these count as planned.
+        """Return what has to be written for up to `limit` parts that were touched, oldest first; they count as planned.
 
         Parts of which nothing has to be written are left out.
         """

@@ -73,8 +73,8 @@ def read(text: str, context: str = "") -> Chosen:
     _check(cluster, f"cluster {cluster_name}", CLUSTER_FIELDS)
     _check(user, f"user {user_name}", USER_FIELDS)
     server = cluster.get("server")
-    parts = urllib.parse.urlsplit(server) if isinstance(server, str) else None
-    if parts is None or parts.scheme != "https" or not parts.hostname or parts.username or not server.isprintable():
+    host = _host(server) if isinstance(server, str) else ""
+    if not host:
         raise _bad(f"cluster {cluster_name} has no usable server", "an https:// address without credentials in it")
     if not user:
         raise _bad(f"user {user_name} has no credentials", "token, or client-certificate-data and client-key-data")
@@ -89,8 +89,18 @@ def read(text: str, context: str = "") -> Chosen:
             "users": [{"name": NAME, "user": {key: user[key] for key in USER_FIELDS & user.keys()}}],
         },
         namespace=namespace if isinstance(namespace, str) else "",
-        note=f"user {user_name} at {parts.hostname}",
+        note=f"user {user_name} at {host}",
     )
+
+
+def _host(server: str) -> str:
+    """Return the host of a usable address; empty if it is none."""
+    try:
+        parts = urllib.parse.urlsplit(server)
+        is_usable = parts.scheme == "https" and not parts.username and server.isprintable() and (parts.port or 1)
+    except ValueError:
+        return ""
+    return (parts.hostname or "") if is_usable else ""
 
 
 def _parse(text: str) -> Mapping[str, object]:
