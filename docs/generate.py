@@ -32,6 +32,7 @@ from datum_router_proxy.wire import grammar, hpack_codec
 from datum_router_proxy.wire.http1 import Http1Limits
 from datum_router_proxy.wire.http2 import Http2Limits
 from datum_router_runtime import admin, logsetup
+from datum_router_runtime.discoverysettings import DISCOVERY_ENVIRONMENT, DiscoverySettings
 from datum_router_runtime.settings import ADDRESSES, ENVIRONMENT, MAX_WORKERS, ControllerSettings, GatewaySettings
 from datum_router_runtime.telemetry import MEASURE_TIMEOUT_S
 
@@ -80,6 +81,12 @@ def settings_page() -> str:
     lines += ["", "## Controller process", "", *_field_rows(ControllerSettings), ""]
     lines += [
         "`datum-router-controller` has [variables](../../entrypoints/datum-router-controller/README.md) for them."
+    ]
+    lines += ["", "## Discovery daemon", "", *_field_rows(DiscoverySettings), ""]
+    lines += [
+        "`datum-router-discovery` has [variables](../../entrypoints/datum-router-discovery/README.md) for them, as "
+        + ", ".join(f"`{variable}`" for variable in DISCOVERY_ENVIRONMENT)
+        + "."
     ]
     lines += [SETTINGS_INTRO, *_limit_rows(ProxySettings, limits.SETTINGS)]
     lines += [
@@ -257,8 +264,13 @@ def metrics_page() -> str:
     lines += _metric_rows(metric for metric in names.CONTROLLER_METRICS.values() if metric.name not in names.METRICS)
     shared = ", ".join(f"`{name}`" for name in names.CONTROLLER_METRICS if name in names.METRICS)
     lines += ["", f"And, as gateways: {shared}."]
+    lines += ["", "## Of a discovery daemon", ""]
+    others = {**names.METRICS, **names.CONTROLLER_METRICS}
+    lines += _metric_rows(metric for metric in names.DISCOVERY_METRICS.values() if metric.name not in others)
+    shared = ", ".join(f"`{name}`" for name in names.DISCOVERY_METRICS if name in others)
+    lines += ["", f"And, as gateways and controllers: {shared}."]
     labels: dict[str, names.Label] = {}
-    for metric in {**names.METRICS, **names.CONTROLLER_METRICS}.values():
+    for metric in {**others, **names.DISCOVERY_METRICS}.values():
         for label in metric.labels:
             known = labels.get(label.name)
             # The longer of two closed sets under one name: refusals have one reason more.

@@ -20,6 +20,8 @@ PROGRAMS = REPOSITORY / ".run" / "cluster"
 ADMIN = "admin"
 CONTROLLER = "system:serviceaccount:datum-router:router-controller"
 GATEWAY = "system:serviceaccount:datum-router:router-gateway"
+DISCOVERY = "system:serviceaccount:datum-router:router-discovery"
+REMOTE_READER = "system:serviceaccount:datum-router:router-remote-reader"
 
 EXTERNAL = "DATUM_ROUTER_TEST_KUBECONFIG"
 """Environment variable with the kubeconfig of a cluster to test in, with the rights of an administrator."""

@@ -95,6 +95,11 @@ class Book:
         """Tell whether nothing waits for `take`."""
         return not self._dirty
 
+    def standing_of(self, cluster: str) -> Standing | None:
+        """Return how one cluster stands; None if it was never told of."""
+        found = self._clusters.get(cluster)
+        return None if found is None else found.standing
+
     def exports_of(self, cluster: str) -> int:
         """Return how many services a cluster exports."""
         found = self._clusters.get(cluster)

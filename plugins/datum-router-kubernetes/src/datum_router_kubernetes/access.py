@@ -91,10 +91,12 @@ def locate(settings: Mapping[str, str], environ: Mapping[str, str] = os.environ)
     Setting `kubeconfigText` goes before all. Looks for the files, reads none.
 
     Raises:
-        ConfigError: It is nowhere, or where a setting or variable says it is, there is no file.
+        ConfigError: It is nowhere, there is no file where a setting or variable says it is, or the text says what it
+            may not.
     """
     context = settings.get("context", "")
     if KUBECONFIG_TEXT in settings:
+        textconfig.read(settings[KUBECONFIG_TEXT], context)
         return Place(text=settings[KUBECONFIG_TEXT], named_by=f"setting {KUBECONFIG_TEXT}", context=context)
     for paths, named_by in (
         (settings.get("kubeconfig", ""), "setting kubeconfig"),
