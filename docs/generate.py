@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from datum_router.discovery import marks
 from datum_router.health.circuit import RETRY_BUDGET_PERCENT
 from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.schema import crd_file_name, crd_yaml, reference_markdown
@@ -24,14 +25,14 @@ from datum_router.registry.endpoints import MAX_ENDPOINTS_PER_SERVICE
 from datum_router.routing import normalize, query
 from datum_router.routing.regex import MAX_PATTERN_BYTES
 from datum_router_files import listing, yamlscan
-from datum_router_kubernetes import client, cluster, events, listwatch, ratelimit, wanted
+from datum_router_kubernetes import client, cluster, events, listwatch, ratelimit, textconfig, wanted
 from datum_router_proxy import limits
 from datum_router_proxy.server.listener import AcceptLimits
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.wire import grammar, hpack_codec
 from datum_router_proxy.wire.http1 import Http1Limits
 from datum_router_proxy.wire.http2 import Http2Limits
-from datum_router_runtime import admin, logsetup
+from datum_router_runtime import admin, discoveryterm, logsetup, remote
 from datum_router_runtime.discoverysettings import DISCOVERY_ENVIRONMENT, DiscoverySettings
 from datum_router_runtime.settings import ADDRESSES, ENVIRONMENT, MAX_WORKERS, ControllerSettings, GatewaySettings
 from datum_router_runtime.telemetry import MEASURE_TIMEOUT_S
@@ -185,6 +186,12 @@ def _others() -> list[tuple[str, float, str, str, str]]:
          f"{listwatch.NAMED_LISTS_AT_ONCE} of single objects", ""),
         ("Secrets and ConfigMaps that are read of a cluster", wanted.MAX_NAMED_WATCHES, "objects",
          "those named later are not read", found),
+        ("remote clusters", discoveryterm.MAX_CLUSTERS, "clusters", "others are told that they are too many",
+         f"`{names.REMOTE_CLUSTERS.name}`"),
+        ("kubeconfig in a Secret", textconfig.MAX_BYTES, "characters", "refused", f"`{names.REMOTE_CLUSTERS.name}`"),
+        ("first reading of a remote cluster", remote.CONNECT_PATIENCE_S, "s", "it cannot be reached, and is read on",
+         f"`{names.REMOTE_CLUSTERS.name}`"),
+        ("endpoints in one slice of discovery", marks.MAX_SLICE_ENDPOINTS, "endpoints", "more slices", ""),
         ("writes to a cluster", ratelimit.WRITE_QPS, "per second", f"beyond {ratelimit.WRITE_BURST} at once they wait, "
          "but for leases; settings `writeQps`, `writeBurst`", ""),
         ("requests to a cluster at a time", cluster.MAX_WRITE_THREADS, "requests",

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-
-from datum_router.errors import ConfigError
 from datum_router_discovery import __main__ as discovery
 from datum_router_discovery.settings import HELP, settings
+
+from datum_router.errors import ConfigError
 from datum_router_runtime.discoverysettings import DISCOVERY_ENVIRONMENT, DiscoverySettings
 from datum_router_runtime.settings import Address
 

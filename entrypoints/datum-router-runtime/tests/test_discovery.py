@@ -1,27 +1,32 @@
-"""A discovery daemon over clusters in memory, in virtual time: what it publishes, and what it does when things break."""
+"""A discovery daemon over clusters in memory, in virtual time: what it publishes, and what befalls it."""
 
 from __future__ import annotations
 
 import base64
+import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 import trio
+from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
 from datum_router.discovery.standing import Phase
 from datum_router.errors import ClusterRejected, ClusterUnavailable, ConfigError, SourceError
 from datum_router.manifests.meta import ObjectKey
+from datum_router.observe.names import DISCOVERY_METRICS
 from datum_router.plugins.protocols import Delete, Emit, Problems, SourceEvent, Synced, Upsert
 from datum_router.reasons import Reason
 from datum_router.testing.cluster import FakeCluster
+from datum_router_runtime.discovery import Discovery
 from datum_router_runtime.discoverysettings import DiscoverySettings
 from datum_router_runtime.discoveryterm import Term
 from datum_router_runtime.remote import CONNECT_PATIENCE_S
-from tests.controllers import PLUGINS
+from datum_router_runtime.settings import Address
+from tests.controllers import PLUGINS, plugin_of, plugins
 
 NAME = "kubernetes"
 ORIGIN = Origin(source=NAME)
@@ -379,3 +384,46 @@ def test_a_slice_that_somebody_deletes_is_written_again(world: World) -> None:
         assert world.published == {"b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
 
     world.run(script)
+
+
+# --- as a process ----------------------------------------------------------------------------------------------------
+
+
+async def get(address: Address, path: str) -> tuple[int, str]:
+    """Return status and body."""
+    stream = await trio.open_tcp_stream(address.host, address.port)
+    async with stream:
+        await stream.send_all(f"GET {path} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
+        answer = b""
+        async for part in stream:
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split(b" ", 2)[1]), body.decode()
+
+
+def test_its_pages_tell_what_it_does() -> None:
+    any_port = Address(host="127.0.0.1", port=0)
+    settings = DiscoverySettings(admin=any_port, probes=any_port, metrics=any_port)
+    cluster = FakeCluster(namespace="system")
+    daemon = Discovery(settings, plugins=plugins(plugin_of(cluster)))
+
+    async def main() -> None:
+        with trio.fail_after(20.0):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(daemon.run)
+                while daemon.term is None or not daemon.term.reader.is_synced:  # noqa: ASYNC110 - the deadline ends it
+                    await trio.sleep(0.01)
+                admin, metrics = daemon.addresses["admin"], daemon.addresses["metrics"]
+                assert (await get(admin, "/healthz"))[0] == 200
+                assert (await get(daemon.addresses["probes"], "/readyz"))[0] == 200
+                assert json.loads((await get(admin, "/clusters"))[1]) == []
+                stats = json.loads((await get(admin, "/stats"))[1])
+                assert stats["is_leading"] is True
+                families = {
+                    family.name for family in text_string_to_metric_families((await get(metrics, "/metrics"))[1])
+                }
+                assert families == {name.removesuffix("_total") for name in DISCOVERY_METRICS}
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert cluster.writes[-1].method == "write_lease", "the lease is let go of"
