@@ -37,7 +37,7 @@ class Clusters:
         self._numbers = itertools.count(1)
         for stage in (self.a, self.b, self.c):
             install(stage.plane)
-            reader = REPOSITORY / "manifests" / "rbac" / "remote-reader.yaml"
+            reader = REPOSITORY / "manifests" / "examples" / "remote-reader-access.yaml"
             done = stage.plane.kubectl("apply", "-f", str(reader))
             assert done.returncode == 0, done.stderr
             stage.plane.make_namespace(SHOP)
@@ -197,6 +197,16 @@ def test_an_export_of_another_protocol_is_a_conflict_in_a_slice(clusters: Cluste
     (notice,) = clusters.slices("odd")["b"]
     said = notice["metadata"]["annotations"]["router.datum.net/conflict"]
     assert said == "spec.protocol is GRPC there and HTTP here"
+    clusters.a.controller("controller")
+
+    def message() -> str:
+        status = clusters.a.get(importing("odd")).get("status") or {}
+        assert isinstance(status, dict)
+        found = [one for one in status.get("conditions", ()) if one["type"] == "EndpointsReady"]
+        return f"{found[0]['status']}: {found[0]['message']}" if found else ""
+
+    expected = f"True: 1 endpoint; spec.discovery.method: cluster b: {said}"
+    until(lambda: message() == expected, f"the condition, found {message()!r}", daemon)
 
 
 def test_garbage_and_a_dead_host_hurt_nothing_else(clusters: Clusters, daemon: ServiceProcess) -> None:

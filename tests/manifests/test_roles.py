@@ -71,10 +71,10 @@ def test_bindings_name_a_role_and_service_accounts_that_are_there() -> None:
 def test_service_accounts_hand_out_no_token_unasked() -> None:
     accounts = [document for _, document in of_kind("ServiceAccount")]
     assert [account["metadata"]["name"] for account in accounts] == [
+        "router-remote-reader",
         "router-controller",
         "router-gateway",
         "router-discovery",
-        "router-remote-reader",
     ]
     assert all(account["automountServiceAccountToken"] is False for account in accounts)
 
