@@ -25,10 +25,8 @@ from datum_router.plugins.protocols import Contribution
 from datum_router.reconcile.reports import Refusal, Verdict
 from datum_router.reconcile.status import KINDS
 from datum_router.reconcile.subject import Facts, Subject
+from datum_router.registry.bucket import Name
 from datum_router.registry.store import StoreView
-
-Name = tuple[str, str]
-"""Namespace and name."""
 
 INGRESS_PREFIX = "ingress:"
 """Begins `Rule.route` of a rule that a VPCIngress states itself."""

@@ -38,7 +38,7 @@ from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.observe import names
 from datum_router.plugins.cluster import Cluster, LeaseRecord, ObjectEvent, StatusWrite
 from datum_router.reasons import Reason
-from datum_router.reconcile.conditions import timestamp
+from datum_router.reconcile.conditions import conditions_of, timestamp
 from datum_router.reconcile.index import FactIndex
 from datum_router.reconcile.leases import LEASE_KIND, reports_in
 from datum_router.reconcile.notices import Notice, notices
@@ -65,7 +65,6 @@ MAX_REWRITE_S = 300.0
 """Longest wait before a status that somebody else keeps changing is written again (seconds)."""
 EXPIRY_MARGIN_S = 0.1
 """After so long (seconds) a record that ran out has certainly done so."""
-
 
 CONDITION_TYPES = frozenset(names.CONDITION.values)
 """Those that are counted; others may have put conditions of their own there."""
@@ -187,7 +186,7 @@ class StatusWriter:
             objects, conditions = self._census.objects, self._census.conditions
             for key in self._index.objects():
                 objects[key.kind] += 1
-                for one in getattr(self._index.status(key), "conditions", ()):
+                for one in conditions_of(self._index.status(key)):
                     if one.type in CONDITION_TYPES:
                         conditions[key.kind, one.type, one.status] += 1
         return self._census
