@@ -3,7 +3,7 @@
 Theory of operation. `observe` is told of every view and result; it only notes which objects' statuses may differ. One
 task looks at those one by one: it works out the status that an object ought to have now, and compares it with the one
 that it has. Only a difference is written, by a few tasks at a time. So any number of changes to an object is one look,
-and looking costs no request. Each waits `SETTLE_S` first, so that what a gateway says of an edit is in the same write.
+and looking costs no request. Each waits `settle_s` first, so that what a gateway says of an edit is in the same write.
 
 Whoever does not lead keeps its knowledge up to date and writes nothing. At the beginning of a term every object is
 looked at once, behind whatever is edited meanwhile.
@@ -47,14 +47,11 @@ from datum_router.reconcile.status import KINDS, desired_status, is_same_status,
 from datum_router.reconcile.versions import FirstVersions
 from datum_router.reconcile.workqueue import WorkQueue
 from datum_router.registry.store import StoreView
+from datum_router_runtime.settings import CONCURRENT_WRITES, SETTLE_S
 from datum_router_runtime.turns import Signal
 
 log = logging.getLogger(__name__)
 
-SETTLE_S = 0.2
-"""How long a change waits for what follows it, such as gateways' word on it, before it is looked at (seconds)."""
-CONCURRENT_WRITES = 8
-"""Statuses that are written at once."""
 WRITE_TIMEOUT_S = 60.0
 """One write, with its events, is given up after so long (seconds) and tried again."""
 FORBIDDEN_RETRY_S = 60.0
