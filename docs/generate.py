@@ -19,20 +19,28 @@ from datum_router.observe.meter import DURATION_BOUNDS_S
 from datum_router.plugins import hookspecs
 from datum_router.plugins.manager import HOOK_NAMES
 from datum_router.policy import plugin_guard
-from datum_router.reconcile import conditions, notices, status, workqueue
+from datum_router.reconcile import conditions, notices, reports, status, workqueue
 from datum_router.registry.endpoints import MAX_ENDPOINTS_PER_SERVICE
 from datum_router.routing import normalize, query
 from datum_router.routing.regex import MAX_PATTERN_BYTES
 from datum_router_files import listing, yamlscan
-from datum_router_kubernetes import client, cluster, events, listwatch, ratelimit, wanted
+from datum_router_kubernetes import answers, client, cluster, events, follow, listwatch, ratelimit, wanted
 from datum_router_proxy import limits
 from datum_router_proxy.server.listener import AcceptLimits
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.wire import grammar, hpack_codec
 from datum_router_proxy.wire.http1 import Http1Limits
 from datum_router_proxy.wire.http2 import Http2Limits
-from datum_router_runtime import admin, logsetup
-from datum_router_runtime.settings import ADDRESSES, ENVIRONMENT, MAX_WORKERS, ControllerSettings, GatewaySettings
+from datum_router_runtime import admin, logsetup, snapshotfile
+from datum_router_runtime import status as statuswriter
+from datum_router_runtime.settings import (
+    ADDRESSES,
+    ENVIRONMENT,
+    MAX_WORKERS,
+    TEXTS,
+    ControllerSettings,
+    GatewaySettings,
+)
 from datum_router_runtime.telemetry import MEASURE_TIMEOUT_S
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -56,6 +64,7 @@ VARIABLES = (
     ("DATUM_ROUTER_TOPOLOGY", "topology", "`name=value,name=value`"),
     ("DATUM_ROUTER_DATA_PLANE_CONFIG", "data_plane_config", "`name=value,name=value`"),
     *((variable, field, "seconds") for variable, field in ENVIRONMENT.items()),
+    *((variable, field, "text") for variable, field in TEXTS.items()),
     *((variable, field, "`HOST:PORT`, which others may reach") for variable, field in ADDRESSES.items()),
     ("DATUM_ROUTER_TRACE_PLUGINS", "", "`1`: log every call of a plugin's hook"),
 )
@@ -188,7 +197,11 @@ def _others() -> list[tuple[str, float, str, str, str]]:
         ("writes for the events of one object at once", events.OBJECT_BURST, "writes",
          f"dropped; one comes back in {events.OBJECT_REFILL_S:g} s", ""),
         ("events that are remembered", events.MAX_REMEMBERED, "events", "the repeat of a forgotten one is new", ""),
-        ("the note of an event", events.MAX_NOTE_BYTES, "bytes", "cut", ""),
+        ("the note of an event", events.MAX_NOTE_BYTES, "bytes",
+         f"cut, as is what has more than {notices.MAX_NOTE_CHARS:,} characters", ""),
+        ("the wait that a cluster's API asks for (`Retry-After`)", answers.MAX_RETRY_AFTER_S, "s", "tried sooner", ""),
+        ("wait of a kind that cannot be read", follow.MAX_BACKOFF_S, "s", "tried again",
+         f"`{names.SOURCE_ERRORS.name}`"),
         ("series of routes, of services, of listeners", ledger.MAX_OWN, "each", "counted as `other`",
          f"`{names.FOLDED.name}`"),
         ("admin connections", admin.MAX_CONNECTIONS, "connections", "closed at once", ""),
@@ -198,7 +211,13 @@ def _others() -> list[tuple[str, float, str, str, str]]:
         ("endpoints that the status of a ServiceBinding lists", status.BOUND_ENDPOINTS, "endpoints",
          "counted, not listed", ""),
         ("message of a condition", conditions.MAX_MESSAGE_CHARS, "characters", "cut", ""),
-        ("note of an event", notices.MAX_NOTE_CHARS, "characters", "cut", ""),
+        ("objects that a gateway's report lists as refused", reports.MAX_REFUSED, "objects", "the report says so", ""),
+        ("snapshot file", snapshotfile.MAX_BYTES, "bytes", "not served after a restart", ""),
+        ("the write of one status, or of one event", statuswriter.WRITE_TIMEOUT_S, "s",
+         "a status is tried again, an event is not",
+         f"`{names.STATUS_WRITE_ERRORS.name}`, `{names.EVENT_ERRORS.name}`"),
+        ("longest wait of a status that somebody else keeps changing", statuswriter.MAX_REWRITE_S, "s", "written again",
+         f"`{names.STATUS_WRITE_ERRORS.name}`"),
         ("longest wait of a status whose write fails", workqueue.MAX_BACKOFF_S, "s", "tried again",
          f"`{names.STATUS_FAILING.name}`"),
         ("longest wait of all statuses while the API is away", workqueue.MAX_HOLD_S, "s", "tried again",

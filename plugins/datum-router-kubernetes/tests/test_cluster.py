@@ -39,6 +39,7 @@ from datum_router_kubernetes.cluster import (
 )
 from datum_router_kubernetes.events import OBJECT_BURST, UPDATE_S
 from datum_router_kubernetes.ratelimit import WriteLimits
+from datum_router_kubernetes.testing import write_kubeconfig
 
 ROUTE = GroupVersionKind(group="router.datum.net", version="v1alpha1", kind="VPCRoute")
 DEADLINE_S = 20.0
@@ -414,18 +415,7 @@ class ScriptedServer(socketserver.ThreadingTCPServer):
 
 
 def kubeconfig(directory: Path, port: int) -> dict[str, str]:
-    path = directory / "kubeconfig"
-    path.write_text(
-        json.dumps(
-            {
-                "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-                "users": [{"name": "u", "user": {"token": "t"}}],
-                "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "shop"}}],
-                "current-context": "x",
-            }
-        )
-    )
-    return {"kubeconfig": str(path)}
+    return {"kubeconfig": str(write_kubeconfig(directory, f"http://127.0.0.1:{port}", namespace="shop"))}
 
 
 @contextlib.contextmanager

@@ -25,7 +25,7 @@ from datum_router.compiler.rules import RouteCompiler
 from datum_router.compiler.services import CompiledService, ServiceCompiler, service_key
 from datum_router.compiler.steps import in_one_go
 from datum_router.compiler.table import RuleTable
-from datum_router.manifests.meta import ObjectKey
+from datum_router.manifests.meta import ObjectKey, key_of
 from datum_router.manifests.servicebinding import ServiceBinding
 from datum_router.manifests.vpcingress import VPCIngress
 from datum_router.manifests.vpcroute import VPCRoute
@@ -309,7 +309,7 @@ def _given_to(made: CompiledService | None) -> tuple[Contribution, ...]:
 def _check_binding(manifest: msgspec.Struct, view: ManifestView) -> tuple[None, Sequence[Finding]] | None:
     if not isinstance(manifest, ServiceBinding):
         return None
-    key = ObjectKey(kind="ServiceBinding", namespace=manifest.metadata.namespace, name=manifest.metadata.name)
+    key = key_of("ServiceBinding", manifest.metadata)
     ref = manifest.spec.vpc_service_ref
     result = resolve_service(
         view,

@@ -8,7 +8,7 @@ from datum_router.compiler.refs import Finding, created_at, port_override, resol
 from datum_router.compiler.services import service_key
 from datum_router.filters.base import filter_problem
 from datum_router.manifests import vpcroute as wire
-from datum_router.manifests.meta import ObjectKey, parse_duration
+from datum_router.manifests.meta import ObjectKey, key_of, parse_duration
 from datum_router.manifests.terms import BALANCER_TERMS
 from datum_router.manifests.vpcroute import VPCRoute
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
@@ -48,7 +48,7 @@ class RouteCompiler:
 
     def compile(self, route: VPCRoute, view: ManifestView, scope: IngressScope) -> tuple[list[Rule], list[Finding]]:
         """Return the route's rules and what is wrong with it. A route that cannot be served as a whole gives none."""
-        key = ObjectKey(kind="VPCRoute", namespace=route.metadata.namespace, name=route.metadata.name)
+        key = key_of("VPCRoute", route.metadata)
         findings: list[Finding] = []
         spec = route.spec
         hostnames, listeners, is_attached = scope.attach(route, findings)

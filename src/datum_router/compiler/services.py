@@ -8,7 +8,7 @@ import msgspec
 
 from datum_router.compiler.diagnostics import Severity
 from datum_router.compiler.refs import Finding
-from datum_router.manifests.meta import ObjectKey, parse_duration
+from datum_router.manifests.meta import ObjectKey, key_of, parse_duration
 from datum_router.manifests.secret import ConfigMap, Secret
 from datum_router.manifests.vpcservice import (
     CertificateRef,
@@ -57,7 +57,7 @@ class ServiceCompiler:
     def compile(self, manifest: VPCService, view: ManifestView) -> tuple[CompiledService, list[Finding]]:
         """Return the service and what is wrong with it; a service is always returned, at worst without endpoints."""
         spec = manifest.spec
-        key = ObjectKey(kind="VPCService", namespace=manifest.metadata.namespace, name=manifest.metadata.name)
+        key = key_of("VPCService", manifest.metadata)
         findings: list[Finding] = []
         resolution = self._registry.resolve(manifest, view)
         for problem in resolution.problems:

@@ -16,7 +16,7 @@ from datum_router.compiler.diagnostics import Diagnostic
 from datum_router.compiler.ingress import Attached, join
 from datum_router.compiler.services import service_key
 from datum_router.compiler.splice import differences
-from datum_router.manifests.meta import ObjectKey, ObjectMeta, StatusPart
+from datum_router.manifests.meta import ObjectKey, ObjectMeta, StatusPart, key_of
 from datum_router.manifests.vpcroute import VPCRoute
 from datum_router.manifests.vpcservice import VPCService, VpcStatus
 from datum_router.model.route import Rule
@@ -25,10 +25,8 @@ from datum_router.plugins.protocols import Contribution
 from datum_router.reconcile.reports import Refusal, Verdict
 from datum_router.reconcile.status import KINDS
 from datum_router.reconcile.subject import Facts, Subject
+from datum_router.registry.bucket import Name
 from datum_router.registry.store import StoreView
-
-Name = tuple[str, str]
-"""Namespace and name."""
 
 INGRESS_PREFIX = "ingress:"
 """Begins `Rule.route` of a rule that a VPCIngress states itself."""
@@ -218,7 +216,7 @@ class FactIndex:
             for manifest in view.list(kind):
                 metadata = getattr(manifest, "metadata", None)
                 if isinstance(metadata, ObjectMeta):
-                    key = ObjectKey(kind=kind, namespace=metadata.namespace, name=metadata.name)
+                    key = key_of(kind, metadata)
                     if key not in refused:
                         yield key
 

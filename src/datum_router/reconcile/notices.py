@@ -13,7 +13,7 @@ import msgspec
 
 from datum_router.manifests.meta import Condition, StatusPart
 from datum_router.reasons import Reason
-from datum_router.reconcile.conditions import ConditionType, bounded, find
+from datum_router.reconcile.conditions import ConditionType, bounded, conditions_of, find
 
 MAX_NOTE_CHARS = 1024
 """Longest note of an event, as the API has it."""
@@ -33,7 +33,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def notices(old: StatusPart | None, new: StatusPart) -> list[Notice]:
     """Return what is to be told when a status takes the place of another one, in the order of conditions."""
-    before, now = _conditions(old), _conditions(new)
+    before, now = conditions_of(old), conditions_of(new)
     found = [
         _told(before, now, ConditionType.ACCEPTED, "Accept", bad="False"),
         _told(before, now, ConditionType.RESOLVED_REFS, "ResolveRefs", bad="False"),
@@ -68,8 +68,3 @@ def _note(one: Condition) -> str:
         f" (generation {one.observed_generation})" if one.observed_generation else ""
     )
     return bounded(one.message or good, MAX_NOTE_CHARS)
-
-
-def _conditions(status: StatusPart | None) -> Sequence[Condition]:
-    found = getattr(status, "conditions", ())
-    return found if isinstance(found, tuple) else ()

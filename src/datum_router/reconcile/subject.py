@@ -23,7 +23,7 @@ from datum_router.model.route import Rule
 from datum_router.model.service import Service
 from datum_router.plugins.protocols import Contribution
 from datum_router.reasons import Reason
-from datum_router.reconcile.conditions import ConditionType, condition, find, merge
+from datum_router.reconcile.conditions import ConditionType, condition, conditions_of, find, merge
 from datum_router.reconcile.reports import Refusal, Verdict
 
 REFERENCES = frozenset(
@@ -213,5 +213,4 @@ def summary(conditions: Sequence[Condition], *needed: ConditionType) -> Conditio
 
 def merged(subject: Subject, conditions: Sequence[Condition], *, now: str) -> tuple[Condition, ...]:
     """Return conditions with their times, given those that the object has."""
-    before = getattr(subject.status, "conditions", ())
-    return merge(before if isinstance(before, tuple) else (), conditions, now=now)
+    return merge(conditions_of(subject.status), conditions, now=now)

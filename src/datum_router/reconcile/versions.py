@@ -7,7 +7,7 @@ write its status twice. Only a new generation, or a gateway that refuses the obj
 from __future__ import annotations
 
 from datum_router.manifests.meta import ObjectKey, ObjectMeta, StatusPart
-from datum_router.reconcile.conditions import ConditionType, find
+from datum_router.reconcile.conditions import ConditionType, conditions_of, find
 from datum_router.reconcile.reports import IN_FORCE, NO_GATEWAY, Verdict, Verdicts
 
 
@@ -57,6 +57,5 @@ class FirstVersions:
 
 
 def _was_in_force(status: StatusPart | None, generation: int) -> bool:
-    conditions = getattr(status, "conditions", ())
-    one = find(conditions, ConditionType.PROGRAMMED) if isinstance(conditions, tuple) else None
+    one = find(conditions_of(status), ConditionType.PROGRAMMED)
     return one is not None and one.status == "True" and one.observed_generation == generation

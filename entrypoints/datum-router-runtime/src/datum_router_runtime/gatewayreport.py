@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import random
 import re
-import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 
@@ -60,11 +59,6 @@ def lease_name(identity: str) -> str:
     """Return a name that an object may have for a gateway of this identity."""
     plain = _NOT_IN_NAMES.sub("-", identity.lower()).strip("-.") or "unnamed"
     return f"gateway-{plain}"[:MAX_NAME_CHARS].rstrip("-.")
-
-
-def default_identity(environ: Mapping[str, str]) -> str:
-    """Return what this gateway is called: the name of its Pod if it has one, else that of the host."""
-    return environ.get("POD_NAME") or socket.gethostname()
 
 
 def owners_from(environ: Mapping[str, str]) -> tuple[OwnerReference, ...]:

@@ -19,6 +19,10 @@ _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P
 LOCAL_NAMES = {"": "0.0.0.0", "localhost": "127.0.0.1", "*": "0.0.0.0"}
 MAX_WORKERS = 256
 MAX_DURATION_S = 3600.0
+SETTLE_S = 0.2
+"""How long a change waits for what follows, such as gateways' word on it, before its status is looked at (seconds)."""
+CONCURRENT_WRITES = 8
+"""Statuses that are written at once."""
 MAX_CONCURRENT_WRITES = 64
 
 
@@ -233,8 +237,8 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Address | None = None
     debounce_s: float = 0.05
     debounce_max_s: float = 1.0
-    settle_s: float = 0.2
-    concurrent_writes: int = 8
+    settle_s: float = SETTLE_S
+    concurrent_writes: int = CONCURRENT_WRITES
     disabled_plugins: tuple[str, ...] = ()
 
     @classmethod
@@ -267,7 +271,6 @@ ENVIRONMENT = {
 }
 """Environment variable -> field, for plain seconds."""
 
-
 TEXTS = {"DATUM_ROUTER_IDENTITY": "identity", "DATUM_ROUTER_SNAPSHOT_FILE": "snapshot_file"}
 """Environment variable -> field, for plain text."""
 
@@ -290,10 +293,10 @@ def parse_pairs(text: str, variable: str, example: str) -> dict[str, str]:
 
 
 def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
-    """Return the settings that the environment gives, as keyword arguments of `GatewaySettings`.
+    """Return the settings that the environment gives, by name of the field, those of gateways included.
 
-    Besides `ENVIRONMENT`: `DATUM_ROUTER_WORKERS=4`, `DATUM_ROUTER_DISABLE_PLUGINS=a,b`, and as `name=value,name=value`
-    `DATUM_ROUTER_TOPOLOGY` and `DATUM_ROUTER_DATA_PLANE_CONFIG`.
+    Besides `ENVIRONMENT`, `TEXTS` and `ADDRESSES`: `DATUM_ROUTER_WORKERS=4`, `DATUM_ROUTER_DISABLE_PLUGINS=a,b`, and as
+    `name=value,name=value` `DATUM_ROUTER_TOPOLOGY` and `DATUM_ROUTER_DATA_PLANE_CONFIG`.
 
     Raises:
         ConfigError: A value that cannot be read; names the variable.

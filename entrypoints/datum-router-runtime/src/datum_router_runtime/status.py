@@ -3,7 +3,7 @@
 Theory of operation. `observe` is told of every view and result; it only notes which objects' statuses may differ. One
 task looks at those one by one: it works out the status that an object ought to have now, and compares it with the one
 that it has. Only a difference is written, by a few tasks at a time. So any number of changes to an object is one look,
-and looking costs no request. Each waits `SETTLE_S` first, so that what a gateway says of an edit is in the same write.
+and looking costs no request. Each waits `settle_s` first, so that what a gateway says of an edit is in the same write.
 
 Whoever does not lead keeps its knowledge up to date and writes nothing. At the beginning of a term every object is
 looked at once, behind whatever is edited meanwhile.
@@ -38,7 +38,7 @@ from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.observe import names
 from datum_router.plugins.cluster import Cluster, LeaseRecord, ObjectEvent, StatusWrite
 from datum_router.reasons import Reason
-from datum_router.reconcile.conditions import timestamp
+from datum_router.reconcile.conditions import conditions_of, timestamp
 from datum_router.reconcile.index import FactIndex
 from datum_router.reconcile.leases import LEASE_KIND, reports_in
 from datum_router.reconcile.notices import Notice, notices
@@ -47,14 +47,11 @@ from datum_router.reconcile.status import KINDS, desired_status, is_same_status,
 from datum_router.reconcile.versions import FirstVersions
 from datum_router.reconcile.workqueue import WorkQueue
 from datum_router.registry.store import StoreView
+from datum_router_runtime.settings import CONCURRENT_WRITES, SETTLE_S
 from datum_router_runtime.turns import Signal
 
 log = logging.getLogger(__name__)
 
-SETTLE_S = 0.2
-"""How long a change waits for what follows it, such as gateways' word on it, before it is looked at (seconds)."""
-CONCURRENT_WRITES = 8
-"""Statuses that are written at once."""
 WRITE_TIMEOUT_S = 60.0
 """One write, with its events, is given up after so long (seconds) and tried again."""
 FORBIDDEN_RETRY_S = 60.0
@@ -65,7 +62,6 @@ MAX_REWRITE_S = 300.0
 """Longest wait before a status that somebody else keeps changing is written again (seconds)."""
 EXPIRY_MARGIN_S = 0.1
 """After so long (seconds) a record that ran out has certainly done so."""
-
 
 CONDITION_TYPES = frozenset(names.CONDITION.values)
 """Those that are counted; others may have put conditions of their own there."""
@@ -187,7 +183,7 @@ class StatusWriter:
             objects, conditions = self._census.objects, self._census.conditions
             for key in self._index.objects():
                 objects[key.kind] += 1
-                for one in getattr(self._index.status(key), "conditions", ()):
+                for one in conditions_of(self._index.status(key)):
                     if one.type in CONDITION_TYPES:
                         conditions[key.kind, one.type, one.status] += 1
         return self._census

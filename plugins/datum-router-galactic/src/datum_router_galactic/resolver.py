@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from datum_router.compiler.refs import is_permitted, refusal
-from datum_router.manifests.meta import ObjectKey
+from datum_router.manifests.meta import ObjectKey, key_of
 from datum_router.manifests.vpcservice import VPCService
 from datum_router.model.endpoint import Endpoint, make_endpoint, make_locality
 from datum_router.plugins.protocols import ManifestView, Resolution, ResolveProblem
@@ -29,7 +29,7 @@ class AttachmentResolver:
         if ref is None:
             return None
         namespace = ref.namespace or service.metadata.namespace
-        key = ObjectKey(kind="VPCService", namespace=service.metadata.namespace, name=service.metadata.name)
+        key = key_of("VPCService", service.metadata)
         target = ObjectKey(kind="VPCAttachment", namespace=namespace, name=ref.name)
         attachment = view.get("VPCAttachment", namespace, ref.name)
         if not isinstance(attachment, VPCAttachment):

@@ -29,7 +29,7 @@ from datum_router.errors import ClusterConflict, ClusterError, ClusterNotFound, 
 from datum_router.manifests.meta import GroupVersionKind, ObjectKey
 from datum_router.plugins.cluster import Applied, ClusterCounts, LeaseRecord, ObjectEvent, StatusWrite
 from datum_router_kubernetes import events, leases, objects
-from datum_router_kubernetes.client import REQUEST_TIMEOUT_S, Hold, make_client
+from datum_router_kubernetes.client import REQUEST_TIMEOUT_S, Hold, in_thread, make_client
 from datum_router_kubernetes.ratelimit import TokenBucket, WriteLimits, write_limits
 from datum_router_kubernetes.rejections import rejection_of
 
@@ -338,9 +338,7 @@ class KubernetesCluster:
         content_type: str = "application/json",
         is_lease: bool = False,
     ) -> bytes:
-        hold = Hold()
-
-        def send() -> bytes:
+        def send(hold: Hold) -> bytes:
             return self._connected().request(
                 method,
                 path,
@@ -351,10 +349,7 @@ class KubernetesCluster:
                 hold=hold,
             )
 
-        try:
-            return await trio.to_thread.run_sync(send, abandon_on_cancel=True, limiter=self._limiter(is_lease))
-        finally:
-            hold.close()
+        return await in_thread(send, self._limiter(is_lease))
 
     def _limiter(self, is_lease: bool) -> trio.CapacityLimiter:
         name, size = ("leases", MAX_LEASE_THREADS) if is_lease else ("others", self._threads)

@@ -17,7 +17,7 @@ import msgspec
 from datum_router.compiler.refs import is_permitted, refusal
 from datum_router.manifests.holding import recorded_endpoints
 from datum_router.manifests.indexes import BY_VPC_SERVICE, full_name
-from datum_router.manifests.meta import ObjectKey
+from datum_router.manifests.meta import ObjectKey, key_of
 from datum_router.manifests.servicebinding import AddressFamily, ServiceBinding
 from datum_router.manifests.vpcservice import VPCService
 from datum_router.model.endpoint import Endpoint, EndpointKey, Locality, endpoint_key, make_endpoint, make_locality
@@ -43,7 +43,7 @@ class BindingResolver:
 
         A binding of another namespace needs a ReferenceGrant of the service's; the compiler reports it if it has none.
         """
-        key = ObjectKey(kind="VPCService", namespace=service.metadata.namespace, name=service.metadata.name)
+        key = key_of("VPCService", service.metadata)
         problems: list[ResolveProblem] = []
         contributions: list[Contribution] = []
         for binding in view.select("ServiceBinding", BY_VPC_SERVICE, full_name(key.namespace, key.name)):
@@ -87,7 +87,7 @@ class _Binding:
         self.binding = binding
         self.service = service
         self.view = view
-        self.key = ObjectKey(kind="ServiceBinding", namespace=binding.metadata.namespace, name=binding.metadata.name)
+        self.key = key_of("ServiceBinding", binding.metadata)
         self.locality = make_locality(service.spec.topology)
         self.members: dict[EndpointKey, _Member] = {}
         self.problems: list[ResolveProblem] = []

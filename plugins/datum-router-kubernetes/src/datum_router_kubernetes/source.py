@@ -133,8 +133,7 @@ class _Run:
         self._named_now: dict[ListWatch, dict[ObjectKey, tuple[ObjectKey, ...]]] = {}  # by batches under way
         self._left_out = ""
         self._unreachable = ""
-        wanted = collections_of(self._kinds, source.settings, client.namespace)
-        self._collections = wanted
+        self._collections = collections_of(self._kinds, source.settings, client.namespace)
 
     def start(self) -> None:
         """Start a thread for each collection."""

@@ -71,10 +71,6 @@ class Wanted:
         """Return what an object names."""
         return self._by_referrer.get(referrer, frozenset())
 
-    def referrers(self, kind: str) -> tuple[ObjectKey, ...]:
-        """Return the objects of a kind that name anything."""
-        return tuple(one for one in self._by_referrer if one.kind == kind)
-
     def watched(self) -> frozenset[ObjectKey]:
         """Return what is to be watched."""
         return frozenset(self._watched)
