@@ -208,7 +208,7 @@ def reports_after(cluster: FakeCluster, count: int) -> list[str]:
     ]
 
 
-def test_a_conflict_is_read_again() -> None:
+def test_a_conflict_is_read_again_and_told(caplog: pytest.LogCaptureFixture) -> None:
     async def script(stage: Stage, cluster: FakeCluster) -> None:
         stage.edit("d1", "5")
         await trio.sleep(10)
@@ -218,6 +218,7 @@ def test_a_conflict_is_read_again() -> None:
         assert reports(cluster)[-1].digest == "d2"
 
     play(script)
+    assert "another gateway of the same name?" in caplog.text
 
 
 def test_without_the_right_to_write_it_goes_on_trying_slowly() -> None:

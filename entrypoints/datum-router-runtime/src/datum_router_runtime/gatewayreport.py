@@ -224,6 +224,10 @@ class GatewayReporter:
                     )
                 )
             except ClusterConflict:
+                log.warning(
+                    "somebody else writes this gateway's report; another gateway of the same name?",
+                    extra={"lease": self._record.name, "setting": "DATUM_ROUTER_IDENTITY"},
+                )
                 self._record = LeaseRecord(namespace=self._record.namespace, name=self._record.name)
                 self.failures += 1
             except ClusterError as error:
