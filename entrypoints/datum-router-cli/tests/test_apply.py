@@ -198,6 +198,10 @@ def test_what_is_in_force_and_cannot_work_is_told(
     result = invoke("-f", "conf", "--wait")
     assert result.exit_code == 0, result.output
     assert "vpcroute shop/api: in force, but VPCServiceNotFound: vpcservice shop/apo is not there" in result.output
+    found = json.loads(invoke("-f", "conf", "--wait", "--output", "json").output)
+    assert {"object": "vpcroute shop/api", "why": "VPCServiceNotFound: vpcservice shop/apo is not there"} in found[
+        "incomplete"
+    ]
 
 
 def test_it_says_where_not(invoke: Invoke, cluster: FakeCluster) -> None:

@@ -114,6 +114,11 @@ def apply(
                 "objects": run.outcomes,
                 "leftToKubectl": left_out,
                 "notInForce": [{"object": str(one.target.key), "state": one.state, "why": one.why} for one in late],
+                "incomplete": [
+                    {"object": str(one.target.key), "why": one.why}
+                    for one in waited
+                    if one.state is State.IN_FORCE and one.why
+                ],
                 "gateways": rows,
                 "diagnostics": run.failures,
             }
