@@ -47,6 +47,7 @@ class Reason(enum.StrEnum):
     INVALID_CERTIFICATE_REF = "InvalidCertificateRef"
     UNKNOWN_BALANCER = "UnknownBalancer"
     REGEX_UNAVAILABLE = "RegexUnavailable"
+    PORT_UNAVAILABLE = "PortUnavailable"
     PLUGIN_FAILED = "PluginFailed"
     SOURCE_FAILED = "SourceFailed"
 

@@ -169,7 +169,8 @@ def test_without_an_answer_it_stops_at_once(invoke: Invoke, cluster: FakeCluster
     cluster.fail("apply", ClusterUnavailable("connection refused"), times=None)
     result = invoke("-f", "conf")
     assert result.exit_code == 1
-    assert result.output.count("connection refused") == 2  # at the object and in the summary
+    assert result.output.count("connection refused") == 1
+    assert result.output.splitlines()[-1] == "bad: 1 error"
 
 
 def test_it_waits_until_every_object_is_in_force(invoke: Invoke, cluster: FakeCluster) -> None:
@@ -178,6 +179,29 @@ def test_it_waits_until_every_object_is_in_force(invoke: Invoke, cluster: FakeCl
     assert result.exit_code == 0, result.output
     assert "vpcroute shop/api: in force" in result.output
     assert result.output.splitlines()[-1] == "good: 2 objects applied and in force everywhere"
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {"ResolvedRefs": ("False", "VPCServiceNotFound", "vpcservice shop/apo is not there")},
+        {"Conflicted": ("True", "VPCServiceNotFound", "vpcservice shop/apo is not there")},
+        {"EndpointsReady": ("False", "VPCServiceNotFound", "vpcservice shop/apo is not there")},
+    ],
+)
+def test_what_is_in_force_and_cannot_work_is_told(
+    invoke: Invoke, cluster: FakeCluster, conditions: dict[str, tuple[str, str, str]]
+) -> None:
+    controller(
+        cluster, Accepted=("True", "Accepted", ""), Programmed=("True", "Programmed", "everywhere"), **conditions
+    )
+    result = invoke("-f", "conf", "--wait")
+    assert result.exit_code == 0, result.output
+    assert "vpcroute shop/api: in force, but VPCServiceNotFound: vpcservice shop/apo is not there" in result.output
+    found = json.loads(invoke("-f", "conf", "--wait", "--output", "json").output)
+    assert {"object": "vpcroute shop/api", "why": "VPCServiceNotFound: vpcservice shop/apo is not there"} in found[
+        "incomplete"
+    ]
 
 
 def test_it_says_where_not(invoke: Invoke, cluster: FakeCluster) -> None:

@@ -111,6 +111,26 @@ def test_a_port_that_workers_have_yet_to_let_go_of_is_not_blamed_on_another_proc
     drive(script)
 
 
+def test_a_port_that_cannot_be_had_makes_the_gateway_not_ready_only_if_there_is_no_other() -> None:
+    async def script(one: Bench) -> None:
+        supervisor = one.supervisor
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen(1)
+            bad = Listener(name="taken", host="127.0.0.1", port=taken.getsockname()[1])
+            supervisor.publish(CompileResult(data=SnapshotData(version=1, digest="d1", listeners=(bad,))))
+            await one.say(Hello(pid=1), Programmed(version=1, digest="d1"))
+            (reason,) = supervisor.not_ready_reasons()
+            assert "is in use by another process" in reason
+            assert supervisor.listener_problems["taken"].reason is Reason.PORT_UNAVAILABLE
+            supervisor.publish(CompileResult(data=SnapshotData(version=2, digest="d2", listeners=(bad, PLAIN))))
+            await one.say(Programmed(version=2, digest="d2"))
+            assert supervisor.not_ready_reasons() == []
+            assert set(supervisor.listener_problems) == {"taken"}
+
+    drive(script)
+
+
 def test_a_worker_that_comes_later_gets_listeners_and_the_whole_snapshot() -> None:
     async def script(one: Bench) -> None:
         one.supervisor.publish(snapshot(1))

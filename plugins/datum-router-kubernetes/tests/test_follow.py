@@ -399,7 +399,8 @@ def test_a_missing_right_is_told_by_name() -> None:
     assert follower.trouble is not None
     assert follower.trouble.severity is Severity.ERROR
     assert "the right to list vpcroutes.router.datum.net in all namespaces is missing" in follower.trouble.message
-    assert follower.trouble.hint == "grant it by a ClusterRole: resources [vpcroutes], verbs [get, list, watch]"
+    rule = "resources [vpcroutes], verbs [get, list, watch]"
+    assert follower.trouble.hint == f"grant it by a ClusterRole: {rule}; manifests/rbac/rbac.yaml does"
     assert not follower.is_listed
     assert pause(follower) <= FIRST_BACKOFF_S
 
@@ -420,7 +421,7 @@ def test_a_secret_that_may_not_be_read_is_an_error_and_keeps_nobody_waiting() ->
     assert follower.trouble is not None
     assert follower.trouble.severity is Severity.ERROR
     assert "secrets tls in namespace shop" in follower.trouble.message
-    assert follower.trouble.hint.endswith("resourceNames [tls]")
+    assert follower.trouble.hint.endswith("resourceNames [tls]; manifests/examples/gateway-secret-access.yaml does")
 
 
 def test_an_optional_kind_that_may_not_be_read_is_a_warning() -> None:

@@ -1,7 +1,8 @@
 """What a user must be told when a status changes: events beside the conditions. Pure.
 
 A version that is refused is told each time that there is a new one; what stays as it was is not told again. Waiting for
-gateways is no event, since every edit does; a gateway that refuses something is, and so is the end of that.
+gateways is no event, since every edit does; a gateway that refuses something is, and so is the end of that, unless
+another condition says for the same reason that it is refused.
 """
 
 from __future__ import annotations
@@ -49,13 +50,23 @@ def _told(
     was, one = find(before, kind), find(now, kind)
     if one is None:
         return None
-    was_bad = was is not None and was.status == bad and was.reason not in WAITING
-    if one.status == bad and one.reason not in WAITING:
+    was_bad = was is not None and was.status == bad and not _is_no_news(was, before)
+    if one.status == bad and not _is_no_news(one, now):
         is_new = was is None or not was_bad or _gist(was, kind) != _gist(one, kind)
         return Notice(type="Warning", reason=one.reason, action=action, note=_note(one)) if is_new else None
     if was_bad and one.status != "Unknown" and one.status != bad:
         return Notice(type="Normal", reason=one.reason, action=action, note=_note(one))
     return None
+
+
+def _is_no_news(one: Condition, conditions: Sequence[Condition]) -> bool:
+    """Tell whether a failure is none, or whether `Programmed` only repeats what another condition says."""
+    if one.type != ConditionType.PROGRAMMED:
+        return one.reason in WAITING
+    return one.reason in WAITING or any(
+        other.reason == one.reason and other.type in (ConditionType.ACCEPTED, ConditionType.RESOLVED_REFS)
+        for other in conditions
+    )
 
 
 def _gist(one: Condition, kind: ConditionType) -> tuple[str, str, int]:

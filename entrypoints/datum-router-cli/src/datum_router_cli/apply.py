@@ -114,6 +114,11 @@ def apply(
                 "objects": run.outcomes,
                 "leftToKubectl": left_out,
                 "notInForce": [{"object": str(one.target.key), "state": one.state, "why": one.why} for one in late],
+                "incomplete": [
+                    {"object": str(one.target.key), "why": one.why}
+                    for one in waited
+                    if one.state is State.IN_FORCE and one.why
+                ],
                 "gateways": rows,
                 "diagnostics": run.failures,
             }
@@ -215,7 +220,7 @@ class _Run:
                 hint = "--force-conflicts takes the fields over"
                 self._fail(item, [_diagnostic(item, "", str(error), Reason.CONFLICTED, hint)])
             except ClusterError as error:
-                self._note(Outcome(object=str(item.key), result="failed", message=str(error)), "bold red")
+                self.outcomes.append(Outcome(object=str(item.key), result="failed", message=str(error)))
                 self.errors.append(f"{item.key}: {error}")
                 if error.status == 0:
                     break  # nobody answers: the next one would wait as long for nothing
@@ -247,7 +252,7 @@ class _Run:
     async def wait(self, timeout_s: float, gateways_in: str) -> tuple[list[Progress], list[GatewayRow]]:
         """Wait for what was applied; return how far each object came, and the gateways if some are not there."""
         if self._is_text and self.targets:
-            say(self._console, f"waiting until {plural(len(self.targets), 'object')} are in force everywhere", "cyan")
+            say(self._console, f"waiting for {plural(len(self.targets), 'object')} to be in force everywhere", "cyan")
         found = await wait_until_in_force(self._cluster, self.targets, timeout_s=timeout_s, report=self._report)
         if all(one.state is State.IN_FORCE for one in found):
             return found, []
@@ -260,8 +265,9 @@ class _Run:
     def _report(self, progress: Progress) -> None:
         if self._is_text:
             is_good = progress.state is State.IN_FORCE
-            text = f"{progress.target.key}: {progress.state}" + (f": {progress.why}" if progress.why else "")
-            say(self._console, text, "" if is_good else "bold red")
+            joint = ", but " if is_good else ": "
+            text = f"{progress.target.key}: {progress.state}" + (f"{joint}{progress.why}" if progress.why else "")
+            say(self._console, text, ("yellow" if progress.why else "") if is_good else "bold red")
 
 
 def _diagnostic(item: Item, path: str, message: str, reason: Reason, hint: str = "") -> Diagnostic:
@@ -301,8 +307,8 @@ def _summarise(
             say(console, "no gateway reports; is a gateway running with DATUM_ROUTER_SOURCE=kubernetes?", "yellow")
     for error in run.errors:
         say(console, f"error: {error}", "bold red")
-    if run.failures:
-        say(console, f"bad: {plural(len(run.failures), 'error')}", "bold red")
-    elif not late and not run.errors:
+    if run.failures or run.errors:
+        say(console, f"bad: {plural(len(run.failures) + len(run.errors), 'error')}", "bold red")
+    elif not late:
         where = " and in force everywhere" if is_waiting else ""
         say(console, f"good: {plural(len(run.outcomes), 'object')} applied{where}", "bold green")

@@ -23,7 +23,7 @@ HELP = """Usage: datum-router-gateway
 
   DATUM_ROUTER_SOURCE            files or kubernetes [default: files]
   DATUM_ROUTER_DIR               files: directory of manifests [default: /etc/datum-router]
-  KUBECONFIG                     kubernetes: how to reach it [default: as the Pod it runs in]
+  KUBECONFIG                     kubernetes: how to reach it [default: as the Pod it runs in, else ~/.kube/config]
   DATUM_ROUTER_KUBE_CONTEXT      kubernetes: which context of it [default: the current one]
   DATUM_ROUTER_NAMESPACES        kubernetes: namespaces, separated by commas [default: all]
   DATUM_ROUTER_LABEL_SELECTOR    kubernetes: which of our objects, such as tier=edge [default: all]

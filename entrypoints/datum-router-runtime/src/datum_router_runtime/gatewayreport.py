@@ -17,6 +17,7 @@ import msgspec
 import trio
 
 from datum_router.compiler.diagnostics import Diagnostic, Severity
+from datum_router.compiler.ingress import Attached
 from datum_router.errors import ClusterConflict, ClusterError
 from datum_router.manifests.meta import MAX_NAME_CHARS, OwnerReference
 from datum_router.manifests.table import KindTable
@@ -84,6 +85,21 @@ def refusals_from(diagnostics: Iterable[Diagnostic], kinds: KindTable) -> Iterab
         yield Refusal(kind=kind.kind, namespace=namespace, name=name, reason=one.reason.value, message=message)
 
 
+def refusals_of_ports(ingresses: Iterable[Attached], closed: Mapping[str, Diagnostic]) -> Iterable[Refusal]:
+    """Yield the VPCIngresses that ask for a listener which cannot be opened here.
+
+    Args:
+        closed: Why, by name of the listener.
+    """
+    for ingress in ingresses:
+        for _, _, listener in ingress.sections:
+            if listener in closed:
+                key, why = ingress.key, closed[listener]
+                yield Refusal(
+                    kind=key.kind, namespace=key.namespace, name=key.name, reason=why.reason.value, message=why.message
+                )
+
+
 class GatewayReporter:
     """Write the report of one gateway.
 
@@ -128,14 +144,19 @@ class GatewayReporter:
         """Return what is to be said now; None while what was taken in is on its way to the workers."""
         supervisor = self._supervisor
         data = supervisor.data
-        problems = [one.message for one in supervisor.listener_problems.values()]
+        closed = supervisor.listener_problems
+        problems = [one.message for one in closed.values()]
         if supervisor.link_problem is not None:
             problems.append(supervisor.link_problem.message)
-        if data is None or not self._feed.synced or (supervisor.lagging_workers() and not problems):
+        is_lagging = supervisor.lagging_workers() > 0
+        is_changing_hands = any(one.reason is Reason.PENDING for one in closed.values())
+        if data is None or not self._feed.synced or (is_lagging and not problems) or is_changing_hands:
             return None
-        refused, is_cut = make_refusals(refusals_from(supervisor.diagnostics, self._kinds))
+        found = [*refusals_from(supervisor.diagnostics, self._kinds), *refusals_of_ports(supervisor.ingresses, closed)]
+        refused, is_cut = make_refusals(found)
         last = self._last
-        is_behind = supervisor.lagging_workers() > 0
+        # With no port open nothing is in force here, whatever the workers hold.
+        is_behind = is_lagging or len(closed) == len(data.listeners) > 0
         namespaces = self._scope.get("namespaces", "")
         return GatewayReport(
             digest=last.digest if is_behind else data.digest,
@@ -197,6 +218,10 @@ class GatewayReporter:
                     )
                 )
             except ClusterConflict:
+                log.warning(
+                    "somebody else writes this gateway's report; another gateway of the same name?",
+                    extra={"lease": self._record.name, "setting": "DATUM_ROUTER_IDENTITY"},
+                )
                 self._record = LeaseRecord(namespace=self._record.namespace, name=self._record.name)
                 self.failures += 1
             except ClusterError as error:

@@ -28,6 +28,7 @@ import trio
 from datum_router.compiler.compiler import CompileResult
 from datum_router.compiler.diagnostics import Diagnostic, Severity
 from datum_router.compiler.diff import make_delta
+from datum_router.compiler.ingress import Attached
 from datum_router.errors import ConfigError
 from datum_router.health.view import HealthBook
 from datum_router.model.snapshot import SnapshotData
@@ -138,6 +139,7 @@ class Supervisor:
     """Keep workers serving the newest snapshot and health.
 
     Attributes:
+        ingresses: Those of the configuration in force, with the names of their listeners.
         force_changed: A result was published, or a worker said what it has in force.
 
     Args:
@@ -159,6 +161,7 @@ class Supervisor:
         self.book = book
         self.data: SnapshotData | None = None
         self.diagnostics: tuple[Diagnostic, ...] = ()
+        self.ingresses: tuple[Attached, ...] = ()
         self.listener_problems: dict[str, Diagnostic] = {}
         self.link_problem: Diagnostic | None = None
         self.groups: dict[str, ListenerGroup] = {}
@@ -182,7 +185,7 @@ class Supervisor:
 
     def publish(self, result: CompileResult) -> None:
         """Put a compiled snapshot in force on every worker. Never blocks, never raises on configuration."""
-        self.diagnostics = result.diagnostics
+        self.diagnostics, self.ingresses = result.diagnostics, result.ingresses
         self.force_changed.notify()
         old, new = self.data, result.data
         if old is not None and old.digest == new.digest:
@@ -247,15 +250,15 @@ class Supervisor:
             try:
                 group = bind_group(listener, self.settings.workers)
             except ConfigError as error:
-                message, level = str(error), logging.ERROR
+                message, level, reason = str(error), logging.ERROR, error.reason
                 if listener.port in let_go:  # no other process: workers let go of it with the snapshot that follows
                     message = f"listener {name}: port {listener.port} is still that of {let_go[listener.port]}"
-                    level = logging.INFO
+                    level, reason = logging.INFO, Reason.PENDING
                 known = self.listener_problems.get(name)
                 if known is None or known.message != message:
                     log.log(level, "cannot listen, will retry", extra={"listener": name, "error": message})
                 self.listener_problems[name] = Diagnostic(
-                    severity=Severity.ERROR, object=f"listener {name}", reason=error.reason, message=message
+                    severity=Severity.ERROR, object=f"listener {name}", reason=reason, message=message
                 )
                 continue
             self.listener_problems.pop(name, None)
@@ -319,7 +322,8 @@ class Supervisor:
             return ["draining"]
         if self.data is None:
             return ["no configuration yet: sources are not synced"]
-        reasons = [diagnostic.message for diagnostic in self.listener_problems.values()]
+        # One port that cannot be had, which any editor of a VPCIngress may ask for, must not take the others out.
+        reasons = [] if self.groups else [one.message for one in self.listener_problems.values()]
         if self.is_crash_looping:
             reasons.append(f"workers died {len(self.restarts)} times in {self.settings.restart_window_s:g} s")
         serving = [link for link in self.living() if link.is_up and link.version > 0]
@@ -348,6 +352,7 @@ class Supervisor:
             await trio.sleep(BIND_RETRY_S)
             if self.listener_problems and self.data is not None and not self.is_draining:
                 self._bind_listeners(self.data)
+                self.force_changed.notify()
 
     async def _keep_worker(self, index: int) -> None:
         delay = FIRST_RESTART_DELAY_S

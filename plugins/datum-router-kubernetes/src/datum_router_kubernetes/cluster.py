@@ -26,7 +26,7 @@ import msgspec
 import trio
 
 from datum_router.errors import ClusterConflict, ClusterError, ClusterNotFound, ClusterUnavailable
-from datum_router.manifests.meta import GroupVersionKind, ObjectKey
+from datum_router.manifests.meta import GROUP, GroupVersionKind, ObjectKey
 from datum_router.plugins.cluster import Applied, ClusterCounts, LeaseRecord, ObjectEvent, StatusWrite
 from datum_router_kubernetes import events, leases, objects
 from datum_router_kubernetes.client import REQUEST_TIMEOUT_S, Hold, in_thread, make_client
@@ -274,14 +274,20 @@ class KubernetesCluster:
         except ClusterNotFound as error:
             if objects.is_object_missing(error, key):
                 return None
-            raise
+            hint = " (kubectl apply -f manifests/crds/)" if gvk.group == GROUP else ""
+            raise ClusterNotFound(
+                f"the cluster does not know {plural} of {gvk.api_version}{hint}", status=404
+            ) from error
         found: Mapping[str, object] = _decoded(msgspec.json.Decoder(dict[str, object]).decode, body, key)
         return found
 
     async def apply(
         self, raw: Mapping[str, object], *, plural: str, manager: str, is_forced: bool, is_dry_run: bool = False
     ) -> Applied:
-        """Apply an object; looks at it before, to tell whether anything changed."""
+        """Apply an object; looks at it before, to tell whether anything changed.
+
+        A conflict about an object that is as it should be already is none: it is left as it is.
+        """
         gvk, key = objects.identified(raw)
         before = await self.get(gvk, plural, key)
         query = {"fieldManager": manager, "force": "true" if is_forced else "false", "fieldValidation": "Strict"}
@@ -296,6 +302,14 @@ class KubernetesCluster:
                 content_type=objects.APPLY_PATCH,
                 is_dry_run=is_dry_run,
             )
+        except ClusterConflict:
+            # In a list that is owned as a whole, defaults that the API has filled in look like another value.
+            if before is None or is_forced:
+                raise
+            tried = await self.apply(raw, plural=plural, manager=manager, is_forced=True, is_dry_run=True)
+            if tried.is_changed:
+                raise
+            return tried
         except ClusterError as error:
             told = rejection_of(error)
             if told is error:

@@ -373,11 +373,13 @@ class Follower:
             rule = f"resources [{one.resource.partition('.')[0]}], verbs [get, list, watch]"
             if one.name:
                 rule += f", resourceNames [{one.name}]"
-            is_expected = one.is_optional and one.kind not in CREDENTIAL_KINDS
+            is_credential = one.kind in CREDENTIAL_KINDS
+            is_expected = one.is_optional and not is_credential
+            said = str(error).rpartition(": the API answered 403 Forbidden: ")[2]
             self.trouble = Trouble(
                 Reason.SOURCE_FAILED,
-                f"the right to {verb} {what} in {one.where} is missing: {error}",
-                f"grant it by a {'Role there' if one.namespace else 'ClusterRole'}: {rule}",
+                f"the right to {verb} {what} in {one.where} is missing: {said}",
+                f"grant it by a {'Role there' if one.namespace else 'ClusterRole'}: {rule}; {_example(one)} does",
                 Severity.WARNING if is_expected else Severity.ERROR,
             )
             if one.is_optional and self._is_in_list:
@@ -395,3 +397,11 @@ class Follower:
         if retry_after_s:
             wait_s = max(wait_s, retry_after_s + self._rng.random() * FIRST_BACKOFF_S)
         self._pause = Wait(wait_s, is_for_api=is_for_api)
+
+
+def _example(collection: Collection) -> str:
+    """Return which of our manifests grants what this collection needs."""
+    if collection.kind in CREDENTIAL_KINDS:
+        return "manifests/examples/gateway-secret-access.yaml"
+    is_scoped = collection.namespace and collection.kind != "Lease"
+    return "manifests/overlays/namespaced" if is_scoped else "manifests/rbac/rbac.yaml"

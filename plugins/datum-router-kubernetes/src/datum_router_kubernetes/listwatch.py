@@ -334,16 +334,17 @@ class ListWatch:
             self._reach.answered()
         elif not error.status:
             self._reach.failed(str(error))
+        gone = self._follower.failed(error, lasted_s=lasted_s)
         text = str(error)
         if text != self._logged:
             self._logged = text
-            is_expected = one.is_optional and isinstance(error, ClusterNotFound)
-            log.log(
-                logging.INFO if is_expected else logging.WARNING,
-                "a collection of the cluster cannot be read, will retry",
-                extra={**self._about(), "error": text},
-            )
-        gone = self._follower.failed(error, lasted_s=lasted_s)
+            if one.is_optional and isinstance(error, ClusterNotFound):
+                log.info("the cluster does not have this kind, it is looked for from time to time", extra=self._about())
+            else:
+                # What is told as a diagnostic, with what would be right, is logged where that is taken in.
+                level = logging.WARNING if self._follower.trouble is None else logging.DEBUG
+                message = "a collection of the cluster cannot be read, will retry"
+                log.log(level, message, extra={**self._about(), "error": text})
         if not self._follower.is_listing:
             self._free_slot()
         self._tell([self._delete(name) for name in gone])
