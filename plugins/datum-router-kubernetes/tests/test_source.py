@@ -206,7 +206,7 @@ def lists_asked(api: ScriptedApi) -> list[Asked]:
 
 
 def test_counts_are_kept(api: ScriptedApi, stage: Stage) -> None:
-    api.lists(THINGS, page([item("a")]))
+    api.lists(THINGS, page([item("a")]), page([item("a")], version="12"))
     api.watches(THINGS, watch(event("ADDED", item("b", "11")), then="end"), watch(failure(410)), watch())
     source = stage.source(THING)
     assert isinstance(source, CountingSource)
