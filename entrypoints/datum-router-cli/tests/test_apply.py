@@ -204,6 +204,19 @@ def test_what_the_controller_refuses_is_not_waited_for(invoke: Invoke, cluster: 
     assert "vpcroute shop/api: refused: InvalidValue: no such thing" in result.output
 
 
+def test_a_right_to_look_that_is_missing_is_told_beside_what_was_applied(
+    invoke: Invoke, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def get(*_arguments: object) -> None:
+        raise ClusterForbidden("get vpcroutes: the API answered 401: expired", status=401)
+
+    monkeypatch.setattr(cluster, "get", get)
+    done = invoke("-f", "conf", "--wait", "--timeout", "100ms")
+    assert done.exit_code == 1
+    assert "vpcroute shop/api: applied" in done.output
+    assert "expired" in done.output
+
+
 def test_without_a_controller_it_says_so(invoke: Invoke) -> None:
     result = invoke("-f", "conf", "--wait", "--timeout", "300ms", "--output", "json")
     assert result.exit_code == 1
