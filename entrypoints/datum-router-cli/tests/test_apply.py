@@ -109,6 +109,16 @@ def test_services_are_applied_before_the_routes_that_name_them(invoke: Invoke, c
     assert "vpcroute shop/api: unchanged" in again.output
 
 
+def test_a_namespace_is_applied_before_what_is_in_it(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "conf" / "z.yaml").write_text("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n")
+    (tmp_path / "conf" / "a.yaml").write_text(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: ca, namespace: shop}\ndata: {x: y}\n"
+    )
+    done = invoke("-f", "conf")
+    assert done.exit_code == 0, done.output
+    assert done.output.index("namespace shop") < done.output.index("configmap shop/ca")
+
+
 def test_objects_without_a_namespace_go_where_the_context_or_the_option_says(invoke: Invoke, tmp_path: Path) -> None:
     (tmp_path / "conf" / "all.yaml").write_text(MANIFESTS.replace(", namespace: shop", ""))
     assert "vpcroute shop/api: applied" in invoke("-f", "conf").output
