@@ -34,8 +34,12 @@ GATEWAY_LABELS = {COMPONENT_LABEL: COMPONENT_GATEWAY}
 REPORT_ANNOTATION = "router.datum.net/report"
 
 MAX_REFUSED = 200
-"""Objects that a report lists as refused; what is beyond is said by `is_cut`, so that a record stays below 64 KiB."""
+"""Objects that a report lists as refused; what is beyond is said by `is_cut`."""
+MAX_REFUSED_BYTES = 64 * 1024
+"""What they take up in the report: the API takes no annotations beyond 256 KiB; a longer report would never arrive."""
 MAX_MESSAGE_CHARS = 200
+MAX_PROBLEM_CHARS = 1000
+"""How much is told of what keeps a gateway from putting things into force."""
 MAX_RECORD_S = 900
 """The longest time for which a record counts without being renewed (seconds), whatever it says."""
 NAMED_GATEWAYS = 3
@@ -96,11 +100,24 @@ def make_refusals(refusals: Iterable[Refusal]) -> tuple[tuple[Refusal, ...], boo
     """Return at most one refusal an object, in order, messages cut to size, and whether some were left out."""
     found: dict[ObjectKey, Refusal] = {}
     for one in refusals:
-        if len(one.message) > MAX_MESSAGE_CHARS:
-            one = msgspec.structs.replace(one, message=one.message[: MAX_MESSAGE_CHARS - 3] + "...")
-        found.setdefault(one.key, one)
-    ordered = [found[key] for key in sorted(found)]
-    return tuple(ordered[:MAX_REFUSED]), len(ordered) > MAX_REFUSED
+        found.setdefault(one.key, msgspec.structs.replace(one, message=_cut(one.message, MAX_MESSAGE_CHARS)))
+    kept: list[Refusal] = []
+    size = 0
+    for key in sorted(found)[:MAX_REFUSED]:
+        size += len(_ENCODER.encode(found[key])) + 1
+        if size > MAX_REFUSED_BYTES:
+            break
+        kept.append(found[key])
+    return tuple(kept), len(kept) < len(found)
+
+
+def make_problem(problems: Iterable[str]) -> str:
+    """Return problems as one text, cut to size."""
+    return _cut("; ".join(problems), MAX_PROBLEM_CHARS)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")

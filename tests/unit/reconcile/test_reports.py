@@ -20,6 +20,7 @@ from datum_router.reconcile.reports import (
     ReportBook,
     decode_report,
     encode_report,
+    make_problem,
     make_refusals,
     version_number,
 )
@@ -236,3 +237,25 @@ def test_a_reason_that_the_api_would_not_take_is_not_passed_on(reason: str) -> N
     verdict = book(record("a", at("9", refused=[refusal], problem="p" * 100_000))).verdicts(0.0).of(ROUTE, "5")
     assert verdict.reason == Reason.INVALID
     assert len(verdict.message) < 300
+
+
+def test_a_report_is_never_longer_than_an_annotation_may_be() -> None:
+    # The longest names, and texts whose characters take the most bytes in JSON.
+    refusals = [
+        Refusal(
+            kind="ServiceBinding",
+            namespace=f"{number:063}",
+            name=f"{number:0253}",
+            reason="MutuallyExclusive",
+            message="\x01" * 10_000,
+        )
+        for number in range(1000)
+    ]
+    refused, is_cut = make_refusals(refusals)
+    assert is_cut
+    assert 30 < len(refused) < MAX_REFUSED
+    report = GatewayReport(
+        refused=refused, is_cut=is_cut, problem=make_problem(["\x01" * 200] * 1000), versions=dict.fromkeys("abc", "1")
+    )
+    assert len(encode_report(report).encode()) < 100_000
+    assert decode_report(encode_report(report)) == report
