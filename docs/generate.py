@@ -186,7 +186,7 @@ def _others() -> list[tuple[str, float, str, str, str]]:
         ("lists of a cluster at a time", listwatch.LISTS_AT_ONCE, "kinds", "others wait; beside "
          f"{listwatch.NAMED_LISTS_AT_ONCE} of single objects", ""),
         ("Secrets and ConfigMaps that are read of a cluster", wanted.MAX_NAMED_WATCHES, "objects",
-         "those named later are not read", found),
+         "those named later are not read, but for the share of their namespace", found),
         ("writes to a cluster", ratelimit.WRITE_QPS, "per second", f"beyond {ratelimit.WRITE_BURST} at once they wait, "
          "but for leases; settings `writeQps`, `writeBurst`", ""),
         ("requests to a cluster at a time", cluster.MAX_WRITE_THREADS, "requests",

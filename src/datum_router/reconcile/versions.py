@@ -17,7 +17,7 @@ class FirstVersions:
     __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        self._known: dict[ObjectKey, tuple[int, str]] = {}
+        self._known: dict[ObjectKey, tuple[int, str, str]] = {}  # generation, version, uid
 
     def note(self, key: ObjectKey, metadata: ObjectMeta | None, *, is_refused: bool) -> None:
         """Take what was read of an object.
@@ -30,8 +30,9 @@ class FirstVersions:
             self._known.pop(key, None)
         elif not is_refused:
             known = self._known.get(key)
-            if known is None or known[0] != metadata.generation:
-                self._known[key] = (metadata.generation, metadata.resource_version)
+            # One that was deleted and made anew between two looks has the generation of the former.
+            if known is None or (known[0], known[2]) != (metadata.generation, metadata.uid):
+                self._known[key] = (metadata.generation, metadata.resource_version, metadata.uid)
 
     def verdict(
         self,
@@ -50,7 +51,7 @@ class FirstVersions:
             is_refused: As for `note`.
         """
         known = self._known.get(key)
-        generation, version = (metadata.generation, metadata.resource_version) if known is None else known
+        generation, version = (metadata.generation, metadata.resource_version) if known is None else known[:2]
         was_in_force = _was_in_force(status, generation)
         verdict = verdicts.of(key, "" if was_in_force else version, labels=metadata.labels, is_refused=is_refused)
         return IN_FORCE if was_in_force and verdict == NO_GATEWAY else verdict

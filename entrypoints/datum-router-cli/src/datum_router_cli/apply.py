@@ -178,7 +178,7 @@ def order(upserts: Sequence[Upsert], kinds: KindTable, namespace: str) -> tuple[
                 origin=event.origin,
             )
         )
-    ranks = {"VPCService": 1, "ServiceBinding": 2, "VPCIngress": 3, "VPCRoute": 4, "VPCEgress": 5}
+    ranks = {"Namespace": -1, "VPCService": 1, "ServiceBinding": 2, "VPCIngress": 3, "VPCRoute": 4, "VPCEgress": 5}
     items.sort(key=lambda item: ranks.get(item.kind.kind, 0))
     return items, left_out
 

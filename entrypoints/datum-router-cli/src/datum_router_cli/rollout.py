@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import trio
 
-from datum_router.errors import ClusterUnavailable
+from datum_router.errors import ClusterError
 from datum_router.manifests.meta import Condition, ObjectKey
 from datum_router.manifests.table import ResourceKind
 from datum_router.plugins.cluster import Cluster
@@ -121,7 +121,7 @@ async def _look(
 ) -> None:
     try:
         found = await cluster.get(target.kind.gvk, target.kind.plural, target.key)
-    except ClusterUnavailable as error:  # it may come back in time
+    except ClusterError as error:  # it may come back in time, or the right to look may be given
         known[target.key] = Progress(target=target, state=State.WAITING, why=str(error))
         return
     progress = known[target.key] = judge(target, found)

@@ -30,6 +30,7 @@ from datum_router.reconcile.reports import (
     GatewayReport,
     Refusal,
     encode_report,
+    make_problem,
     make_refusals,
 )
 from datum_router_runtime.feed import Feed
@@ -163,7 +164,7 @@ class GatewayReporter:
             versions=last.versions if is_behind else dict(sorted(self._feed.published_marks().items())),
             refused=refused,
             is_cut=is_cut,
-            problem="; ".join(problems),
+            problem=make_problem(problems),
             namespaces=tuple(sorted(part.strip() for part in namespaces.split(",") if part.strip())),
             label_selector=self._scope.get("labelSelector", ""),
         )

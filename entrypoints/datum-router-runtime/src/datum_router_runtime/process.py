@@ -152,7 +152,8 @@ async def open_pages(
             host, port = listener.socket.getsockname()[:2]
             bound = Address(host=host, port=port)
             log.info(LISTENING[name], extra={"address": str(bound)})
-            found.append(Listening(name=name, address=bound, server=Admin(offered), listener=listener))
+            server = Admin(offered, is_local=name == "admin")
+            found.append(Listening(name=name, address=bound, server=server, listener=listener))
     return found
 
 

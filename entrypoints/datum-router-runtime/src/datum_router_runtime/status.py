@@ -20,6 +20,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from http import HTTPStatus
 
 import msgspec
 import trio
@@ -129,6 +130,7 @@ class StatusWriter:
         self._waiting: set[ObjectKey] = set()  # not in force everywhere when last looked at
         self._written: dict[ObjectKey, tuple[str, StatusPart]] = {}
         self._rewrites: dict[ObjectKey, int] = {}  # in a row, of statuses that were changed behind our back
+        self._refusing: dict[ObjectKey, int] = {}  # the API broke on these: writes until then; -1: on them alone
         self._put_off: set[ObjectKey] = set()  # those of them that have waited, or wait now
         self._woken = Signal()
         self._reported = Signal()
@@ -284,6 +286,7 @@ class StatusWriter:
             self._written.pop(key, None)
             self._rewrites.pop(key, None)
             self._put_off.discard(key)
+            self._refusing.pop(key, None)
             return None
         old = self._status(key, metadata)
         is_refused = self._index.is_refused(key)
@@ -344,6 +347,7 @@ class StatusWriter:
             self._fail(key, "internal")
         else:
             self.writes[key.kind] += 1
+            self._refusing.pop(key, None)
             self._written[key] = (planned.write.version, planned.status)
             self._queue.done(key)
             await self._publish(planned)
@@ -353,7 +357,10 @@ class StatusWriter:
 
     def _take_error(self, key: ObjectKey, error: ClusterError) -> None:
         now = self._clock()
-        if isinstance(error, ClusterUnavailable):
+        if isinstance(error, ClusterUnavailable) and self._is_its_own(key, error):
+            self._fail(key, "unavailable", at_least_s=error.retry_after_s)
+            log.warning("the API breaks on a status", extra={"object": str(key), "error": str(error)})
+        elif isinstance(error, ClusterUnavailable):
             self.errors[key.kind, "unavailable"] += 1
             level = logging.DEBUG if self._queue.is_held(now) else logging.WARNING  # others failed with this one
             wait_s = self._queue.hold(key, now=now, at_least_s=error.retry_after_s)
@@ -373,6 +380,16 @@ class StatusWriter:
         else:
             self._fail(key, "conflict" if isinstance(error, ClusterConflict) else "other", error.retry_after_s)
             log.debug("status was not written, will retry", extra={"object": str(key), "error": str(error)})
+
+    def _is_its_own(self, key: ObjectKey, error: ClusterUnavailable) -> bool:
+        """Tell whether the API breaks on this object while it takes others: etcd finds it too large, for example."""
+        if error.status != HTTPStatus.INTERNAL_SERVER_ERROR:
+            return False
+        written = self.writes.total()
+        before = self._refusing.setdefault(key, written)
+        if written > before >= 0:
+            self._refusing[key] = before = -1  # from now on, until it is written
+        return before < 0
 
     def _fail(self, key: ObjectKey, what: str, at_least_s: float = 0.0) -> None:
         self.errors[key.kind, what] += 1
