@@ -41,6 +41,7 @@ class Reason(enum.StrEnum):
     VPC_NOT_READY = "VPCNotReady"
     SERVICE_NOT_FOUND = "ServiceNotFound"
     PORT_NOT_FOUND = "PortNotFound"
+    PORT_UNAVAILABLE = "PortUnavailable"
     NO_ENDPOINTS = "NoEndpoints"
     NO_VPC_ADDRESS = "NoVPCAddress"
     REF_NOT_PERMITTED = "RefNotPermitted"

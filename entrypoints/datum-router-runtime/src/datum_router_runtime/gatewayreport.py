@@ -12,16 +12,22 @@ import random
 import re
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 import trio
 
 from datum_router.compiler.diagnostics import Diagnostic, Severity
+from datum_router.compiler.ingress import wanted_listeners
 from datum_router.errors import ClusterConflict, ClusterError
-from datum_router.manifests.meta import MAX_NAME_CHARS, OwnerReference
+from datum_router.manifests.credentials import CREDENTIAL_KINDS, REFERRING_KINDS, references
+from datum_router.manifests.meta import MAX_NAME_CHARS, ObjectKey, ObjectMeta, OwnerReference
 from datum_router.manifests.table import KindTable
+from datum_router.manifests.vpcingress import VPCIngress
+from datum_router.model.listener import Listener
+from datum_router.model.snapshot import SnapshotData
 from datum_router.plugins.cluster import Cluster, LeaseRecord
+from datum_router.plugins.protocols import ManifestView
 from datum_router.policy.backoff import full_jitter
 from datum_router.reasons import Reason
 from datum_router.reconcile.reports import (
@@ -52,6 +58,8 @@ END_S = 2.0
 
 REPORTED_REFERENCES = frozenset({Reason.INVALID_CERTIFICATE_REF})
 """Findings that only gateways can make, since nobody else may read Secrets; they are warnings where they are made."""
+
+_CREDENTIALS = tuple(f"{kind.lower()} " for kind in sorted(CREDENTIAL_KINDS))
 
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9.-]+")
 
@@ -88,6 +96,58 @@ def refusals_from(diagnostics: Iterable[Diagnostic], kinds: KindTable) -> Iterab
         namespace, _, name = where.rpartition("/")
         message = f"{one.path}: {one.message}" if one.path else one.message
         yield Refusal(kind=kind.kind, namespace=namespace, name=name, reason=one.reason.value, message=message)
+
+
+def credential_refusals(diagnostics: Iterable[Diagnostic], view: ManifestView) -> Iterator[Refusal]:
+    """Yield a refusal for each object that names a Secret or ConfigMap of which the latest version cannot be used.
+
+    Its last good version serves on, so that compiling finds nothing wrong; and only gateways read those kinds.
+    """
+    bad = {
+        one.object: one
+        for one in reversed(list(diagnostics))
+        if one.severity is Severity.ERROR and one.object.startswith(_CREDENTIALS)
+    }
+    for kind in sorted(REFERRING_KINDS) if bad else ():
+        for manifest in view.list(kind):
+            for named in references(manifest):
+                where = f"{named.kind.lower()} {named.namespace}/{named.name}"
+                found = bad.get(where)
+                if found is None:
+                    continue
+                key = own_key(kind, manifest)
+                what = f"{where}: {found.path}: {found.message}" if found.path else f"{where}: {found.message}"
+                message = f"{what}; the last good version stays in force, if there was one"
+                reason = Reason.INVALID_CERTIFICATE_REF.value
+                yield Refusal(kind=kind, namespace=key.namespace, name=key.name, reason=reason, message=message)
+                break
+
+
+def listener_refusals(
+    problems: Mapping[str, Diagnostic], listeners: Iterable[Listener], view: ManifestView
+) -> Iterator[Refusal]:
+    """Yield a refusal for each VPCIngress with a port that this gateway cannot listen on.
+
+    Args:
+        problems: By name of the listener.
+    """
+    by_port = {one.port: problems[one.name] for one in listeners if one.name in problems}
+    for ingress in view.list("VPCIngress") if by_port else ():
+        if not isinstance(ingress, VPCIngress):
+            continue
+        found = next((by_port[one.port] for one in wanted_listeners(ingress) if one.port in by_port), None)
+        if found is not None:
+            key = own_key("VPCIngress", ingress)
+            yield Refusal(
+                kind=key.kind, namespace=key.namespace, name=key.name, reason=found.reason.value, message=found.message
+            )
+
+
+def own_key(kind: str, manifest: msgspec.Struct) -> ObjectKey:
+    """Return which object a manifest of a kind is."""
+    metadata = getattr(manifest, "metadata", None)
+    assert isinstance(metadata, ObjectMeta)
+    return ObjectKey(kind=kind, namespace=metadata.namespace, name=metadata.name)
 
 
 class GatewayReporter:
@@ -139,7 +199,7 @@ class GatewayReporter:
             problems.append(supervisor.link_problem.message)
         if data is None or not self._feed.synced or (supervisor.lagging_workers() and not problems):
             return None
-        refused, is_cut = make_refusals(refusals_from(supervisor.diagnostics, self._kinds))
+        refused, is_cut = make_refusals(self._refusals(data))
         last = self._last
         is_behind = supervisor.lagging_workers() > 0
         namespaces = self._scope.get("namespaces", "")
@@ -152,6 +212,13 @@ class GatewayReporter:
             namespaces=tuple(sorted(part.strip() for part in namespaces.split(",") if part.strip())),
             label_selector=self._scope.get("labelSelector", ""),
         )
+
+    def _refusals(self, data: SnapshotData) -> Iterator[Refusal]:
+        supervisor, view = self._supervisor, self._feed.published_view
+        yield from refusals_from(supervisor.diagnostics, self._kinds)
+        if view is not None:
+            yield from credential_refusals(supervisor.diagnostics, view)
+            yield from listener_refusals(supervisor.listener_problems, data.listeners, view)
 
     async def run(self) -> None:
         """Report until cancelled; then the record is deleted, since this gateway holds nothing up any more."""

@@ -69,6 +69,8 @@ FIRST_RESTART_DELAY_S = 0.05
 MAX_RESTART_DELAY_S = 10.0
 STABLE_AFTER_S = 10.0
 BIND_RETRY_S = 1.0
+BIND_PATIENCE_S = 30.0
+"""How long after its start a gateway is not ready for one port that cannot be had, which a predecessor may let go of."""
 REPLACE_POLL_S = 0.02
 DRAIN_SLACK_S = 2.0
 """How much longer than lameduck + grace a worker may take before it is killed."""
@@ -170,6 +172,7 @@ class Supervisor:
         self.data_changed = Signal()
         self.force_changed = Signal()
         self._clock = clock
+        self._patient_until = 0.0  # 0 also once it has listened on all that was wanted
         self._plugins = tuple(plugins)
         self._on_listening = on_listening
         self._full: bytes | None = None
@@ -191,6 +194,7 @@ class Supervisor:
         self.data = new
         self.link_problem = None
         self._full = None
+        self._patient_until = now + BIND_PATIENCE_S if old is None else self._patient_until
         self._bind_listeners(new)
         changes = self.book.set_services(new.services, now=now)
         if old is None:
@@ -234,13 +238,13 @@ class Supervisor:
 
     def _bind_listeners(self, data: SnapshotData) -> None:
         wanted = {listener.name: listener for listener in data.listeners}
+        problems = self.listener_problems
+        self.listener_problems = {name: one for name, one in problems.items() if name in wanted}
         let_go: dict[int, str] = {}
         for name in [name for name in self.groups if name not in wanted]:
             group = self.groups.pop(name)
             let_go[group.address[1]] = name
             group.close()
-        for name in [name for name in self.listener_problems if name not in wanted]:
-            del self.listener_problems[name]
         for name, listener in wanted.items():
             if name in self.groups:
                 continue
@@ -251,12 +255,12 @@ class Supervisor:
                 if listener.port in let_go:  # no other process: workers let go of it with the snapshot that follows
                     message = f"listener {name}: port {listener.port} is still that of {let_go[listener.port]}"
                     level = logging.INFO
-                known = self.listener_problems.get(name)
-                if known is None or known.message != message:
-                    log.log(level, "cannot listen, will retry", extra={"listener": name, "error": message})
-                self.listener_problems[name] = Diagnostic(
+                found = Diagnostic(
                     severity=Severity.ERROR, object=f"listener {name}", reason=error.reason, message=message
                 )
+                if problems.get(name) != found:
+                    log.log(level, "cannot listen, will retry", extra={"listener": name, "error": message})
+                self.listener_problems[name] = found
                 continue
             self.listener_problems.pop(name, None)
             self.groups[name] = group
@@ -265,6 +269,9 @@ class Supervisor:
                     link.put(ListenerSocket(name=name), fd=group.sockets[link.index].fileno())
             if self._on_listening is not None:
                 self._on_listening(group)
+        self._patient_until = self._patient_until if self.listener_problems else 0.0
+        if self.listener_problems != problems:
+            self.force_changed.notify()
 
     # --- workers -----------------------------------------------------------------------------------------------
 
@@ -296,8 +303,7 @@ class Supervisor:
         """Begin a rolling restart: each worker is replaced by a new process, one after another, losing no request.
 
         Asked again while it is under way, another one follows. An old worker serves until its successor does, however
-        long that takes; the metric `datum_router_worker_replacements_total`
-        counts the finished ones.
+        long that takes; the metric `datum_router_worker_replacements_total` counts the finished ones.
         """
         log.info("replacing workers", extra={"workers": self.settings.workers})
         self._replacement_wanted.set()
@@ -319,7 +325,9 @@ class Supervisor:
             return ["draining"]
         if self.data is None:
             return ["no configuration yet: sources are not synced"]
-        reasons = [diagnostic.message for diagnostic in self.listener_problems.values()]
+        is_patient = self._clock() < self._patient_until
+        asked = self.listener_problems.values() if is_patient or not self.groups else ()
+        reasons = [diagnostic.message for diagnostic in asked]
         if self.is_crash_looping:
             reasons.append(f"workers died {len(self.restarts)} times in {self.settings.restart_window_s:g} s")
         serving = [link for link in self.living() if link.is_up and link.version > 0]
