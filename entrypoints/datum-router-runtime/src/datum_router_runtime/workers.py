@@ -70,7 +70,7 @@ MAX_RESTART_DELAY_S = 10.0
 STABLE_AFTER_S = 10.0
 BIND_RETRY_S = 1.0
 BIND_PATIENCE_S = 30.0
-"""How long after its start a gateway is not ready for one port that cannot be had, which a predecessor may let go of."""
+"""How long from its start one port that cannot be had, which a predecessor may let go of, keeps a gateway unready."""
 REPLACE_POLL_S = 0.02
 DRAIN_SLACK_S = 2.0
 """How much longer than lameduck + grace a worker may take before it is killed."""
@@ -264,9 +264,8 @@ class Supervisor:
                 continue
             self.listener_problems.pop(name, None)
             self.groups[name] = group
-            for link in self.living():
-                if link.is_up and not link.drain_begun.is_set():
-                    link.put(ListenerSocket(name=name), fd=group.sockets[link.index].fileno())
+            for link in [one for one in self.living() if one.is_up and not one.drain_begun.is_set()]:
+                link.put(ListenerSocket(name=name), fd=group.sockets[link.index].fileno())
             if self._on_listening is not None:
                 self._on_listening(group)
         self._patient_until = self._patient_until if self.listener_problems else 0.0
