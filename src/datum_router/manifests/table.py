@@ -47,6 +47,8 @@ class ResourceKind(msgspec.Struct, frozen=True, kw_only=True):
             later instead of failing.
         is_metadata_only: Only metadata is read; a source asks an API for PartialObjectMetadata of it, and nothing but
             `apiVersion`, `kind` and `metadata` may be relied on in what it decodes.
+        is_spread: What belongs together is spread over several objects of the kind, and moves between them: a change
+            waits a moment for the others that belong to it, so that nothing is missing in between.
         indexes: By name of the index, what takes a manifest of this type and returns the values under which
             `ManifestView.select` finds it, few in number. Pure, must not raise, and may read nothing but what
             `content` holds. Rows of one kind (its versions) have the same indexes.
@@ -65,6 +67,7 @@ class ResourceKind(msgspec.Struct, frozen=True, kw_only=True):
     is_status_ours: bool = False
     is_optional: bool = False
     is_metadata_only: bool = False
+    is_spread: bool = False
     indexes: Mapping[str, Callable[..., Iterable[str]]] = {}
     columns: tuple[PrinterColumn, ...] = ()
 

@@ -218,6 +218,10 @@ class Store:
         self._refused_statuses: dict[ObjectKey, msgspec.Struct] = {}
         self._diagnostics: tuple[Diagnostic, ...] | None = ()
 
+    def spread_kinds(self) -> frozenset[str]:
+        """Return the kinds with `ResourceKind.is_spread`."""
+        return frozenset(row.kind for row in self._kinds if row.is_spread)
+
     def apply(self, event: SourceEvent) -> StoreChange:
         """Take one event and return what it changed. Never raises on what users wrote."""
         if isinstance(event, Upsert):

@@ -11,7 +11,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 import trio
@@ -19,9 +19,11 @@ import trio
 from datum_router.compiler.diagnostics import Diagnostic, Severity
 from datum_router.compiler.ingress import Attached
 from datum_router.errors import ClusterConflict, ClusterError
-from datum_router.manifests.meta import MAX_NAME_CHARS, OwnerReference
+from datum_router.manifests.credentials import CREDENTIAL_KINDS, REFERRING_KINDS, references
+from datum_router.manifests.meta import MAX_NAME_CHARS, ObjectKey, ObjectMeta, OwnerReference, key_of
 from datum_router.manifests.table import KindTable
 from datum_router.plugins.cluster import Cluster, LeaseRecord
+from datum_router.plugins.protocols import ManifestView
 from datum_router.policy.backoff import full_jitter
 from datum_router.reasons import Reason
 from datum_router.reconcile.reports import (
@@ -53,6 +55,8 @@ END_S = 2.0
 
 REPORTED_REFERENCES = frozenset({Reason.INVALID_CERTIFICATE_REF})
 """Findings that only gateways can make, since nobody else may read Secrets; they are warnings where they are made."""
+
+_CREDENTIALS = tuple(f"{kind.lower()} " for kind in sorted(CREDENTIAL_KINDS))
 
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9.-]+")
 
@@ -99,6 +103,38 @@ def refusals_of_ports(ingresses: Iterable[Attached], closed: Mapping[str, Diagno
                 yield Refusal(
                     kind=key.kind, namespace=key.namespace, name=key.name, reason=why.reason.value, message=why.message
                 )
+
+
+def credential_refusals(diagnostics: Iterable[Diagnostic], view: ManifestView) -> Iterator[Refusal]:
+    """Yield a refusal for each object that names a Secret or ConfigMap of which the latest version cannot be used.
+
+    Its last good version serves on, so that compiling finds nothing wrong; and only gateways read those kinds.
+    """
+    bad = {
+        one.object: one
+        for one in reversed(list(diagnostics))
+        if one.severity is Severity.ERROR and one.object.startswith(_CREDENTIALS)
+    }
+    for kind in sorted(REFERRING_KINDS) if bad else ():
+        for manifest in view.list(kind):
+            for named in references(manifest):
+                where = f"{named.kind.lower()} {named.namespace}/{named.name}"
+                found = bad.get(where)
+                if found is None:
+                    continue
+                key = _key_of(kind, manifest)
+                what = f"{where}: {found.path}: {found.message}" if found.path else f"{where}: {found.message}"
+                message = f"{what}; the last good version stays in force, if there was one"
+                reason = Reason.INVALID_CERTIFICATE_REF.value
+                yield Refusal(kind=kind, namespace=key.namespace, name=key.name, reason=reason, message=message)
+                break
+
+
+def _key_of(kind: str, manifest: msgspec.Struct) -> ObjectKey:
+    """Return which object a manifest of a kind is."""
+    metadata = getattr(manifest, "metadata", None)
+    assert isinstance(metadata, ObjectMeta)
+    return key_of(kind, metadata)
 
 
 class GatewayReporter:
@@ -153,8 +189,7 @@ class GatewayReporter:
         is_changing_hands = any(one.reason is Reason.PENDING for one in closed.values())
         if data is None or not self._feed.synced or (is_lagging and not problems) or is_changing_hands:
             return None
-        found = [*refusals_from(supervisor.diagnostics, self._kinds), *refusals_of_ports(supervisor.ingresses, closed)]
-        refused, is_cut = make_refusals(found)
+        refused, is_cut = make_refusals(self._refusals())
         last = self._last
         # With no port open nothing is in force here, whatever the workers hold.
         is_behind = is_lagging or len(closed) == len(data.listeners) > 0
@@ -168,6 +203,13 @@ class GatewayReporter:
             namespaces=tuple(sorted(part.strip() for part in namespaces.split(",") if part.strip())),
             label_selector=self._scope.get("labelSelector", ""),
         )
+
+    def _refusals(self) -> Iterator[Refusal]:
+        supervisor, view = self._supervisor, self._feed.published_view
+        yield from refusals_from(supervisor.diagnostics, self._kinds)
+        yield from refusals_of_ports(supervisor.ingresses, supervisor.listener_problems)
+        if view is not None:
+            yield from credential_refusals(supervisor.diagnostics, view)
 
     async def run(self) -> None:
         """Report until cancelled; then the record is deleted, since this gateway holds nothing up any more."""

@@ -20,9 +20,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-import msgspec
 import trio
 
 from datum_router.compiler.compiler import CompileResult
@@ -33,7 +32,6 @@ from datum_router.errors import ConfigError
 from datum_router.health.view import HealthBook
 from datum_router.model.snapshot import SnapshotData
 from datum_router.observe import names
-from datum_router.observe.cells import CellKey
 from datum_router.observe.ledger import Ledger
 from datum_router.plugins.manager import SERVING_HOOKS, LoadedPlugin
 from datum_router.plugins.protocols import HealthChange
@@ -43,7 +41,6 @@ from datum_router_runtime.ipc import (
     ControlChannel,
     ControlClosed,
     DeltaSnapshot,
-    Drain,
     Drained,
     FullSnapshot,
     HealthUpdates,
@@ -60,6 +57,7 @@ from datum_router_runtime.settings import GatewaySettings
 from datum_router_runtime.sockets import ListenerGroup, bind_group
 from datum_router_runtime.trials import open_permits_file
 from datum_router_runtime.turns import Signal
+from datum_router_runtime.workerlink import WorkerLink, WorkerStatus
 
 log = logging.getLogger(__name__)
 
@@ -70,69 +68,11 @@ FIRST_RESTART_DELAY_S = 0.05
 MAX_RESTART_DELAY_S = 10.0
 STABLE_AFTER_S = 10.0
 BIND_RETRY_S = 1.0
+BIND_PATIENCE_S = 30.0
+"""How long from its start one port that cannot be had, which a predecessor may let go of, keeps a gateway unready."""
 REPLACE_POLL_S = 0.02
 DRAIN_SLACK_S = 2.0
 """How much longer than lameduck + grace a worker may take before it is killed."""
-
-
-class WorkerLink:
-    """What the supervisor knows of one worker process."""
-
-    __slots__ = (
-        "answered",
-        "cells",
-        "channel",
-        "drain_begun",
-        "ended",
-        "gauges",
-        "has_successor",
-        "index",
-        "is_up",
-        "outbox",
-        "pid",
-        "process",
-        "programmed",
-        "version",
-        "wake",
-    )
-
-    def __init__(self, index: int, channel: ControlChannel, process: trio.Process) -> None:
-        self.index = index
-        self.channel = channel
-        self.process = process
-        self.pid = process.pid
-        self.is_up = False
-        self.has_successor = False
-        self.version = 0
-        self.programmed = trio.Event()
-        self.drain_begun = trio.Event()
-        self.ended = trio.Event()
-        self.outbox: collections.deque[tuple[Message | bytes, int | None]] = collections.deque()
-        self.wake = trio.Event()
-        self.answered = 0
-        self.cells: dict[CellKey, float] = {}
-        self.gauges: dict[str, int] = {}
-
-    def put(self, message: Message | bytes, *, fd: int | None = None) -> None:
-        """Queue a message; never blocks."""
-        self.outbox.append((message, fd))
-        self.wake.set()
-
-    def drain(self, *, lameduck_s: float, grace_s: float) -> None:
-        """Tell it to finish gracefully; it gets no more listeners, not even those that wait for it here."""
-        self.drain_begun.set()
-        self.outbox = collections.deque(entry for entry in self.outbox if entry[1] is None)
-        self.put(Drain(lameduck_s=lameduck_s, grace_s=grace_s))
-
-
-class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker, for the admin listener."""
-
-    index: int
-    pid: int
-    is_up: bool
-    version: int
-    gauges: Mapping[str, int]
 
 
 class Supervisor:
@@ -173,6 +113,7 @@ class Supervisor:
         self.data_changed = Signal()
         self.force_changed = Signal()
         self._clock = clock
+        self._patient_until = 0.0  # 0 also once it has listened on all that was wanted
         self._plugins = tuple(plugins)
         self._on_listening = on_listening
         self._full: bytes | None = None
@@ -194,6 +135,7 @@ class Supervisor:
         self.data = new
         self.link_problem = None
         self._full = None
+        self._patient_until = now + BIND_PATIENCE_S if old is None else self._patient_until
         self._bind_listeners(new)
         changes = self.book.set_services(new.services, now=now)
         if old is None:
@@ -237,13 +179,13 @@ class Supervisor:
 
     def _bind_listeners(self, data: SnapshotData) -> None:
         wanted = {listener.name: listener for listener in data.listeners}
+        problems = self.listener_problems
+        self.listener_problems = {name: one for name, one in problems.items() if name in wanted}
         let_go: dict[int, str] = {}
         for name in [name for name in self.groups if name not in wanted]:
             group = self.groups.pop(name)
             let_go[group.address[1]] = name
             group.close()
-        for name in [name for name in self.listener_problems if name not in wanted]:
-            del self.listener_problems[name]
         for name, listener in wanted.items():
             if name in self.groups:
                 continue
@@ -254,20 +196,20 @@ class Supervisor:
                 if listener.port in let_go:  # no other process: workers let go of it with the snapshot that follows
                     message = f"listener {name}: port {listener.port} is still that of {let_go[listener.port]}"
                     level, reason = logging.INFO, Reason.PENDING
-                known = self.listener_problems.get(name)
-                if known is None or known.message != message:
+                found = Diagnostic(severity=Severity.ERROR, object=f"listener {name}", reason=reason, message=message)
+                if problems.get(name) != found:
                     log.log(level, "cannot listen, will retry", extra={"listener": name, "error": message})
-                self.listener_problems[name] = Diagnostic(
-                    severity=Severity.ERROR, object=f"listener {name}", reason=reason, message=message
-                )
+                self.listener_problems[name] = found
                 continue
             self.listener_problems.pop(name, None)
             self.groups[name] = group
-            for link in self.living():
-                if link.is_up and not link.drain_begun.is_set():
-                    link.put(ListenerSocket(name=name), fd=group.sockets[link.index].fileno())
+            for link in [one for one in self.living() if one.is_up and not one.drain_begun.is_set()]:
+                link.put(ListenerSocket(name=name), fd=group.sockets[link.index].fileno())
             if self._on_listening is not None:
                 self._on_listening(group)
+        self._patient_until = self._patient_until if self.listener_problems else 0.0
+        if self.listener_problems != problems:
+            self.force_changed.notify()
 
     # --- workers -----------------------------------------------------------------------------------------------
 
@@ -299,8 +241,7 @@ class Supervisor:
         """Begin a rolling restart: each worker is replaced by a new process, one after another, losing no request.
 
         Asked again while it is under way, another one follows. An old worker serves until its successor does, however
-        long that takes; the metric `datum_router_worker_replacements_total`
-        counts the finished ones.
+        long that takes; the metric `datum_router_worker_replacements_total` counts the finished ones.
         """
         log.info("replacing workers", extra={"workers": self.settings.workers})
         self._replacement_wanted.set()
@@ -322,8 +263,10 @@ class Supervisor:
             return ["draining"]
         if self.data is None:
             return ["no configuration yet: sources are not synced"]
-        # One port that cannot be had, which any editor of a VPCIngress may ask for, must not take the others out.
-        reasons = [] if self.groups else [one.message for one in self.listener_problems.values()]
+        # A port that cannot be had, which any editor of a VPCIngress may ask for, must not take others out for good.
+        is_patient = self._clock() < self._patient_until
+        asked = self.listener_problems.values() if is_patient or not self.groups else ()
+        reasons = [diagnostic.message for diagnostic in asked]
         if self.is_crash_looping:
             reasons.append(f"workers died {len(self.restarts)} times in {self.settings.restart_window_s:g} s")
         serving = [link for link in self.living() if link.is_up and link.version > 0]

@@ -64,6 +64,7 @@ def datum_router_resource_kinds() -> Sequence[ResourceKind]:
             plural="endpointslices",
             struct=EndpointSlice,
             content=slice_content,
+            is_spread=True,
             indexes={BY_SERVICE: sliced_service},
         ),
         ResourceKind(
