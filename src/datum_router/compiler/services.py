@@ -21,7 +21,7 @@ from datum_router.manifests.vpcservice import (
 from datum_router.model.endpoint import make_locality
 from datum_router.model.policy import ActiveHealthPolicy, OutlierPolicy, ProbeType
 from datum_router.model.service import Service, ServiceKey, UpstreamProtocol, UpstreamTls
-from datum_router.plugins.protocols import Contribution, ManifestView
+from datum_router.plugins.protocols import Contribution, ManifestView, ResolveProblem
 from datum_router.reasons import Reason
 from datum_router.registry.bucket import Name
 from datum_router.registry.endpoints import EndpointRegistry
@@ -60,19 +60,7 @@ class ServiceCompiler:
         key = ObjectKey(kind="VPCService", namespace=manifest.metadata.namespace, name=manifest.metadata.name)
         findings: list[Finding] = []
         resolution = self._registry.resolve(manifest, view)
-        for problem in resolution.problems:
-            findings.append(
-                Finding(
-                    key=problem.object or key,
-                    path=problem.path,
-                    reason=problem.reason,
-                    message=problem.message,
-                    hint=problem.hint,
-                    severity=Severity.WARNING if problem.is_reference else Severity.ERROR,
-                    is_reference=problem.is_reference,
-                    missing=problem.missing,
-                )
-            )
+        findings += (finding_of(problem, key) for problem in resolution.problems)
         if not resolution.endpoints and not resolution.problems:
             findings.append(
                 Finding(
@@ -109,6 +97,20 @@ class ServiceCompiler:
     def retain(self, names: Container[Name]) -> None:
         """Forget what is remembered of services that are not among these."""
         self._registry.retain(names)
+
+
+def finding_of(problem: ResolveProblem, key: ObjectKey) -> Finding:
+    """Return what a plugin found wrong, with the object `key` unless it names another."""
+    return Finding(
+        key=problem.object or key,
+        path=problem.path,
+        reason=problem.reason,
+        message=problem.message,
+        hint=problem.hint,
+        severity=Severity.WARNING if problem.is_reference else Severity.ERROR,
+        is_reference=problem.is_reference,
+        missing=problem.missing,
+    )
 
 
 def active_policy(health: HealthCheck, protocol: Protocol) -> ActiveHealthPolicy:

@@ -87,11 +87,6 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         NotServed(path="spec.sessionAffinity", hint="use loadBalancing consistent-hash with hashOn Cookie or Header"),
         NotServed(path="spec.rateLimit", hint=_REMOVE),
         NotServed(path="spec.circuitBreaker", hint="use healthCheck.passive of the VPCService"),
-        NotServed(path="spec.locality.mode", values=("Nearest",), hint="use PreferLocal"),
-        NotServed(path="spec.locality.failoverOrder", hint="use priority of destinations or endpoints"),
-        NotServed(
-            path="spec.locality.spilloverPercent", hint="use healthCheck.panicThresholdPercent of the VPCService"
-        ),
     ),
     "ServiceBinding": (NotServed(path="spec.portMappings[].protocol", values=("UDP",), hint="use TCP"),),
     "VPCIngress": (
@@ -234,6 +229,11 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         **{f"spec.filters[].urlRewrite.{name}": "filters/rewrite" for name in ("hostname", *_PATH_PARTS)},
         "spec.locality.mode": "balancing/locality",
         "spec.locality.topologyKey": "balancing/locality",
+        "spec.locality.failoverOrder": "balancing/locality: order of places",
+        "spec.locality.spilloverPercent": "balancing/locality: capacity of a place",
+        "spec.locality.allowedLocations": "balancing/place: is_allowed",
+        "spec.locality.weights[].place": "balancing/locality: places that share",
+        "spec.locality.weights[].weight": "balancing/locality: places that share",
     },
     "ServiceBinding": {
         "spec.serviceRef.name": "plugin kubernetes: resolver",

@@ -10,7 +10,7 @@ import msgspec
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin
 from datum_router.manifests.meta import ObjectKey
-from datum_router.model.endpoint import Endpoint, EndpointKey
+from datum_router.model.endpoint import UNKNOWN_LOCALITY, Endpoint, EndpointKey, Locality
 from datum_router.model.listener import Listener
 from datum_router.model.outcome import Outcome
 from datum_router.model.policy import ActiveHealthPolicy
@@ -204,6 +204,25 @@ class EndpointResolver(Protocol):
 
     def resolve(self, service: VPCService, view: ManifestView) -> Resolution | None:
         """Return what was found, or None if this service is none of this resolver's business."""
+        ...
+
+
+class PlaceResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a gateway that serves these manifests is, and what is wrong with those that say so.
+
+    Attributes:
+        problems: Each names its `object`.
+    """
+
+    place: Locality = UNKNOWN_LOCALITY
+    problems: tuple[ResolveProblem, ...] = ()
+
+
+class PlaceFinder(Protocol):
+    """Find out from manifests where the cluster is that they come from: pure, no I/O."""
+
+    def find(self, view: ManifestView) -> PlaceResult:
+        """Return what was found; asked again when anything changes that it looked at in the view."""
         ...
 
 

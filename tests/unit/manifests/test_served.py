@@ -154,14 +154,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
     ("VPCRoute", "spec.sessionAffinity", "spec.sessionAffinity", {"sessionAffinity": {}}),
     ("VPCRoute", "spec.rateLimit", "spec.rateLimit", {"rateLimit": {"requests": 1}}),
     ("VPCRoute", "spec.circuitBreaker", "spec.circuitBreaker", {"circuitBreaker": {}}),
-    ("VPCRoute", "spec.locality.mode", "spec.locality.mode", {"locality": {"mode": "Nearest"}}),
-    ("VPCRoute", "spec.locality.failoverOrder", "spec.locality.failoverOrder", {"locality": {"failoverOrder": ["a"]}}),
-    (
-        "VPCRoute",
-        "spec.locality.spilloverPercent",
-        "spec.locality.spilloverPercent",
-        {"locality": {"spilloverPercent": 1}},
-    ),
     (
         "VPCRoute",
         "spec.parentRefs[].kind",
