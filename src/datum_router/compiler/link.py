@@ -202,9 +202,9 @@ class LinkedRule:
             excluded: Endpoints that this request has already tried in vain.
 
         Returns:
-            A lease, or the reply to give: 503 if nothing is usable, or not where the route may send it, or a limit is reached,
-            500 if the chosen share belongs to a reference that leads nowhere, or every weight is 0 (as the Gateway API has it), or a plugin's
-            balancer is disabled.
+            A lease, or the reply to give: 503 if nothing is usable, or not where the route may send it, or a limit is
+            reached, 500 if the chosen share belongs to a reference that leads nowhere, or every weight is 0 (as the
+            Gateway API has it), or a plugin's balancer is disabled.
 
         Raises:
             PluginContractError: A plugin's balancer raised, or returned something else than it promises.

@@ -434,7 +434,8 @@ class LocalitySpec(SpecPart, frozen=True, kw_only=True):
         tuple[PlaceName, ...],
         Meta(
             description="Locations, city codes, regions or values of the topology key: endpoints elsewhere, or of "
-            "which nobody knows where they are, get no traffic, even if that means 503. Empty: anywhere. With every mode.",
+            "which nobody knows where they are, get no traffic, even if that means 503. Empty: anywhere. With every "
+            "mode.",
             max_length=MAX_PLACES,
         ),
     ] = ()
