@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import msgspec
 
 from datum_router.balancing.base import ALL_USABLE, HealthView
 from datum_router.balancing.locality import Load, arrange, judge, share_load
-from datum_router.balancing.place import CITY_KEY, REGION_KEY, Basis, distance, is_allowed, place_name, place_of
+from datum_router.balancing.place import (
+    CITY_KEY,
+    REGION_KEY,
+    Basis,
+    Distance,
+    distance,
+    is_allowed,
+    place_name,
+    place_of,
+)
 from datum_router.model.endpoint import Endpoint, EndpointKey, Locality
 from datum_router.model.route import LocalityMode, LocalityPolicy
 from datum_router.model.service import Service
@@ -20,7 +28,7 @@ class PlaceReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         places: What the places are called; empty if nothing is known of any.
-        km: Distance from the gateway to the nearest of them, rounded; None if it is not known.
+        km: Distance from the gateway to the nearest of them, rounded; None if coordinates do not tell.
         basis: What the distance was found from: `location`, `coordinates`, `city`, `region` or `unknown`.
         capacity_percent: How much of all requests the place, and those that share by weight with it, could take.
         share_percent: How much of all requests of the service it takes.
@@ -103,7 +111,7 @@ def _report(
     return PlaceReport(
         priority=load.tier.priority,
         places=tuple(sorted({name for place in places if (name := _name(place, policy))})),
-        km=_rounded(nearest.km),
+        km=_shown(nearest),
         basis=nearest.basis,
         capacity_percent=round(100 * load.capacity, 2),
         share_percent=round(100 * share, 2),
@@ -123,15 +131,16 @@ def _left_out(endpoint: Endpoint, service: Service, policy: LocalityPolicy, gate
     else:
         here = gateway.value(key) or gateway.location
         why = f"RequireLocal: expected {here}" if here else "RequireLocal, and the gateway does not know its own place"
-    return LeftOut(endpoint=endpoint.key, place=_name(place, policy), km=_rounded(distance(gateway, place).km), why=why)
+    return LeftOut(endpoint=endpoint.key, place=_name(place, policy), km=_shown(distance(gateway, place)), why=why)
 
 
 def _name(place: Locality, policy: LocalityPolicy) -> str:
     return place_name(place, policy.topology_key)
 
 
-def _rounded(km: float) -> int | None:
-    return None if math.isinf(km) else round(km)
+def _shown(found: Distance) -> int | None:
+    """Return a distance for people: what another city of the region counts as is none."""
+    return None if found.basis in (Basis.REGION, Basis.UNKNOWN) else round(found.km)
 
 
 def report_lines(report: LocalityReport) -> Sequence[str]:
@@ -141,9 +150,9 @@ def report_lines(report: LocalityReport) -> Sequence[str]:
     for one in report.places:
         count = len(one.usable) + len(one.unusable)
         where = " and ".join(one.places) or "unknown place"
-        away = "" if one.km is None else f", {one.km} km"
-        if one.km is not None and one.basis is not Basis.COORDINATES:
-            away = f", same {one.basis}"
+        away = f", {one.km} km" if one.basis is Basis.COORDINATES else f", same {one.basis}"
+        if one.basis is Basis.UNKNOWN:
+            away = ", distance unknown"
         spill = ", spilled" if one.is_spill else ""
         lines.append(
             f"    {one.share_percent:g}% {where}{away} (priority {one.priority}, {len(one.usable)} of {count} usable"
