@@ -82,7 +82,8 @@ _SERVICE: Final = (
         rule=f"{given('vpcAttachmentRef')} || {given('vpcAttachmentSelector')} || {filled('endpoints')}"
         f" || {given('tunnel')}"
         f" || {given('discovery.method')} && self.discovery.method == 'kubernetes'",
-        message="expected vpcAttachmentRef, vpcAttachmentSelector, endpoints, or discovery.method: kubernetes with a ServiceBinding",
+        message="expected vpcAttachmentRef, vpcAttachmentSelector, endpoints, or discovery.method: kubernetes "
+        "with a ServiceBinding",
         field="vpcAttachmentRef",
         reason=Reason.MISSING_FIELD,
     ),

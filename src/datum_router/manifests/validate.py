@@ -53,8 +53,9 @@ def validate_service(manifest: VPCService) -> Iterator[Problem]:
     if not is_attached and not spec.endpoints and spec.tunnel is None and not is_bound:
         yield missing(
             "spec.vpcAttachmentRef",
-            "the service has no endpoints: neither vpcAttachmentRef nor vpcAttachmentSelector nor endpoints are given",
-            "name a VPCAttachment or select some, write down endpoints, or set discovery.method: kubernetes and make a ServiceBinding",
+            "the service has no endpoints: no vpcAttachmentRef, vpcAttachmentSelector or endpoints are given",
+            "name a VPCAttachment or select some, write down endpoints, or set discovery.method: kubernetes and make a "
+            "ServiceBinding",
         )
     yield from _endpoints(spec.endpoints, spec.target_port or spec.port)
     if parse_duration(spec.connect_timeout) <= 0:
