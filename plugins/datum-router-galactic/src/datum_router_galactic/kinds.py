@@ -115,7 +115,9 @@ def vpc_name(attachment: VPCAttachment) -> str:
 
 
 def host_part(text: str) -> str | None:
-    """Return the address of `address/prefix` in canonical text, or None if it is none."""
+    """Return the address of `address/prefix` in canonical text, or None if it is none. (One with a zone is none.)"""
+    if "%" in text:
+        return None
     try:
         return str(ipaddress.ip_interface(text).ip)
     except ValueError:
