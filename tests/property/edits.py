@@ -261,8 +261,10 @@ def edits(draw: st.DrawFn, files: tuple[str, ...] = ("f.yaml",)) -> SourceEvent:
     if draw(st.integers(0, 4)) == 0:
         if kind == "Namespace":
             name, namespace = namespace, ""
-        if kind == "ServingLocation" or (kind == "Location" and draw(st.booleans())):
+        if kind == "ServingLocation":
             namespace = ""
+        if kind == "Location":
+            namespace = draw(some("", "prod"))
         return Delete(source="test", key=ObjectKey(kind=kind, namespace=namespace, name=name))
     metadata: dict[str, Any] = {"name": name, "namespace": namespace}
     created = draw(some("", "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z", "no time"))
@@ -273,8 +275,8 @@ def edits(draw: st.DrawFn, files: tuple[str, ...] = ("f.yaml",)) -> SourceEvent:
     if kind == "EndpointSlice":
         label = draw(some("kubernetes.io/service-name", "kubernetes.io/service-name", "galactic.datum.net/tenant-id"))
         metadata["labels"] = {label: draw(names if label.startswith("kube") else some("jU-G", "jU-H", "a-b", "a"))}
-    if kind == "Location" and draw(st.booleans()):
-        del metadata["namespace"]
+    if kind == "Location":
+        metadata["namespace"] = draw(some("", "prod"))
     if kind == "VPCAttachment" and draw(st.booleans()):
         metadata["annotations"] = {"router.datum.net/location": draw(names)}
     if kind in ("Namespace", "Pod", "VPCAttachment"):

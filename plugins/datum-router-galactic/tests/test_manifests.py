@@ -404,3 +404,14 @@ def test_kinds_are_optional_and_read_only() -> None:
     assert all(row.is_optional and not row.is_status_ours for row in rows.values())
     assert [name for name, row in rows.items() if row.namespaced] == ["VPC", "VPCAttachment"]
     assert msgspec.structs.fields(rows["Location"].struct)
+
+
+def test_a_directory_that_deletes_a_location_without_namespace_means_that_one(world: World) -> None:
+    place(world)
+    place(world, namespace="prod")
+    world.put("VPCService", "api", {"port": 80, "endpoints": [{"address": "10.0.0.1"}], "locationRef": {"name": "fra"}})
+    world.delete("Location", "fra", "dev")
+    world.delete("Location", "fra", "prod")
+    assert dict(world.endpoints()[0].locality.topology) == FRA
+    world.delete("Location", "fra", "default")
+    assert dict(world.endpoints()[0].locality.topology) == {}

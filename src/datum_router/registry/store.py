@@ -314,9 +314,9 @@ class Store:
         key = event.key
         kind = self._kinds.named(key.kind)
         if key.namespace and kind is not None and not kind.namespaced:  # a source need not know which kinds have none
-            nowhere = ObjectKey(kind=key.kind, namespace="", name=key.name)
-            if not (kind.is_scope_open and self._is_claimed(key, event)):
-                key = nowhere
+            is_meant = kind.is_scope_open and (key.namespace != DEFAULT_NAMESPACE or self._is_claimed(key, event))
+            if not is_meant:
+                key = ObjectKey(kind=key.kind, namespace="", name=key.name)
         skipped = self._skipped.get((event.source, event.key))
         diagnostics_changed = False
         if skipped is not None and (not event.file or event.file == skipped[1]):
