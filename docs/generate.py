@@ -62,6 +62,7 @@ VARIABLES = (
     ("DATUM_ROUTER_WORKERS", "workers", f"1 to {MAX_WORKERS}"),
     ("DATUM_ROUTER_DISABLE_PLUGINS", "disabled_plugins", "separated by commas"),
     ("DATUM_ROUTER_TOPOLOGY", "topology", "`name=value,name=value`"),
+    ("DATUM_ROUTER_LOCATION", "location", "`name=iad-1,latitude=38.9445,longitude=-77.4558`, or some of it"),
     ("DATUM_ROUTER_DATA_PLANE_CONFIG", "data_plane_config", "`name=value,name=value`"),
     *((variable, field, "seconds") for variable, field in ENVIRONMENT.items()),
     *((variable, field, "text") for variable, field in TEXTS.items()),

@@ -225,7 +225,14 @@ def _locality(route: VPCRoute) -> LocalityPolicy:
     locality = route.spec.locality
     if locality is None:
         return LocalityPolicy()
-    return LocalityPolicy(mode=LocalityMode(locality.mode.value), topology_key=locality.topology_key)
+    return LocalityPolicy(
+        mode=LocalityMode(locality.mode.value),
+        topology_key=locality.topology_key,
+        failover_order=locality.failover_order,
+        spillover_percent=locality.spillover_percent,
+        allowed_locations=locality.allowed_locations,
+        weights=tuple(sorted((item.place, item.weight) for item in locality.weights)),
+    )
 
 
 def _retry(route: VPCRoute) -> RetryPolicy:

@@ -11,7 +11,7 @@ from datum_router.manifests.problem import Problem
 from datum_router.model.policy import ProbeType
 from datum_router.model.route import BalancingPolicy, PluginFilter
 from datum_router.plugins.cluster import Cluster
-from datum_router.plugins.protocols import DataPlane, DataPlaneObserver, EndpointResolver, Prober, Source
+from datum_router.plugins.protocols import DataPlane, DataPlaneObserver, EndpointResolver, PlaceFinder, Prober, Source
 
 if TYPE_CHECKING:
     from datum_router.balancing.base import Balancer
@@ -81,6 +81,13 @@ class ResolverSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     create: Callable[[], EndpointResolver]
     priority: int = 100
+
+
+class PlaceSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A way to find out where the gateway is. All are asked in order of name; the first that knows it wins."""
+
+    name: str
+    create: Callable[[], PlaceFinder]
 
 
 class BalancerSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -88,6 +88,7 @@ class FactIndex:
         "_rules_of",
         "_services",
         "_view",
+        "_vpcs",
     )
 
     def __init__(self) -> None:
@@ -100,7 +101,8 @@ class FactIndex:
         self._problems: dict[str, tuple[Diagnostic, ...]] = {}
         self._findings: dict[str, tuple[Diagnostic, ...]] = {}
         self._parents = _Links()  # VPCRoute -> VPCIngress
-        self._attachments = _Links()  # VPCService -> VPCAttachment
+        self._attachments = _Links()  # VPCService -> VPCAttachment that it names
+        self._vpcs = _Links()  # VPCService -> VPC of its endpoints
         self._contributions: Mapping[ObjectKey, Contribution] = {}
 
     # --- keeping up ------------------------------------------------------------------------------------------------
@@ -139,6 +141,8 @@ class FactIndex:
         name = (key.namespace, key.name)
         if key.kind == "VPCAttachment":
             changed.update(_key("VPCService", service) for service in self._attachments.naming(name))
+        elif key.kind == "VPC":
+            changed.update(_key("VPCService", service) for service in self._vpcs.naming(name))
         elif key.kind == "VPCRoute":
             route = view.get(*_where(key))
             refs = route.spec.parent_refs if isinstance(route, VPCRoute) else ()
@@ -160,6 +164,7 @@ class FactIndex:
         for key in differing:
             namespace, _, name = key.partition("/")
             changed.add(_key("VPCService", (namespace, name)))
+            self._vpcs.set((namespace, name), _vpcs_of(services.get(key)))
 
     def _update_contributions(self, contributions: Mapping[ObjectKey, Contribution], changed: set[ObjectKey]) -> None:
         old = self._contributions
@@ -310,9 +315,10 @@ class FactIndex:
         return counts
 
     def _network(self, name: Name) -> tuple[VpcStatus | None, str]:
-        """Return the VPC of a VPCService's attachment, and the attachment's identifier.
+        """Return the VPC of a VPCService, and the identifier of the attachment that it names.
 
-        Their types belong to a plugin; what is read here is their published shape.
+        One that names none has the VPC of its first endpoint that is in one. Their types belong to a plugin; what is
+        read here is their published shape.
         """
         view = self._view
         for where in self._attachments.named_by(name):
@@ -324,6 +330,9 @@ class FactIndex:
             identifier = _text(view.get("VPC", namespace, vpc_name), "status", "identifier")
             vpc = VpcStatus(name=vpc_name, namespace=namespace, identifier=identifier)
             return vpc, _text(attachment, "status", "identifier")
+        for namespace, vpc_name in self._vpcs.named_by(name):
+            identifier = "" if view is None else _text(view.get("VPC", namespace, vpc_name), "status", "identifier")
+            return VpcStatus(name=vpc_name, namespace=namespace, identifier=identifier), ""
         return None, ""
 
 
@@ -357,6 +366,16 @@ def _key(kind: str, name: Name) -> ObjectKey:
 
 def _where(key: ObjectKey) -> tuple[str, str, str]:
     return key.kind, key.namespace, key.name
+
+
+def _vpcs_of(service: Service | None) -> tuple[Name, ...]:
+    """Return the VPCs of a service's endpoints that are known by name."""
+    names: dict[Name, None] = {}
+    for endpoint in () if service is None else service.endpoints:
+        namespace, _, name = endpoint.vpc.partition("/")
+        if namespace:
+            names[namespace, name] = None
+    return tuple(names)
 
 
 def _text(value: object, *path: str) -> str:

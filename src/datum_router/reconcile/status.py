@@ -271,7 +271,8 @@ def _supply(kind: ConditionType, reason: Reason, subject: Subject, found: Sorted
 
 
 def _endpoint(one: Endpoint) -> EndpointStatus:
-    location = next((found for key in LOCATION_KEYS if (found := one.locality.value(key))), "")
+    place = one.locality
+    location = place.location or next((found for key in LOCATION_KEYS if (found := place.value(key))), "")
     return EndpointStatus(ip=one.address, port=one.port, ready=one.is_serving, location=location, source=one.origin)
 
 

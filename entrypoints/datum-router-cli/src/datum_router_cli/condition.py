@@ -73,6 +73,8 @@ def describe_balancing(policy: BalancingPolicy, locality: LocalityPolicy) -> str
         text += f" on {policy.hash_on}" + (f" {policy.hash_name}" if named else "")
     if locality.mode is not LocalityMode.NONE:
         text += f", {locality.mode} by {locality.topology_key}"
+    if locality.allowed_locations:
+        text += f", only in {' or '.join(locality.allowed_locations)}"
     return text
 
 

@@ -41,7 +41,8 @@ HELP = """Usage: datum-router-gateway
   DATUM_ROUTER_WORKERS           worker processes [default: 1]
   DATUM_ROUTER_LOG               log filter, such as info or router=debug [default: info]
   DATUM_ROUTER_LOG_FORMAT        text or json [default: text]
-  DATUM_ROUTER_TOPOLOGY          where this gateway is
+  DATUM_ROUTER_TOPOLOGY          where this gateway is, by topology keys
+  DATUM_ROUTER_LOCATION          where this gateway is, by name, latitude and longitude
   DATUM_ROUTER_DATA_PLANE_CONFIG limits and timeouts
   DATUM_ROUTER_DISABLE_PLUGINS   plugins that are not loaded, separated by commas
   DATUM_ROUTER_LAMEDUCK_SECS, DATUM_ROUTER_GRACE_SECS

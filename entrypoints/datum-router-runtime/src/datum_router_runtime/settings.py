@@ -6,6 +6,7 @@ Every field has a name, a default and a unit; `docs/reference/settings.md` is ge
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from collections.abc import Mapping
 from typing import TypeVar
@@ -13,6 +14,7 @@ from typing import TypeVar
 import msgspec
 
 from datum_router.errors import ConfigError
+from datum_router.model.endpoint import Locality, make_locality
 from datum_router.reasons import Reason
 
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
@@ -109,6 +111,49 @@ def _require_duration(seconds: float, name: str) -> None:
         )
 
 
+LOCATION_KEYS = ("name", "latitude", "longitude")
+COORDINATE_LIMITS = {"latitude": 90.0, "longitude": 180.0}
+"""Degrees to both sides of zero (WGS 84)."""
+
+
+def read_place(topology: Mapping[str, str], location: Mapping[str, str], *, name: str = "location") -> Locality:
+    """Return the place that settings name, unknown if both are empty.
+
+    Raises:
+        ConfigError: An unknown key of `location`, degrees that are none, or one coordinate without the other.
+    """
+    for key in location:
+        if key not in LOCATION_KEYS:
+            raise ConfigError(
+                f"{name}: found {key!r}, expected name, latitude and longitude", reason=Reason.INVALID_VALUE
+            )
+    degrees = {key: _read_degrees(location[key], key, name) for key in COORDINATE_LIMITS if key in location}
+    if len(degrees) == 1:
+        raise ConfigError(
+            f"{name}: found {next(iter(degrees))} alone, expected latitude and longitude", reason=Reason.MISSING_FIELD
+        )
+    return make_locality(
+        topology,
+        location=location.get("name", ""),
+        latitude=degrees.get("latitude"),
+        longitude=degrees.get("longitude"),
+    )
+
+
+def _read_degrees(text: str, key: str, name: str) -> float:
+    limit = COORDINATE_LIMITS[key]
+    try:
+        degrees = float(text)
+    except ValueError:
+        degrees = math.nan
+    if not -limit <= degrees <= limit:
+        raise ConfigError(
+            f"{name}: found {key} {text!r}, expected degrees from {-limit:g} to {limit:g} such as 38.9445",
+            reason=Reason.INVALID_VALUE,
+        )
+    return degrees
+
+
 S = TypeVar("S", bound=msgspec.Struct)
 
 
@@ -139,6 +184,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         data_plane: Name of the data plane plugin.
         data_plane_config: Its text settings.
         topology: Where this gateway is, for locality: `topology.datum.net/city-code=IAD`.
+        location: The same by `name` of its Location, `latitude` and `longitude` in degrees. If neither this nor
+            `topology` is given, the ServingLocation among the manifests says where it is.
         debounce_s: Changes that follow another within this time are gathered into one compilation.
         debounce_max_s: Never gathered for longer than this while they keep coming.
         report_interval_s: How often a worker hands counters and outcomes back; failures go at once.
@@ -167,6 +214,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     data_plane: str = "proxy"
     data_plane_config: Mapping[str, str] = {}
     topology: Mapping[str, str] = {}
+    location: Mapping[str, str] = {}
     debounce_s: float = 0.05
     debounce_max_s: float = 1.0
     report_interval_s: float = 0.25
@@ -194,6 +242,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _require_workers(self.workers, "workers")
+        read_place(self.topology, self.location)
         if self.admin is not None:
             _require_loopback(self.admin, "admin")
         for name in (
@@ -296,7 +345,7 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
     """Return the settings that the environment gives, by name of the field, those of gateways included.
 
     Besides `ENVIRONMENT`, `TEXTS` and `ADDRESSES`: `DATUM_ROUTER_WORKERS=4`, `DATUM_ROUTER_DISABLE_PLUGINS=a,b`, and as
-    `name=value,name=value` `DATUM_ROUTER_TOPOLOGY` and `DATUM_ROUTER_DATA_PLANE_CONFIG`.
+    `name=value,name=value` `DATUM_ROUTER_TOPOLOGY`, `DATUM_ROUTER_LOCATION` and `DATUM_ROUTER_DATA_PLANE_CONFIG`.
 
     Raises:
         ConfigError: A value that cannot be read; names the variable.
@@ -333,8 +382,11 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
         found["disabled_plugins"] = tuple(name.strip() for name in disabled.split(",") if name.strip())
     for variable, field, example in (
         ("DATUM_ROUTER_TOPOLOGY", "topology", "topology.datum.net/city-code=IAD"),
+        ("DATUM_ROUTER_LOCATION", "location", "name=iad-1,latitude=38.9445,longitude=-77.4558"),
         ("DATUM_ROUTER_DATA_PLANE_CONFIG", "data_plane_config", "keep_alive_timeout_s=30"),
     ):
         if text := environ.get(variable, ""):
-            found[field] = parse_pairs(text, variable, example)
+            pairs = found[field] = parse_pairs(text, variable, example)
+            if field == "location":
+                read_place({}, pairs, name=variable)
     return found

@@ -53,7 +53,7 @@ from datum_router_runtime.ipc import (
     Programmed,
     Report,
 )
-from datum_router_runtime.settings import GatewaySettings
+from datum_router_runtime.settings import GatewaySettings, read_place
 from datum_router_runtime.sockets import ListenerGroup, bind_group
 from datum_router_runtime.trials import open_permits_file
 from datum_router_runtime.turns import Signal
@@ -492,7 +492,7 @@ class Supervisor:
             index=index,
             data_plane=settings.data_plane,
             data_plane_config=settings.data_plane_config,
-            topology=settings.topology,
+            place=read_place(settings.topology, settings.location),
             report_interval_s=settings.report_interval_s,
             orphan_grace_s=settings.orphan_grace_s,
             lameduck_s=settings.lameduck_s,
