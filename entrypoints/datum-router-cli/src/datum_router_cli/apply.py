@@ -10,7 +10,7 @@ import trio
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
 from datum_router.errors import ClusterConflict, ClusterError, ClusterRejected, ConfigError
-from datum_router.manifests.meta import DEFAULT_NAMESPACE, GROUP, ObjectKey, parse_duration
+from datum_router.manifests.meta import GROUP, ObjectKey, parse_duration
 from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.plugins.cluster import Applied, Cluster
 from datum_router.plugins.protocols import Upsert
