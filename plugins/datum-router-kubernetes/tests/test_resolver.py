@@ -4,6 +4,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from datum_router.manifests.location import Coordinates, Location, LocationSpec
 from datum_router.manifests.meta import Condition, ObjectMeta, ObjectRef
 from datum_router.manifests.parts import LabelSelector, LabelSelectorRequirement, SelectorOperator
 from datum_router.manifests.referencegrant import GrantFrom, GrantTo, ReferenceGrant, ReferenceGrantSpec
@@ -493,6 +494,39 @@ def test_the_slice_of_a_tenants_pod_gives_its_vpc_address() -> None:
     first = (pod(attachment="region1"), attachment("10.40.7.2/24"))
     assert keys(binding(), service(), SLICE, *first, own) == ["10.40.7.2:9000@default/shop"]
     assert keys(binding(address_source=AddressSource.POD_IP), service(), SLICE, pod(), own) == ["10.0.0.1:9000"]
+
+
+def test_an_endpoint_of_an_attachment_is_in_its_vpc_and_at_its_location() -> None:
+    there = attachment("10.40.7.2/24")
+    there.metadata = ObjectMeta(name="region1", annotations={"router.datum.net/location": "fra"})
+    place = Location(
+        api_version="networking.datumapis.com/v1alpha",
+        kind="Location",
+        metadata=ObjectMeta(name="fra", namespace=""),
+        spec=LocationSpec(topology={"city": "FRA"}, coordinates=Coordinates(latitude="50.1", longitude="8.5")),
+    )
+    (found,) = given(binding(), service(), SLICE, pod(attachment="region1"), there, place).endpoints
+    assert (found.vpc, found.address, found.port) == ("default/shop", "10.40.7.2", 9000)
+    assert (found.locality.location, found.locality.latitude, found.locality.value("city")) == ("fra", 50.1, "FRA")
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_vpc_that_is_not_ready_keeps_its_endpoints_from_serving(ready: bool) -> None:
+    vpc = Attachment(
+        kind="VPC", metadata=ObjectMeta(name="shop"), spec=SimpleNamespace(), status=SimpleNamespace(ready=ready)
+    )
+    items = (service(), SLICE, pod(attachment="region1"), attachment("10.40.7.2/24"), vpc)
+    found = given(binding(), *items)
+    assert [item.is_serving for item in found.endpoints] == [ready]
+    assert [item.reason for item in found.shortfalls] == ([] if ready else [Reason.NO_VPC_ADDRESS])
+
+
+@pytest.mark.parametrize("tenant", ["jU", "-G", "j U-G"])
+def test_a_tenant_id_that_is_none_keeps_its_endpoints_from_serving(tenant: str) -> None:
+    own = tenant_slice("fd40::9", labels={"galactic.datum.net/tenant-id": tenant})
+    found = given(binding(), service(), SLICE, pod(), own)
+    assert [item.is_serving for item in found.endpoints] == [False]
+    assert [item.reason for item in found.shortfalls] == [Reason.NO_VPC_ADDRESS]
 
 
 def test_a_slice_of_a_pods_name_that_is_not_its_tenants_gives_nothing() -> None:
