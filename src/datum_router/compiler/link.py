@@ -290,6 +290,8 @@ class LinkedRule:
                 priority=endpoint.priority,
                 locality=endpoint.locality,
                 origin=endpoint.origin,
+                vpc=endpoint.vpc,
+                cluster=endpoint.cluster,
             )
         return Lease(state, target, endpoint.key, trial, is_retry=is_retry)
 

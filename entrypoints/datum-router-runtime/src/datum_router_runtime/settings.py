@@ -275,6 +275,14 @@ ADDRESSES = {"DATUM_ROUTER_PROBES": "probes", "DATUM_ROUTER_METRICS": "metrics"}
 """Environment variable -> field, for addresses that others may reach."""
 
 
+DATA_PLANE = {
+    "DATUM_ROUTER_VPC_INTERFACES": "vpc_interfaces",
+    "DATUM_ROUTER_VPC_ATTACHMENTS": "vpc_attachments",
+    "DATUM_ROUTER_VPC_REQUIRED": "vpc_required",
+}
+"""Environment variable -> setting of the data plane whose values hold commas, or that stand beside one of those."""
+
+
 def parse_pairs(text: str, variable: str, example: str) -> dict[str, str]:
     """Read `name=value,name=value`.
 
@@ -293,7 +301,7 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
     """Return the settings that the environment gives, as keyword arguments of `GatewaySettings`.
 
     Besides `ENVIRONMENT`: `DATUM_ROUTER_WORKERS=4`, `DATUM_ROUTER_DISABLE_PLUGINS=a,b`, and as `name=value,name=value`
-    `DATUM_ROUTER_TOPOLOGY` and `DATUM_ROUTER_DATA_PLANE_CONFIG`.
+    `DATUM_ROUTER_TOPOLOGY` and `DATUM_ROUTER_DATA_PLANE_CONFIG`; and those of `DATA_PLANE`.
 
     Raises:
         ConfigError: A value that cannot be read; names the variable.
@@ -334,4 +342,9 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
     ):
         if text := environ.get(variable, ""):
             found[field] = parse_pairs(text, variable, example)
+    given = {name: environ[variable] for variable, name in DATA_PLANE.items() if environ.get(variable)}
+    if given:
+        config = found.get("data_plane_config", {})
+        assert isinstance(config, dict)
+        found["data_plane_config"] = config | given
     return found

@@ -88,7 +88,14 @@ class AttachmentResolver:
                 )
                 continue
             endpoints.append(
-                make_endpoint(address, port, locality=locality, origin="attachment", is_serving=is_serving)
+                make_endpoint(
+                    address,
+                    port,
+                    locality=locality,
+                    origin="attachment",
+                    is_serving=is_serving,
+                    vpc=f"{vpc_namespace}/{attachment.spec.vpc.name}",
+                )
             )
         return Resolution(endpoints=tuple(endpoints), problems=tuple(problems))
 
