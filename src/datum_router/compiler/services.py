@@ -7,6 +7,7 @@ from collections.abc import Container, Sequence
 import msgspec
 
 from datum_router.compiler.diagnostics import Severity
+from datum_router.compiler.places import service_place
 from datum_router.compiler.refs import Finding
 from datum_router.manifests.meta import ObjectKey, parse_duration
 from datum_router.manifests.secret import ConfigMap, Secret
@@ -18,7 +19,6 @@ from datum_router.manifests.vpcservice import (
     UpstreamTlsSpec,
     VPCService,
 )
-from datum_router.model.endpoint import make_locality
 from datum_router.model.policy import ActiveHealthPolicy, OutlierPolicy, ProbeType
 from datum_router.model.service import Service, ServiceKey, UpstreamProtocol, UpstreamTls
 from datum_router.plugins.protocols import Contribution, ManifestView
@@ -68,8 +68,8 @@ class ServiceCompiler:
                     reason=problem.reason,
                     message=problem.message,
                     hint=problem.hint,
-                    severity=Severity.WARNING if problem.is_reference else Severity.ERROR,
-                    is_reference=problem.is_reference,
+                    severity=Severity.WARNING if problem.is_reference or problem.is_remark else Severity.ERROR,
+                    is_reference=problem.is_reference and not problem.is_remark,
                     missing=problem.missing,
                 )
             )
@@ -84,6 +84,8 @@ class ServiceCompiler:
                     is_reference=True,
                 )
             )
+        place = service_place(manifest, view)
+        findings += place.findings(key)
         tls, tls_findings = _upstream_tls(manifest, key, view if self._are_credentials_known else None)
         findings += tls_findings
         health = spec.health_check
@@ -98,7 +100,7 @@ class ServiceCompiler:
             connect_timeout_s=parse_duration(spec.connect_timeout),
             idle_timeout_s=parse_duration(spec.idle_timeout),
             tls=tls,
-            locality=make_locality(spec.topology),
+            locality=place.locality,
         )
         return CompiledService(service=service, contributions=resolution.contributions), findings
 

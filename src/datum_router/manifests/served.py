@@ -36,10 +36,6 @@ _REMOVE: Final = "remove it"
 
 NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
     "VPCService": (
-        NotServed(
-            path="spec.vpcAttachmentSelector",
-            hint="use vpcAttachmentRef, one VPCService for each attachment, or write down endpoints",
-        ),
         NotServed(path="spec.protocol", values=("TCP",), hint="use HTTP, HTTPS, H2C or GRPC"),
         NotServed(
             path="spec.discovery.method",
@@ -47,12 +43,10 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
             hint="use kubernetes with a ServiceBinding for a Kubernetes Service, or vpcAttachmentRef or endpoints",
         ),
         NotServed(path="spec.discovery.dnsName", hint="write the addresses into endpoints"),
-        NotServed(path="spec.endpoints[].locationRef", hint="make one VPCService per place, with spec.topology"),
         NotServed(path="spec.circuitBreaker", hint="use healthCheck.passive to take failing endpoints out"),
         NotServed(path="spec.tls.mode", values=("Mutual",), hint="use mode Simple"),
         NotServed(path="spec.tls.clientCertificateRef", hint="use mode Simple, without a certificate of our own"),
         NotServed(path="spec.tls.subjectAltNames", hint="use sni, the name that is verified"),
-        NotServed(path="spec.locationRef", hint="use spec.topology"),
         NotServed(path="spec.tunnel", hint="use vpcAttachmentRef or endpoints"),
     ),
     "VPCRoute": (
@@ -149,6 +143,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
     "VPCService": {
         "spec.vpcAttachmentRef.name": "plugin galactic: resolver",
         "spec.vpcAttachmentRef.namespace": "plugin galactic: resolver",
+        **{f"spec.vpcAttachmentSelector.{name}": "plugin galactic: resolver" for name in _SELECTOR},
         "spec.protocol": "compiler/services: what the data plane speaks",
         "spec.port": "registry/endpoints: default port",
         "spec.targetPort": "registry/endpoints: port of endpoints",
@@ -178,6 +173,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.endpoints[].port": "registry/endpoints: StaticResolver",
         "spec.endpoints[].weight": "registry/endpoints: StaticResolver",
         "spec.endpoints[].priority": "balancing/locality: priority levels",
+        "spec.endpoints[].locationRef.name": "compiler/places",
         "spec.connectTimeout": "compiler/services: dialling",
         "spec.idleTimeout": "compiler/services: connection pool",
         "spec.tls.mode": "compiler/services: upstream TLS",
@@ -186,6 +182,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.tls.caCertificateRefs[].kind": "compiler/services: CA bundle",
         "spec.tls.minVersion": "compiler/services: upstream TLS",
         "spec.tls.insecureSkipVerify": "compiler/services: upstream TLS",
+        "spec.locationRef.name": "compiler/places",
         "spec.topology": "balancing/locality",
         "spec.exportTo.namespaces": "compiler/refs: references from other namespaces",
         **{f"spec.exportTo.selector.{name}": "manifests/labels: labels of namespaces" for name in _SELECTOR},

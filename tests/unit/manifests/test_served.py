@@ -56,19 +56,12 @@ SELECTOR = {"matchLabels": {"a": "b"}}
 
 # One value for every row of NOT_SERVED, at the path it is given at.
 CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
-    ("VPCService", "spec.vpcAttachmentSelector", "spec.vpcAttachmentSelector", {"vpcAttachmentSelector": SELECTOR}),
     ("VPCService", "spec.protocol", "spec.protocol", {"protocol": "TCP"}),
     *[
         ("VPCService", "spec.discovery.method", "spec.discovery.method", {"discovery": {"method": method}})
         for method in ("dns", "endpointslice")
     ],
     ("VPCService", "spec.discovery.dnsName", "spec.discovery.dnsName", {"discovery": {"dnsName": "a.example"}}),
-    (
-        "VPCService",
-        "spec.endpoints[].locationRef",
-        "spec.endpoints[0].locationRef",
-        {"endpoints": [{"address": "10.0.0.1", "locationRef": {"name": "fra"}}]},
-    ),
     ("VPCService", "spec.circuitBreaker", "spec.circuitBreaker", {"circuitBreaker": {}}),
     ("VPCService", "spec.tls.mode", "spec.tls.mode", {"tls": {"mode": "Mutual"}}),
     (
@@ -78,7 +71,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
         {"tls": {"clientCertificateRef": {"name": "c"}}},
     ),
     ("VPCService", "spec.tls.subjectAltNames", "spec.tls.subjectAltNames", {"tls": {"subjectAltNames": ["a"]}}),
-    ("VPCService", "spec.locationRef", "spec.locationRef", {"locationRef": {"name": "fra"}}),
     ("VPCService", "spec.tunnel", "spec.tunnel", {"tunnel": {"connectorRef": {"name": "c"}}}),
     (
         "VPCRoute",

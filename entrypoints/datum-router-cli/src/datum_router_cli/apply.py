@@ -162,7 +162,8 @@ def order(upserts: Sequence[Upsert], kinds: KindTable, namespace: str) -> tuple[
         if kind is None:
             left_out.append(f"{str(kind_name).lower()} {name}")
             continue
-        there = str(metadata.get("namespace") or namespace or DEFAULT_NAMESPACE) if kind.namespaced else ""
+        given = str(metadata.get("namespace") or "")
+        there = kind.namespace_of(given or namespace) if kind.namespaced else kind.namespace_of(given)
         meta = {**metadata, "namespace": there} if there else metadata
         body = {key: value for key, value in raw.items() if not (key == "status" and kind.is_status_ours)}
         items.append(
