@@ -301,7 +301,7 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
     """Return the settings that the environment gives, as keyword arguments of `GatewaySettings`.
 
     Besides `ENVIRONMENT`: `DATUM_ROUTER_WORKERS=4`, `DATUM_ROUTER_DISABLE_PLUGINS=a,b`, and as `name=value,name=value`
-    `DATUM_ROUTER_TOPOLOGY` and `DATUM_ROUTER_DATA_PLANE_CONFIG`; and those of `DATA_PLANE`.
+    `DATUM_ROUTER_TOPOLOGY` and `DATUM_ROUTER_DATA_PLANE_CONFIG`.
 
     Raises:
         ConfigError: A value that cannot be read; names the variable.
