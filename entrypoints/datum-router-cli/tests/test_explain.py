@@ -141,6 +141,7 @@ def test_json_holds_the_same(invoke: Invoke) -> None:
         "query": None,
         "source_ip": "fd00::9",
         "listener": "plain-127.0.0.1-8080",
+        "attachment": "",
     }
     assert (document["outcome"], document["status"]) == ("routed", None)
     assert document["winner"] == {

@@ -122,6 +122,23 @@ def test_no_setting_is_no_place() -> None:
     assert read_place({}, {}) == UNKNOWN_LOCALITY
 
 
+def test_interfaces_of_vpcs_go_to_the_data_plane_beside_its_other_settings() -> None:
+    found = settings_from_environment(
+        {
+            "DATUM_ROUTER_DATA_PLANE_CONFIG": "pool_wait_s=1",
+            "DATUM_ROUTER_VPC_INTERFACES": "a/shop=galactic0,a/lab=galactic1",
+            "DATUM_ROUTER_VPC_ATTACHMENTS": "a/edge=galactic0",
+            "DATUM_ROUTER_VPC_REQUIRED": "true",
+        }
+    )
+    assert found["data_plane_config"] == {
+        "pool_wait_s": "1",
+        "vpc_interfaces": "a/shop=galactic0,a/lab=galactic1",
+        "vpc_attachments": "a/edge=galactic0",
+        "vpc_required": "true",
+    }
+
+
 def test_probes_and_metrics_may_be_reached_by_others() -> None:
     found = settings_from_environment({"DATUM_ROUTER_PROBES": ":8081", "DATUM_ROUTER_METRICS": "[::]:9090"})
     settings = GatewaySettings.from_mapping(found)

@@ -63,6 +63,7 @@ class RouteCompiler:
         name = f"{key.namespace}/{key.name}"
         locality, retry, timeouts = _locality(route), _retry(route), _timeouts(route)
         created = created_at(route.metadata)
+        attachment = f"{key.namespace}/{spec.source_vpc_attachment}" if spec.source_vpc_attachment else ""
         rules: list[Rule] = []
         for index, item in enumerate(matches):
             rule = Rule(
@@ -70,7 +71,7 @@ class RouteCompiler:
                 route=name,
                 hostnames=hostnames,
                 listeners=listeners,
-                match=compile_match(item),
+                match=compile_match(item, attachment),
                 destinations=destinations,
                 filters=filters,
                 balancing=balancing,
@@ -172,8 +173,8 @@ def _destinations(
     return tuple(refs)
 
 
-def compile_match(item: wire.RouteMatch) -> Match:
-    """Return one match set of a manifest as the model's."""
+def compile_match(item: wire.RouteMatch, attachment: str = "") -> Match:
+    """Return one match set of a manifest as the model's; `attachment` is the route's, `namespace/name` or empty."""
     path = PathMatch()
     if item.exact_path is not None:
         path = PathMatch(kind=PathKind.EXACT, value=item.exact_path)
@@ -203,6 +204,7 @@ def compile_match(item: wire.RouteMatch) -> Match:
         grpc_service=item.grpc_service or "",
         grpc_method=item.grpc_method or "",
         source_cidrs=item.source_cidrs,
+        source_attachment=attachment,
     )
 
 

@@ -70,7 +70,6 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         NotServed(path="spec.timeouts.backendRequest", hint="use timeouts.request"),
         NotServed(path="spec.timeouts.streamIdle", hint="use timeouts.request"),
         NotServed(path="spec.cors", hint="answer CORS in the application, or set headers by ResponseHeaderModifier"),
-        NotServed(path="spec.sourceVpcAttachment", hint="use match.sourceCIDRs with the networks of the attachment"),
         NotServed(
             path="spec.filters[].type",
             values=("RequestMirror", "RateLimit"),
@@ -224,6 +223,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
             for name in ("scheme", "hostname", "port", "statusCode", *_PATH_PARTS)
         },
         **{f"spec.filters[].urlRewrite.{name}": "filters/rewrite" for name in ("hostname", *_PATH_PARTS)},
+        "spec.sourceVpcAttachment": "routing/source: the attachment that a request came in by",
         "spec.locality.mode": "balancing/locality",
         "spec.locality.topologyKey": "balancing/locality",
         "spec.locality.failoverOrder": "balancing/locality: order of places",

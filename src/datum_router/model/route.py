@@ -54,6 +54,7 @@ class Match(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         grpc_service, grpc_method: Both empty: not a gRPC condition. With a service they refine `path`
             (`/service/method` exact or `/service` prefix); a method alone compares the last segment.
         source_cidrs: Client address within any of these networks.
+        source_attachment: Came in by this VPCAttachment of the gateway, `namespace/name`.
     """
 
     path: PathMatch = PathMatch()
@@ -63,6 +64,7 @@ class Match(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     grpc_service: str = ""
     grpc_method: str = ""
     source_cidrs: tuple[str, ...] = ()
+    source_attachment: str = ""
 
 
 class BackendRef(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -106,10 +106,23 @@ class FilterSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HealthCheckSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A prober for one probe type."""
+    """A prober for one probe type.
+
+    Attributes:
+        create: Takes nothing; or, if it `needs_settings`, the text settings of the data plane that the gateway runs.
+    """
 
     type: ProbeType
-    create: Callable[[], Prober]
+    create: Callable[..., Prober]
+    needs_settings: bool = False
+
+    def make(self, settings: Mapping[str, str]) -> Prober:
+        """Create the prober.
+
+        Raises:
+            ConfigError: A setting is wrong.
+        """
+        return self.create(settings) if self.needs_settings else self.create()
 
 
 class DataPlaneSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -128,7 +128,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
     ),
     ("VPCRoute", "spec.timeouts.streamIdle", "spec.timeouts.streamIdle", {"timeouts": {"streamIdle": "1s"}}),
     ("VPCRoute", "spec.cors", "spec.cors", {"cors": {}}),
-    ("VPCRoute", "spec.sourceVpcAttachment", "spec.sourceVpcAttachment", {"sourceVpcAttachment": "a"}),
     (
         "VPCRoute",
         "spec.filters[].requestMirror",

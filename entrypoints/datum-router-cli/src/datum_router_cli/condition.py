@@ -34,6 +34,8 @@ def describe_conditions(rule: Rule) -> list[str]:
     found += [f"query {item.name} {describe_value(item)}" for item in match.query]
     if match.source_cidrs:
         found.append("source " + " or ".join(match.source_cidrs))
+    if match.source_attachment:
+        found.append(f"came in by attachment {match.source_attachment}")
     return found
 
 

@@ -48,6 +48,7 @@ MAX_SHOWN_LOSERS = 50
     "DATUM_ROUTER_LOCATION and DATUM_ROUTER_TOPOLOGY say, else the manifests.",
 )
 @click.option("--down", multiple=True, metavar="ADDRESS[:PORT]", help="An endpoint supposed to be down; repeatable.")
+@click.option("--attachment", default="", metavar="NAMESPACE/NAME", help="The gateway's VPCAttachment it comes in by.")
 @output_option
 def explain(
     directory: str,
@@ -58,6 +59,7 @@ def explain(
     listener: str | None,
     at: str,
     down: tuple[str, ...],
+    attachment: str,
     output: str,
 ) -> None:
     """Say which rule of the manifests in DIR takes a request, why each other one does not, and where it would go.
@@ -77,7 +79,12 @@ def explain(
     loaded = load_directory(directory)
     chosen = choose_listener(loaded.data.listeners, head, listener)
     head = make_request(
-        method, url, headers=headers, source_ip=source_ip, listener=chosen.name if chosen is not None else ""
+        method,
+        url,
+        headers=headers,
+        source_ip=source_ip,
+        listener=chosen.name if chosen is not None else "",
+        attachment=attachment,
     )
     is_served = chosen is None or serves_host(chosen, head.host)
     rules = loaded.data.rules if is_served else ()
@@ -176,6 +183,7 @@ class Answer:
                 "query": head.query,
                 "source_ip": head.client_ip,
                 "listener": head.listener,
+                "attachment": head.attachment,
             },
             "outcome": outcome,
             "status": status,
@@ -213,6 +221,7 @@ class Answer:
             print_diagnostic(console, diagnostic)
         head, winner = self._head, self._found.winner
         at = f" at listener {head.listener}" if head.listener else ""
+        at += f" by attachment {head.attachment}" if head.attachment else ""
         say(console, f"{head.method} {head.scheme}://{head.authority}{head.target} from {head.client_ip}{at}", "bold")
         outcome, status = self.outcome()
         if winner is None:

@@ -152,6 +152,7 @@ class Gateway:
             publish=self.supervisor.publish_health,
             concurrency=settings.probe_concurrency,
             clock=time.monotonic,
+            settings=settings.data_plane_config,
         )
         self.telemetry = Telemetry(
             self.supervisor,

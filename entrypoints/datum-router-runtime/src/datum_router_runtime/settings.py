@@ -327,6 +327,14 @@ ADDRESSES = {"DATUM_ROUTER_PROBES": "probes", "DATUM_ROUTER_METRICS": "metrics"}
 """Environment variable -> field, for addresses that others may reach."""
 
 
+DATA_PLANE = {
+    "DATUM_ROUTER_VPC_INTERFACES": "vpc_interfaces",
+    "DATUM_ROUTER_VPC_ATTACHMENTS": "vpc_attachments",
+    "DATUM_ROUTER_VPC_REQUIRED": "vpc_required",
+}
+"""Environment variable -> setting of the data plane whose values hold commas, or that stand beside one of those."""
+
+
 def parse_pairs(text: str, variable: str, example: str) -> dict[str, str]:
     """Read `name=value,name=value`.
 
@@ -389,4 +397,9 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
             pairs = found[field] = parse_pairs(text, variable, example)
             if field == "location":
                 read_place({}, pairs, name=variable)
+    given = {name: environ[variable] for variable, name in DATA_PLANE.items() if environ.get(variable)}
+    if given:
+        config = found.get("data_plane_config", {})
+        assert isinstance(config, dict)
+        found["data_plane_config"] = config | given
     return found
