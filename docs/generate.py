@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from datum_router.discovery import marks
 from datum_router.health.circuit import RETRY_BUDGET_PERCENT
 from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.schema import crd_file_name, crd_yaml, reference_markdown
@@ -24,15 +25,16 @@ from datum_router.registry.endpoints import MAX_ENDPOINTS_PER_SERVICE
 from datum_router.routing import normalize, query
 from datum_router.routing.regex import MAX_PATTERN_BYTES
 from datum_router_files import listing, yamlscan
-from datum_router_kubernetes import answers, client, cluster, events, follow, listwatch, ratelimit, wanted
+from datum_router_kubernetes import answers, client, cluster, events, follow, listwatch, ratelimit, textconfig, wanted
 from datum_router_proxy import limits
 from datum_router_proxy.server.listener import AcceptLimits
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.wire import grammar, hpack_codec
 from datum_router_proxy.wire.http1 import Http1Limits
 from datum_router_proxy.wire.http2 import Http2Limits
-from datum_router_runtime import admin, logsetup, snapshotfile
+from datum_router_runtime import admin, discoveryterm, logsetup, remote, snapshotfile
 from datum_router_runtime import status as statuswriter
+from datum_router_runtime.discoverysettings import DISCOVERY_ENVIRONMENT, DiscoverySettings
 from datum_router_runtime.settings import (
     ADDRESSES,
     ENVIRONMENT,
@@ -93,6 +95,12 @@ def settings_page() -> str:
     lines += ["", "## Controller process", "", *_field_rows(ControllerSettings), ""]
     lines += [
         "`datum-router-controller` has [variables](../../entrypoints/datum-router-controller/README.md) for them."
+    ]
+    lines += ["", "## Discovery daemon", "", *_field_rows(DiscoverySettings), ""]
+    lines += [
+        "`datum-router-discovery` has [variables](../../entrypoints/datum-router-discovery/README.md) for them, as "
+        + ", ".join(f"`{variable}`" for variable in DISCOVERY_ENVIRONMENT)
+        + "."
     ]
     lines += [SETTINGS_INTRO, *_limit_rows(ProxySettings, limits.SETTINGS)]
     lines += [
@@ -191,6 +199,12 @@ def _others() -> list[tuple[str, float, str, str, str]]:
          f"{listwatch.NAMED_LISTS_AT_ONCE} of single objects", ""),
         ("Secrets and ConfigMaps that are read of a cluster", wanted.MAX_NAMED_WATCHES, "objects",
          "those named later are not read, but for the share of their namespace", found),
+        ("remote clusters", discoveryterm.MAX_CLUSTERS, "clusters", "others are told that they are too many",
+         f"`{names.REMOTE_CLUSTERS.name}`"),
+        ("kubeconfig in a Secret", textconfig.MAX_BYTES, "characters", "refused", f"`{names.REMOTE_CLUSTERS.name}`"),
+        ("first reading of a remote cluster", remote.CONNECT_PATIENCE_S, "s", "it cannot be reached, and is read on",
+         f"`{names.REMOTE_CLUSTERS.name}`"),
+        ("endpoints in one slice of discovery", marks.MAX_SLICE_ENDPOINTS, "endpoints", "more slices", ""),
         ("writes to a cluster", ratelimit.WRITE_QPS, "per second", f"beyond {ratelimit.WRITE_BURST} at once they wait, "
          "but for leases; settings `writeQps`, `writeBurst`", ""),
         ("requests to a cluster at a time", cluster.MAX_WRITE_THREADS, "requests",
@@ -280,8 +294,13 @@ def metrics_page() -> str:
     lines += _metric_rows(metric for metric in names.CONTROLLER_METRICS.values() if metric.name not in names.METRICS)
     shared = ", ".join(f"`{name}`" for name in names.CONTROLLER_METRICS if name in names.METRICS)
     lines += ["", f"And, as gateways: {shared}."]
+    lines += ["", "## Of a discovery daemon", ""]
+    others = {**names.METRICS, **names.CONTROLLER_METRICS}
+    lines += _metric_rows(metric for metric in names.DISCOVERY_METRICS.values() if metric.name not in others)
+    shared = ", ".join(f"`{name}`" for name in names.DISCOVERY_METRICS if name in others)
+    lines += ["", f"And, as gateways and controllers: {shared}."]
     labels: dict[str, names.Label] = {}
-    for metric in {**names.METRICS, **names.CONTROLLER_METRICS}.values():
+    for metric in {**others, **names.DISCOVERY_METRICS}.values():
         for label in metric.labels:
             known = labels.get(label.name)
             # The longer of two closed sets under one name: refusals have one reason more.

@@ -58,6 +58,11 @@ class Reason(enum.StrEnum):
     REGEX_UNAVAILABLE = "RegexUnavailable"
     PLUGIN_FAILED = "PluginFailed"
     SOURCE_FAILED = "SourceFailed"
+    EXPORT_CONFLICT = "ExportConflict"
+    CLUSTER_STALE = "ClusterStale"
+    CLUSTER_UNREACHABLE = "ClusterUnreachable"
+    CLUSTER_REMOVED = "ClusterRemoved"
+    INVALID_KUBECONFIG = "InvalidKubeconfig"
 
     # --- routing and balancing ----------------------------------------------------------------------
     ROUTED = "routed"

@@ -25,7 +25,9 @@ import trustme
 from tests.cluster.plane import (
     ADMIN,
     CONTROLLER,
+    DISCOVERY,
     GATEWAY,
+    REMOTE_READER,
     REPOSITORY,
     Answer,
     Plane,
@@ -76,7 +78,7 @@ class ControlPlane(Plane):
         self._api: subprocess.Popen[bytes] | None = None
         self._tokens: dict[str, tuple[str, tuple[str, ...]]] = {}
         self.add_user(ADMIN, groups=("system:masters",))
-        for account in (CONTROLLER, GATEWAY):
+        for account in (CONTROLLER, GATEWAY, DISCOVERY, REMOTE_READER):
             namespace = account.split(":")[2]
             self.add_user(account, groups=("system:serviceaccounts", f"system:serviceaccounts:{namespace}"))
         self._write_certificates()

@@ -9,7 +9,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.cluster.plane import CONTROLLER, GATEWAY, REPOSITORY, Plane
+from tests.cluster.plane import CONTROLLER, DISCOVERY, GATEWAY, REPOSITORY, Plane
 from tests.processes import ServiceProcess
 
 SYSTEM = "datum-router"
@@ -46,6 +46,12 @@ class Stage:
     def controller(self, name: str = "", **env: str) -> ServiceProcess:
         """Start a controller with the rights of its service account; wait until it is ready."""
         process = self.start("datum_router_controller", CONTROLLER, name or f"controller-{next(self._numbers)}", env)
+        process.wait_ready()
+        return process
+
+    def discovery(self, name: str = "", **env: str) -> ServiceProcess:
+        """Start a discovery daemon with the rights of its service account; wait until it is ready."""
+        process = self.start("datum_router_discovery", DISCOVERY, name or f"discovery-{next(self._numbers)}", env)
         process.wait_ready()
         return process
 
@@ -263,7 +269,7 @@ def tls_secret(namespace: str, name: str, cert_pem: bytes, key_pem: bytes) -> di
 def secret_access(namespace: str, *names: str) -> list[dict[str, object]]:
     """Return what lets a gateway read Secrets of these names, and no others."""
     meta = {"name": "router-gateway-secrets", "namespace": namespace}
-    role = {
+    role: dict[str, object] = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "Role",
         "metadata": meta,
@@ -276,7 +282,7 @@ def secret_access(namespace: str, *names: str) -> list[dict[str, object]]:
             }
         ],
     }
-    bound = {
+    bound: dict[str, object] = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "RoleBinding",
         "metadata": meta,

@@ -81,7 +81,7 @@ _SERVICE: Final = (
     CelRule(
         rule=f"{given('vpcAttachmentRef')} || {given('vpcAttachmentSelector')} || {filled('endpoints')}"
         f" || {given('tunnel')}"
-        f" || {given('discovery.method')} && self.discovery.method == 'kubernetes'",
+        f" || {given('discovery.method')} && self.discovery.method in ['kubernetes', 'endpointslice']",
         message="expected vpcAttachmentRef, vpcAttachmentSelector, endpoints, or discovery.method: kubernetes "
         "with a ServiceBinding",
         field="vpcAttachmentRef",

@@ -39,7 +39,7 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         NotServed(path="spec.protocol", values=("TCP",), hint="use HTTP, HTTPS, H2C or GRPC"),
         NotServed(
             path="spec.discovery.method",
-            values=("dns", "endpointslice"),
+            values=("dns",),
             hint="use kubernetes with a ServiceBinding for a Kubernetes Service, or vpcAttachmentRef or endpoints",
         ),
         NotServed(path="spec.discovery.dnsName", hint="write the addresses into endpoints"),
@@ -180,6 +180,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.locationRef.name": "compiler/places",
         "spec.topology": "balancing/locality",
         "spec.exportTo.namespaces": "compiler/refs: references from other namespaces",
+        "spec.exportTo.clusters": "discovery/export: what other clusters get",
         **{f"spec.exportTo.selector.{name}": "manifests/labels: labels of namespaces" for name in _SELECTOR},
     },
     "VPCRoute": {

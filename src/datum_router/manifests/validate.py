@@ -44,11 +44,14 @@ from datum_router.manifests.vpcservice import (
 
 validate_route = _route.validate_route
 
+_FOUND_ELSEWHERE = (DiscoveryMethod.KUBERNETES, DiscoveryMethod.ENDPOINTSLICE)
+"""Methods with which a service need not name anything that gives it endpoints."""
+
 
 def validate_service(manifest: VPCService) -> Iterator[Problem]:
     """Yield what is wrong with a VPCService."""
     spec = manifest.spec
-    is_bound = spec.discovery is not None and spec.discovery.method is DiscoveryMethod.KUBERNETES
+    is_bound = spec.discovery is not None and spec.discovery.method in _FOUND_ELSEWHERE
     is_attached = spec.vpc_attachment_ref is not None or spec.vpc_attachment_selector is not None
     if not is_attached and not spec.endpoints and spec.tunnel is None and not is_bound:
         yield missing(

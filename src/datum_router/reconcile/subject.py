@@ -50,7 +50,7 @@ REFERENCES = frozenset(
 )
 """Reasons of `ResolvedRefs`."""
 
-SHORTAGES = frozenset({Reason.NO_ENDPOINTS, Reason.NO_VPC_ADDRESS})
+SHORTAGES = frozenset({Reason.NO_ENDPOINTS, Reason.NO_VPC_ADDRESS, Reason.EXPORT_CONFLICT, Reason.CLUSTER_STALE})
 """Reasons of `EndpointsReady` and `Synced`."""
 
 

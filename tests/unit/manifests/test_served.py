@@ -59,7 +59,7 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
     ("VPCService", "spec.protocol", "spec.protocol", {"protocol": "TCP"}),
     *[
         ("VPCService", "spec.discovery.method", "spec.discovery.method", {"discovery": {"method": method}})
-        for method in ("dns", "endpointslice")
+        for method in ("dns",)
     ],
     ("VPCService", "spec.discovery.dnsName", "spec.discovery.dnsName", {"discovery": {"dnsName": "a.example"}}),
     ("VPCService", "spec.circuitBreaker", "spec.circuitBreaker", {"circuitBreaker": {}}),

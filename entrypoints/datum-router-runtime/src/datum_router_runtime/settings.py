@@ -86,11 +86,12 @@ def parse_admin_address(text: str, *, name: str) -> Address:
         ConfigError: Anything else, or an address that others can reach.
     """
     address = parse_address(text, name=name)
-    _require_loopback(address, name)
+    require_loopback(address, name)
     return address
 
 
-def _require_loopback(address: Address, name: str) -> None:
+def require_loopback(address: Address, name: str) -> None:
+    """Raise ConfigError for an address that others can reach."""
     if not ipaddress.ip_address(address.host).is_loopback:
         raise ConfigError(
             f"{name}: found {address}, expected a loopback address such as 127.0.0.1:9901 "
@@ -104,7 +105,8 @@ def _require_workers(workers: int, name: str) -> None:
         raise ConfigError(f"{name}: found {workers}, expected 1 to {MAX_WORKERS}", reason=Reason.INVALID_VALUE)
 
 
-def _require_duration(seconds: float, name: str) -> None:
+def require_duration(seconds: float, name: str) -> None:
+    """Raise ConfigError for seconds below 0 or above MAX_DURATION_S."""
     if not 0 <= seconds <= MAX_DURATION_S:
         raise ConfigError(
             f"{name}: found {seconds:g}, expected 0 to {MAX_DURATION_S:g} seconds", reason=Reason.INVALID_VALUE
@@ -157,7 +159,8 @@ def _read_degrees(text: str, key: str, name: str) -> float:
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-def _convert(values: Mapping[str, object], struct: type[S]) -> S:
+def convert_settings(values: Mapping[str, object], struct: type[S]) -> S:
+    """Return keyword values as settings; raises ConfigError for an unknown name or a value that does not fit."""
     try:
         return msgspec.convert(dict(values), struct)
     except msgspec.ValidationError as error:
@@ -238,13 +241,13 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: An unknown name, a value of the wrong type or out of range.
         """
-        return _convert(values, cls)
+        return convert_settings(values, cls)
 
     def __post_init__(self) -> None:
         _require_workers(self.workers, "workers")
         read_place(self.topology, self.location)
         if self.admin is not None:
-            _require_loopback(self.admin, "admin")
+            require_loopback(self.admin, "admin")
         for name in (
             "debounce_s",
             "debounce_max_s",
@@ -254,7 +257,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
             "orphan_grace_s",
             "worker_start_timeout_s",
         ):
-            _require_duration(getattr(self, name), name)
+            require_duration(getattr(self, name), name)
 
 
 class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -297,13 +300,13 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: A value of the wrong type or out of range.
         """
-        return _convert({name: value for name, value in values.items() if name in cls.__struct_fields__}, cls)
+        return convert_settings({name: value for name, value in values.items() if name in cls.__struct_fields__}, cls)
 
     def __post_init__(self) -> None:
         if self.admin is not None:
-            _require_loopback(self.admin, "admin")
+            require_loopback(self.admin, "admin")
         for name in ("debounce_s", "debounce_max_s", "settle_s"):
-            _require_duration(getattr(self, name), name)
+            require_duration(getattr(self, name), name)
         if not 1 <= self.concurrent_writes <= MAX_CONCURRENT_WRITES:
             raise ConfigError(
                 f"concurrent_writes: found {self.concurrent_writes}, expected 1 to {MAX_CONCURRENT_WRITES}",
@@ -368,7 +371,7 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
                 raise ConfigError(
                     f"{variable}: found {text!r}, expected seconds such as 5 or 0.5", reason=Reason.INVALID_VALUE
                 ) from error
-            _require_duration(found_s, variable)
+            require_duration(found_s, variable)
             found[field] = found_s
     for variable, field in TEXTS.items():
         if text := environ.get(variable, ""):

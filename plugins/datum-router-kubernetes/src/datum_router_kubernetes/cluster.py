@@ -317,6 +317,14 @@ class KubernetesCluster:
             raise told from error
         return _decoded(functools.partial(objects.applied_of, before=before, key=key), body, key)
 
+    async def delete(self, gvk: GroupVersionKind, plural: str, key: ObjectKey) -> None:
+        """Delete an object."""
+        try:
+            await self._write("DELETE", objects.object_path(gvk, plural, key), body=b"")
+        except ClusterNotFound as error:
+            if not objects.is_object_missing(error, key):
+                raise
+
     # --- requests --------------------------------------------------------------------------------------------------
 
     async def _write(

@@ -6,6 +6,7 @@ from typing import Final
 
 import msgspec
 
+from datum_router.discovery.marks import MANAGED_BY_LABEL, MANAGER, SERVICE_ANNOTATION
 from datum_router.manifests.indexes import TENANT_LABEL, full_name
 from datum_router.manifests.meta import ObjectMeta
 
@@ -111,8 +112,14 @@ def service_content(service: Service) -> object:
 
 
 def slice_content(item: EndpointSlice) -> object:
-    """Return what counts as a change: not the annotations, which tell when the endpoints last changed."""
+    """Return what counts as a change: not the annotations, which tell when the endpoints last changed.
+
+    Of slices that discovery wrote, all counts: their annotations say where the endpoints are.
+    """
     labels = item.metadata.labels or {}
+    if is_discovered(item):
+        meta = item.metadata
+        return (labels, meta.annotations, meta.owner_references, item.address_type, item.endpoints, item.ports)
     return (
         labels.get(SERVICE_NAME_LABEL),
         labels if TENANT_LABEL in labels else None,
@@ -130,6 +137,17 @@ def pod_content(pod: Pod) -> object:
 def attachment_name(pod: Pod) -> str:
     """Return the name of the pod's VPCAttachment, empty if it has none."""
     return (pod.metadata.annotations or {}).get(ATTACHMENT_ANNOTATION, "")
+
+
+def is_discovered(item: EndpointSlice) -> bool:
+    """Tell whether discovery wrote a slice."""
+    return (item.metadata.labels or {}).get(MANAGED_BY_LABEL) == MANAGER
+
+
+def discovered_service(item: EndpointSlice) -> tuple[str, ...]:
+    """Return the values of `BY_VPC_SERVICE`: none for a slice that discovery did not write."""
+    name = (item.metadata.annotations or {}).get(SERVICE_ANNOTATION) if is_discovered(item) else None
+    return (full_name(item.metadata.namespace, name),) if name else ()
 
 
 def sliced_service(item: EndpointSlice) -> tuple[str, ...]:
