@@ -260,7 +260,7 @@ def tls_secret(namespace: str, name: str, cert_pem: bytes, key_pem: bytes) -> di
 def secret_access(namespace: str, *names: str) -> list[dict[str, object]]:
     """Return what lets a gateway read Secrets of these names, and no others."""
     meta = {"name": "router-gateway-secrets", "namespace": namespace}
-    role = {
+    role: dict[str, object] = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "Role",
         "metadata": meta,
@@ -273,7 +273,7 @@ def secret_access(namespace: str, *names: str) -> list[dict[str, object]]:
             }
         ],
     }
-    bound = {
+    bound: dict[str, object] = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "RoleBinding",
         "metadata": meta,
