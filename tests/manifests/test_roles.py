@@ -100,6 +100,7 @@ def test_people_get_their_rights_by_aggregation() -> None:
         found[role["metadata"]["name"]] = {key.removeprefix(prefix) for key in labels if key.startswith(prefix)}
     assert found == {
         "datum-router-read": set(),
+        "datum-router-places": set(),
         "datum-router-controller": set(),
         "datum-router-discovery": set(),
         "datum-router-view": {"view", "edit", "admin"},

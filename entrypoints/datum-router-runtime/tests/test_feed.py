@@ -3,6 +3,7 @@ from collections.abc import Callable, Generator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -11,10 +12,11 @@ from datum_router.compiler.compiler import STEP_OBJECTS, Compiler, CompileResult
 from datum_router.compiler.diagnostics import Origin
 from datum_router.errors import SourceError, TerminalSourceError
 from datum_router.manifests.meta import ObjectKey
+from datum_router.manifests.table import KindTable
 from datum_router.manifests.vpcservice import VPCService
 from datum_router.plugins import builtin
 from datum_router.plugins.manager import Candidate, PluginSet, load_plugins
-from datum_router.plugins.protocols import Emit, Mark, SourceEvent, Synced, Upsert
+from datum_router.plugins.protocols import Delete, Emit, Mark, SourceEvent, Synced, Upsert
 from datum_router.reasons import Reason
 from datum_router.registry.store import Store, StoreChange, StoreView
 from datum_router_runtime import feed as feed_module
@@ -105,6 +107,58 @@ def test_the_first_change_goes_at_once_and_those_that_follow_are_gathered(plugin
     assert len(moments) == 2
     assert moments[0] == pytest.approx(0.0, abs=0.011)
     assert moments[1] <= 0.2
+
+
+@pytest.mark.parametrize("gap_s", [0.0, 0.03], ids=["in one batch", "one after the other"])
+def test_what_is_replaced_is_never_missing(plugins: PluginSet, gap_s: float) -> None:
+    source = Scripted(upsert("a", 80), Synced(source="one"))
+
+    async def script(feed: Feed) -> None:
+        await trio.sleep(10)
+        gone = Delete(source="test", key=ObjectKey(kind="VPCService", namespace="default", name="a"))
+        if gap_s:
+            feed.emit([gone])
+            await trio.sleep(gap_s)
+            feed.emit([upsert("a", 81)])
+        else:
+            feed.emit([gone, upsert("a", 81)])
+        await trio.sleep(2)
+
+    published = drive(plugins, {"one": source}, script)
+    assert [len(result.data.services) for _, result in published] == [1, 1]
+
+
+def test_what_is_gone_for_good_goes_after_a_moment_whatever_else_comes(plugins: PluginSet) -> None:
+    source = Scripted(upsert("a"), upsert("b"), Synced(source="one"))
+
+    async def script(feed: Feed) -> None:
+        await trio.sleep(10)
+        begun.append(trio.current_time())
+        feed.emit([Delete(source="test", key=ObjectKey(kind="VPCService", namespace="default", name="a"))])
+        for index in range(20):
+            await trio.sleep(0.02)
+            feed.emit([upsert("b", 100 + index)])
+
+    begun: list[float] = []
+    published = drive(plugins, {"one": source}, script)
+    moment, result = published[1]
+    assert moment - begun[0] == pytest.approx(0.05, abs=0.011)
+    assert set(result.data.services) == {"default/b"}
+
+
+def test_kinds_that_spread_what_belongs_together_wait_for_the_rest_of_it(plugins: PluginSet) -> None:
+    kinds = KindTable([msgspec.structs.replace(row, is_spread=row.kind == "VPCService") for row in plugins.kinds])
+    source = Scripted(upsert("a"), Synced(source="one"))
+
+    async def script(feed: Feed) -> None:
+        await trio.sleep(10)
+        feed.emit([msgspec.structs.replace(upsert("a", 81), kind="VPCService")])
+        await trio.sleep(0.03)
+        feed.emit([upsert("b")])
+        await trio.sleep(2)
+
+    published = drive(msgspec.structs.replace(plugins, kinds=kinds), {"one": source}, script)
+    assert [len(result.data.services) for _, result in published] == [1, 2]
 
 
 def test_changes_that_never_pause_are_in_force_within_the_longest_gathering(plugins: PluginSet) -> None:

@@ -25,7 +25,7 @@ from datum_router_runtime.ipc import (
 )
 from datum_router_runtime.settings import GatewaySettings
 from datum_router_runtime.sockets import bind_group
-from datum_router_runtime.workers import OUTBOX_LIMIT, Supervisor, WorkerLink
+from datum_router_runtime.workers import BIND_PATIENCE_S, OUTBOX_LIMIT, Supervisor, WorkerLink
 
 PLAIN = Listener(name="plain", host="127.0.0.1", port=0)
 
@@ -107,6 +107,49 @@ def test_a_port_that_workers_have_yet_to_let_go_of_is_not_blamed_on_another_proc
         supervisor._bind_listeners(data)
         assert not supervisor.listener_problems
         assert set(supervisor.groups) == {listener.name}
+
+    drive(script)
+
+
+def test_a_port_that_cannot_be_had_keeps_a_gateway_from_being_ready_for_a_while_and_never_again() -> None:
+    async def script(bench: Bench) -> None:
+        supervisor = bench.supervisor
+        with socket.create_server(("127.0.0.1", 0)) as busy:
+            port = busy.getsockname()[1]
+            taken = Listener(name="taken", host="127.0.0.1", port=port)
+
+            async def serve(version: int, *listeners: Listener) -> list[str]:
+                supervisor.publish(
+                    CompileResult(data=SnapshotData(version=version, digest=f"d{version}", listeners=listeners))
+                )
+                await bench.say(Hello(pid=1), Programmed(version=version, digest=f"d{version}"))
+                return supervisor.not_ready_reasons()
+
+            (reason,) = await serve(1, PLAIN, taken)
+            assert "is in use by another process" in reason
+            assert supervisor.listener_problems["taken"].reason is Reason.PORT_UNAVAILABLE
+            bench.now += BIND_PATIENCE_S
+            assert supervisor.not_ready_reasons() == []
+            assert len(await serve(2, taken)) == 1, "with no other listener there is nothing to be ready for"
+            assert await serve(3, PLAIN) == []
+            bench.now += 1
+            assert await serve(4, PLAIN, taken) == []
+            assert set(supervisor.listener_problems) == {"taken"}
+
+    drive(script)
+
+
+def test_a_listener_that_is_bound_at_last_is_news() -> None:
+    async def script(bench: Bench) -> None:
+        supervisor = bench.supervisor
+        with socket.create_server(("127.0.0.1", 0)) as busy:
+            data = SnapshotData(listeners=(Listener(name="taken", host="127.0.0.1", port=busy.getsockname()[1]),))
+            supervisor.publish(CompileResult(data=data))
+            news = supervisor.force_changed.next
+            supervisor._bind_listeners(data)
+            assert not news.is_set(), "nothing is different"
+        supervisor._bind_listeners(data)
+        assert news.is_set()
 
     drive(script)
 

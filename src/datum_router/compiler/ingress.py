@@ -13,7 +13,7 @@ import msgspec
 from datum_router.compiler.diagnostics import Severity, did_you_mean
 from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
 from datum_router.compiler.services import service_key
-from datum_router.manifests.meta import ObjectKey
+from datum_router.manifests.meta import ObjectKey, key_of
 from datum_router.manifests.secret import Secret
 from datum_router.manifests.vpcingress import IngressListener, IngressProtocol, PathType, VPCIngress
 from datum_router.manifests.vpcroute import ParentRef, VPCRoute
@@ -39,14 +39,14 @@ class IngressScope(msgspec.Struct, frozen=True, kw_only=True):
     """What all VPCIngresses together offer to routes.
 
     Attributes:
-        secrets: Name of the Secret whose certificate a VPCIngress uses.
+        secrets: Of each VPCIngress with a certificate the name of its Secret and what was read there.
     """
 
     ingresses: tuple[Attached, ...] = ()
     listeners: tuple[Listener, ...] = ()
     rules: tuple[Rule, ...] = ()
     findings: tuple[Finding, ...] = ()
-    secrets: Mapping[ObjectKey, str] = {}
+    secrets: Mapping[ObjectKey, tuple[str, TlsBinding]] = {}
     is_unbound: bool = False
 
     def unbound(self) -> IngressScope:
@@ -68,7 +68,7 @@ class IngressScope(msgspec.Struct, frozen=True, kw_only=True):
         refs = route.spec.parent_refs
         if not refs:
             return own, (), True
-        key = ObjectKey(kind="VPCRoute", namespace=route.metadata.namespace, name=route.metadata.name)
+        key = key_of("VPCRoute", route.metadata)
         hosts: dict[str, None] = {}
         listeners: dict[str, None] = {}
         table = {(item.key.namespace, item.key.name): item for item in self.ingresses}
@@ -173,8 +173,8 @@ class IngressCompiler:
     """Compile all VPCIngresses together, since they share ports.
 
     Args:
-        secrets: As in the last scope: a Secret that served goes on doing so, as long as it is there, when its
-            VPCIngress comes to name one that cannot be used.
+        secrets: As in the last scope: what served goes on doing so when its VPCIngress comes to name a Secret that
+            cannot be used.
         are_credentials_known: False: no Secret is looked at, and every certificate is taken to be there.
     """
 
@@ -195,7 +195,7 @@ class IngressCompiler:
         view: ManifestView,
         *,
         host: str,
-        secrets: Mapping[ObjectKey, str] = {},
+        secrets: Mapping[ObjectKey, tuple[str, TlsBinding]] = {},
         are_credentials_known: bool = True,
     ) -> None:
         self._view = view
@@ -205,7 +205,7 @@ class IngressCompiler:
         self._owners: dict[int, ObjectKey] = {}
         self._rules: list[Rule] = []
         self._findings: list[Finding] = []
-        self._secrets: dict[ObjectKey, str] = {}
+        self._secrets: dict[ObjectKey, tuple[str, TlsBinding]] = {}
         self._secrets_before = secrets
 
     def compile(self, ingresses: Iterable[VPCIngress]) -> IngressScope:
@@ -230,7 +230,7 @@ class IngressCompiler:
         )
 
     def _one(self, ingress: VPCIngress) -> Attached:
-        key = ObjectKey(kind="VPCIngress", namespace=ingress.metadata.namespace, name=ingress.metadata.name)
+        key = key_of("VPCIngress", ingress.metadata)
         spec = ingress.spec
         hostnames = tuple(dict.fromkeys(name.lower() for name in (spec.host, *spec.hosts)))
         binding = self._binding(ingress, key, hostnames)
@@ -250,12 +250,13 @@ class IngressCompiler:
             return TlsBinding(hostnames=hostnames, cert_pem="", key_pem="")
         binding = self._pair(key.namespace, tls.secret_name, hostnames)
         if binding is not None:
-            self._secrets[key] = tls.secret_name
+            self._secrets[key] = (tls.secret_name, binding)
             return binding
-        before = self._secrets_before.get(key, tls.secret_name)
-        kept = self._pair(key.namespace, before, hostnames) if before != tls.secret_name else None
+        kept = self._kept(key, tls.secret_name, hostnames)
+        before = ""
         if kept is not None:
-            self._secrets[key] = before
+            before = self._secrets_before[key][0]
+            self._secrets[key] = (before, kept)
         is_there = isinstance(self._view.get("Secret", key.namespace, tls.secret_name), Secret)
         what = f"secret {key.namespace}/{tls.secret_name}"
         self._findings.append(
@@ -271,6 +272,17 @@ class IngressCompiler:
             )
         )
         return kept
+
+    def _kept(self, key: ObjectKey, named: str, hostnames: tuple[str, ...]) -> TlsBinding | None:
+        """Return the certificate of the Secret that was named before, in its newest version or as it was read last.
+
+        It may be gone from the view for no other reason than that it is named no more: sources read what is named.
+        """
+        name, binding = self._secrets_before.get(key, (named, None))
+        if name == named or binding is None:
+            return None
+        newest = self._pair(key.namespace, name, hostnames)
+        return msgspec.structs.replace(binding, hostnames=hostnames) if newest is None else newest
 
     def _pair(self, namespace: str, name: str, hostnames: tuple[str, ...]) -> TlsBinding | None:
         secret = self._view.get("Secret", namespace, name)

@@ -27,11 +27,17 @@ from datum_router_runtime.controller import unique_identity
 from datum_router_runtime.discoverysettings import DiscoverySettings
 from datum_router_runtime.discoveryterm import ClusterState, Term
 from datum_router_runtime.exposition import CONTENT_TYPE, render
-from datum_router_runtime.gatewayreport import default_identity
 from datum_router_runtime.leader import Leader
 from datum_router_runtime.localreader import local_kinds
 from datum_router_runtime.logsetup import dropped_lines
-from datum_router_runtime.process import COLLECTION_OBJECTS, load, make_cluster, make_source, open_pages
+from datum_router_runtime.process import (
+    COLLECTION_OBJECTS,
+    default_identity,
+    load,
+    make_cluster,
+    make_source,
+    open_pages,
+)
 from datum_router_runtime.procfs import CpuClock, read_process
 from datum_router_runtime.remote import remote_plugins, with_kinds
 from datum_router_runtime.settings import Address

@@ -1,10 +1,12 @@
 """The feed: sources -> store -> debounce -> compile -> publish.
 
 The first change after a quiet moment is compiled at once; those that follow within `debounce_s` are gathered, for at
-most `debounce_max_s` while they keep coming. A large batch is decoded in turns and compiling is done in steps, so that
-health checks and the admin listener go on; what changes meanwhile is compiled next. A
-source that fails is started again with backoff; what it had emitted stays in force. Nothing is published before every
-source has said `Synced` once.
+most `debounce_max_s` while they keep coming. What is taken away waits for `debounce_s` in any case: often it is about
+to come back, as an object that is replaced does, or an endpoint that moves from one EndpointSlice to another.
+
+A large batch is decoded in turns and compiling is done in steps, so that health checks and the admin listener go on;
+what changes meanwhile is compiled next. A source that fails is started again with backoff; what it had emitted stays in
+force. Nothing is published before every source has said `Synced` once.
 """
 
 from __future__ import annotations
@@ -63,6 +65,7 @@ class Feed:
         synced_after_s, first_decode_s, first_s: Seconds until all sources were synced, and of decoding and compiling
             until the first result.
         sources: All of them.
+        published_view: What was published last was compiled from it; None before that.
         complaints: What sources said was wrong before all were synced, by scope.
         news: Objects have come or gone, whether or not that changed anything.
     """
@@ -76,6 +79,7 @@ class Feed:
         "_has_changed",
         "_has_failed",
         "_has_published",
+        "_has_removed",
         "_inbox",
         "_is_compiling",
         "_marks",
@@ -84,6 +88,7 @@ class Feed:
         "_published_marks",
         "_seen",
         "_sources",
+        "_spread",
         "_started_at",
         "_store",
         "_unsynced",
@@ -97,6 +102,7 @@ class Feed:
         "first_s",
         "last_s",
         "news",
+        "published_view",
         "sources",
         "succeeded_at",
         "synced",
@@ -132,10 +138,13 @@ class Feed:
         self._is_compiling = False
         self._has_failed = False
         self._has_published = False
+        self._has_removed = False  # something may be about to come back
+        self._spread = store.spread_kinds()
         self._inbox: deque[Sequence[SourceEvent]] = deque()  # the first one may be taken in in part
         self._marks: dict[str, str] = {}
         self._published_marks: dict[str, str] = {}
         self.news = Signal()
+        self.published_view: StoreView | None = None
         self.complaints: dict[str, tuple[Diagnostic, ...]] = {}
         self._changed_at = -math.inf
         self._wall_clock = wall_clock
@@ -164,6 +173,7 @@ class Feed:
             self.news.notify()
         if self._inbox or len(events) > FEW_EVENTS:
             self._inbox.append(events)
+            self._has_removed |= self._may_remove(events)
             self._changed_at = trio.current_time()
             self._dirty.set()
             return
@@ -172,10 +182,17 @@ class Feed:
             self._apply(event)
         self.decode_s += time.perf_counter() - started
         if self._has_changed:
+            self._has_removed |= self._may_remove(events)
             self._changed_at = trio.current_time()
             self._dirty.set()
         else:
             self._tell()
+
+    def _may_remove(self, events: Sequence[SourceEvent]) -> bool:
+        """Tell whether something that serves may be missing in these events, which others bring back."""
+        return any(
+            isinstance(event, Delete) or (isinstance(event, Upsert) and event.kind in self._spread) for event in events
+        )
 
     @property
     def _is_settled(self) -> bool:
@@ -227,7 +244,8 @@ class Feed:
         """Tell why nothing is known yet: diagnostics are published with the first snapshot, which waits for it."""
         for diagnostic in event.diagnostics:
             if diagnostic not in self.complaints.get(event.scope, ()):
-                log.error("source is not synced", extra={"source": event.source, "why": diagnostic.render()})
+                level = logging.ERROR if diagnostic.severity is Severity.ERROR else logging.WARNING
+                log.log(level, "source is not synced", extra={"source": event.source, "why": diagnostic.render()})
         self.complaints[event.scope] = event.diagnostics
 
     async def _run_source(self, name: str, source: Source) -> None:
@@ -266,6 +284,9 @@ class Feed:
             now = trio.current_time()
             if now - last < self._debounce_s:
                 await self._gather(until=now + self._debounce_max_s)
+            elif self._has_removed:
+                await self._gather(until=now + self._debounce_s)
+            self._has_removed = False
             self._dirty = trio.Event()
             await in_turns(self._take_in(), DECODE_TURN_S)
             if not (self._has_changed and self.synced):
@@ -301,7 +322,7 @@ class Feed:
                     "seconds": round(self.last_s, 6),
                 },
             )
-            self._published_marks = marks
+            self._published_marks, self.published_view = marks, view
             self._has_failed = False
             self._has_published = True
             self._publish(result)

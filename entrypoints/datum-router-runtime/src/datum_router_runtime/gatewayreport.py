@@ -10,18 +10,20 @@ from __future__ import annotations
 import logging
 import random
 import re
-import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
 import trio
 
 from datum_router.compiler.diagnostics import Diagnostic, Severity
+from datum_router.compiler.ingress import Attached
 from datum_router.errors import ClusterConflict, ClusterError
-from datum_router.manifests.meta import MAX_NAME_CHARS, OwnerReference
+from datum_router.manifests.credentials import CREDENTIAL_KINDS, REFERRING_KINDS, references
+from datum_router.manifests.meta import MAX_NAME_CHARS, ObjectKey, ObjectMeta, OwnerReference, key_of
 from datum_router.manifests.table import KindTable
 from datum_router.plugins.cluster import Cluster, LeaseRecord
+from datum_router.plugins.protocols import ManifestView
 from datum_router.policy.backoff import full_jitter
 from datum_router.reasons import Reason
 from datum_router.reconcile.reports import (
@@ -30,6 +32,7 @@ from datum_router.reconcile.reports import (
     GatewayReport,
     Refusal,
     encode_report,
+    make_problem,
     make_refusals,
 )
 from datum_router_runtime.feed import Feed
@@ -53,6 +56,8 @@ END_S = 2.0
 REPORTED_REFERENCES = frozenset({Reason.INVALID_CERTIFICATE_REF})
 """Findings that only gateways can make, since nobody else may read Secrets; they are warnings where they are made."""
 
+_CREDENTIALS = tuple(f"{kind.lower()} " for kind in sorted(CREDENTIAL_KINDS))
+
 _NOT_IN_NAMES = re.compile(r"[^a-z0-9.-]+")
 
 
@@ -60,11 +65,6 @@ def lease_name(identity: str) -> str:
     """Return a name that an object may have for a gateway of this identity."""
     plain = _NOT_IN_NAMES.sub("-", identity.lower()).strip("-.") or "unnamed"
     return f"gateway-{plain}"[:MAX_NAME_CHARS].rstrip("-.")
-
-
-def default_identity(environ: Mapping[str, str]) -> str:
-    """Return what this gateway is called: the name of its Pod if it has one, else that of the host."""
-    return environ.get("POD_NAME") or socket.gethostname()
 
 
 def owners_from(environ: Mapping[str, str]) -> tuple[OwnerReference, ...]:
@@ -88,6 +88,53 @@ def refusals_from(diagnostics: Iterable[Diagnostic], kinds: KindTable) -> Iterab
         namespace, _, name = where.rpartition("/")
         message = f"{one.path}: {one.message}" if one.path else one.message
         yield Refusal(kind=kind.kind, namespace=namespace, name=name, reason=one.reason.value, message=message)
+
+
+def refusals_of_ports(ingresses: Iterable[Attached], closed: Mapping[str, Diagnostic]) -> Iterable[Refusal]:
+    """Yield the VPCIngresses that ask for a listener which cannot be opened here.
+
+    Args:
+        closed: Why, by name of the listener.
+    """
+    for ingress in ingresses:
+        for _, _, listener in ingress.sections:
+            if listener in closed:
+                key, why = ingress.key, closed[listener]
+                yield Refusal(
+                    kind=key.kind, namespace=key.namespace, name=key.name, reason=why.reason.value, message=why.message
+                )
+
+
+def credential_refusals(diagnostics: Iterable[Diagnostic], view: ManifestView) -> Iterator[Refusal]:
+    """Yield a refusal for each object that names a Secret or ConfigMap of which the latest version cannot be used.
+
+    Its last good version serves on, so that compiling finds nothing wrong; and only gateways read those kinds.
+    """
+    bad = {
+        one.object: one
+        for one in reversed(list(diagnostics))
+        if one.severity is Severity.ERROR and one.object.startswith(_CREDENTIALS)
+    }
+    for kind in sorted(REFERRING_KINDS) if bad else ():
+        for manifest in view.list(kind):
+            for named in references(manifest):
+                where = f"{named.kind.lower()} {named.namespace}/{named.name}"
+                found = bad.get(where)
+                if found is None:
+                    continue
+                key = _key_of(kind, manifest)
+                what = f"{where}: {found.path}: {found.message}" if found.path else f"{where}: {found.message}"
+                message = f"{what}; the last good version stays in force, if there was one"
+                reason = Reason.INVALID_CERTIFICATE_REF.value
+                yield Refusal(kind=kind, namespace=key.namespace, name=key.name, reason=reason, message=message)
+                break
+
+
+def _key_of(kind: str, manifest: msgspec.Struct) -> ObjectKey:
+    """Return which object a manifest of a kind is."""
+    metadata = getattr(manifest, "metadata", None)
+    assert isinstance(metadata, ObjectMeta)
+    return key_of(kind, metadata)
 
 
 class GatewayReporter:
@@ -134,24 +181,35 @@ class GatewayReporter:
         """Return what is to be said now; None while what was taken in is on its way to the workers."""
         supervisor = self._supervisor
         data = supervisor.data
-        problems = [one.message for one in supervisor.listener_problems.values()]
+        closed = supervisor.listener_problems
+        problems = [one.message for one in closed.values()]
         if supervisor.link_problem is not None:
             problems.append(supervisor.link_problem.message)
-        if data is None or not self._feed.synced or (supervisor.lagging_workers() and not problems):
+        is_lagging = supervisor.lagging_workers() > 0
+        is_changing_hands = any(one.reason is Reason.PENDING for one in closed.values())
+        if data is None or not self._feed.synced or (is_lagging and not problems) or is_changing_hands:
             return None
-        refused, is_cut = make_refusals(refusals_from(supervisor.diagnostics, self._kinds))
+        refused, is_cut = make_refusals(self._refusals())
         last = self._last
-        is_behind = supervisor.lagging_workers() > 0
+        # With no port open nothing is in force here, whatever the workers hold.
+        is_behind = is_lagging or len(closed) == len(data.listeners) > 0
         namespaces = self._scope.get("namespaces", "")
         return GatewayReport(
             digest=last.digest if is_behind else data.digest,
             versions=last.versions if is_behind else dict(sorted(self._feed.published_marks().items())),
             refused=refused,
             is_cut=is_cut,
-            problem="; ".join(problems),
+            problem=make_problem(problems),
             namespaces=tuple(sorted(part.strip() for part in namespaces.split(",") if part.strip())),
             label_selector=self._scope.get("labelSelector", ""),
         )
+
+    def _refusals(self) -> Iterator[Refusal]:
+        supervisor, view = self._supervisor, self._feed.published_view
+        yield from refusals_from(supervisor.diagnostics, self._kinds)
+        yield from refusals_of_ports(supervisor.ingresses, supervisor.listener_problems)
+        if view is not None:
+            yield from credential_refusals(supervisor.diagnostics, view)
 
     async def run(self) -> None:
         """Report until cancelled; then the record is deleted, since this gateway holds nothing up any more."""
@@ -203,6 +261,10 @@ class GatewayReporter:
                     )
                 )
             except ClusterConflict:
+                log.warning(
+                    "somebody else writes this gateway's report; another gateway of the same name?",
+                    extra={"lease": self._record.name, "setting": "DATUM_ROUTER_IDENTITY"},
+                )
                 self._record = LeaseRecord(namespace=self._record.namespace, name=self._record.name)
                 self.failures += 1
             except ClusterError as error:

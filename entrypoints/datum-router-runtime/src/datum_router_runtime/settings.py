@@ -6,6 +6,7 @@ Every field has a name, a default and a unit; `docs/reference/settings.md` is ge
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from collections.abc import Mapping
 from typing import TypeVar
@@ -13,12 +14,17 @@ from typing import TypeVar
 import msgspec
 
 from datum_router.errors import ConfigError
+from datum_router.model.endpoint import Locality, make_locality
 from datum_router.reasons import Reason
 
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 LOCAL_NAMES = {"": "0.0.0.0", "localhost": "127.0.0.1", "*": "0.0.0.0"}
 MAX_WORKERS = 256
 MAX_DURATION_S = 3600.0
+SETTLE_S = 0.2
+"""How long a change waits for what follows, such as gateways' word on it, before its status is looked at (seconds)."""
+CONCURRENT_WRITES = 8
+"""Statuses that are written at once."""
 MAX_CONCURRENT_WRITES = 64
 
 
@@ -107,6 +113,49 @@ def require_duration(seconds: float, name: str) -> None:
         )
 
 
+LOCATION_KEYS = ("name", "latitude", "longitude")
+COORDINATE_LIMITS = {"latitude": 90.0, "longitude": 180.0}
+"""Degrees to both sides of zero (WGS 84)."""
+
+
+def read_place(topology: Mapping[str, str], location: Mapping[str, str], *, name: str = "location") -> Locality:
+    """Return the place that settings name, unknown if both are empty.
+
+    Raises:
+        ConfigError: An unknown key of `location`, degrees that are none, or one coordinate without the other.
+    """
+    for key in location:
+        if key not in LOCATION_KEYS:
+            raise ConfigError(
+                f"{name}: found {key!r}, expected name, latitude and longitude", reason=Reason.INVALID_VALUE
+            )
+    degrees = {key: _read_degrees(location[key], key, name) for key in COORDINATE_LIMITS if key in location}
+    if len(degrees) == 1:
+        raise ConfigError(
+            f"{name}: found {next(iter(degrees))} alone, expected latitude and longitude", reason=Reason.MISSING_FIELD
+        )
+    return make_locality(
+        topology,
+        location=location.get("name", ""),
+        latitude=degrees.get("latitude"),
+        longitude=degrees.get("longitude"),
+    )
+
+
+def _read_degrees(text: str, key: str, name: str) -> float:
+    limit = COORDINATE_LIMITS[key]
+    try:
+        degrees = float(text)
+    except ValueError:
+        degrees = math.nan
+    if not -limit <= degrees <= limit:
+        raise ConfigError(
+            f"{name}: found {key} {text!r}, expected degrees from {-limit:g} to {limit:g} such as 38.9445",
+            reason=Reason.INVALID_VALUE,
+        )
+    return degrees
+
+
 S = TypeVar("S", bound=msgspec.Struct)
 
 
@@ -138,6 +187,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         data_plane: Name of the data plane plugin.
         data_plane_config: Its text settings.
         topology: Where this gateway is, for locality: `topology.datum.net/city-code=IAD`.
+        location: The same by `name` of its Location, `latitude` and `longitude` in degrees. If neither this nor
+            `topology` is given, the ServingLocation among the manifests says where it is.
         debounce_s: Changes that follow another within this time are gathered into one compilation.
         debounce_max_s: Never gathered for longer than this while they keep coming.
         report_interval_s: How often a worker hands counters and outcomes back; failures go at once.
@@ -166,6 +217,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     data_plane: str = "proxy"
     data_plane_config: Mapping[str, str] = {}
     topology: Mapping[str, str] = {}
+    location: Mapping[str, str] = {}
     debounce_s: float = 0.05
     debounce_max_s: float = 1.0
     report_interval_s: float = 0.25
@@ -193,6 +245,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         _require_workers(self.workers, "workers")
+        read_place(self.topology, self.location)
         if self.admin is not None:
             require_loopback(self.admin, "admin")
         for name in (
@@ -236,8 +289,8 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Address | None = None
     debounce_s: float = 0.05
     debounce_max_s: float = 1.0
-    settle_s: float = 0.2
-    concurrent_writes: int = 8
+    settle_s: float = SETTLE_S
+    concurrent_writes: int = CONCURRENT_WRITES
     disabled_plugins: tuple[str, ...] = ()
 
     @classmethod
@@ -270,12 +323,19 @@ ENVIRONMENT = {
 }
 """Environment variable -> field, for plain seconds."""
 
-
 TEXTS = {"DATUM_ROUTER_IDENTITY": "identity", "DATUM_ROUTER_SNAPSHOT_FILE": "snapshot_file"}
 """Environment variable -> field, for plain text."""
 
 ADDRESSES = {"DATUM_ROUTER_PROBES": "probes", "DATUM_ROUTER_METRICS": "metrics"}
 """Environment variable -> field, for addresses that others may reach."""
+
+
+DATA_PLANE = {
+    "DATUM_ROUTER_VPC_INTERFACES": "vpc_interfaces",
+    "DATUM_ROUTER_VPC_ATTACHMENTS": "vpc_attachments",
+    "DATUM_ROUTER_VPC_REQUIRED": "vpc_required",
+}
+"""Environment variable -> setting of the data plane whose values hold commas, or that stand beside one of those."""
 
 
 def parse_pairs(text: str, variable: str, example: str) -> dict[str, str]:
@@ -293,10 +353,10 @@ def parse_pairs(text: str, variable: str, example: str) -> dict[str, str]:
 
 
 def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
-    """Return the settings that the environment gives, as keyword arguments of `GatewaySettings`.
+    """Return the settings that the environment gives, by name of the field, those of gateways included.
 
-    Besides `ENVIRONMENT`: `DATUM_ROUTER_WORKERS=4`, `DATUM_ROUTER_DISABLE_PLUGINS=a,b`, and as `name=value,name=value`
-    `DATUM_ROUTER_TOPOLOGY` and `DATUM_ROUTER_DATA_PLANE_CONFIG`.
+    Besides `ENVIRONMENT`, `TEXTS` and `ADDRESSES`: `DATUM_ROUTER_WORKERS=4`, `DATUM_ROUTER_DISABLE_PLUGINS=a,b`, and as
+    `name=value,name=value` `DATUM_ROUTER_TOPOLOGY`, `DATUM_ROUTER_LOCATION` and `DATUM_ROUTER_DATA_PLANE_CONFIG`.
 
     Raises:
         ConfigError: A value that cannot be read; names the variable.
@@ -333,8 +393,16 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
         found["disabled_plugins"] = tuple(name.strip() for name in disabled.split(",") if name.strip())
     for variable, field, example in (
         ("DATUM_ROUTER_TOPOLOGY", "topology", "topology.datum.net/city-code=IAD"),
+        ("DATUM_ROUTER_LOCATION", "location", "name=iad-1,latitude=38.9445,longitude=-77.4558"),
         ("DATUM_ROUTER_DATA_PLANE_CONFIG", "data_plane_config", "keep_alive_timeout_s=30"),
     ):
         if text := environ.get(variable, ""):
-            found[field] = parse_pairs(text, variable, example)
+            pairs = found[field] = parse_pairs(text, variable, example)
+            if field == "location":
+                read_place({}, pairs, name=variable)
+    given = {name: environ[variable] for variable, name in DATA_PLANE.items() if environ.get(variable)}
+    if given:
+        config = found.get("data_plane_config", {})
+        assert isinstance(config, dict)
+        found["data_plane_config"] = config | given
     return found

@@ -67,7 +67,7 @@ def bind_group(listener: Listener, workers: int) -> ListenerGroup:
         for sock in sockets:
             with contextlib.suppress(OSError):
                 sock.close()
-        raise ConfigError(_explain(listener, error), reason=Reason.INVALID_VALUE) from error
+        raise ConfigError(_explain(listener, error), reason=Reason.PORT_UNAVAILABLE) from error
     return ListenerGroup(listener, sockets)
 
 

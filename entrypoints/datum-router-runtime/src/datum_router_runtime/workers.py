@@ -20,19 +20,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-import msgspec
 import trio
 
 from datum_router.compiler.compiler import CompileResult
 from datum_router.compiler.diagnostics import Diagnostic, Severity
 from datum_router.compiler.diff import make_delta
+from datum_router.compiler.ingress import Attached
 from datum_router.errors import ConfigError
 from datum_router.health.view import HealthBook
 from datum_router.model.snapshot import SnapshotData
 from datum_router.observe import names
-from datum_router.observe.cells import CellKey
 from datum_router.observe.ledger import Ledger
 from datum_router.plugins.manager import SERVING_HOOKS, LoadedPlugin
 from datum_router.plugins.protocols import HealthChange
@@ -42,7 +41,6 @@ from datum_router_runtime.ipc import (
     ControlChannel,
     ControlClosed,
     DeltaSnapshot,
-    Drain,
     Drained,
     FullSnapshot,
     HealthUpdates,
@@ -55,10 +53,11 @@ from datum_router_runtime.ipc import (
     Programmed,
     Report,
 )
-from datum_router_runtime.settings import GatewaySettings
+from datum_router_runtime.settings import GatewaySettings, read_place
 from datum_router_runtime.sockets import ListenerGroup, bind_group
 from datum_router_runtime.trials import open_permits_file
 from datum_router_runtime.turns import Signal
+from datum_router_runtime.workerlink import WorkerLink, WorkerStatus
 
 log = logging.getLogger(__name__)
 
@@ -69,75 +68,18 @@ FIRST_RESTART_DELAY_S = 0.05
 MAX_RESTART_DELAY_S = 10.0
 STABLE_AFTER_S = 10.0
 BIND_RETRY_S = 1.0
+BIND_PATIENCE_S = 30.0
+"""How long from its start one port that cannot be had, which a predecessor may let go of, keeps a gateway unready."""
 REPLACE_POLL_S = 0.02
 DRAIN_SLACK_S = 2.0
 """How much longer than lameduck + grace a worker may take before it is killed."""
-
-
-class WorkerLink:
-    """What the supervisor knows of one worker process."""
-
-    __slots__ = (
-        "answered",
-        "cells",
-        "channel",
-        "drain_begun",
-        "ended",
-        "gauges",
-        "has_successor",
-        "index",
-        "is_up",
-        "outbox",
-        "pid",
-        "process",
-        "programmed",
-        "version",
-        "wake",
-    )
-
-    def __init__(self, index: int, channel: ControlChannel, process: trio.Process) -> None:
-        self.index = index
-        self.channel = channel
-        self.process = process
-        self.pid = process.pid
-        self.is_up = False
-        self.has_successor = False
-        self.version = 0
-        self.programmed = trio.Event()
-        self.drain_begun = trio.Event()
-        self.ended = trio.Event()
-        self.outbox: collections.deque[tuple[Message | bytes, int | None]] = collections.deque()
-        self.wake = trio.Event()
-        self.answered = 0
-        self.cells: dict[CellKey, float] = {}
-        self.gauges: dict[str, int] = {}
-
-    def put(self, message: Message | bytes, *, fd: int | None = None) -> None:
-        """Queue a message; never blocks."""
-        self.outbox.append((message, fd))
-        self.wake.set()
-
-    def drain(self, *, lameduck_s: float, grace_s: float) -> None:
-        """Tell it to finish gracefully; it gets no more listeners, not even those that wait for it here."""
-        self.drain_begun.set()
-        self.outbox = collections.deque(entry for entry in self.outbox if entry[1] is None)
-        self.put(Drain(lameduck_s=lameduck_s, grace_s=grace_s))
-
-
-class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker, for the admin listener."""
-
-    index: int
-    pid: int
-    is_up: bool
-    version: int
-    gauges: Mapping[str, int]
 
 
 class Supervisor:
     """Keep workers serving the newest snapshot and health.
 
     Attributes:
+        ingresses: Those of the configuration in force, with the names of their listeners.
         force_changed: A result was published, or a worker said what it has in force.
 
     Args:
@@ -159,6 +101,7 @@ class Supervisor:
         self.book = book
         self.data: SnapshotData | None = None
         self.diagnostics: tuple[Diagnostic, ...] = ()
+        self.ingresses: tuple[Attached, ...] = ()
         self.listener_problems: dict[str, Diagnostic] = {}
         self.link_problem: Diagnostic | None = None
         self.groups: dict[str, ListenerGroup] = {}
@@ -170,6 +113,7 @@ class Supervisor:
         self.data_changed = Signal()
         self.force_changed = Signal()
         self._clock = clock
+        self._patient_until = 0.0  # 0 also once it has listened on all that was wanted
         self._plugins = tuple(plugins)
         self._on_listening = on_listening
         self._full: bytes | None = None
@@ -182,7 +126,7 @@ class Supervisor:
 
     def publish(self, result: CompileResult) -> None:
         """Put a compiled snapshot in force on every worker. Never blocks, never raises on configuration."""
-        self.diagnostics = result.diagnostics
+        self.diagnostics, self.ingresses = result.diagnostics, result.ingresses
         self.force_changed.notify()
         old, new = self.data, result.data
         if old is not None and old.digest == new.digest:
@@ -191,6 +135,7 @@ class Supervisor:
         self.data = new
         self.link_problem = None
         self._full = None
+        self._patient_until = now + BIND_PATIENCE_S if old is None else self._patient_until
         self._bind_listeners(new)
         changes = self.book.set_services(new.services, now=now)
         if old is None:
@@ -234,37 +179,37 @@ class Supervisor:
 
     def _bind_listeners(self, data: SnapshotData) -> None:
         wanted = {listener.name: listener for listener in data.listeners}
+        problems = self.listener_problems
+        self.listener_problems = {name: one for name, one in problems.items() if name in wanted}
         let_go: dict[int, str] = {}
         for name in [name for name in self.groups if name not in wanted]:
             group = self.groups.pop(name)
             let_go[group.address[1]] = name
             group.close()
-        for name in [name for name in self.listener_problems if name not in wanted]:
-            del self.listener_problems[name]
         for name, listener in wanted.items():
             if name in self.groups:
                 continue
             try:
                 group = bind_group(listener, self.settings.workers)
             except ConfigError as error:
-                message, level = str(error), logging.ERROR
+                message, level, reason = str(error), logging.ERROR, error.reason
                 if listener.port in let_go:  # no other process: workers let go of it with the snapshot that follows
                     message = f"listener {name}: port {listener.port} is still that of {let_go[listener.port]}"
-                    level = logging.INFO
-                known = self.listener_problems.get(name)
-                if known is None or known.message != message:
+                    level, reason = logging.INFO, Reason.PENDING
+                found = Diagnostic(severity=Severity.ERROR, object=f"listener {name}", reason=reason, message=message)
+                if problems.get(name) != found:
                     log.log(level, "cannot listen, will retry", extra={"listener": name, "error": message})
-                self.listener_problems[name] = Diagnostic(
-                    severity=Severity.ERROR, object=f"listener {name}", reason=error.reason, message=message
-                )
+                self.listener_problems[name] = found
                 continue
             self.listener_problems.pop(name, None)
             self.groups[name] = group
-            for link in self.living():
-                if link.is_up and not link.drain_begun.is_set():
-                    link.put(ListenerSocket(name=name), fd=group.sockets[link.index].fileno())
+            for link in [one for one in self.living() if one.is_up and not one.drain_begun.is_set()]:
+                link.put(ListenerSocket(name=name), fd=group.sockets[link.index].fileno())
             if self._on_listening is not None:
                 self._on_listening(group)
+        self._patient_until = self._patient_until if self.listener_problems else 0.0
+        if self.listener_problems != problems:
+            self.force_changed.notify()
 
     # --- workers -----------------------------------------------------------------------------------------------
 
@@ -296,8 +241,7 @@ class Supervisor:
         """Begin a rolling restart: each worker is replaced by a new process, one after another, losing no request.
 
         Asked again while it is under way, another one follows. An old worker serves until its successor does, however
-        long that takes; the metric `datum_router_worker_replacements_total`
-        counts the finished ones.
+        long that takes; the metric `datum_router_worker_replacements_total` counts the finished ones.
         """
         log.info("replacing workers", extra={"workers": self.settings.workers})
         self._replacement_wanted.set()
@@ -319,7 +263,10 @@ class Supervisor:
             return ["draining"]
         if self.data is None:
             return ["no configuration yet: sources are not synced"]
-        reasons = [diagnostic.message for diagnostic in self.listener_problems.values()]
+        # A port that cannot be had, which any editor of a VPCIngress may ask for, must not take others out for good.
+        is_patient = self._clock() < self._patient_until
+        asked = self.listener_problems.values() if is_patient or not self.groups else ()
+        reasons = [diagnostic.message for diagnostic in asked]
         if self.is_crash_looping:
             reasons.append(f"workers died {len(self.restarts)} times in {self.settings.restart_window_s:g} s")
         serving = [link for link in self.living() if link.is_up and link.version > 0]
@@ -348,6 +295,7 @@ class Supervisor:
             await trio.sleep(BIND_RETRY_S)
             if self.listener_problems and self.data is not None and not self.is_draining:
                 self._bind_listeners(self.data)
+                self.force_changed.notify()
 
     async def _keep_worker(self, index: int) -> None:
         delay = FIRST_RESTART_DELAY_S
@@ -544,7 +492,7 @@ class Supervisor:
             index=index,
             data_plane=settings.data_plane,
             data_plane_config=settings.data_plane_config,
-            topology=settings.topology,
+            place=read_place(settings.topology, settings.location),
             report_interval_s=settings.report_interval_s,
             orphan_grace_s=settings.orphan_grace_s,
             lameduck_s=settings.lameduck_s,

@@ -10,9 +10,11 @@ from datum_router.discovery.marks import MANAGED_SELECTOR, REMOTE_SELECTOR
 from datum_router.manifests.credentials import CREDENTIAL_KINDS
 from datum_router.manifests.meta import GROUP, ObjectKey
 from datum_router.manifests.table import ResourceKind
+from datum_router.reconcile.reports import COMPONENT_GATEWAY, COMPONENT_LABEL
 from datum_router_kubernetes.config import ClusterSettings, Role
+from datum_router_kubernetes.objects import path_of
 
-REPORT_SELECTOR = "router.datum.net/component=gateway"
+REPORT_SELECTOR = f"{COMPONENT_LABEL}={COMPONENT_GATEWAY}"
 """Labels of the Leases by which gateways report."""
 LEASES = ("coordination.k8s.io", "Lease")
 NAMESPACES = ("", "Namespace")
@@ -139,12 +141,10 @@ def named_collection(kind: ResourceKind, key: ObjectKey) -> Collection:
 def _collection(
     kind: ResourceKind, *, namespace: str = "", name: str = "", label_selector: str = "", is_optional: bool = False
 ) -> Collection:
-    base = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
-    inside = f"/namespaces/{namespace}" if namespace else ""
     return Collection(
         kind=kind.kind,
         api_version=kind.api_version,
-        path=f"{base}{inside}/{kind.plural}",
+        path=path_of(kind.group, kind.version, kind.plural, namespace=namespace),
         resource=f"{kind.plural}.{kind.group}" if kind.group else kind.plural,
         namespace=namespace,
         name=name,

@@ -7,14 +7,12 @@ from typing import Final
 import msgspec
 
 from datum_router.discovery.marks import MANAGED_BY_LABEL, MANAGER, SERVICE_ANNOTATION
-from datum_router.manifests.indexes import full_name
+from datum_router.manifests.indexes import TENANT_LABEL, full_name
 from datum_router.manifests.meta import ObjectMeta
 
 SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
 ATTACHMENT_ANNOTATION: Final = "k8s.v1alpha.galactic.datumapis.com/vpc-attachment"
 """Of a pod: the VPCAttachment, in the pod's own namespace, that gives it its VPC address."""
-TENANT_LABEL: Final = "galactic.datum.net/tenant-id"
-"""Of an EndpointSlice that Galactic's second generation writes for one pod: it lists the pod's VPC address."""
 
 BY_SERVICE: Final = "service"
 """Index of EndpointSlice: `namespace/name` of the Service that it belongs to."""
@@ -124,7 +122,7 @@ def slice_content(item: EndpointSlice) -> object:
         return (labels, meta.annotations, meta.owner_references, item.address_type, item.endpoints, item.ports)
     return (
         labels.get(SERVICE_NAME_LABEL),
-        labels.get(TENANT_LABEL),
+        labels if TENANT_LABEL in labels else None,
         item.address_type,
         item.endpoints,
         item.ports,
@@ -156,3 +154,10 @@ def sliced_service(item: EndpointSlice) -> tuple[str, ...]:
     """Return the values of `BY_SERVICE`: none for a slice that belongs to no Service."""
     name = (item.metadata.labels or {}).get(SERVICE_NAME_LABEL)
     return (full_name(item.metadata.namespace, name),) if name else ()
+
+
+def slice_tenants(item: EndpointSlice) -> tuple[str, ...]:
+    """Return the values of `BY_TENANT`: none for a slice that Galactic did not write."""
+    tenant = (item.metadata.labels or {}).get(TENANT_LABEL)
+    namespace = item.metadata.namespace
+    return (full_name(namespace, ""), full_name(namespace, tenant)) if tenant else ()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from datum_router.manifests.indexes import BY_VPC_SERVICE
+from datum_router.manifests.indexes import BY_TENANT, BY_VPC_SERVICE
 from datum_router.manifests.lease import Lease, lease_content
 from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.plugins.hookspecs import hookimpl
@@ -24,6 +24,7 @@ from datum_router_kubernetes.kinds import (
     pod_content,
     service_content,
     slice_content,
+    slice_tenants,
     sliced_service,
 )
 from datum_router_kubernetes.resolver import BindingResolver
@@ -67,7 +68,8 @@ def datum_router_resource_kinds() -> Sequence[ResourceKind]:
             plural="endpointslices",
             struct=EndpointSlice,
             content=slice_content,
-            indexes={BY_SERVICE: sliced_service, BY_VPC_SERVICE: discovered_service},
+            is_spread=True,
+            indexes={BY_SERVICE: sliced_service, BY_TENANT: slice_tenants, BY_VPC_SERVICE: discovered_service},
         ),
         ResourceKind(
             group="",
