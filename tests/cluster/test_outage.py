@@ -128,6 +128,29 @@ def test_history_that_was_compacted_while_nobody_watched(stage: OwnStage, gatewa
     assert load.bad == 0, (load.statuses, load.errors[:3])
 
 
+def test_a_cluster_that_is_put_back_to_an_older_state(stage: OwnStage, backend: Backend) -> None:
+    """Its API takes watches from versions that it has yet to come to, and says nothing on them."""
+    stage.put(service("shop", "a", backend.port))
+    stage.put(route("shop", "a", "a", path="/a"))
+    stage.plane.back_up()
+    fast = {"DATUM_ROUTER_SOURCE_CONFIG": "watchIdleSeconds=2"}
+    controller, one = stage.controller(**fast), stage.gateway(**fast)
+    for index in range(100):  # versions that are used once more
+        stage.put(route("shop", "later", "a", path=f"/later/{index}"))
+    later = stage.put(route("shop", "later", "a", path="/later"))
+    eventually(lambda: stage.conditions(later).get("Programmed") == ("True", "Programmed"), "the later route", 60.0)
+    assert one.get("/later")[0] == 200
+    with running_load(one.port(), ["/a"], rate=50) as load:
+        stage.plane.put_back()
+        eventually(lambda: one.get("/later")[0] == 404, "the older state in force", 60.0)
+        later = stage.put(route("shop", "later", "a", path="/again"))
+        eventually(lambda: one.get("/again")[0] == 200, "an edit after it", 60.0)
+        eventually(lambda: stage.conditions(later).get("Programmed") == ("True", "Programmed"), "told", 60.0)
+    assert load.bad == 0, (load.statuses, load.errors[:3])
+    one.stop()
+    controller.stop()
+
+
 def test_a_gateway_that_starts_during_an_outage_serves_its_last_snapshot(
     stage: OwnStage, backend: Backend, tmp_path: Path
 ) -> None:

@@ -24,6 +24,7 @@ from datum_router_kubernetes.follow import (
     MAX_BACKOFF_S,
     MAX_WATCH_S,
     MIN_WATCH_S,
+    MUTE_WATCHES,
     RELIST_SPREAD_S,
     SCOUT_BACKOFF_S,
     Damaged,
@@ -310,6 +311,32 @@ def test_silent_watches_one_after_the_other_do_not_back_off() -> None:
     for _ in range(10):
         follower.failed(DOWN, lasted_s=70)
         assert pause(follower) <= FIRST_BACKOFF_S
+
+
+def test_watches_that_are_mute_from_their_beginning_lead_to_a_list() -> None:
+    """An API server does so whose store was put back to an older state, for as long as it has yet to catch up."""
+    follower = listed("a")
+    for _ in range(MUTE_WATCHES - 1):
+        follower.failed(DOWN, lasted_s=70, is_mute=True)
+        pause(follower)
+    assert follower.step() == Watch("10", MAX_WATCH_S)
+    follower.failed(DOWN, lasted_s=70, is_mute=True)
+    assert pause(follower) <= RELIST_SPREAD_S
+    assert isinstance(follower.step(), ReadPage)
+    taken = follower.take_page([Head("default", "b", "5")], "6", "")
+    assert taken.gone == (("default", "a"),)
+    assert follower.step() == Watch("6", MAX_WATCH_S)
+
+
+def test_a_word_between_mute_watches_or_one_that_never_opened_means_no_list() -> None:
+    follower = listed("a")
+    for index in range(5):
+        follower.failed(DOWN, lasted_s=70, is_mute=True)
+        pause(follower)
+        follower.failed(DOWN)
+        pause(follower)
+        follower.take_event("BOOKMARK", Head("", "", str(20 + index)))
+        assert follower.step() == Watch(str(20 + index), MAX_WATCH_S)
 
 
 # --- failures ------------------------------------------------------------------------------------------------------

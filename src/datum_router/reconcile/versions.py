@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datum_router.manifests.meta import ObjectKey, ObjectMeta, StatusPart
 from datum_router.reconcile.conditions import ConditionType, find
-from datum_router.reconcile.reports import IN_FORCE, NO_GATEWAY, Verdict, Verdicts
+from datum_router.reconcile.reports import IN_FORCE, NO_GATEWAY, Verdict, Verdicts, version_number
 
 
 class FirstVersions:
@@ -30,7 +30,9 @@ class FirstVersions:
             self._known.pop(key, None)
         elif not is_refused:
             known = self._known.get(key)
-            if known is None or known[0] != metadata.generation:
+            version = version_number(metadata.resource_version)
+            # Versions go back only when the API's store was put back to an older state.
+            if known is None or known[0] != metadata.generation or version < version_number(known[1]):
                 self._known[key] = (metadata.generation, metadata.resource_version)
 
     def verdict(

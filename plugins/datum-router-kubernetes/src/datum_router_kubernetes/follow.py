@@ -3,6 +3,8 @@
 Theory of operation. A follower lists a collection page by page, then watches it from the version of the list on, and
 lists it again only when the API cannot go on from the last version it was told (410 Gone), or said something that
 cannot be understood. A watch that ends, breaks or falls silent goes on from the last version: no list, nothing missed.
+But an API whose store was put back to an older state takes a version that it has yet to come to, and then says nothing
+at all, not even what has changed: watches that are mute from their beginning lead to a list, too.
 
 Whoever drives it asks for the next `step`, does it, and tells the outcome: `take_page`, `take_event`, `ended`,
 `failed`. Objects are compared by their resourceVersion for equality alone, so events may come twice or late. What a
@@ -41,6 +43,8 @@ MAX_WATCH_S = 600
 """The API is asked to end a watch after so long (seconds), so that many do not end at the same moment."""
 SHORT_WATCH_S = 1.0
 """A watch that ended sooner without a word is a failure: opening it again at once could go on for ever."""
+MUTE_WATCHES = 2
+"""So many watches after one another that said nothing from their beginning to their timeout are not believed."""
 PAGE_SHRINK = 4
 """By how much a page gets smaller when one was larger than what is read of an answer."""
 
@@ -135,6 +139,7 @@ class Follower:
         "_is_unreachable",
         "_is_whole",
         "_limit",
+        "_mute",
         "_pause",
         "_relists",
         "_rng",
@@ -168,6 +173,7 @@ class Follower:
         self._unreachable_max_s = SCOUT_BACKOFF_S if is_scout else MAX_BACKOFF_S
         self._is_in_list = True
         self._is_whole = False  # the next list is asked for in one page
+        self._mute = 0  # watches without a word since the last one
         self._is_missed = False  # the kind was not there when it was last asked for
         self._token = ""
         self._seen: set[Name] = set()
@@ -225,7 +231,7 @@ class Follower:
             del self.known[name]
         self._start_over()
         self._is_in_list = False
-        self._failures = 0
+        self._failures = self._mute = 0
         self.version = version
         self.is_listed = True
         self.lists += 1
@@ -254,7 +260,7 @@ class Follower:
         elif kind != "BOOKMARK":
             raise Damaged(f"found an event of type {kind[:32]!r}, expected ADDED, MODIFIED, DELETED, BOOKMARK or ERROR")
         self.version = head.version
-        self._failures = self._relists = 0
+        self._failures = self._relists = self._mute = 0
         self.trouble = None
         return verdict
 
@@ -265,15 +271,20 @@ class Follower:
         else:
             self._back_off()
 
-    def failed(self, error: ClusterError, *, lasted_s: float = 0.0) -> tuple[Name, ...]:
+    def failed(self, error: ClusterError, *, lasted_s: float = 0.0, is_mute: bool = False) -> tuple[Name, ...]:
         """Take the failure of the last step, whatever it was; return the objects that are known to be gone by it.
 
         Args:
             lasted_s: How long a watch was open before.
+            is_mute: It said nothing in that time, not even that nothing happens.
         """
         if lasted_s >= SHORT_WATCH_S:
             self._failures = 0
-        if isinstance(error, VersionUnusable):
+            self._mute += is_mute
+        if self._mute >= MUTE_WATCHES:
+            self._mute = 0
+            self._lost_track()
+        elif isinstance(error, VersionUnusable):
             self._lost_track(is_expired=True)
         elif isinstance(error, Damaged):
             if self._relists >= 1:

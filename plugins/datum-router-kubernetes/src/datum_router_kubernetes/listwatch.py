@@ -175,6 +175,7 @@ class ListWatch:
         self._stopping = threading.Event()
         self._has_slot = False
         self._has_watched = False
+        self._is_mute = False  # the watch that is open has said nothing yet
         self._shown: Trouble | None = None
         self._logged = ""
         what = f"{collection.kind}-{collection.name}" if collection.name else collection.kind
@@ -225,7 +226,7 @@ class ListWatch:
                     self._read_page(step)
             else:
                 with self._open(step) as stream:
-                    opened_at = time.monotonic()
+                    opened_at, self._is_mute = time.monotonic(), True
                     self._reach.answered()
                     self._counts.heard(self.collection.kind)
                     has_spoken = self._read_events(stream.batches())
@@ -283,6 +284,7 @@ class ListWatch:
         """Take events until the watch ends; tell whether there were any."""
         has_spoken = False
         for lines in batches:
+            self._is_mute = False
             self._counts.heard(self.collection.kind)
             events: list[SourceEvent] = []
             try:
@@ -343,7 +345,8 @@ class ListWatch:
                 "a collection of the cluster cannot be read, will retry",
                 extra={**self._about(), "error": text},
             )
-        gone = self._follower.failed(error, lasted_s=lasted_s)
+        is_mute, self._is_mute = self._is_mute, False
+        gone = self._follower.failed(error, lasted_s=lasted_s, is_mute=is_mute)
         if not self._follower.is_listing:
             self._free_slot()
         self._tell([self._delete(name) for name in gone])
