@@ -135,7 +135,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         data_plane: Name of the data plane plugin.
         data_plane_config: Its text settings.
         topology: Where this gateway is, for locality: `topology.datum.net/city-code=IAD`.
-        debounce_s: Changes that follow another within this time are gathered into one compilation.
+        debounce_s: Changes that follow another within this time are gathered into one compilation; what is taken away
+            waits so long in any case.
         debounce_max_s: Never gathered for longer than this while they keep coming.
         report_interval_s: How often a worker hands counters and outcomes back; failures go at once.
         lameduck_s: After SIGTERM: still accepting, answers carry `Connection: close`, h2 gets GOAWAY.
