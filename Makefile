@@ -2,9 +2,9 @@
 PY ?= python3.11
 BIN := .venv/bin
 DISTS := pyproject.toml $(wildcard plugins/*/pyproject.toml entrypoints/*/pyproject.toml)
-CODE := src plugins entrypoints tests benchmarks demo docs
+CODE := src plugins entrypoints tests benchmarks demo docs lab
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-check test lint types unit core-only test-cluster conformance fuzz bench bench-quick bench-cluster bench-compare promtool soak soak-short docs schema clean
+.PHONY: help demo demo-check lab lab-check test lint types unit core-only test-cluster conformance fuzz bench bench-quick bench-cluster bench-compare promtool soak soak-short docs schema clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -27,6 +27,7 @@ types: .venv/.ready ## mypy --strict on core, plugins, entrypoints, benchmarks a
 	$(BIN)/mypy --strict src $(wildcard plugins/*/src entrypoints/*/src) tests/typing
 	MYPYPATH=benchmarks $(BIN)/mypy --strict benchmarks/gatebench $(wildcard benchmarks/*.py)
 	MYPYPATH=tests/soak $(BIN)/mypy --strict tests/soak/datum_soak
+	$(BIN)/mypy --strict lab
 
 unit: .venv/.ready ## All tests, on both cores, but those of `make conformance` that need programs from outside PyPI
 	$(BIN)/pytest -n 2 --dist loadfile -q -m "not external and not cluster" tests plugins entrypoints
@@ -106,6 +107,18 @@ demo: .venv/.ready ## Three backends and a gateway on port 8080, with curl lines
 
 demo-check: .venv/.ready ## The demo unattended on free ports: every example request, failover, a live route edit
 	$(BIN)/python demo/demo.py --check
+
+# iproute2; without apt-get or the right to use it the lab says what is missing.
+.run/tools/.ip:
+	mkdir -p .run/tools
+	command -v ip || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	  iproute2; } && touch $@ || echo "lab: iproute2 could not be installed"
+
+lab: .venv/.ready .run/tools/.ip ## Three clouds and two tenants with equal addresses over real SRv6, in network namespaces: needs root (LAB=--keep leaves it there)
+	$(BIN)/python -m lab $(LAB)
+
+lab-check: .venv/.ready .run/tools/.ip ## The same, exit 0 only if all of it held; without root or SRv6 it says what it needs (outside CI: exit 0)
+	$(BIN)/python -m lab --check
 
 .venv-bench/.ready: benchmarks/requirements.txt benchmarks/gatebench/install.py .venv/.ready
 	test -x .venv-bench/bin/python || $(PY) -m venv .venv-bench

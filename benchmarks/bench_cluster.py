@@ -27,11 +27,11 @@ sys.path.insert(0, str(REPOSITORY))
 from tests.cluster.bulk import Connection, create_all, path_of, route, service  # noqa: E402
 from tests.cluster.control_plane import CONTROLLER, GATEWAY, ControlPlane, running  # noqa: E402
 from tests.cluster.load import running_load  # noqa: E402
+from tests.cluster.stage import Stage, install  # noqa: E402
 from tests.conftest import Backend, answer, eventually  # noqa: E402
 from tests.processes import ServiceProcess  # noqa: E402
 
 NAMESPACE = "bench"
-SYSTEM = "datum-router"
 MERGE = "application/merge-patch+json"
 PATIENCE_S = 120.0
 
@@ -113,24 +113,20 @@ class Bench:
     def __init__(self, options: argparse.Namespace, plane: ControlPlane, home: Path, figures: Figures) -> None:
         self.options = options
         self.plane = plane
-        self.home = home
         self.figures = figures
         self.backend = Backend(answer(b"ok"))
-        self.processes: list[ServiceProcess] = []
+        self.stage = Stage(plane, home)
         self.connection = Connection(plane)
 
     def stop(self) -> None:
         """End what was started."""
-        for one in self.processes:
-            one.stop()
+        self.stage.stop()
         self.backend.close()
 
     def prepare(self) -> None:
         """Fill the API server."""
         routes, services = self.options.routes, self.options.services
-        for applied in ("crds/", "rbac/rbac.yaml"):
-            done = self.plane.kubectl("apply", "--server-side", "-f", str(REPOSITORY / "manifests" / applied))
-            assert done.returncode == 0, done.stderr
+        install(self.plane)
         self.plane.make_namespace(NAMESPACE)
         started = time.monotonic()
         create_all(
@@ -142,27 +138,13 @@ class Bench:
         )
         print(f"{routes} routes and {services} services made in {time.monotonic() - started:.1f} s", flush=True)
 
-    def _start(self, module: str, user: str, name: str, env: Mapping[str, str]) -> ServiceProcess:
-        process = ServiceProcess(
-            module,
-            self.home / f"{name}.log",
-            {
-                "DATUM_ROUTER_SOURCE": "kubernetes",
-                "KUBECONFIG": str(self.plane.kubeconfig(user, namespace=SYSTEM)),
-                "POD_NAME": name,
-                **env,
-            },
-        )
-        self.processes.append(process)
-        return process
-
     def start_gateway(self) -> ServiceProcess:
         """Start a gateway on a free port."""
-        return self._start("datum_router_gateway", GATEWAY, "gateway-0", {"DATUM_ROUTER_LISTEN": "127.0.0.1:0"})
+        return self.stage.start("datum_router_gateway", GATEWAY, "gateway-0", {"DATUM_ROUTER_LISTEN": "127.0.0.1:0"})
 
     def start_controller(self, name: str = "controller-0") -> ServiceProcess:
         """Start a controller."""
-        return self._start("datum_router_controller", CONTROLLER, name, {})
+        return self.stage.start("datum_router_controller", CONTROLLER, name, {})
 
     def measure_start(self) -> None:
         """Both at once, from nothing to all in force."""

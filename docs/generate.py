@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 
+from datum_router.discovery import marks
 from datum_router.health.circuit import RETRY_BUDGET_PERCENT
 from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.schema import crd_file_name, crd_yaml, reference_markdown
@@ -19,20 +20,29 @@ from datum_router.observe.meter import DURATION_BOUNDS_S
 from datum_router.plugins import hookspecs
 from datum_router.plugins.manager import HOOK_NAMES
 from datum_router.policy import plugin_guard
-from datum_router.reconcile import conditions, notices, status, workqueue
+from datum_router.reconcile import conditions, notices, reports, status, workqueue
 from datum_router.registry.endpoints import MAX_ENDPOINTS_PER_SERVICE
 from datum_router.routing import normalize, query
 from datum_router.routing.regex import MAX_PATTERN_BYTES
 from datum_router_files import listing, yamlscan
-from datum_router_kubernetes import client, cluster, events, listwatch, ratelimit, wanted
+from datum_router_kubernetes import answers, client, cluster, events, follow, listwatch, ratelimit, textconfig, wanted
 from datum_router_proxy import limits
 from datum_router_proxy.server.listener import AcceptLimits
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.wire import grammar, hpack_codec
 from datum_router_proxy.wire.http1 import Http1Limits
 from datum_router_proxy.wire.http2 import Http2Limits
-from datum_router_runtime import admin, logsetup
-from datum_router_runtime.settings import ADDRESSES, ENVIRONMENT, MAX_WORKERS, ControllerSettings, GatewaySettings
+from datum_router_runtime import admin, discoveryterm, logsetup, remote, snapshotfile
+from datum_router_runtime import status as statuswriter
+from datum_router_runtime.discoverysettings import DISCOVERY_ENVIRONMENT, DiscoverySettings
+from datum_router_runtime.settings import (
+    ADDRESSES,
+    ENVIRONMENT,
+    MAX_WORKERS,
+    TEXTS,
+    ControllerSettings,
+    GatewaySettings,
+)
 from datum_router_runtime.telemetry import MEASURE_TIMEOUT_S
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -54,8 +64,13 @@ VARIABLES = (
     ("DATUM_ROUTER_WORKERS", "workers", f"1 to {MAX_WORKERS}"),
     ("DATUM_ROUTER_DISABLE_PLUGINS", "disabled_plugins", "separated by commas"),
     ("DATUM_ROUTER_TOPOLOGY", "topology", "`name=value,name=value`"),
+    ("DATUM_ROUTER_LOCATION", "location", "`name=iad-1,latitude=38.9445,longitude=-77.4558`, or some of it"),
     ("DATUM_ROUTER_DATA_PLANE_CONFIG", "data_plane_config", "`name=value,name=value`"),
+    ("DATUM_ROUTER_VPC_INTERFACES", "data_plane_config", "`namespace/name=interface,...`: `vpc_interfaces` below"),
+    ("DATUM_ROUTER_VPC_ATTACHMENTS", "data_plane_config", "`namespace/name=interface,...`: `vpc_attachments` below"),
+    ("DATUM_ROUTER_VPC_REQUIRED", "data_plane_config", "`true` or `false`: `vpc_required` below"),
     *((variable, field, "seconds") for variable, field in ENVIRONMENT.items()),
+    *((variable, field, "text") for variable, field in TEXTS.items()),
     *((variable, field, "`HOST:PORT`, which others may reach") for variable, field in ADDRESSES.items()),
     ("DATUM_ROUTER_TRACE_PLUGINS", "", "`1`: log every call of a plugin's hook"),
 )
@@ -80,6 +95,12 @@ def settings_page() -> str:
     lines += ["", "## Controller process", "", *_field_rows(ControllerSettings), ""]
     lines += [
         "`datum-router-controller` has [variables](../../entrypoints/datum-router-controller/README.md) for them."
+    ]
+    lines += ["", "## Discovery daemon", "", *_field_rows(DiscoverySettings), ""]
+    lines += [
+        "`datum-router-discovery` has [variables](../../entrypoints/datum-router-discovery/README.md) for them, as "
+        + ", ".join(f"`{variable}`" for variable in DISCOVERY_ENVIRONMENT)
+        + "."
     ]
     lines += [SETTINGS_INTRO, *_limit_rows(ProxySettings, limits.SETTINGS)]
     lines += [
@@ -177,7 +198,13 @@ def _others() -> list[tuple[str, float, str, str, str]]:
         ("lists of a cluster at a time", listwatch.LISTS_AT_ONCE, "kinds", "others wait; beside "
          f"{listwatch.NAMED_LISTS_AT_ONCE} of single objects", ""),
         ("Secrets and ConfigMaps that are read of a cluster", wanted.MAX_NAMED_WATCHES, "objects",
-         "those named later are not read", found),
+         "those named later are not read, but for the share of their namespace", found),
+        ("remote clusters", discoveryterm.MAX_CLUSTERS, "clusters", "others are told that they are too many",
+         f"`{names.REMOTE_CLUSTERS.name}`"),
+        ("kubeconfig in a Secret", textconfig.MAX_BYTES, "characters", "refused", f"`{names.REMOTE_CLUSTERS.name}`"),
+        ("first reading of a remote cluster", remote.CONNECT_PATIENCE_S, "s", "it cannot be reached, and is read on",
+         f"`{names.REMOTE_CLUSTERS.name}`"),
+        ("endpoints in one slice of discovery", marks.MAX_SLICE_ENDPOINTS, "endpoints", "more slices", ""),
         ("writes to a cluster", ratelimit.WRITE_QPS, "per second", f"beyond {ratelimit.WRITE_BURST} at once they wait, "
          "but for leases; settings `writeQps`, `writeBurst`", ""),
         ("requests to a cluster at a time", cluster.MAX_WRITE_THREADS, "requests",
@@ -188,7 +215,11 @@ def _others() -> list[tuple[str, float, str, str, str]]:
         ("writes for the events of one object at once", events.OBJECT_BURST, "writes",
          f"dropped; one comes back in {events.OBJECT_REFILL_S:g} s", ""),
         ("events that are remembered", events.MAX_REMEMBERED, "events", "the repeat of a forgotten one is new", ""),
-        ("the note of an event", events.MAX_NOTE_BYTES, "bytes", "cut", ""),
+        ("the note of an event", events.MAX_NOTE_BYTES, "bytes",
+         f"cut, as is what has more than {notices.MAX_NOTE_CHARS:,} characters", ""),
+        ("the wait that a cluster's API asks for (`Retry-After`)", answers.MAX_RETRY_AFTER_S, "s", "tried sooner", ""),
+        ("wait of a kind that cannot be read", follow.MAX_BACKOFF_S, "s", "tried again",
+         f"`{names.SOURCE_ERRORS.name}`"),
         ("series of routes, of services, of listeners", ledger.MAX_OWN, "each", "counted as `other`",
          f"`{names.FOLDED.name}`"),
         ("admin connections", admin.MAX_CONNECTIONS, "connections", "closed at once", ""),
@@ -198,7 +229,13 @@ def _others() -> list[tuple[str, float, str, str, str]]:
         ("endpoints that the status of a ServiceBinding lists", status.BOUND_ENDPOINTS, "endpoints",
          "counted, not listed", ""),
         ("message of a condition", conditions.MAX_MESSAGE_CHARS, "characters", "cut", ""),
-        ("note of an event", notices.MAX_NOTE_CHARS, "characters", "cut", ""),
+        ("objects that a gateway's report lists as refused", reports.MAX_REFUSED, "objects", "the report says so", ""),
+        ("snapshot file", snapshotfile.MAX_BYTES, "bytes", "not served after a restart", ""),
+        ("the write of one status, or of one event", statuswriter.WRITE_TIMEOUT_S, "s",
+         "a status is tried again, an event is not",
+         f"`{names.STATUS_WRITE_ERRORS.name}`, `{names.EVENT_ERRORS.name}`"),
+        ("longest wait of a status that somebody else keeps changing", statuswriter.MAX_REWRITE_S, "s", "written again",
+         f"`{names.STATUS_WRITE_ERRORS.name}`"),
         ("longest wait of a status whose write fails", workqueue.MAX_BACKOFF_S, "s", "tried again",
          f"`{names.STATUS_FAILING.name}`"),
         ("longest wait of all statuses while the API is away", workqueue.MAX_HOLD_S, "s", "tried again",
@@ -257,8 +294,13 @@ def metrics_page() -> str:
     lines += _metric_rows(metric for metric in names.CONTROLLER_METRICS.values() if metric.name not in names.METRICS)
     shared = ", ".join(f"`{name}`" for name in names.CONTROLLER_METRICS if name in names.METRICS)
     lines += ["", f"And, as gateways: {shared}."]
+    lines += ["", "## Of a discovery daemon", ""]
+    others = {**names.METRICS, **names.CONTROLLER_METRICS}
+    lines += _metric_rows(metric for metric in names.DISCOVERY_METRICS.values() if metric.name not in others)
+    shared = ", ".join(f"`{name}`" for name in names.DISCOVERY_METRICS if name in others)
+    lines += ["", f"And, as gateways and controllers: {shared}."]
     labels: dict[str, names.Label] = {}
-    for metric in {**names.METRICS, **names.CONTROLLER_METRICS}.values():
+    for metric in {**others, **names.DISCOVERY_METRICS}.values():
         for label in metric.labels:
             known = labels.get(label.name)
             # The longer of two closed sets under one name: refusals have one reason more.

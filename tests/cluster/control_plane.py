@@ -25,7 +25,9 @@ import trustme
 from tests.cluster.plane import (
     ADMIN,
     CONTROLLER,
+    DISCOVERY,
     GATEWAY,
+    REMOTE_READER,
     REPOSITORY,
     Answer,
     Plane,
@@ -76,7 +78,7 @@ class ControlPlane(Plane):
         self._api: subprocess.Popen[bytes] | None = None
         self._tokens: dict[str, tuple[str, tuple[str, ...]]] = {}
         self.add_user(ADMIN, groups=("system:masters",))
-        for account in (CONTROLLER, GATEWAY):
+        for account in (CONTROLLER, GATEWAY, DISCOVERY, REMOTE_READER):
             namespace = account.split(":")[2]
             self.add_user(account, groups=("system:serviceaccounts", f"system:serviceaccounts:{namespace}"))
         self._write_certificates()
@@ -216,6 +218,19 @@ class ControlPlane(Plane):
         header = status["header"]
         assert isinstance(header, dict)
         _post(f"{base}/compaction", {"revision": header["revision"], "physical": True})
+
+    def save(self, copy: Path) -> None:
+        """Copy etcd's data; both are stopped and started again for it."""
+        self.stop()
+        shutil.copytree(self.home / "etcd", copy)
+        self.start()
+
+    def restore(self, copy: Path) -> None:
+        """Put etcd's data back to a copy: versions go on from what they were then."""
+        self.stop()
+        shutil.rmtree(self.home / "etcd")
+        shutil.copytree(copy, self.home / "etcd")
+        self.start()
 
     @property
     def pids(self) -> dict[str, int]:

@@ -6,6 +6,7 @@ import abc
 import contextlib
 import json
 import os
+import ssl
 import subprocess
 import urllib.error
 import urllib.request
@@ -20,6 +21,8 @@ PROGRAMS = REPOSITORY / ".run" / "cluster"
 ADMIN = "admin"
 CONTROLLER = "system:serviceaccount:datum-router:router-controller"
 GATEWAY = "system:serviceaccount:datum-router:router-gateway"
+DISCOVERY = "system:serviceaccount:datum-router:router-discovery"
+REMOTE_READER = "system:serviceaccount:datum-router:router-remote-reader"
 
 EXTERNAL = "DATUM_ROUTER_TEST_KUBECONFIG"
 """Environment variable with the kubeconfig of a cluster to test in, with the rights of an administrator."""
@@ -114,10 +117,10 @@ class Plane(abc.ABC):
         assert self.request("PUT", f"/api/v1/namespaces/{name}/finalize", body).status == 200
 
 
-def ask(request: urllib.request.Request, **more: object) -> Answer:
+def ask(request: urllib.request.Request, *, context: ssl.SSLContext | None = None) -> Answer:
     """Send a request and return the answer, whatever its status."""
     try:
-        with urllib.request.urlopen(request, timeout=30, **more) as answer:  # type: ignore[arg-type]
+        with urllib.request.urlopen(request, timeout=30, context=context) as answer:
             return Answer(answer.status, answer.read())
     except urllib.error.HTTPError as error:
         return Answer(error.code, error.read())

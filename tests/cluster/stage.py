@@ -6,10 +6,10 @@ import base64
 import itertools
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.cluster.plane import CONTROLLER, GATEWAY, REPOSITORY, Plane
+from tests.cluster.plane import CONTROLLER, DISCOVERY, GATEWAY, REPOSITORY, Plane
 from tests.processes import ServiceProcess
 
 SYSTEM = "datum-router"
@@ -46,6 +46,12 @@ class Stage:
     def controller(self, name: str = "", **env: str) -> ServiceProcess:
         """Start a controller with the rights of its service account; wait until it is ready."""
         process = self.start("datum_router_controller", CONTROLLER, name or f"controller-{next(self._numbers)}", env)
+        process.wait_ready()
+        return process
+
+    def discovery(self, name: str = "", **env: str) -> ServiceProcess:
+        """Start a discovery daemon with the rights of its service account; wait until it is ready."""
+        process = self.start("datum_router_discovery", DISCOVERY, name or f"discovery-{next(self._numbers)}", env)
         process.wait_ready()
         return process
 
@@ -122,6 +128,8 @@ _PLURALS = {
     "ReferenceGrant": "referencegrants",
     "VPCIngress": "vpcingresses",
     "VPCEgress": "vpcegresses",
+    "Location": "locations",
+    "ServingLocation": "servinglocations",
     "Lease": "leases",
 }
 
@@ -133,7 +141,8 @@ def path_of(raw: Mapping[str, object]) -> str:
     version, kind = str(raw["apiVersion"]), str(raw["kind"])
     plural = _PLURALS.get(kind) or f"{kind.lower()}s"
     root = "/apis/" if "/" in version else "/api/"
-    return f"{root}{version}/namespaces/{meta['namespace']}/{plural}/{meta['name']}"
+    where = f"/namespaces/{meta['namespace']}" if "namespace" in meta else ""
+    return f"{root}{version}{where}/{plural}/{meta['name']}"
 
 
 def service(namespace: str, name: str, *ports: int, address: str = "127.0.0.1", **spec: object) -> dict[str, object]:
@@ -260,7 +269,7 @@ def tls_secret(namespace: str, name: str, cert_pem: bytes, key_pem: bytes) -> di
 def secret_access(namespace: str, *names: str) -> list[dict[str, object]]:
     """Return what lets a gateway read Secrets of these names, and no others."""
     meta = {"name": "router-gateway-secrets", "namespace": namespace}
-    role = {
+    role: dict[str, object] = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "Role",
         "metadata": meta,
@@ -273,7 +282,7 @@ def secret_access(namespace: str, *names: str) -> list[dict[str, object]]:
             }
         ],
     }
-    bound = {
+    bound: dict[str, object] = {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "RoleBinding",
         "metadata": meta,
@@ -283,9 +292,25 @@ def secret_access(namespace: str, *names: str) -> list[dict[str, object]]:
     return [role, bound]
 
 
-def crd(group: str, kind: str, plural: str, version: str = "v1alpha") -> dict[str, object]:
-    """Return a CustomResourceDefinition that takes any spec and status: enough of a kind that is not ours."""
-    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+def crd(
+    group: str,
+    kind: str,
+    plural: str,
+    version: str = "v1alpha",
+    scope: str = "Namespaced",
+    *,
+    properties: Mapping[str, object] | None = None,
+    required: Sequence[str] = (),
+) -> dict[str, object]:
+    """Return a CustomResourceDefinition: enough of a kind that is not ours.
+
+    Args:
+        properties: Schema of spec and status; without it they may be anything.
+        required: Those that must be there.
+    """
+    schema: dict[str, object] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    if properties is not None:
+        schema = {"type": "object", "properties": properties, "required": list(required)}
     # The API wants to be told, for groups of Kubernetes' own, who let a CRD be made in them.
     approval = {"api-approved.kubernetes.io": "unapproved, for tests"} if group.endswith(".k8s.io") else {}
     return {
@@ -295,7 +320,7 @@ def crd(group: str, kind: str, plural: str, version: str = "v1alpha") -> dict[st
         "spec": {
             "group": group,
             "names": {"kind": kind, "listKind": f"{kind}List", "plural": plural, "singular": kind.lower()},
-            "scope": "Namespaced",
+            "scope": scope,
             "versions": [
                 {
                     "name": version,

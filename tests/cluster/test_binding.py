@@ -173,9 +173,10 @@ def test_an_attachment_that_is_deleted(stage: Stage, gateway: Gateway, namespace
     def given() -> list[tuple[str, bool]]:
         return [(str(item.key), item.is_serving) for item in gateway.result().contributions[key].endpoints]
 
-    eventually(lambda: given() == [("10.1.0.2:9000", True), ("10.40.7.2:9000", False)], "an attachment not ready yet")
+    attached = f"10.40.7.2:9000@{there}/shop"
+    eventually(lambda: given() == [("10.1.0.2:9000", True), (attached, False)], "an attachment not ready yet")
     stage.patch(here, {"status": {"ready": True, "identifier": "002a"}}, part="status")
-    eventually(lambda: gateway.serving(there) == ["10.1.0.2:9000", "10.40.7.2:9000"], "the attachment's address")
+    eventually(lambda: gateway.serving(there) == ["10.1.0.2:9000", attached], "the attachment's address")
     assert not gateway.reasons(there)
     stage.delete(here)
     eventually(lambda: gateway.serving(there) == ["10.1.0.2:9000"], "the attachment's address gone")

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.cluster.control_plane import CONTROLLER, GATEWAY, ControlPlane, ProgramsMissing, running
+from tests.cluster.foreign import foreign_crds
 from tests.cluster.stage import crd, install_crd
 from tests.manifests.documents import MANIFESTS, NAMESPACE, REPOSITORY, Document, files, of_kind
 from tests.manifests.rights import read_grants
@@ -75,8 +76,10 @@ def test_applying_again_changes_nothing(fresh: ControlPlane) -> None:
 
 
 def test_every_file_can_be_applied(fresh: ControlPlane) -> None:
-    # The one kind that an example needs and neither Kubernetes nor the router brings.
+    # Kinds that examples need and neither Kubernetes nor the router brings.
     install_crd(fresh, crd("gateway.networking.k8s.io", "ReferenceGrant", "referencegrants", "v1beta1"))
+    for raw in foreign_crds():
+        install_crd(fresh, raw)
     for path in files():
         applied = fresh.kubectl("apply", "-f", str(path))
         assert applied.returncode == 0, f"{path}: {applied.stderr}"
@@ -112,7 +115,8 @@ def test_the_overlay_for_some_namespaces_gives_no_right_elsewhere(fresh: Control
     assert applied.returncode == 0, applied.stderr
     items = list(yaml.safe_load_all(built.stdout))
     grants = read_grants(items, (CONTROLLER, GATEWAY))
-    assert {grant.resource for grant in grants if not grant.namespace} == {"namespaces"}
+    everywhere = {grant.resource for grant in grants if not grant.namespace}
+    assert everywhere == {"namespaces", "locations", "servinglocations"}
     assert {grant.namespace for grant in grants} == {"", "default", "production", NAMESPACE}
     for item in items:
         if item["kind"] == "Deployment":

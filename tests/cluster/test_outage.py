@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.control_plane import GATEWAY, ControlPlane, ProgramsMissing, running
+from tests.cluster.control_plane import CONTROLLER, GATEWAY, ControlPlane, ProgramsMissing, running
 from tests.cluster.load import running_load
 from tests.cluster.stage import Stage, install, route, service
 from tests.conftest import Backend, answer, eventually
@@ -133,8 +133,14 @@ def test_a_cluster_that_is_put_back_to_an_older_state(stage: OwnStage, backend: 
     stage.put(service("shop", "a", backend.port))
     stage.put(route("shop", "a", "a", path="/a"))
     stage.plane.back_up()
-    fast = {"DATUM_ROUTER_SOURCE_CONFIG": "watchIdleSeconds=2"}
-    controller, one = stage.controller(**fast), stage.gateway(**fast)
+    fast = {"DATUM_ROUTER_SOURCE_CONFIG": "watchIdleSeconds=2", "DATUM_ROUTER_LISTEN": "127.0.0.1:0"}
+    controller, one = (
+        stage.start("tests.cluster.impatient", user, f"impatient-{index}", {**fast, "IMPATIENT": module})
+        for index, (user, module) in enumerate(
+            [(CONTROLLER, "datum_router_controller"), (GATEWAY, "datum_router_gateway")]
+        )
+    )
+    one.wait_ready()
     for index in range(100):  # versions that are used once more
         stage.put(route("shop", "later", "a", path=f"/later/{index}"))
     later = stage.put(route("shop", "later", "a", path="/later"))

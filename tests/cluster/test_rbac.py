@@ -29,6 +29,8 @@ FOREIGN_KINDS = (
     ("galactic.datumapis.com", "VPC", "vpcs", "v1alpha"),
     ("galactic.datumapis.com", "VPCAttachment", "vpcattachments", "v1alpha"),
     ("gateway.networking.k8s.io", "ReferenceGrant", "referencegrants", "v1beta1"),
+    ("networking.datumapis.com", "Location", "locations", "v1alpha", "Cluster"),
+    ("networking.datumapis.com", "ServingLocation", "servinglocations", "v1alpha", "Cluster"),
 )
 NOT_USED = {
     **{
@@ -197,9 +199,10 @@ def test_roles_of_some_namespaces_are_enough_for_these(tmp_path: Path) -> None:
     grants = read_grants([*built, *documents(SECRET_ACCESS)], USERS)
     assert sorted(map(str, record.refused)) == []
     assert [str(use) for use in ungranted(record.uses, grants)] == []
-    # Nothing is asked for that concerns the whole cluster but the namespaces served, each by its name.
+    # Nothing is asked for that concerns the whole cluster but places, and the namespaces served, each by its name.
     everywhere = {(use.resource, use.name) for use in record.uses if not use.namespace}
-    assert everywhere == {("namespaces", "default"), ("namespaces", "production")}
+    places = {("locations", ""), ("servinglocations", "")}
+    assert everywhere == {("namespaces", "default"), ("namespaces", "production")} | places
     left = [
         grant
         for grant in unused(grants, record.uses)

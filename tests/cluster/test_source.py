@@ -460,6 +460,22 @@ def test_an_api_server_that_is_started_anew_is_gone_on_with(place: Place) -> Non
         assert running.told().count("+a") == 1
 
 
+def test_data_that_was_restored_from_a_copy_is_read_anew(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(follow, "SILENT_S", 2.0)
+    place.service("kept")
+    with place.run(SERVICES, watchIdleSeconds="1") as running:
+        running.wait(lambda: running.names("VPCService") == ["kept"], "the first")
+        place.plane.save(tmp_path / "copy")
+        for number in range(20):
+            place.service(f"lost-{number}")
+        running.wait(lambda: len(running.names("VPCService")) == 21, "what the copy does not have")
+        place.plane.restore(tmp_path / "copy")
+        place.service("new")  # at a version that was somebody else's before
+        running.wait(lambda: running.names("VPCService") == ["kept", "new"], "what there is now")
+
+
 def test_a_token_that_is_refused_is_told_and_another_one_is_used(
     place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,3 +52,34 @@ def test_probes_and_metrics_have_listeners_of_their_own(gateway: ServiceProcess)
         assert status == 404 or body == '{\n  "ok": true\n}\n'
         assert get(metrics, path)[0] == (200 if path == "/metrics" else 404), path
     assert "datum_router_uptime_seconds" in get(metrics, "/metrics")[1]
+
+
+def test_the_admin_listener_is_out_of_reach_of_those_who_write_manifests(
+    gateway: ServiceProcess, tmp_path: Path
+) -> None:
+    gateway.wait_ready()
+    port = gateway.admin.rpartition(":")[2]
+    (tmp_path / "manifests" / "all.yaml").write_text(
+        f"""\
+apiVersion: router.datum.net/v1alpha1
+kind: VPCService
+metadata: {{name: admin}}
+spec:
+  port: 80
+  endpoints: [{{address: 127.0.0.1, port: {port}}}]
+---
+apiVersion: router.datum.net/v1alpha1
+kind: VPCRoute
+metadata: {{name: admin}}
+spec:
+  match: {{pathPrefix: /}}
+  destinations: [{{vpcServiceRef: {{name: admin}}}}]
+  filters:
+    - type: RequestHeaderModifier
+      requestHeaderModifier: {{remove: [via, forwarded, x-forwarded-for]}}
+"""
+    )
+    eventually(lambda: gateway.get("/snapshot")[0] != 404, "the route")
+    status, body = gateway.get("/snapshot")
+    assert status == 403
+    assert "digest" not in str(body)

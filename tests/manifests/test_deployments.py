@@ -10,7 +10,7 @@ from datum_router_runtime.variables import PREFIX, VARIABLES
 from tests.manifests.documents import MANIFESTS, NAMESPACE, Document, documents, name_of, of_kind
 
 DEPLOYMENTS = [document for _, document in of_kind("Deployment")]
-NAMES = ["router-controller", "router-gateway"]
+NAMES = ["router-controller", "router-gateway", "service-discovery"]
 
 each = pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=name_of)
 
@@ -39,7 +39,7 @@ def named(name: str) -> Document:
     return found
 
 
-def test_there_are_a_controller_and_a_gateway() -> None:
+def test_there_are_a_controller_a_gateway_and_discovery() -> None:
     assert [item["metadata"]["name"] for item in DEPLOYMENTS] == NAMES
 
 

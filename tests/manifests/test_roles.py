@@ -12,6 +12,7 @@ BINDINGS = [document for _, document in of_kind("RoleBinding", "ClusterRoleBindi
 WAYS_TO_MORE = {"escalate", "bind", "impersonate", "approve", "sign", "use"}
 WAYS_INTO_PODS = {"pods/exec", "pods/attach", "pods/portforward", "pods/proxy", "pods/ephemeralcontainers", "pods/log"}
 WAYS_TO_TOKENS = {"serviceaccounts/token", "tokenreviews", "certificatesigningrequests"}
+DISCOVERY = "router-discovery"
 PLURALS = {kind.plural for kind in OWN_KINDS}
 
 each_role = pytest.mark.parametrize("role", ROLES, ids=name_of)
@@ -35,7 +36,10 @@ def test_secrets_are_readable_only_by_name_and_in_one_namespace(role: Document) 
     for rule in role["rules"]:
         if {"secrets", "configmaps"} & set(rule["resources"]):
             assert role["kind"] == "Role", rule
-            assert rule.get("resourceNames"), rule
+            if role["metadata"]["name"] == DISCOVERY:  # by label, which RBAC does not know, where nothing else is kept
+                assert (role["metadata"]["namespace"], rule["resources"]) == (NAMESPACE, ["secrets"])
+            else:
+                assert rule.get("resourceNames"), rule
             assert set(rule["verbs"]) <= {"get", "list", "watch"}, rule
 
 
@@ -43,10 +47,11 @@ def test_secrets_are_readable_only_by_name_and_in_one_namespace(role: Document) 
 def test_what_is_written_is_status_events_and_leases_unless_people_do_it(role: Document) -> None:
     if role["metadata"]["name"] == "datum-router-edit":
         return
+    more = {"endpointslices"} if role["metadata"]["name"] == "datum-router-discovery" else set()
     for rule in role["rules"]:
         if not set(rule["verbs"]) <= {"get", "list", "watch"}:
             for resource in rule["resources"]:
-                assert resource.endswith("/status") or resource in {"events", "leases"}
+                assert resource.endswith("/status") or resource in {"events", "leases"} | more
 
 
 def test_bindings_name_a_role_and_service_accounts_that_are_there() -> None:
@@ -65,7 +70,12 @@ def test_bindings_name_a_role_and_service_accounts_that_are_there() -> None:
 
 def test_service_accounts_hand_out_no_token_unasked() -> None:
     accounts = [document for _, document in of_kind("ServiceAccount")]
-    assert len(accounts) == 2
+    assert [account["metadata"]["name"] for account in accounts] == [
+        "router-controller",
+        "router-gateway",
+        "router-discovery",
+        "router-remote-reader",
+    ]
     assert all(account["automountServiceAccountToken"] is False for account in accounts)
 
 
@@ -90,7 +100,9 @@ def test_people_get_their_rights_by_aggregation() -> None:
         found[role["metadata"]["name"]] = {key.removeprefix(prefix) for key in labels if key.startswith(prefix)}
     assert found == {
         "datum-router-read": set(),
+        "datum-router-places": set(),
         "datum-router-controller": set(),
+        "datum-router-discovery": set(),
         "datum-router-view": {"view", "edit", "admin"},
         "datum-router-edit": {"edit", "admin"},
     }
@@ -100,7 +112,7 @@ def _without_cluster_scope(rule: dict[str, list[str]]) -> dict[str, list[str]]:
     return {**rule, "resources": [resource for resource in rule["resources"] if resource != "namespaces"]}
 
 
-@pytest.mark.parametrize("name", ["datum-router-read", "datum-router-controller"])
+@pytest.mark.parametrize("name", ["datum-router-read", "datum-router-controller", "datum-router-discovery"])
 def test_roles_for_one_namespace_are_those_for_all_but_for_what_is_in_none(name: str) -> None:
     (everywhere,) = [role for _, role in of_kind("ClusterRole") if role["metadata"]["name"] == name]
     (somewhere,) = [role for _, role in of_kind("Role") if role["metadata"]["name"] == name]

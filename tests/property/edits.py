@@ -30,6 +30,8 @@ VERSIONS = {
     "VPCEgress": OURS,
     "VPC": GALACTIC,
     "VPCAttachment": GALACTIC,
+    "Location": "networking.datumapis.com/v1alpha",
+    "ServingLocation": "networking.datumapis.com/v1alpha",
     "EndpointSlice": "discovery.k8s.io/v1",
     "Service": "v1",
     "Pod": "v1",
@@ -43,11 +45,15 @@ KINDS = (
     *VERSIONS,
     *("VPCService", "VPCService", "VPCRoute", "VPCRoute", "VPCRoute", "VPCIngress"),
     *("ServiceBinding", "ServiceBinding", "Service", "EndpointSlice", "Pod", "ReferenceGrant"),
+    *("VPC", "VPCAttachment", "VPCAttachment", "EndpointSlice"),
 )
 
 names = st.sampled_from(NAMES)
 references = st.fixed_dictionaries({"name": names}, optional={"namespace": st.sampled_from(NAMESPACES)})
 addresses = st.sampled_from(("10.0.0.1", "10.0.0.2", "fd00::1"))
+
+
+SELECTORS = ({"matchLabels": {"team": "a"}}, {"matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]})
 
 
 def all_plugins() -> PluginSet:
@@ -77,8 +83,15 @@ def services() -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries(
         {"port": some(80, 80, 81, 70_000)},
         optional={
-            "endpoints": few(st.fixed_dictionaries({"address": addresses}, optional={"priority": some(0, 1)})),
-            "vpcAttachmentRef": references,
+            "endpoints": few(
+                st.fixed_dictionaries(
+                    {"address": addresses},
+                    optional={"priority": some(0, 1), "locationRef": st.fixed_dictionaries({"name": names})},
+                )
+            ),
+            "vpcAttachmentRef": references | some({"name": "4d2-2a"}),
+            "vpcAttachmentSelector": some(*SELECTORS, {}),
+            "locationRef": st.fixed_dictionaries({"name": names}),
             "exportTo": some(
                 {"namespaces": "All"}, {"namespaces": "Selector", "selector": {"matchLabels": {"team": "a"}}}
             ),
@@ -141,9 +154,6 @@ def ingresses() -> st.SearchStrategy[dict[str, Any]]:
     )
 
 
-SELECTORS = ({"matchLabels": {"team": "a"}}, {"matchExpressions": [{"key": "team", "operator": "DoesNotExist"}]})
-
-
 def bindings() -> st.SearchStrategy[dict[str, Any]]:
     # Without autoSync endpoints are those of the first resolution, which a new process cannot know.
     return st.fixed_dictionaries(
@@ -195,13 +205,22 @@ def bodies(kind: str) -> st.SearchStrategy[dict[str, Any]]:
         "ServiceBinding": bindings,
         "ReferenceGrant": grants,
         "VPCEgress": lambda: some({"sourceVpcAttachment": "a"}, {}),
-        "VPC": lambda: st.just({"networks": ["10.0.0.0/8"]}),
+        "VPC": lambda: some({"networks": ["10.0.0.0/31"]}, {"networks": ["fd00::/8", "bad"]}, {}),
+        "Location": lambda: some(
+            {"topology": {"zone": "one"}},
+            {"topology": {"zone": "two"}, "coordinates": {"latitude": "50.1", "longitude": "8"}},
+            {"topology": {"zone": "two"}, "coordinates": {"latitude": "north", "longitude": 8}},
+        ),
+        "ServingLocation": lambda: some({"topology": {"zone": "one"}}, {"topology": {"zone": "two"}}),
         "Service": lambda: st.fixed_dictionaries({"ports": few(st.fixed_dictionaries({"port": some(80, 81)}))}),
         "VPCAttachment": lambda: st.fixed_dictionaries(
             {
-                "vpc": st.fixed_dictionaries({"name": names}),
-                "interface": st.fixed_dictionaries({"addresses": few(some("10.1.0.1/24", "10.1.0.2/24", "bad"))}),
-            }
+                "vpc": st.fixed_dictionaries({}, optional={"name": names, "namespace": st.sampled_from(NAMESPACES)}),
+                "interface": st.fixed_dictionaries({"addresses": few(some("10.1.0.1/24", "10.1.0.2", "bad"))}),
+            },
+            optional={
+                "routes": some([{"destination": "10.0.0.2/31", "via": "10.1.0.1"}], [{"destination": "10.0.0.2/31"}])
+            },
         ),
     }
     if kind == "ServiceBinding":
@@ -209,7 +228,10 @@ def bodies(kind: str) -> st.SearchStrategy[dict[str, Any]]:
     if kind in specs:
         spec = st.fixed_dictionaries({"spec": specs[kind]()})
         if kind in ("VPC", "VPCAttachment"):
-            return st.tuples(spec, st.booleans()).map(lambda parts: parts[0] | {"status": {"ready": parts[1]}})
+            status = st.fixed_dictionaries(
+                {"ready": st.booleans()}, optional={"identifier": some("0000000004d2", "002a", 1234)}
+            )
+            return st.tuples(spec, status).map(lambda parts: parts[0] | {"status": parts[1]})
         return spec
     if kind == "EndpointSlice":
         endpoint = st.fixed_dictionaries(
@@ -239,6 +261,10 @@ def edits(draw: st.DrawFn, files: tuple[str, ...] = ("f.yaml",)) -> SourceEvent:
     if draw(st.integers(0, 4)) == 0:
         if kind == "Namespace":
             name, namespace = namespace, ""
+        if kind == "ServingLocation":
+            namespace = ""
+        if kind == "Location":
+            namespace = draw(some("", "prod"))
         return Delete(source="test", key=ObjectKey(kind=kind, namespace=namespace, name=name))
     metadata: dict[str, Any] = {"name": name, "namespace": namespace}
     created = draw(some("", "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z", "no time"))
@@ -248,8 +274,12 @@ def edits(draw: st.DrawFn, files: tuple[str, ...] = ("f.yaml",)) -> SourceEvent:
         metadata["generation"] = 1
     if kind == "EndpointSlice":
         label = draw(some("kubernetes.io/service-name", "kubernetes.io/service-name", "galactic.datum.net/tenant-id"))
-        metadata["labels"] = {label: draw(names)}
-    if kind in ("Namespace", "Pod"):
+        metadata["labels"] = {label: draw(names if label.startswith("kube") else some("jU-G", "jU-H", "a-b", "a"))}
+    if kind == "Location":
+        metadata["namespace"] = draw(some("", "prod"))
+    if kind == "VPCAttachment" and draw(st.booleans()):
+        metadata["annotations"] = {"router.datum.net/location": draw(names)}
+    if kind in ("Namespace", "Pod", "VPCAttachment"):
         metadata["labels"] = draw(some({}, {"team": "a"}, {"team": "b"}))
     if kind == "Namespace":
         metadata["name"], metadata["namespace"] = namespace, ""

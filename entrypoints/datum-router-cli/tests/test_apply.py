@@ -109,6 +109,16 @@ def test_services_are_applied_before_the_routes_that_name_them(invoke: Invoke, c
     assert "vpcroute shop/api: unchanged" in again.output
 
 
+def test_a_namespace_is_applied_before_what_is_in_it(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "conf" / "z.yaml").write_text("apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n")
+    (tmp_path / "conf" / "a.yaml").write_text(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: ca, namespace: shop}\ndata: {x: y}\n"
+    )
+    done = invoke("-f", "conf")
+    assert done.exit_code == 0, done.output
+    assert done.output.index("namespace shop") < done.output.index("configmap shop/ca")
+
+
 def test_objects_without_a_namespace_go_where_the_context_or_the_option_says(invoke: Invoke, tmp_path: Path) -> None:
     (tmp_path / "conf" / "all.yaml").write_text(MANIFESTS.replace(", namespace: shop", ""))
     assert "vpcroute shop/api: applied" in invoke("-f", "conf").output
@@ -169,7 +179,8 @@ def test_without_an_answer_it_stops_at_once(invoke: Invoke, cluster: FakeCluster
     cluster.fail("apply", ClusterUnavailable("connection refused"), times=None)
     result = invoke("-f", "conf")
     assert result.exit_code == 1
-    assert result.output.count("connection refused") == 2  # at the object and in the summary
+    assert result.output.count("connection refused") == 1
+    assert result.output.splitlines()[-1] == "bad: 1 error"
 
 
 def test_it_waits_until_every_object_is_in_force(invoke: Invoke, cluster: FakeCluster) -> None:
@@ -178,6 +189,29 @@ def test_it_waits_until_every_object_is_in_force(invoke: Invoke, cluster: FakeCl
     assert result.exit_code == 0, result.output
     assert "vpcroute shop/api: in force" in result.output
     assert result.output.splitlines()[-1] == "good: 2 objects applied and in force everywhere"
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {"ResolvedRefs": ("False", "VPCServiceNotFound", "vpcservice shop/apo is not there")},
+        {"Conflicted": ("True", "VPCServiceNotFound", "vpcservice shop/apo is not there")},
+        {"EndpointsReady": ("False", "VPCServiceNotFound", "vpcservice shop/apo is not there")},
+    ],
+)
+def test_what_is_in_force_and_cannot_work_is_told(
+    invoke: Invoke, cluster: FakeCluster, conditions: dict[str, tuple[str, str, str]]
+) -> None:
+    controller(
+        cluster, Accepted=("True", "Accepted", ""), Programmed=("True", "Programmed", "everywhere"), **conditions
+    )
+    result = invoke("-f", "conf", "--wait")
+    assert result.exit_code == 0, result.output
+    assert "vpcroute shop/api: in force, but VPCServiceNotFound: vpcservice shop/apo is not there" in result.output
+    found = json.loads(invoke("-f", "conf", "--wait", "--output", "json").output)
+    assert {"object": "vpcroute shop/api", "why": "VPCServiceNotFound: vpcservice shop/apo is not there"} in found[
+        "incomplete"
+    ]
 
 
 def test_it_says_where_not(invoke: Invoke, cluster: FakeCluster) -> None:
@@ -202,6 +236,19 @@ def test_what_the_controller_refuses_is_not_waited_for(invoke: Invoke, cluster: 
     result = invoke("-f", "conf", "--wait", "--timeout", "1h")
     assert result.exit_code == 2
     assert "vpcroute shop/api: refused: InvalidValue: no such thing" in result.output
+
+
+def test_a_right_to_look_that_is_missing_is_told_beside_what_was_applied(
+    invoke: Invoke, cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def get(*_arguments: object) -> None:
+        raise ClusterForbidden("get vpcroutes: the API answered 401: expired", status=401)
+
+    monkeypatch.setattr(cluster, "get", get)
+    done = invoke("-f", "conf", "--wait", "--timeout", "100ms")
+    assert done.exit_code == 1
+    assert "vpcroute shop/api: applied" in done.output
+    assert "expired" in done.output
 
 
 def test_without_a_controller_it_says_so(invoke: Invoke) -> None:

@@ -141,6 +141,7 @@ def test_json_holds_the_same(invoke: Invoke) -> None:
         "query": None,
         "source_ip": "fd00::9",
         "listener": "plain-127.0.0.1-8080",
+        "attachment": "",
     }
     assert (document["outcome"], document["status"]) == ("routed", None)
     assert document["winner"] == {
@@ -238,3 +239,52 @@ def test_unknown_listener_is_answered_with_all_that_are_there() -> None:
         "--listener: found 'https-44', expected the name or port of a listener; there are http-80 (port 80), "
         "https-443 (port 443) (did you mean https-443?)"
     )
+
+
+PLACES = """\
+apiVersion: router.datum.net/v1alpha1
+kind: VPCService
+metadata: {name: near}
+spec:
+  port: 80
+  topology: {topology.datum.net/city-code: IAD}
+  endpoints: [{address: 10.1.0.1}, {address: 10.1.0.2}]
+---
+apiVersion: router.datum.net/v1alpha1
+kind: VPCRoute
+metadata: {name: places}
+spec:
+  match: {pathPrefix: /places}
+  destinations: [{vpcServiceRef: {name: near}}]
+  locality: {mode: Nearest, allowedLocations: [IAD]}
+"""
+
+
+def test_places_are_shown_as_a_gateway_sees_them(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "conf" / "places.yaml").write_text(PLACES)
+    at = "topology.datum.net/city-code=IAD"
+    result = invoke("GET", "http://localhost/places", "--at", at, "--down", "10.1.0.2")
+    assert "destinations (round-robin, Nearest by topology.datum.net/city-code, only in IAD):" in result.stdout
+    assert "places, as a gateway at IAD sees them:" in result.stdout
+    assert "100% IAD, same city (priority 0, 1 of 2 usable, capacity 71.43%)" in result.stdout
+    document = json.loads(invoke("GET", "http://localhost/places", "--output", "json").stdout)
+    locality = document["destinations"][0]["locality"]
+    assert (locality["gateway"], locality["places"][0]["basis"]) == ("", "unknown")
+    assert locality["places"][0]["usable"] == ["10.1.0.1:80", "10.1.0.2:80"]
+
+
+def test_the_place_comes_from_the_settings_of_the_gateway(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conf" / "places.yaml").write_text(PLACES.replace("[IAD]", "[LHR]"))
+    monkeypatch.setenv("DATUM_ROUTER_LOCATION", "name=fra-1")
+    result = invoke("GET", "http://localhost/places")
+    assert "places, as a gateway at fra-1 sees them:" in result.stdout
+    assert "left out: 10.1.0.1:80 at IAD: allowedLocations: expected LHR, found IAD" in result.stdout
+    assert "answered with 503: locality_required" in result.stdout
+
+
+def test_a_place_that_is_none_is_refused(invoke: Invoke) -> None:
+    result = invoke("GET", "http://localhost/", "--at", "latitude=99,longitude=0")
+    assert result.exit_code == 2
+    assert "--at: found latitude '99', expected degrees from -90 to 90" in result.stderr

@@ -34,7 +34,7 @@ async def get(address: Address, path: str) -> tuple[int, str]:
     """Return status and body."""
     stream = await trio.open_tcp_stream(address.host, address.port)
     async with stream:
-        await stream.send_all(f"GET {path} HTTP/1.1\r\nhost: a\r\n\r\n".encode())
+        await stream.send_all(f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
         answer = b""
         async for part in stream:
             answer += part

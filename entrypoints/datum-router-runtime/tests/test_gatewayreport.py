@@ -9,9 +9,10 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
+from datum_router.compiler.ingress import Attached
 from datum_router.errors import ClusterConflict, ClusterForbidden, ClusterUnavailable
 from datum_router.manifests.kinds import OWN_KINDS
-from datum_router.manifests.meta import OwnerReference
+from datum_router.manifests.meta import ObjectKey, OwnerReference
 from datum_router.manifests.table import KindTable
 from datum_router.model.listener import Listener
 from datum_router.model.snapshot import SnapshotData
@@ -42,6 +43,7 @@ class Stage:
         self.diagnostics: tuple[Diagnostic, ...] = ()
         self.listener_problems: dict[str, Diagnostic] = {}
         self.link_problem: Diagnostic | None = None
+        self.ingresses: tuple[Attached, ...] = ()
         self.force_changed = Signal()
         self.news = Signal()
         self.synced = True
@@ -215,7 +217,7 @@ def reports_after(cluster: FakeCluster, count: int) -> list[str]:
     ]
 
 
-def test_a_conflict_is_read_again() -> None:
+def test_a_conflict_is_read_again_and_told(caplog: pytest.LogCaptureFixture) -> None:
     async def script(stage: Stage, cluster: FakeCluster) -> None:
         stage.edit("d1", "5")
         await trio.sleep(10)
@@ -225,6 +227,7 @@ def test_a_conflict_is_read_again() -> None:
         assert reports(cluster)[-1].digest == "d2"
 
     play(script)
+    assert "another gateway of the same name?" in caplog.text
 
 
 def test_without_the_right_to_write_it_goes_on_trying_slowly() -> None:
@@ -314,7 +317,15 @@ def test_a_bad_secret_is_told_at_each_object_that_names_it() -> None:
 
 def test_a_port_that_cannot_be_had_is_told_at_each_ingress_that_wants_it() -> None:
     async def script(stage: Stage, cluster: FakeCluster) -> None:
-        stage.published_view = view_of(ingress("one", 8080), ingress("two", 8080), ingress("other", 9090))
+        ports = {"one": 8080, "two": 8080, "other": 9090}
+        stage.ingresses = tuple(
+            Attached(
+                key=ObjectKey(kind="VPCIngress", namespace="shop", name=name),
+                hostnames=(),
+                sections=(("http", port, f"http-{port}"),),
+            )
+            for name, port in ports.items()
+        )
         listeners = tuple(Listener(name=f"http-{port}", port=port) for port in (8080, 9090))
         stage.data = SnapshotData(version=1, digest="d1", listeners=listeners)
         stage.listener_problems = {"http-8080": diagnostic("listener", Severity.ERROR, Reason.PORT_UNAVAILABLE)}
@@ -351,3 +362,54 @@ def test_it_belongs_to_its_pod_only_if_it_knows_it() -> None:
     assert owners_from({"POD_NAME": "gw"}) == ()
     (owner,) = owners_from({"POD_NAME": "gw", "POD_UID": "u"})
     assert (owner.kind, owner.name, owner.uid) == ("Pod", "gw", "u")
+
+
+def closed(name: str, reason: Reason = Reason.PORT_UNAVAILABLE) -> dict[str, Diagnostic]:
+    message = f"listener {name}: in use"
+    return {name: Diagnostic(severity=Severity.ERROR, object=f"listener {name}", reason=reason, message=message)}
+
+
+def test_an_ingress_whose_port_cannot_be_opened_is_refused_and_the_others_are_in_force() -> None:
+    async def script(stage: Stage, cluster: FakeCluster) -> None:
+        key = ObjectKey(kind="VPCIngress", namespace="shop", name="front")
+        stage.ingresses = (Attached(key=key, hostnames=(), sections=(("http", 81, "http-81"),)),)
+        stage.listener_problems = closed("http-81")
+        listeners = (Listener(name="http-80"), Listener(name="http-81"))
+        stage.data = SnapshotData(version=1, digest="d1", listeners=listeners)
+        stage.touch("5")
+        await wait_all_tasks_blocked()
+        (report,) = reports(cluster)
+        assert report.versions == {"VPCRoute": "5"}
+        assert [(one.key, one.reason, one.message) for one in report.refused] == [
+            (key, "PortUnavailable", "listener http-81: in use")
+        ]
+
+    play(script)
+
+
+def test_nothing_is_in_force_where_no_port_is_open() -> None:
+    async def script(stage: Stage, cluster: FakeCluster) -> None:
+        stage.listener_problems = closed("http-80")
+        stage.data = SnapshotData(version=1, digest="d1", listeners=(Listener(name="http-80"),))
+        stage.touch("5")
+        await wait_all_tasks_blocked()
+        (report,) = reports(cluster)
+        assert (report.versions, report.problem) == ({}, "listener http-80: in use")
+        stage.listener_problems = {}
+        stage.force_changed.notify()
+        await trio.sleep(gatewayreport.MIN_INTERVAL_S)
+        await wait_all_tasks_blocked()
+        assert reports(cluster)[-1] == GatewayReport(digest="d1", versions={"VPCRoute": "5"})
+
+    play(script)
+
+
+def test_a_port_that_changes_hands_is_waited_for() -> None:
+    async def script(stage: Stage, cluster: FakeCluster) -> None:
+        stage.listener_problems = closed("http-80", Reason.PENDING)
+        stage.data = SnapshotData(version=1, digest="d1", listeners=(Listener(name="http-80"),))
+        stage.touch("5")
+        await wait_all_tasks_blocked()
+        assert reports(cluster) == []
+
+    play(script)

@@ -1,12 +1,14 @@
 import pytest
 
 from datum_router.errors import ConfigError
+from datum_router.model.endpoint import UNKNOWN_LOCALITY, make_locality
 from datum_router_runtime.settings import (
     Address,
     ControllerSettings,
     GatewaySettings,
     parse_address,
     parse_admin_address,
+    read_place,
     settings_from_environment,
 )
 
@@ -64,6 +66,7 @@ def test_environment_is_read() -> None:
             "DATUM_ROUTER_WORKERS": "2",
             "DATUM_ROUTER_DISABLE_PLUGINS": "a, b",
             "DATUM_ROUTER_TOPOLOGY": "topology.datum.net/city-code=IAD",
+            "DATUM_ROUTER_LOCATION": "name=iad-1, latitude=38.9445, longitude=-77.4558",
             "DATUM_ROUTER_DATA_PLANE_CONFIG": "pool_wait_s=1, max_via_hops=3",
             "UNRELATED": "x",
         }
@@ -73,6 +76,9 @@ def test_environment_is_read() -> None:
     assert settings.workers == 2
     assert settings.disabled_plugins == ("a", "b")
     assert settings.topology == {"topology.datum.net/city-code": "IAD"}
+    assert read_place(settings.topology, settings.location) == make_locality(
+        {"topology.datum.net/city-code": "IAD"}, location="iad-1", latitude=38.9445, longitude=-77.4558
+    )
     assert settings.data_plane_config == {"pool_wait_s": "1", "max_via_hops": "3"}
 
 
@@ -90,6 +96,47 @@ def test_environment_is_read() -> None:
 def test_bad_environment_names_the_variable(variable: str, text: str) -> None:
     with pytest.raises(ConfigError, match=f"{variable}: found '?{text}'?, expected "):
         settings_from_environment({variable: text})
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ({"name": "iad-1", "lat": "1"}, "location: found 'lat', expected name, latitude and longitude"),
+        ({"latitude": "1"}, "location: found latitude alone, expected latitude and longitude"),
+        ({"longitude": "1"}, "location: found longitude alone, expected latitude and longitude"),
+        ({"latitude": "91", "longitude": "0"}, "location: found latitude '91', expected degrees from -90 to 90"),
+        ({"latitude": "0", "longitude": "-180.1"}, "location: found longitude '-180.1', expected degrees from -180"),
+        ({"latitude": "nan", "longitude": "0"}, "location: found latitude 'nan', expected degrees"),
+        ({"latitude": "38N", "longitude": "0"}, "location: found latitude '38N', expected degrees"),
+    ],
+)
+def test_a_location_that_is_none_is_refused_wherever_it_stands(location: dict[str, str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        GatewaySettings.from_mapping({"location": location})
+    variable = ",".join(f"{key}={value}" for key, value in location.items())
+    with pytest.raises(ConfigError, match=f"DATUM_ROUTER_LOCATION{message.removeprefix('location')}"):
+        settings_from_environment({"DATUM_ROUTER_LOCATION": variable})
+
+
+def test_no_setting_is_no_place() -> None:
+    assert read_place({}, {}) == UNKNOWN_LOCALITY
+
+
+def test_interfaces_of_vpcs_go_to_the_data_plane_beside_its_other_settings() -> None:
+    found = settings_from_environment(
+        {
+            "DATUM_ROUTER_DATA_PLANE_CONFIG": "pool_wait_s=1",
+            "DATUM_ROUTER_VPC_INTERFACES": "a/shop=galactic0,a/lab=galactic1",
+            "DATUM_ROUTER_VPC_ATTACHMENTS": "a/edge=galactic0",
+            "DATUM_ROUTER_VPC_REQUIRED": "true",
+        }
+    )
+    assert found["data_plane_config"] == {
+        "pool_wait_s": "1",
+        "vpc_interfaces": "a/shop=galactic0,a/lab=galactic1",
+        "vpc_attachments": "a/edge=galactic0",
+        "vpc_required": "true",
+    }
 
 
 def test_probes_and_metrics_may_be_reached_by_others() -> None:

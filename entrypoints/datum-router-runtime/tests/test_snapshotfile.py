@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -52,6 +53,24 @@ def test_damaged_and_foreign_files_are_passed_over(tmp_path: Path, caplog: pytes
         caplog.clear()
         assert SnapshotFile(str(path), scope=SCOPE).read() is None
         assert "last snapshot cannot be used" in caplog.text
+
+
+def test_what_others_may_have_put_there_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    good = tmp_path / "good"
+    good.write_bytes(encode_snapshot(data(), saved_at=1.0, scope=SCOPE))
+    good.chmod(0o600)
+    path = tmp_path / "last"
+    path.symlink_to(good)
+    assert SnapshotFile(str(path), scope=SCOPE).read() is None
+    path.unlink()
+    os.mkfifo(path)  # which nobody writes to
+    assert SnapshotFile(str(path), scope=SCOPE).read() is None
+    assert "no regular file" in getattr(caplog.records[-1], "error", "")
+    good.chmod(0o620)
+    assert SnapshotFile(str(good), scope=SCOPE).read() is None
+    assert "mode 620" in getattr(caplog.records[-1], "error", "")
+    good.chmod(0o600)
+    assert SnapshotFile(str(good), scope=SCOPE).read() is not None
 
 
 def test_one_of_other_settings_is_passed_over() -> None:

@@ -19,7 +19,7 @@ from datum_router.reconcile.reports import Refusal
 from datum_router.reconcile.workqueue import MAX_HOLD_S
 from datum_router.testing.cluster import FakeCluster
 from datum_router_runtime.status import FORBIDDEN_RETRY_S, StatusWriter
-from tests.controllers import Line, Process, conditions, events, put, report, route, service, simulate, statuses
+from tests.controllers import Line, Process, conditions, events, key_of, put, report, route, service, simulate, statuses
 
 GONE = ClusterUnavailable("no answer")
 NEWEST = 10**9
@@ -424,6 +424,34 @@ def test_an_object_whose_write_fails_waits_longer_each_time_and_holds_nobody_up(
             assert times[-1] - times[-2] > times[1] - times[0]
             assert process.writer.errors["VPCRoute", "conflict"] == 8
             assert process.writer.failing == 0
+            nursery.cancel_scope.cancel()
+
+    simulate(script)
+
+
+def test_an_object_that_the_api_breaks_on_holds_nobody_up() -> None:
+    async def script() -> None:
+        tries: list[float] = []
+
+        class Picky(FakeCluster):
+            async def write_status(self, write) -> None:  # type: ignore[no-untyped-def]
+                if write.key.name == "r1":
+                    tries.append(trio.current_time())
+                    raise ClusterUnavailable("etcdserver: request is too large", status=500)
+                await super().write_status(write)
+
+        cluster = Picky()
+        many(cluster, 20)
+        process = Process(cluster)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(process.run)
+            for number in range(60):
+                service(cluster, port=1000 + number)  # something else is written meanwhile
+                await trio.sleep(10.0)
+                assert conditions(cluster, key_of("VPCService", "api"))
+            assert len(tries) < 30
+            assert process.writer.errors["VPCRoute", "unavailable"] == len(tries)
+            assert count_of(cluster)["api"] == 60
             nursery.cancel_scope.cancel()
 
     simulate(script)

@@ -127,6 +127,7 @@ def test_a_port_that_cannot_be_had_keeps_a_gateway_from_being_ready_for_a_while_
 
             (reason,) = await serve(1, PLAIN, taken)
             assert "is in use by another process" in reason
+            assert supervisor.listener_problems["taken"].reason is Reason.PORT_UNAVAILABLE
             bench.now += BIND_PATIENCE_S
             assert supervisor.not_ready_reasons() == []
             assert len(await serve(2, taken)) == 1, "with no other listener there is nothing to be ready for"

@@ -52,7 +52,11 @@ def test_endpoints_are_the_host_parts_of_the_addresses_at_the_target_port() -> N
     view = FixedView(attachment("10.40.7.2/24", "fd40:10:0:7::2/64"), vpc())
     found = AttachmentResolver().resolve(service(target_port=9000), view)
     assert found is not None
-    assert [item.key for item in found.endpoints] == ["10.40.7.2:9000", "[fd40:10:0:7::2]:9000"]
+    assert [item.key for item in found.endpoints] == [
+        "10.40.7.2:9000@production/shop",
+        "[fd40:10:0:7::2]:9000@production/shop",
+    ]
+    assert {item.vpc for item in found.endpoints} == {"production/shop"}
     assert all(item.is_serving and item.origin == "attachment" for item in found.endpoints)
     assert not found.problems
 

@@ -17,7 +17,7 @@ from datum_router.errors import ClusterError, ClusterForbidden, ClusterUnavailab
 from datum_router_kubernetes import client as client_module
 from datum_router_kubernetes.access import Place, load_access, locate
 from datum_router_kubernetes.answers import ResponseTooLarge
-from datum_router_kubernetes.client import MAX_LINE_BYTES, ApiClient, Hold, make_client
+from datum_router_kubernetes.client import MAX_LINE_BYTES, ApiClient, Hold, in_thread, make_client
 from datum_router_kubernetes.testing import (
     TOKEN,
     Asked,
@@ -191,25 +191,27 @@ def test_a_request_is_ended_from_another_thread(api: ScriptedApi, client: ApiCli
     assert len(api.asked) == 1
 
 
-def test_cancelling_a_call_ends_its_thread(
-    api: ScriptedApi, client: ApiClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client_module, "MAX_THREADS", 1)
+def test_cancelling_a_call_ends_its_thread(api: ScriptedApi, client: ApiClient) -> None:
     api.lists(PODS, Reply(chunks=(), then="hang"))
 
     async def main() -> None:
+        limiter = trio.CapacityLimiter(1)
         with trio.move_on_after(0.2) as scope:
-            await client.call("GET", PODS)
+            await in_thread(lambda hold: client.request("GET", PODS, hold=hold), limiter)
         assert scope.cancelled_caught
-        with trio.fail_after(5):
-            await client.call("GET", "/api/v1/services")  # there is a thread for it when the other one has ended
+        with trio.fail_after(5):  # there is a thread for it when the other one has ended
+            await in_thread(lambda hold: client.request("GET", "/api/v1/services", hold=hold), limiter)
 
     trio.run(main)
 
 
 def test_calls_give_what_requests_give(api: ScriptedApi, client: ApiClient) -> None:
     api.lists(PODS, Reply(body=b"1"))
-    assert trio.run(client.call, "GET", PODS) == b"1"
+
+    async def main() -> bytes:
+        return await in_thread(lambda hold: client.request("GET", PODS, hold=hold), trio.CapacityLimiter(1))
+
+    assert trio.run(main) == b"1"
 
 
 # --- streams -------------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from datum_router_kubernetes.cluster import (
 )
 from datum_router_kubernetes.events import OBJECT_BURST, UPDATE_S
 from datum_router_kubernetes.ratelimit import WriteLimits
+from datum_router_kubernetes.testing import write_kubeconfig
 
 ROUTE = GroupVersionKind(group="router.datum.net", version="v1alpha1", kind="VPCRoute")
 DEADLINE_S = 20.0
@@ -382,6 +383,50 @@ def test_an_object_is_applied_strictly_by_the_manager_that_was_named() -> None:
     assert cluster.counts().writes == 1  # a dry run is none
 
 
+@pytest.mark.parametrize("is_same", [True, False])
+def test_a_conflict_about_what_is_as_it_should_be_is_none(is_same: bool) -> None:
+    def answer(sent: Sent) -> dict[str, object]:
+        found = obj("7")
+        if sent.method == "GET":
+            return found
+        if sent.query["force"] == "false":
+            raise ClusterConflict("conflict with kubectl-client-side-apply", status=409)
+        metadata = found["metadata"]
+        assert isinstance(metadata, dict)
+        metadata["managedFields"] = [{"manager": "datum-router"}]
+        return found if is_same else {**found, "spec": {"another": 1}}
+
+    api = Api(answer)
+    cluster = KubernetesCluster(lambda: api)
+    raw = {"apiVersion": ROUTE.api_version, "kind": "VPCRoute", "metadata": {"name": "api", "namespace": "shop"}}
+
+    async def main() -> None:
+        if is_same:
+            assert not (await cluster.apply(raw, plural="vpcroutes", manager="m", is_forced=False)).is_changed
+        else:
+            with pytest.raises(ClusterConflict, match="kubectl-client-side-apply"):
+                await cluster.apply(raw, plural="vpcroutes", manager="m", is_forced=False)
+
+    trio.run(main)
+    assert api.sent[-1].query["dryRun"] == "All"
+    assert api.sent[-1].query["force"] == "true"
+
+
+def test_a_kind_that_the_cluster_lacks_is_told_with_what_installs_it() -> None:
+    def answer(sent: Sent) -> dict[str, object]:
+        raise ClusterNotFound("get vpcroutes: the API answered 404", status=404)
+
+    cluster = KubernetesCluster(lambda: Api(answer))
+    raw = {"apiVersion": ROUTE.api_version, "kind": "VPCRoute", "metadata": {"name": "api", "namespace": "shop"}}
+    found = r"does not know vpcroutes of router.datum.net/v1alpha1 \(kubectl apply -f manifests/crds/\)$"
+
+    async def main() -> None:
+        with pytest.raises(ClusterNotFound, match=found):
+            await cluster.apply(raw, plural="vpcroutes", manager="m", is_forced=False)
+
+    trio.run(main)
+
+
 # --- a server that does not answer, or not as one would like ----------------------------------------------------------
 
 
@@ -414,18 +459,7 @@ class ScriptedServer(socketserver.ThreadingTCPServer):
 
 
 def kubeconfig(directory: Path, port: int) -> dict[str, str]:
-    path = directory / "kubeconfig"
-    path.write_text(
-        json.dumps(
-            {
-                "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-                "users": [{"name": "u", "user": {"token": "t"}}],
-                "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "shop"}}],
-                "current-context": "x",
-            }
-        )
-    )
-    return {"kubeconfig": str(path)}
+    return {"kubeconfig": str(write_kubeconfig(directory, f"http://127.0.0.1:{port}", namespace="shop"))}
 
 
 @contextlib.contextmanager

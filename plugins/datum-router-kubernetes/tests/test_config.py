@@ -30,6 +30,7 @@ CONFIG_MAPS = ResourceKind(group="", version="v1", kind="ConfigMap", plural="con
 LEASE = kind("coordination.k8s.io", "Lease", "leases")
 NAMESPACE = kind("", "Namespace", "namespaces", namespaced=False, is_metadata_only=True)
 PODS = kind("", "Pod", "pods")
+SLICES = kind("discovery.k8s.io", "EndpointSlice", "endpointslices")
 KINDS = (*OWN_KINDS, SECRETS, CONFIG_MAPS, PODS)
 
 
@@ -69,7 +70,7 @@ def test_settings_are_read() -> None:
     [
         ("kubeConfig", "x", "did you mean kubeconfig?"),
         ("colour", "red", "known settings: kubeconfig"),
-        ("role", "boss", "one of gateway, controller, cli"),
+        ("role", "boss", "one of gateway, controller, cli, discovery, remote"),
         ("namespaces", "a,B c", "found 'B c'"),
         ("pageSize", "0", "a whole number from 1 to 10000"),
         ("pageSize", "1.5", "a whole number"),
@@ -103,11 +104,23 @@ def test_all_kinds_are_read_in_the_whole_cluster_but_secrets_and_configmaps() ->
 
 
 def test_no_role_reads_secrets_other_than_by_name() -> None:
-    for role in Role:
+    for role in set(Role) - {Role.DISCOVERY}:
         for namespaces in ((), ("shop",)):
             assert not any(
                 "secrets" in path or "configmaps" in path for path in paths(*KINDS, role=role, namespaces=namespaces)
             )
+
+
+def test_discovery_reads_secrets_of_its_own_namespace_with_a_label_and_its_own_slices() -> None:
+    found = collections_of([*KINDS, SLICES], ClusterSettings(role=Role.DISCOVERY), "system")
+    assert [(one.path, one.label_selector) for one in found if "router.datum.net/v1" not in one.path] == [
+        ("/api/v1/namespaces/system/secrets", "router.datum.net/remote-cluster=true"),
+        ("/api/v1/pods", ""),
+        (
+            "/apis/discovery.k8s.io/v1/endpointslices",
+            "endpointslice.kubernetes.io/managed-by=discovery.router.datum.net",
+        ),
+    ]
 
 
 def test_some_namespaces_are_read_one_by_one() -> None:

@@ -24,7 +24,6 @@ from datum_router_kubernetes.follow import (
     MAX_BACKOFF_S,
     MAX_WATCH_S,
     MIN_WATCH_S,
-    MUTE_WATCHES,
     RELIST_SPREAD_S,
     SCOUT_BACKOFF_S,
     Damaged,
@@ -283,7 +282,9 @@ def test_gone_while_watching_leads_to_a_list_that_finds_what_was_deleted() -> No
 
 def test_a_watch_that_ends_in_order_goes_on_at_once() -> None:
     follower = listed("a")
-    follower.ended(lasted_s=400, has_spoken=False)
+    follower.ended(lasted_s=400, has_spoken=True)
+    assert follower.step() == Watch("10", MAX_WATCH_S)
+    follower.ended(lasted_s=2, has_spoken=False)
     assert follower.step() == Watch("10", MAX_WATCH_S)
 
 
@@ -313,30 +314,33 @@ def test_silent_watches_one_after_the_other_do_not_back_off() -> None:
         assert pause(follower) <= FIRST_BACKOFF_S
 
 
-def test_watches_that_are_mute_from_their_beginning_lead_to_a_list() -> None:
-    """An API server does so whose store was put back to an older state, for as long as it has yet to catch up."""
-    follower = listed("a")
-    for _ in range(MUTE_WATCHES - 1):
-        follower.failed(DOWN, lasted_s=70, is_mute=True)
-        pause(follower)
-    assert follower.step() == Watch("10", MAX_WATCH_S)
-    follower.failed(DOWN, lasted_s=70, is_mute=True)
+def test_watches_that_say_nothing_at_all_lead_to_a_list() -> None:
+    follower = listed("a", "b", version="1000")
+    follower.failed(DOWN, lasted_s=70, silent_s=70)
+    pause(follower)
+    assert follower.step() == Watch("1000", MAX_WATCH_S)
+    follower.failed(DOWN, lasted_s=70, silent_s=70)
     assert pause(follower) <= RELIST_SPREAD_S
-    assert isinstance(follower.step(), ReadPage)
-    taken = follower.take_page([Head("default", "b", "5")], "6", "")
-    assert taken.gone == (("default", "a"),)
-    assert follower.step() == Watch("6", MAX_WATCH_S)
+    assert follower.step() == ReadPage("", 500)
+    # The data was restored from a copy: versions are lower, and the one of `a` is there again for another content.
+    assert follower.take_page(heads("a"), "900", "") == Page((0,), (("default", "b"),), is_last=True)
+    assert follower.step() == Watch("900", MAX_WATCH_S)
 
 
-def test_a_word_between_mute_watches_or_one_that_never_opened_means_no_list() -> None:
+def test_one_word_in_between_is_enough_to_go_on_watching() -> None:
     follower = listed("a")
-    for index in range(5):
-        follower.failed(DOWN, lasted_s=70, is_mute=True)
+    for version in range(11, 31):
+        follower.take_event("BOOKMARK", Head("", "", str(version)))
+        follower.failed(DOWN, lasted_s=110, silent_s=70)
         pause(follower)
-        follower.failed(DOWN)
-        pause(follower)
-        follower.take_event("BOOKMARK", Head("", "", str(20 + index)))
-        assert follower.step() == Watch(str(20 + index), MAX_WATCH_S)
+        assert follower.step() == Watch(str(version), MAX_WATCH_S)
+
+
+def test_a_watch_that_was_silent_to_its_end_leads_to_a_list() -> None:
+    follower = listed("a")
+    follower.ended(lasted_s=400, has_spoken=False)
+    assert pause(follower) <= RELIST_SPREAD_S
+    assert follower.step() == ReadPage("", 500)
 
 
 # --- failures ------------------------------------------------------------------------------------------------------
@@ -426,7 +430,8 @@ def test_a_missing_right_is_told_by_name() -> None:
     assert follower.trouble is not None
     assert follower.trouble.severity is Severity.ERROR
     assert "the right to list vpcroutes.router.datum.net in all namespaces is missing" in follower.trouble.message
-    assert follower.trouble.hint == "grant it by a ClusterRole: resources [vpcroutes], verbs [get, list, watch]"
+    rule = "resources [vpcroutes], verbs [get, list, watch]"
+    assert follower.trouble.hint == f"grant it by a ClusterRole: {rule}; manifests/rbac/rbac.yaml does"
     assert not follower.is_listed
     assert pause(follower) <= FIRST_BACKOFF_S
 
@@ -447,7 +452,7 @@ def test_a_secret_that_may_not_be_read_is_an_error_and_keeps_nobody_waiting() ->
     assert follower.trouble is not None
     assert follower.trouble.severity is Severity.ERROR
     assert "secrets tls in namespace shop" in follower.trouble.message
-    assert follower.trouble.hint.endswith("resourceNames [tls]")
+    assert follower.trouble.hint.endswith("resourceNames [tls]; manifests/examples/gateway-secret-access.yaml does")
 
 
 def test_an_optional_kind_that_may_not_be_read_is_a_warning() -> None:

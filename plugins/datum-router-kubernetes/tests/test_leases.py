@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datum_router.manifests.lease import unix_time
 from datum_router.manifests.meta import OwnerReference
 from datum_router.plugins.cluster import LeaseRecord
 from datum_router_kubernetes.leases import (
@@ -19,7 +20,6 @@ from datum_router_kubernetes.leases import (
     encode_replacement,
     list_query,
     micro_time,
-    unix_time,
 )
 
 RECORD = LeaseRecord(

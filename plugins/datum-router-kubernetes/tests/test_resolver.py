@@ -4,6 +4,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from datum_router.manifests.location import Coordinates, Location, LocationSpec
 from datum_router.manifests.meta import Condition, ObjectMeta, ObjectRef
 from datum_router.manifests.parts import LabelSelector, LabelSelectorRequirement, SelectorOperator
 from datum_router.manifests.referencegrant import GrantFrom, GrantTo, ReferenceGrant, ReferenceGrantSpec
@@ -403,7 +404,7 @@ def attachment(*addresses: str, name: str = "region1", ready: bool = True) -> An
     return Attachment(
         kind="VPCAttachment",
         metadata=ObjectMeta(name=name),
-        spec=SimpleNamespace(interface=SimpleNamespace(addresses=addresses)),
+        spec=SimpleNamespace(interface=SimpleNamespace(addresses=addresses), vpc=SimpleNamespace(name="shop")),
         status=SimpleNamespace(ready=ready),
     )
 
@@ -425,7 +426,7 @@ SLICE = slice_of(of_pod())
 @pytest.mark.parametrize("source", [AddressSource.POD_IP, AddressSource.ENDPOINT_SLICE])
 def test_a_pods_attachment_address_takes_the_place_of_its_pod_address(source: AddressSource) -> None:
     items = (service(), SLICE, pod(attachment="region1"), attachment("10.40.7.2/24"))
-    assert keys(binding(), *items) == ["10.40.7.2:9000"]
+    assert keys(binding(), *items) == ["10.40.7.2:9000@default/shop"]
     assert keys(binding(address_source=source), *items) == ["10.0.0.1:9000"]
 
 
@@ -443,7 +444,9 @@ def test_a_pod_whose_attachment_is_gone_is_left_out_and_reported() -> None:
 
 def test_an_attachment_that_is_not_ready_gives_addresses_that_do_not_serve() -> None:
     items = (service(), SLICE, pod(attachment="region1"), attachment("10.40.7.2/24", ready=False))
-    assert [(item.key, item.is_serving) for item in given(binding(), *items).endpoints] == [("10.40.7.2:9000", False)]
+    assert [(item.key, item.is_serving) for item in given(binding(), *items).endpoints] == [
+        ("10.40.7.2:9000@default/shop", False)
+    ]
     ((reason, message),) = complaints(binding(), *items)
     assert reason is Reason.NO_VPC_ADDRESS
     assert "vpcattachment default/region1 of pod api-0 is not ready" in message
@@ -471,9 +474,9 @@ def test_many_pods_without_address_make_one_message_of_bounded_length() -> None:
 def test_the_family_is_that_of_the_attachment_whatever_slices_list() -> None:
     items = (service(), SLICE, pod(attachment="region1"), attachment("10.40.7.2/24", "fd40::2/64"))
     for family, expected in (
-        (AddressFamily.DUAL, ["10.40.7.2:9000", "[fd40::2]:9000"]),
-        (AddressFamily.IPV4, ["10.40.7.2:9000"]),
-        (AddressFamily.IPV6, ["[fd40::2]:9000"]),
+        (AddressFamily.DUAL, ["10.40.7.2:9000@default/shop", "[fd40::2]:9000@default/shop"]),
+        (AddressFamily.IPV4, ["10.40.7.2:9000@default/shop"]),
+        (AddressFamily.IPV6, ["[fd40::2]:9000@default/shop"]),
     ):
         assert keys(binding(address_family=family), *items) == expected
 
@@ -481,21 +484,54 @@ def test_the_family_is_that_of_the_attachment_whatever_slices_list() -> None:
 def test_a_pod_in_slices_of_both_families_has_its_attachment_once() -> None:
     both = (SLICE, slice_of(of_pod("fd00::1"), kind="IPv6"))
     items = (service(), *both, pod(attachment="region1"), attachment("10.40.7.2/24"))
-    assert keys(binding(), *items) == ["10.40.7.2:9000"]
+    assert keys(binding(), *items) == ["10.40.7.2:9000@default/shop"]
 
 
 def test_the_slice_of_a_tenants_pod_gives_its_vpc_address() -> None:
     own = tenant_slice("fd40::9")
-    assert keys(binding(), service(), SLICE, pod(), own) == ["[fd40::9]:9000"]
-    assert keys(binding(), service(), SLICE, pod(attachment="region1"), own) == ["[fd40::9]:9000"]
+    assert keys(binding(), service(), SLICE, pod(), own) == ["[fd40::9]:9000@/jU"]
+    assert keys(binding(), service(), SLICE, pod(attachment="region1"), own) == ["[fd40::9]:9000@/jU"]
     first = (pod(attachment="region1"), attachment("10.40.7.2/24"))
-    assert keys(binding(), service(), SLICE, *first, own) == ["10.40.7.2:9000"]
+    assert keys(binding(), service(), SLICE, *first, own) == ["10.40.7.2:9000@default/shop"]
     assert keys(binding(address_source=AddressSource.POD_IP), service(), SLICE, pod(), own) == ["10.0.0.1:9000"]
+
+
+def test_an_endpoint_of_an_attachment_is_in_its_vpc_and_at_its_location() -> None:
+    there = attachment("10.40.7.2/24")
+    there.metadata = ObjectMeta(name="region1", annotations={"router.datum.net/location": "fra"})
+    place = Location(
+        api_version="networking.datumapis.com/v1alpha",
+        kind="Location",
+        metadata=ObjectMeta(name="fra", namespace=""),
+        spec=LocationSpec(topology={"city": "FRA"}, coordinates=Coordinates(latitude="50.1", longitude="8.5")),
+    )
+    (found,) = given(binding(), service(), SLICE, pod(attachment="region1"), there, place).endpoints
+    assert (found.vpc, found.address, found.port) == ("default/shop", "10.40.7.2", 9000)
+    assert (found.locality.location, found.locality.latitude, found.locality.value("city")) == ("fra", 50.1, "FRA")
+
+
+@pytest.mark.parametrize("ready", [True, False])
+def test_a_vpc_that_is_not_ready_keeps_its_endpoints_from_serving(ready: bool) -> None:
+    vpc = Attachment(
+        kind="VPC", metadata=ObjectMeta(name="shop"), spec=SimpleNamespace(), status=SimpleNamespace(ready=ready)
+    )
+    items = (service(), SLICE, pod(attachment="region1"), attachment("10.40.7.2/24"), vpc)
+    found = given(binding(), *items)
+    assert [item.is_serving for item in found.endpoints] == [ready]
+    assert [item.reason for item in found.shortfalls] == ([] if ready else [Reason.NO_VPC_ADDRESS])
+
+
+@pytest.mark.parametrize("tenant", ["jU", "-G", "j U-G"])
+def test_a_tenant_id_that_is_none_keeps_its_endpoints_from_serving(tenant: str) -> None:
+    own = tenant_slice("fd40::9", labels={"galactic.datum.net/tenant-id": tenant})
+    found = given(binding(), service(), SLICE, pod(), own)
+    assert [item.is_serving for item in found.endpoints] == [False]
+    assert [item.reason for item in found.shortfalls] == [Reason.NO_VPC_ADDRESS]
 
 
 def test_a_slice_of_a_pods_name_that_is_not_its_tenants_gives_nothing() -> None:
     for other in (tenant_slice("fd40::9", labels={}), tenant_slice("fd40::9", "api-1", name="api-0")):
-        assert "[fd40::9]:9000" not in keys(binding(), service(), SLICE, pod(), other)
+        assert "[fd40::9]:9000@/jU" not in keys(binding(), service(), SLICE, pod(), other)
 
 
 def test_a_pod_of_another_namespace_is_not_believed() -> None:

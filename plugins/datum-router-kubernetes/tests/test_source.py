@@ -206,7 +206,7 @@ def lists_asked(api: ScriptedApi) -> list[Asked]:
 
 
 def test_counts_are_kept(api: ScriptedApi, stage: Stage) -> None:
-    api.lists(THINGS, page([item("a")]))
+    api.lists(THINGS, page([item("a")]), page([item("a")], version="12"))
     api.watches(THINGS, watch(event("ADDED", item("b", "11")), then="end"), watch(failure(410)), watch())
     source = stage.source(THING)
     assert isinstance(source, CountingSource)
@@ -561,6 +561,29 @@ def test_more_secrets_than_are_watched_are_told(api: ScriptedApi, stage: Stage) 
         assert "secret default/two" in found.message
         lines.put(event("DELETED", ingress("in", "one", "11")))
         running.wait(lambda: running.names("Secret") == ["two"], "there is room now")
+        running.wait(lambda: not running.diagnostics(), "the diagnostic is gone")
+        lines.put(None)
+
+
+def test_secrets_of_a_namespace_with_many_give_way_to_those_of_another(api: ScriptedApi, stage: Stage) -> None:
+    lines = Lines()
+    api.lists(INGRESSES, page([ingress("in", "one"), ingress("on", "two")]))
+    api.watches(INGRESSES, Reply(chunks=lines))
+    api.lists(SECRETS, lambda asked: page([item(asked.query["fieldSelector"].partition("=")[2])]))
+    theirs = item("theirs")
+    theirs["metadata"]["namespace"] = "shop"  # type: ignore[index]
+    api.lists("/api/v1/namespaces/shop/secrets", page([theirs]))
+    other = ingress("other", "theirs", "11")
+    other["metadata"]["namespace"] = "shop"  # type: ignore[index]
+    with stage.run(INGRESS, SECRET, max_named_watches=2) as running:
+        running.wait_synced()
+        assert running.names("Secret") == ["one", "two"]
+        lines.put(event("ADDED", other))
+        running.wait(lambda: running.names("Secret") == ["one", "theirs"], "its share")
+        running.wait(lambda: len(running.diagnostics()) == 1, "what is left out is told")
+        assert "secret default/two" in running.diagnostics()[0].message
+        lines.put(event("DELETED", {**other, "metadata": {**other["metadata"], "resourceVersion": "12"}}))  # type: ignore[dict-item]
+        running.wait(lambda: running.names("Secret") == ["one", "two"], "there is room again")
         running.wait(lambda: not running.diagnostics(), "the diagnostic is gone")
         lines.put(None)
 

@@ -40,6 +40,19 @@ def test_what_is_beyond_the_limit_is_told_and_moves_up_when_there_is_room() -> N
     assert wanted.left_out() == ""
 
 
+def test_a_namespace_that_names_hundreds_leaves_others_their_share() -> None:
+    wanted = Wanted(limit=4)
+    greedy = [ObjectKey(kind="Secret", namespace="a-greedy", name=f"s{number}") for number in range(1000)]
+    wanted.put(ObjectKey(kind="VPCService", namespace="a-greedy", name="many"), greedy)
+    assert wanted.watched() == set(greedy[:4])
+    assert wanted.put(ingress("a"), [secret("x")]) == Change(added=(secret("x"),), removed=(greedy[3],))
+    assert wanted.put(ingress("b"), [secret("y")]) == Change(added=(secret("y"),), removed=(greedy[2],))
+    assert wanted.put(ingress("c"), [secret("z")]) == Change()  # both have as many
+    assert "1003 secrets" in wanted.left_out()
+    assert wanted.put(ingress("a"), []) == Change(added=(secret("z"),), removed=(secret("x"),))
+    assert wanted.put(ingress("b"), []) == Change(added=(greedy[4],), removed=(secret("y"),))
+
+
 puts = st.lists(st.tuples(st.sampled_from("abc"), st.lists(st.sampled_from("uvwxyz"), max_size=4)), max_size=20)
 
 

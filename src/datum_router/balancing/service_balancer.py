@@ -103,6 +103,11 @@ class ServiceBalancer:
         self._health = health
         self._compute()
 
+    def update_place(self, gateway_locality: Locality) -> None:
+        """Take the place where the gateway is now."""
+        self._gateway_locality = gateway_locality
+        self._compute()
+
     def pick(self, ctx: PickContext) -> Endpoint | None:
         """Return an endpoint that this request has not tried, None if none may be picked."""
         if ctx.now >= self._ramp_at:

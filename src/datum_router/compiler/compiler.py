@@ -20,12 +20,13 @@ from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
 from datum_router.compiler.diff import combine_digests, part_digest
 from datum_router.compiler.ingress import Attached, IngressCompiler, IngressScope
 from datum_router.compiler.memo import Changes, Look, Made, Memo, RecordingView
+from datum_router.compiler.place import PlaceCompiler
 from datum_router.compiler.refs import Finding, Hints, locate, resolve_service
 from datum_router.compiler.rules import RouteCompiler
 from datum_router.compiler.services import CompiledService, ServiceCompiler, service_key
 from datum_router.compiler.steps import in_one_go
 from datum_router.compiler.table import RuleTable
-from datum_router.manifests.meta import ObjectKey
+from datum_router.manifests.meta import ObjectKey, key_of
 from datum_router.manifests.servicebinding import ServiceBinding
 from datum_router.manifests.vpcingress import VPCIngress
 from datum_router.manifests.vpcroute import VPCRoute
@@ -103,6 +104,7 @@ class Compiler:
         "_hints",
         "_last",
         "_options",
+        "_place_compiler",
         "_plugins",
         "_route_compiler",
         "_routes",
@@ -122,6 +124,7 @@ class Compiler:
             are_credentials_known=self._options.are_credentials_known,
         )
         self._route_compiler = RouteCompiler(plugins, regex=self._options.regex)
+        self._place_compiler = PlaceCompiler([spec.create() for spec in plugins.places])
         self._hints = Hints()
         self._last = SnapshotData()
         self._version = 0
@@ -135,6 +138,7 @@ class Compiler:
         self._bindings: Memo[None] = Memo("ServiceBinding")
         self._routes: Memo[tuple[Rule, ...]] = Memo("VPCRoute")
         self._scope: Made[IngressScope] = Made(IngressScope(), (), (("VPCIngress",),))
+        self._place_compiler.forget()
         self._table = RuleTable()
         self._digests: dict[ServiceKey, bytes] = {}
 
@@ -154,6 +158,7 @@ class Compiler:
             services = yield from self._compile_services(view, changes)
             for _ in self._bindings.update(view, changes, _check_binding):
                 pass
+            self._place_compiler.update(view, changes)
             removed, added = self._compile_scope(view, changes)
             yield from self._compile_routes(view, changes, removed, added)
             yield
@@ -168,6 +173,7 @@ class Compiler:
         findings = [
             *self._services.findings(),
             *self._bindings.findings(),
+            *self._place_compiler.findings,
             *self._scope.findings,
             *self._routes.findings(),
             *(_conflict(loser, winner) for loser, winner in self._table.conflicts()),
@@ -282,18 +288,19 @@ class Compiler:
         return listeners
 
     def _publish(self, services: Mapping[ServiceKey, Service], listeners: tuple[Listener, ...]) -> SnapshotData:
-        last, rules = self._last, self._table.rules
+        last, rules, place = self._last, self._table.rules, self._place_compiler.place
         if (
             self._version
             and last.listeners == listeners
+            and last.place == place
             and (last.services is services or last.services == services)
             and last.rules == rules  # by identity first, and no further than to the first difference
         ):
             return last
         self._version += 1
-        digest = combine_digests(self._digests, self._table.digests, listeners)
+        digest = combine_digests(self._digests, self._table.digests, listeners, place)
         self._last = SnapshotData(
-            version=self._version, digest=digest, services=services, rules=rules, listeners=listeners
+            version=self._version, digest=digest, services=services, rules=rules, listeners=listeners, place=place
         )
         return self._last
 
@@ -309,7 +316,7 @@ def _given_to(made: CompiledService | None) -> tuple[Contribution, ...]:
 def _check_binding(manifest: msgspec.Struct, view: ManifestView) -> tuple[None, Sequence[Finding]] | None:
     if not isinstance(manifest, ServiceBinding):
         return None
-    key = ObjectKey(kind="ServiceBinding", namespace=manifest.metadata.namespace, name=manifest.metadata.name)
+    key = key_of("ServiceBinding", manifest.metadata)
     ref = manifest.spec.vpc_service_ref
     result = resolve_service(
         view,

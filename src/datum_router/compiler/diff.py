@@ -10,6 +10,7 @@ import msgspec
 
 from datum_router.compiler.splice import differences, splice
 from datum_router.errors import ConfigError
+from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality
 from datum_router.model.listener import Listener
 from datum_router.model.route import Rule
 from datum_router.model.service import Service, ServiceKey
@@ -22,11 +23,12 @@ SECRET_FIELDS = frozenset({"key_pem", "cert_pem", "ca_pem"})
 
 
 def digest_of(data: SnapshotData) -> str:
-    """Return a hash of what `data` does: services, rules and listeners, not the version."""
+    """Return a hash of what `data` does: services, rules, listeners and place, not the version."""
     return combine_digests(
         {key: part_digest(service) for key, service in data.services.items()},
         b"".join(map(part_digest, data.rules)),
         data.listeners,
+        data.place,
     )
 
 
@@ -36,7 +38,10 @@ def part_digest(part: Service | Rule) -> bytes:
 
 
 def combine_digests(
-    services: Mapping[ServiceKey, bytes], rules: bytes | bytearray, listeners: Sequence[Listener]
+    services: Mapping[ServiceKey, bytes],
+    rules: bytes | bytearray,
+    listeners: Sequence[Listener],
+    place: Locality = UNKNOWN_LOCALITY,
 ) -> str:
     """Return the digest of a snapshot out of those of its parts, so that one edit needs one part hashed anew.
 
@@ -53,7 +58,7 @@ def combine_digests(
         digest.update(services[key])  # a service holds its own key
     digest.update((len(rules) // PART_DIGEST_BYTES).to_bytes(8, "big"))
     digest.update(rules)
-    digest.update(_encode(listeners))
+    digest.update(_encode((listeners, place)))
     return digest.hexdigest()
 
 
@@ -83,6 +88,7 @@ def make_delta(old: SnapshotData, new: SnapshotData) -> SnapshotDelta:
         rules=tuple(new.rules[position] for position in added),
         positions=tuple(added),
         listeners=None if old.listeners == new.listeners else new.listeners,
+        place=None if old.place == new.place else new.place,
     )
 
 
@@ -127,6 +133,7 @@ def apply_delta(old: SnapshotData, delta: SnapshotDelta) -> SnapshotData:
         services=services,
         rules=rules,
         listeners=old.listeners if delta.listeners is None else delta.listeners,
+        place=old.place if delta.place is None else delta.place,
     )
 
 
@@ -141,7 +148,7 @@ class FieldChange(msgspec.Struct, frozen=True, kw_only=True):
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One object that was added, changed or removed between two snapshots."""
 
-    kind: Literal["service", "rule", "listener"]
+    kind: Literal["service", "rule", "listener", "place"]
     name: str
     action: Literal["added", "changed", "removed"]
     fields: tuple[FieldChange, ...] = ()
@@ -150,8 +157,11 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 def describe_changes(old: SnapshotData, new: SnapshotData) -> list[Change]:
     """Return all changes, sorted by kind and name."""
     changes: list[Change] = []
-    tables: Sequence[tuple[Literal["service", "rule", "listener"], Mapping[str, object], Mapping[str, object]]] = (
+    tables: Sequence[
+        tuple[Literal["service", "rule", "listener", "place"], Mapping[str, object], Mapping[str, object]]
+    ] = (
         ("listener", {item.name: item for item in old.listeners}, {item.name: item for item in new.listeners}),
+        ("place", _named_place(old), _named_place(new)),
         ("rule", {item.id: item for item in old.rules}, {item.id: item for item in new.rules}),
         (
             "service",
@@ -169,6 +179,10 @@ def describe_changes(old: SnapshotData, new: SnapshotData) -> list[Change]:
                 fields = tuple(_field_changes("", _plain(before[name]), _plain(after[name])))
                 changes.append(Change(kind=kind, name=name, action="changed", fields=fields))
     return changes
+
+
+def _named_place(data: SnapshotData) -> dict[str, object]:
+    return {} if data.place == UNKNOWN_LOCALITY else {"gateway": data.place}
 
 
 def _plain(value: object) -> object:

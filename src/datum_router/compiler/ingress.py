@@ -13,7 +13,7 @@ import msgspec
 from datum_router.compiler.diagnostics import Severity, did_you_mean
 from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
 from datum_router.compiler.services import service_key
-from datum_router.manifests.meta import ObjectKey
+from datum_router.manifests.meta import ObjectKey, key_of
 from datum_router.manifests.secret import Secret
 from datum_router.manifests.vpcingress import IngressListener, IngressProtocol, PathType, VPCIngress
 from datum_router.manifests.vpcroute import ParentRef, VPCRoute
@@ -68,7 +68,7 @@ class IngressScope(msgspec.Struct, frozen=True, kw_only=True):
         refs = route.spec.parent_refs
         if not refs:
             return own, (), True
-        key = ObjectKey(kind="VPCRoute", namespace=route.metadata.namespace, name=route.metadata.name)
+        key = key_of("VPCRoute", route.metadata)
         hosts: dict[str, None] = {}
         listeners: dict[str, None] = {}
         table = {(item.key.namespace, item.key.name): item for item in self.ingresses}
@@ -230,7 +230,7 @@ class IngressCompiler:
         )
 
     def _one(self, ingress: VPCIngress) -> Attached:
-        key = ObjectKey(kind="VPCIngress", namespace=ingress.metadata.namespace, name=ingress.metadata.name)
+        key = key_of("VPCIngress", ingress.metadata)
         spec = ingress.spec
         hostnames = tuple(dict.fromkeys(name.lower() for name in (spec.host, *spec.hosts)))
         binding = self._binding(ingress, key, hostnames)

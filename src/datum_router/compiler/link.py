@@ -202,9 +202,9 @@ class LinkedRule:
             excluded: Endpoints that this request has already tried in vain.
 
         Returns:
-            A lease, or the reply to give: 503 if nothing is usable or a limit is reached, 500 if the chosen share
-            belongs to a reference that leads nowhere, or every weight is 0 (as the Gateway API has it), or a plugin's
-            balancer is disabled.
+            A lease, or the reply to give: 503 if nothing is usable, or not where the route may send it, or a limit is
+            reached, 500 if the chosen share belongs to a reference that leads nowhere, or every weight is 0 (as the
+            Gateway API has it), or a plugin's balancer is disabled.
 
         Raises:
             PluginContractError: A plugin's balancer raised, or returned something else than it promises.
@@ -232,10 +232,20 @@ class LinkedRule:
                     if found is not None:
                         break
         if found is None:
-            return LocalReply(
-                status=503, reason=Reason.NO_HEALTHY_ENDPOINT, detail="no endpoint of the service can take the request"
-            )
+            return self._nobody()
         return found
+
+    def _nobody(self) -> LocalReply:
+        """Return the reply where no endpoint is left; it says so if there are endpoints that are elsewhere."""
+        if any(balancer.candidates.excluded for _, balancer in self._balancers.values()):
+            return LocalReply(
+                status=503,
+                reason=Reason.LOCALITY_REQUIRED,
+                detail="no endpoint at a place that the route allows can take the request",
+            )
+        return LocalReply(
+            status=503, reason=Reason.NO_HEALTHY_ENDPOINT, detail="no endpoint of the service can take the request"
+        )
 
     def _claim(
         self,
@@ -290,6 +300,8 @@ class LinkedRule:
                 priority=endpoint.priority,
                 locality=endpoint.locality,
                 origin=endpoint.origin,
+                vpc=endpoint.vpc,
+                cluster=endpoint.cluster,
             )
         return Lease(state, target, endpoint.key, trial, is_retry=is_retry)
 

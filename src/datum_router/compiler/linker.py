@@ -49,6 +49,7 @@ class Linker:
         "_bound_rules",
         "_desk",
         "_health",
+        "_is_place_fixed",
         "_last",
         "_locality",
         "_moved",
@@ -72,6 +73,7 @@ class Linker:
         """Begin with nothing.
 
         Args:
+            gateway_locality: Where this gateway is whatever snapshots say; unknown = where they say.
             desk: For trials of half-open endpoints. Without one permits count in this process alone and verdicts go
                 nowhere: right where nobody says that an endpoint is half-open.
         """
@@ -80,6 +82,7 @@ class Linker:
         self._watch = watch or PluginWatch()
         self._regex = regex
         self._locality = gateway_locality
+        self._is_place_fixed = gateway_locality != UNKNOWN_LOCALITY
         self._states: dict[ServiceKey, ServiceState] = {}
         self._moved: set[ServiceKey] = set()  # services that came or went since the last snapshot
         self._retired: list[ServiceState] = []
@@ -98,6 +101,7 @@ class Linker:
         New endpoints of one service are one step, however many rules lead to it: about 5 us for each of them.
         """
         last = self._last
+        yield from self._move(data)
         states = self._update_services(data)
         gone, added = rule_differences(last.data.rules, data.rules)
         old = [last.data.rules[position] for position in gone]
@@ -141,6 +145,18 @@ class Linker:
         states = [*self._states.values(), *self._retired]
         self._retired = [state for state in self._retired if state.limits.requests]
         return states
+
+    # --- place -----------------------------------------------------------------------------------------------------
+
+    def _move(self, data: SnapshotData) -> Generator[None, None, None]:
+        """Take the gateway's place from `data`, for the balancers of all snapshots at once; it hardly ever changes."""
+        if self._is_place_fixed or data.place == self._locality:
+            return
+        self._locality = data.place
+        for state in list(self._states.values()):
+            for balancer in state.balancers:
+                balancer.update_place(self._locality)
+            yield
 
     # --- services --------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from datum_router.routing.grpc import grpc_path
 from datum_router.routing.host import HostRank, best_hostname, host_rank, hostnames_of
 from datum_router.routing.normalize import BadPath
 from datum_router.routing.path import RANK_GRPC_METHOD, PathRank, canonical_value, path_rank
-from datum_router.routing.source import prefix_rank
+from datum_router.routing.source import ATTACHMENT_RANK, source_rank
 
 RuleRank = tuple[PathRank, int, int, int, int, float, str, int, str]
 SortKey = tuple[HostRank, RuleRank]
@@ -44,7 +44,7 @@ def rule_rank(rule: Rule) -> RuleRank:
         0 if match.methods else 1,
         -len(match.headers),
         -len(match.query),
-        prefix_rank(match.source_cidrs) if match.source_cidrs else 0,
+        source_rank(match),
         rule.created_at if rule.created_at > 0 else math.inf,
         rule.route,
         rule.index,
@@ -101,9 +101,12 @@ def _why(first: Rule, second: Rule, key: SortKey, other: SortKey) -> str:
         if a[position] != b[position]:
             return f"it has more {noun} conditions ({-int(a[position])} against {-int(b[position])})"  # type: ignore[arg-type]  # positions 2 and 3 are ints
     if a[4] != b[4]:
-        if b[4] == 0:
+        (by_a, network_a), (by_b, network_b) = divmod(-a[4], ATTACHMENT_RANK), divmod(-b[4], ATTACHMENT_RANK)
+        if by_a != by_b:
+            return "it has a source attachment"
+        if network_b == 0:
             return "it has a source network"
-        return f"its longest source network is narrower (/{-a[4] - 1} against /{-b[4] - 1})"
+        return f"its longest source network is narrower (/{network_a - 1} against /{network_b - 1})"
     if a[5] != b[5]:
         return "it is older" if b[5] != math.inf else "its age is known, and an unknown age counts as newest"
     if a[6] != b[6]:

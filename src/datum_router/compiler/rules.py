@@ -8,7 +8,7 @@ from datum_router.compiler.refs import Finding, created_at, port_override, resol
 from datum_router.compiler.services import service_key
 from datum_router.filters.base import filter_problem
 from datum_router.manifests import vpcroute as wire
-from datum_router.manifests.meta import ObjectKey, parse_duration
+from datum_router.manifests.meta import ObjectKey, key_of, parse_duration
 from datum_router.manifests.terms import BALANCER_TERMS
 from datum_router.manifests.vpcroute import VPCRoute
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
@@ -48,7 +48,7 @@ class RouteCompiler:
 
     def compile(self, route: VPCRoute, view: ManifestView, scope: IngressScope) -> tuple[list[Rule], list[Finding]]:
         """Return the route's rules and what is wrong with it. A route that cannot be served as a whole gives none."""
-        key = ObjectKey(kind="VPCRoute", namespace=route.metadata.namespace, name=route.metadata.name)
+        key = key_of("VPCRoute", route.metadata)
         findings: list[Finding] = []
         spec = route.spec
         hostnames, listeners, is_attached = scope.attach(route, findings)
@@ -63,6 +63,7 @@ class RouteCompiler:
         name = f"{key.namespace}/{key.name}"
         locality, retry, timeouts = _locality(route), _retry(route), _timeouts(route)
         created = created_at(route.metadata)
+        attachment = f"{key.namespace}/{spec.source_vpc_attachment}" if spec.source_vpc_attachment else ""
         rules: list[Rule] = []
         for index, item in enumerate(matches):
             rule = Rule(
@@ -70,7 +71,7 @@ class RouteCompiler:
                 route=name,
                 hostnames=hostnames,
                 listeners=listeners,
-                match=compile_match(item),
+                match=compile_match(item, attachment),
                 destinations=destinations,
                 filters=filters,
                 balancing=balancing,
@@ -172,8 +173,8 @@ def _destinations(
     return tuple(refs)
 
 
-def compile_match(item: wire.RouteMatch) -> Match:
-    """Return one match set of a manifest as the model's."""
+def compile_match(item: wire.RouteMatch, attachment: str = "") -> Match:
+    """Return one match set of a manifest as the model's; `attachment` is the route's, `namespace/name` or empty."""
     path = PathMatch()
     if item.exact_path is not None:
         path = PathMatch(kind=PathKind.EXACT, value=item.exact_path)
@@ -203,6 +204,7 @@ def compile_match(item: wire.RouteMatch) -> Match:
         grpc_service=item.grpc_service or "",
         grpc_method=item.grpc_method or "",
         source_cidrs=item.source_cidrs,
+        source_attachment=attachment,
     )
 
 
@@ -225,7 +227,14 @@ def _locality(route: VPCRoute) -> LocalityPolicy:
     locality = route.spec.locality
     if locality is None:
         return LocalityPolicy()
-    return LocalityPolicy(mode=LocalityMode(locality.mode.value), topology_key=locality.topology_key)
+    return LocalityPolicy(
+        mode=LocalityMode(locality.mode.value),
+        topology_key=locality.topology_key,
+        failover_order=locality.failover_order,
+        spillover_percent=locality.spillover_percent,
+        allowed_locations=locality.allowed_locations,
+        weights=tuple(sorted((item.place, item.weight) for item in locality.weights)),
+    )
 
 
 def _retry(route: VPCRoute) -> RetryPolicy:

@@ -7,8 +7,9 @@ from collections.abc import Container, Sequence
 import msgspec
 
 from datum_router.compiler.diagnostics import Severity
+from datum_router.compiler.places import service_place
 from datum_router.compiler.refs import Finding
-from datum_router.manifests.meta import ObjectKey, parse_duration
+from datum_router.manifests.meta import ObjectKey, key_of, parse_duration
 from datum_router.manifests.secret import ConfigMap, Secret
 from datum_router.manifests.vpcservice import (
     CertificateRef,
@@ -18,10 +19,9 @@ from datum_router.manifests.vpcservice import (
     UpstreamTlsSpec,
     VPCService,
 )
-from datum_router.model.endpoint import make_locality
 from datum_router.model.policy import ActiveHealthPolicy, OutlierPolicy, ProbeType
 from datum_router.model.service import Service, ServiceKey, UpstreamProtocol, UpstreamTls
-from datum_router.plugins.protocols import Contribution, ManifestView
+from datum_router.plugins.protocols import Contribution, ManifestView, ResolveProblem
 from datum_router.reasons import Reason
 from datum_router.registry.bucket import Name
 from datum_router.registry.endpoints import EndpointRegistry
@@ -57,22 +57,10 @@ class ServiceCompiler:
     def compile(self, manifest: VPCService, view: ManifestView) -> tuple[CompiledService, list[Finding]]:
         """Return the service and what is wrong with it; a service is always returned, at worst without endpoints."""
         spec = manifest.spec
-        key = ObjectKey(kind="VPCService", namespace=manifest.metadata.namespace, name=manifest.metadata.name)
+        key = key_of("VPCService", manifest.metadata)
         findings: list[Finding] = []
         resolution = self._registry.resolve(manifest, view)
-        for problem in resolution.problems:
-            findings.append(
-                Finding(
-                    key=problem.object or key,
-                    path=problem.path,
-                    reason=problem.reason,
-                    message=problem.message,
-                    hint=problem.hint,
-                    severity=Severity.WARNING if problem.is_reference else Severity.ERROR,
-                    is_reference=problem.is_reference,
-                    missing=problem.missing,
-                )
-            )
+        findings += (finding_of(problem, key) for problem in resolution.problems)
         if not resolution.endpoints and not resolution.problems:
             findings.append(
                 Finding(
@@ -84,6 +72,8 @@ class ServiceCompiler:
                     is_reference=True,
                 )
             )
+        place = service_place(manifest, view)
+        findings += place.findings(key)
         tls, tls_findings = _upstream_tls(manifest, key, view if self._are_credentials_known else None)
         findings += tls_findings
         health = spec.health_check
@@ -98,7 +88,7 @@ class ServiceCompiler:
             connect_timeout_s=parse_duration(spec.connect_timeout),
             idle_timeout_s=parse_duration(spec.idle_timeout),
             tls=tls,
-            locality=make_locality(spec.topology),
+            locality=place.locality,
         )
         return CompiledService(service=service, contributions=resolution.contributions), findings
 
@@ -109,6 +99,20 @@ class ServiceCompiler:
     def retain(self, names: Container[Name]) -> None:
         """Forget what is remembered of services that are not among these."""
         self._registry.retain(names)
+
+
+def finding_of(problem: ResolveProblem, key: ObjectKey) -> Finding:
+    """Return what a plugin found wrong, with the object `key` unless it names another."""
+    return Finding(
+        key=problem.object or key,
+        path=problem.path,
+        reason=problem.reason,
+        message=problem.message,
+        hint=problem.hint,
+        severity=Severity.WARNING if problem.is_reference or problem.is_remark else Severity.ERROR,
+        is_reference=problem.is_reference and not problem.is_remark,
+        missing=problem.missing,
+    )
 
 
 def active_policy(health: HealthCheck, protocol: Protocol) -> ActiveHealthPolicy:

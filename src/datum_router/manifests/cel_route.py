@@ -23,13 +23,22 @@ from datum_router.manifests.cel import (
 )
 from datum_router.manifests.meta import FIELD_TEXT_PATTERN, MAX_HEADER_NAME_CHARS
 from datum_router.manifests.rules import is_prime
-from datum_router.manifests.validate_route import DEFAULT_TABLE_SIZE, FILTER_FIELDS, NOT_HASHING, REDIRECT_STATUSES
+from datum_router.manifests.validate_route import (
+    DEFAULT_SPILLOVER,
+    DEFAULT_TABLE_SIZE,
+    FILTER_FIELDS,
+    NOT_HASHING,
+    ORDERING,
+    REDIRECT_STATUSES,
+    SPILLING,
+)
 from datum_router.manifests.vpcroute import (
     MAX_REGEX_BYTES,
     MAX_TABLE_SIZE,
     HeaderMatch,
     HeaderModifier,
     LoadBalancingConfig,
+    LocalitySpec,
     PathModifier,
     RequestRedirect,
     RouteFilter,
@@ -233,6 +242,27 @@ _SETS_NO_HASH: Final = (
     "self.loadBalancingConfig.hashOn == 'SourceIP' && self.loadBalancingConfig.algorithm == 'Maglev'"
     f" && self.loadBalancingConfig.tableSize == {DEFAULT_TABLE_SIZE}"
 )
+# --- locality --------------------------------------------------------------------------------------------------
+
+_LOCALITY: Final = (
+    excludes(
+        "failoverOrder",
+        f"!(self.mode in {texts(mode.value for mode in ORDERING)})",
+        f"only {' and '.join(mode.value for mode in ORDERING)} have an order",
+        is_list=True,
+    ),
+    CelRule(
+        rule=f"self.spilloverPercent == {DEFAULT_SPILLOVER} || self.mode in {texts(mode.value for mode in SPILLING)}",
+        message=f"only with {', '.join(mode.value for mode in SPILLING)} something spills over",
+        field="spilloverPercent",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
+    needs("weights", "self.mode == 'Weighted'", "mode Weighted needs weights", is_list=True),
+    excludes("weights", "self.mode != 'Weighted'", "only mode Weighted has weights", is_list=True),
+)
+
+# --- the whole -------------------------------------------------------------------------------------------------
+
 _ROUTE: Final = (
     excludes("matches", given("match"), "match and matches are both given: move match into matches", is_list=True),
     host("hostnames[]"),
@@ -265,4 +295,5 @@ ROUTE_RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
     RequestRedirect: _REDIRECT,
     UrlRewrite: _REWRITE,
     LoadBalancingConfig: _BALANCING,
+    LocalitySpec: _LOCALITY,
 }

@@ -79,9 +79,11 @@ _HAS_TLS_SETTINGS: Final = (
 )
 _SERVICE: Final = (
     CelRule(
-        rule=f"{given('vpcAttachmentRef')} || {filled('endpoints')} || {given('tunnel')}"
-        f" || {given('discovery.method')} && self.discovery.method == 'kubernetes'",
-        message="expected vpcAttachmentRef, endpoints, or discovery.method: kubernetes with a ServiceBinding",
+        rule=f"{given('vpcAttachmentRef')} || {given('vpcAttachmentSelector')} || {filled('endpoints')}"
+        f" || {given('tunnel')}"
+        f" || {given('discovery.method')} && self.discovery.method in ['kubernetes', 'endpointslice']",
+        message="expected vpcAttachmentRef, vpcAttachmentSelector, endpoints, or discovery.method: kubernetes "
+        "with a ServiceBinding",
         field="vpcAttachmentRef",
         reason=Reason.MISSING_FIELD,
     ),

@@ -171,13 +171,14 @@ def _decode_plain(raw: Mapping[str, object], kinds: KindTable) -> tuple[msgspec.
     plain = None if kind is None else kinds.plain_text_of(kind)
     if kind is None or plain is None or not metadata.keys() <= _METADATA:
         return None
-    name, given = metadata.get("name"), metadata.get("namespace", DEFAULT_NAMESPACE)
+    name, given = metadata.get("name"), metadata.get("namespace", "")
     if not isinstance(name, str) or not isinstance(given, str):
         return None
-    namespace = (given or DEFAULT_NAMESPACE) if kind.namespaced else ""
+    namespace = kind.namespace_of(given)
     if not is_name(name) or (namespace and not is_namespace(namespace)):
         return None
-    body = raw if namespace == given else {**raw, "metadata": {**metadata, "namespace": namespace}}
+    is_said = namespace == metadata.get("namespace", DEFAULT_NAMESPACE)
+    body = raw if is_said else {**raw, "metadata": {**metadata, "namespace": namespace}}
     status = None
     if kind.is_status_ours and "status" in body:
         body = dict(body)
@@ -209,7 +210,8 @@ def _decode_plain_json(
     try:
         parts = _PARTS.decode(text)
         metadata = parts.get("metadata")
-        if metadata is None or not _PARTS.decode(metadata).keys() <= _METADATA:
+        said = frozenset[str]() if metadata is None else _PARTS.decode(metadata).keys()
+        if metadata is None or not said <= _METADATA:
             return None
         for name, part in parts.items():
             if name in _TYPE_FIELDS or (kind.is_status_ours and name == "status"):
@@ -229,7 +231,7 @@ def _decode_plain_json(
     found = getattr(manifest, "metadata", None)
     if not isinstance(found, ObjectMeta):
         return None
-    namespace = (found.namespace or DEFAULT_NAMESPACE) if kind.namespaced else ""
+    namespace = kind.namespace_of(found.namespace if "namespace" in said else "")
     if not is_name(found.name) or (namespace and not is_namespace(namespace)):
         return None
     if found.namespace != namespace:
@@ -273,7 +275,7 @@ def _identify(raw: Mapping[str, object], kinds: KindTable) -> tuple[list[Problem
     name: object = metadata.get("name")
     namespace: object = metadata.get("namespace")
     if kind is not None and not kind.namespaced:
-        namespace = ""
+        namespace = (namespace or "") if kind.is_scope_open else ""
     elif namespace is None or namespace == "":
         namespace = DEFAULT_NAMESPACE
     if not isinstance(name, str) or name == "":

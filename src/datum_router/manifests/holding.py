@@ -18,8 +18,8 @@ HELD_CONDITION: Final = "Synced"
 """Type of the condition that says, with status True and reason Paused, that endpoints are held."""
 
 
-def recorded_endpoints(binding: ServiceBinding) -> tuple[tuple[str, int], ...]:
-    """Return address and port of the endpoints that the status holds for the spec as it is; empty if there are none.
+def recorded_endpoints(binding: ServiceBinding) -> tuple[tuple[str, int, str], ...]:
+    """Return address, port and VPC of the endpoints that the status holds for the spec as it is, if it holds any.
 
     A status that is about an earlier generation, that lists fewer endpoints than it counts because they were too many
     for it, or that cannot be read, records nothing.
@@ -38,12 +38,18 @@ def recorded_endpoints(binding: ServiceBinding) -> tuple[tuple[str, int], ...]:
     return () if None in found else tuple(one for one in found if one is not None)
 
 
-def parse_endpoint(text: str) -> tuple[str, int] | None:
-    """Return canonical address and port of `10.0.0.1:80` or `[fd00::1]:80`, or None if it is neither."""
-    host, _, port = text.rpartition(":")
+def parse_endpoint(text: str) -> tuple[str, int, str] | None:
+    """Return canonical address, port and VPC of `10.0.0.1:80`, `[fd00::1]:80` or `10.0.0.1:80@prod/shop`.
+
+    The VPC is empty if none is named. None: it is nothing of that kind.
+    """
+    where, at, vpc = text.partition("@")
+    host, _, port = where.rpartition(":")
+    if at and "/" not in vpc:
+        return None
     try:
         address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
         number = int(port)
     except ValueError:
         return None
-    return (str(address), number) if 1 <= number <= 65535 else None
+    return (str(address), number, vpc) if 1 <= number <= 65535 else None

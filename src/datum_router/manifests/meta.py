@@ -48,6 +48,7 @@ MAX_COUNT: Final = 1_000_000
 """Most connections or requests that a limit can name."""
 MAX_CONDITIONS: Final = 16
 """Conditions of one status."""
+MAX_CONDITION_MESSAGE_CHARS: Final = 32768
 MAX_STATUS_ENDPOINTS: Final = 1000
 """Endpoints that a status lists; it says how many there are in all."""
 MAX_STATUS_TEXT_CHARS: Final = 1024
@@ -280,7 +281,7 @@ class Condition(StatusPart, frozen=True, kw_only=True):
             max_length=1024,
         ),
     ]
-    message: Annotated[str, Meta(description="Why, for people.", max_length=32768)] = ""
+    message: Annotated[str, Meta(description="Why, for people.", max_length=MAX_CONDITION_MESSAGE_CHARS)] = ""
     last_transition_time: Annotated[
         str, Meta(description="When the status last changed.", extra={"format": "date-time"})
     ] = ""

@@ -36,23 +36,17 @@ _REMOVE: Final = "remove it"
 
 NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
     "VPCService": (
-        NotServed(
-            path="spec.vpcAttachmentSelector",
-            hint="use vpcAttachmentRef, one VPCService for each attachment, or write down endpoints",
-        ),
         NotServed(path="spec.protocol", values=("TCP",), hint="use HTTP, HTTPS, H2C or GRPC"),
         NotServed(
             path="spec.discovery.method",
-            values=("dns", "endpointslice"),
+            values=("dns",),
             hint="use kubernetes with a ServiceBinding for a Kubernetes Service, or vpcAttachmentRef or endpoints",
         ),
         NotServed(path="spec.discovery.dnsName", hint="write the addresses into endpoints"),
-        NotServed(path="spec.endpoints[].locationRef", hint="make one VPCService per place, with spec.topology"),
         NotServed(path="spec.circuitBreaker", hint="use healthCheck.passive to take failing endpoints out"),
         NotServed(path="spec.tls.mode", values=("Mutual",), hint="use mode Simple"),
         NotServed(path="spec.tls.clientCertificateRef", hint="use mode Simple, without a certificate of our own"),
         NotServed(path="spec.tls.subjectAltNames", hint="use sni, the name that is verified"),
-        NotServed(path="spec.locationRef", hint="use spec.topology"),
         NotServed(path="spec.tunnel", hint="use vpcAttachmentRef or endpoints"),
     ),
     "VPCRoute": (
@@ -76,7 +70,6 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         NotServed(path="spec.timeouts.backendRequest", hint="use timeouts.request"),
         NotServed(path="spec.timeouts.streamIdle", hint="use timeouts.request"),
         NotServed(path="spec.cors", hint="answer CORS in the application, or set headers by ResponseHeaderModifier"),
-        NotServed(path="spec.sourceVpcAttachment", hint="use match.sourceCIDRs with the networks of the attachment"),
         NotServed(
             path="spec.filters[].type",
             values=("RequestMirror", "RateLimit"),
@@ -87,11 +80,6 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         NotServed(path="spec.sessionAffinity", hint="use loadBalancing consistent-hash with hashOn Cookie or Header"),
         NotServed(path="spec.rateLimit", hint=_REMOVE),
         NotServed(path="spec.circuitBreaker", hint="use healthCheck.passive of the VPCService"),
-        NotServed(path="spec.locality.mode", values=("Nearest",), hint="use PreferLocal"),
-        NotServed(path="spec.locality.failoverOrder", hint="use priority of destinations or endpoints"),
-        NotServed(
-            path="spec.locality.spilloverPercent", hint="use healthCheck.panicThresholdPercent of the VPCService"
-        ),
     ),
     "ServiceBinding": (NotServed(path="spec.portMappings[].protocol", values=("UDP",), hint="use TCP"),),
     "VPCIngress": (
@@ -150,6 +138,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
     "VPCService": {
         "spec.vpcAttachmentRef.name": "plugin galactic: resolver",
         "spec.vpcAttachmentRef.namespace": "plugin galactic: resolver",
+        **{f"spec.vpcAttachmentSelector.{name}": "plugin galactic: resolver" for name in _SELECTOR},
         "spec.protocol": "compiler/services: what the data plane speaks",
         "spec.port": "registry/endpoints: default port",
         "spec.targetPort": "registry/endpoints: port of endpoints",
@@ -179,6 +168,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.endpoints[].port": "registry/endpoints: StaticResolver",
         "spec.endpoints[].weight": "registry/endpoints: StaticResolver",
         "spec.endpoints[].priority": "balancing/locality: priority levels",
+        "spec.endpoints[].locationRef.name": "compiler/places",
         "spec.connectTimeout": "compiler/services: dialling",
         "spec.idleTimeout": "compiler/services: connection pool",
         "spec.tls.mode": "compiler/services: upstream TLS",
@@ -187,8 +177,10 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.tls.caCertificateRefs[].kind": "compiler/services: CA bundle",
         "spec.tls.minVersion": "compiler/services: upstream TLS",
         "spec.tls.insecureSkipVerify": "compiler/services: upstream TLS",
+        "spec.locationRef.name": "compiler/places",
         "spec.topology": "balancing/locality",
         "spec.exportTo.namespaces": "compiler/refs: references from other namespaces",
+        "spec.exportTo.clusters": "discovery/export: what other clusters get",
         **{f"spec.exportTo.selector.{name}": "manifests/labels: labels of namespaces" for name in _SELECTOR},
     },
     "VPCRoute": {
@@ -232,8 +224,14 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
             for name in ("scheme", "hostname", "port", "statusCode", *_PATH_PARTS)
         },
         **{f"spec.filters[].urlRewrite.{name}": "filters/rewrite" for name in ("hostname", *_PATH_PARTS)},
+        "spec.sourceVpcAttachment": "routing/source: the attachment that a request came in by",
         "spec.locality.mode": "balancing/locality",
         "spec.locality.topologyKey": "balancing/locality",
+        "spec.locality.failoverOrder": "balancing/locality: order of places",
+        "spec.locality.spilloverPercent": "balancing/locality: capacity of a place",
+        "spec.locality.allowedLocations": "balancing/place: is_allowed",
+        "spec.locality.weights[].place": "balancing/locality: places that share",
+        "spec.locality.weights[].weight": "balancing/locality: places that share",
     },
     "ServiceBinding": {
         "spec.serviceRef.name": "plugin kubernetes: resolver",

@@ -91,7 +91,8 @@ class ServiceBindingStatus(StatusPart, frozen=True, kw_only=True):
     endpoints: Annotated[
         tuple[StatusText, ...],
         Meta(
-            description="The first endpoints as `address:port`, IPv6 in brackets; see `syncedEndpoints`.",
+            description="The first endpoints as `address:port`, IPv6 in brackets, and `@namespace/name` of their VPC "
+            "if they have one; see `syncedEndpoints`.",
             max_length=MAX_STATUS_ENDPOINTS,
         ),
     ] = ()

@@ -11,7 +11,7 @@ import msgspec.inspect
 from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.errors import PluginLoadError
 from datum_router.manifests._walk import PlainText, plain_text
-from datum_router.manifests.meta import GROUP, VERSION, GroupVersionKind
+from datum_router.manifests.meta import DEFAULT_NAMESPACE, GROUP, VERSION, GroupVersionKind
 from datum_router.manifests.problem import Problem
 
 MISSPELT_GROUP_RATIO = 0.8
@@ -38,6 +38,8 @@ class ResourceKind(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         group: API group, empty for the core group.
+        is_scope_open: Some versions of the CRD have its objects in namespaces, and others in none, so that what an
+            object says counts. `namespaced` must be False.
         struct: Its type; `metadata` must be an `ObjectMeta`. Structs that forbid unknown fields get them reported.
         validate: Takes a manifest of that type and returns what a type cannot say; must not raise.
         normalize: Brings a valid manifest into canonical form, such as lower-case host names.
@@ -61,6 +63,7 @@ class ResourceKind(msgspec.Struct, frozen=True, kw_only=True):
     struct: type[msgspec.Struct]
     short_names: tuple[str, ...] = ()
     namespaced: bool = True
+    is_scope_open: bool = False
     validate: Callable[..., Iterable[Problem]] | None = None
     normalize: Callable[..., msgspec.Struct] | None = None
     content: Callable[..., object] | None = None
@@ -80,6 +83,12 @@ class ResourceKind(msgspec.Struct, frozen=True, kw_only=True):
     def api_version(self) -> str:
         """Return `group/version`, or the version alone for the core group."""
         return self.gvk.api_version
+
+    def namespace_of(self, given: str) -> str:
+        """Return the namespace of an object whose metadata names `given`, which is empty if they name none."""
+        if self.namespaced:
+            return given or DEFAULT_NAMESPACE
+        return given if self.is_scope_open else ""
 
     def content_of(self, manifest: msgspec.Struct) -> object:
         """Return what is compared to find out whether an object changed."""

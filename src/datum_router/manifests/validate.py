@@ -44,16 +44,21 @@ from datum_router.manifests.vpcservice import (
 
 validate_route = _route.validate_route
 
+_FOUND_ELSEWHERE = (DiscoveryMethod.KUBERNETES, DiscoveryMethod.ENDPOINTSLICE)
+"""Methods with which a service need not name anything that gives it endpoints."""
+
 
 def validate_service(manifest: VPCService) -> Iterator[Problem]:
     """Yield what is wrong with a VPCService."""
     spec = manifest.spec
-    is_bound = spec.discovery is not None and spec.discovery.method is DiscoveryMethod.KUBERNETES
-    if spec.vpc_attachment_ref is None and not spec.endpoints and spec.tunnel is None and not is_bound:
+    is_bound = spec.discovery is not None and spec.discovery.method in _FOUND_ELSEWHERE
+    is_attached = spec.vpc_attachment_ref is not None or spec.vpc_attachment_selector is not None
+    if not is_attached and not spec.endpoints and spec.tunnel is None and not is_bound:
         yield missing(
             "spec.vpcAttachmentRef",
-            "the service has no endpoints: neither vpcAttachmentRef nor endpoints are given",
-            "name a VPCAttachment, write down endpoints, or set discovery.method: kubernetes and make a ServiceBinding",
+            "the service has no endpoints: no vpcAttachmentRef, vpcAttachmentSelector or endpoints are given",
+            "name a VPCAttachment or select some, write down endpoints, or set discovery.method: kubernetes and make a "
+            "ServiceBinding",
         )
     yield from _endpoints(spec.endpoints, spec.target_port or spec.port)
     if parse_duration(spec.connect_timeout) <= 0:

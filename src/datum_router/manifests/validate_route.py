@@ -27,6 +27,8 @@ from datum_router.manifests.vpcroute import (
     HashOn,
     HeaderModifier,
     LoadBalancingConfig,
+    LocalityMode,
+    LocalitySpec,
     MatchType,
     PathModifier,
     PathModifierType,
@@ -43,6 +45,13 @@ DEFAULT_TABLE_SIZE = LoadBalancingConfig().table_size
 
 NOT_HASHING = frozenset({"round-robin", "least-connections", "random", "source-ip"})
 """Balancers of the core that hash nothing a loadBalancingConfig could name; plugins' may read what they like."""
+
+DEFAULT_SPILLOVER = LocalitySpec().spillover_percent
+
+ORDERING = (LocalityMode.PREFER_LOCAL, LocalityMode.NEAREST)
+"""Modes of locality that put one place after the other."""
+SPILLING = (*ORDERING, LocalityMode.WEIGHTED)
+"""Modes of locality in which places pass requests on."""
 
 FILTER_FIELDS = {
     FilterType.REQUEST_HEADER_MODIFIER: ("request_header_modifier", "requestHeaderModifier"),
@@ -70,6 +79,8 @@ def validate_route(manifest: VPCRoute) -> Iterator[Problem]:
         yield from _filters("spec.filters", spec.filters, spec)
     if spec.load_balancing_config is not None:
         yield from _balancing(spec, spec.load_balancing_config)
+    if spec.locality is not None:
+        yield from _locality("spec.locality", spec.locality)
     yield from check_retries("spec.retries", spec.retries)
     yield from check_timeouts("spec.timeouts", spec.timeouts)
 
@@ -264,3 +275,29 @@ def _balancing(spec: VPCRouteSpec, config: LoadBalancingConfig) -> Iterator[Prob
         )
     elif config.algorithm is HashAlgorithm.RING and config.table_size != DEFAULT_TABLE_SIZE:
         yield exclusive(f"{path}.tableSize", "a ring has no table", "set algorithm: Maglev")
+
+
+# --- locality -------------------------------------------------------------------------------------------------
+
+
+def _locality(path: str, locality: LocalitySpec) -> Iterator[Problem]:
+    mode = locality.mode
+    if locality.failover_order and mode not in ORDERING:
+        yield exclusive(f"{path}.failoverOrder", f"mode {mode.value} has no order", f"set mode: {_either(ORDERING)}")
+    if locality.spillover_percent != DEFAULT_SPILLOVER and mode not in SPILLING:
+        yield exclusive(
+            f"{path}.spilloverPercent", f"with mode {mode.value} nothing spills over", f"set mode: {_either(SPILLING)}"
+        )
+    if mode is LocalityMode.WEIGHTED and not locality.weights:
+        yield missing(f"{path}.weights", "mode Weighted needs weights", "give places and their shares")
+    elif mode is not LocalityMode.WEIGHTED and locality.weights:
+        yield exclusive(f"{path}.weights", f"mode {mode.value} has no weights", "set mode: Weighted")
+    seen: set[str] = set()
+    for index, item in enumerate(locality.weights):
+        if item.place in seen:
+            yield exclusive(f"{path}.weights[{index}]", f"found a second {item.place}, expected each place once")
+        seen.add(item.place)
+
+
+def _either(modes: Sequence[LocalityMode]) -> str:
+    return " or ".join(mode.value for mode in modes)

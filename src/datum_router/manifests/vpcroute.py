@@ -13,8 +13,8 @@ from datum_router.manifests.meta import (
     MAX_HEADER_NAME_CHARS,
     MAX_HEADER_VALUE_CHARS,
     MAX_LABEL_KEY_CHARS,
-    MAX_LABEL_VALUE_CHARS,
     MAX_MATCH_CONDITIONS,
+    MAX_NAME_CHARS,
     MAX_URL_PATH_CHARS,
     Conditions,
     Count,
@@ -57,6 +57,9 @@ Method = Annotated[
         extra={"expected": "an upper-case method such as GET", "suggest": suggest_method},
     ),
 ]
+MAX_PLACES = 64
+"""Places in one list of a route's `locality`."""
+PlaceName = Annotated[str, Meta(min_length=1, max_length=MAX_NAME_CHARS)]
 QueryName = Annotated[str, Meta(min_length=1, max_length=MAX_HEADER_NAME_CHARS)]
 QueryText = Annotated[str, Meta(max_length=MAX_HEADER_VALUE_CHARS)]
 MAX_TABLE_SIZE = 5_000_011
@@ -388,16 +391,24 @@ class LocalityMode(enum.StrEnum):
     PREFER_LOCAL = "PreferLocal"
     REQUIRE_LOCAL = "RequireLocal"
     NEAREST = "Nearest"
+    WEIGHTED = "Weighted"
+
+
+class PlaceWeight(SpecPart, frozen=True, kw_only=True):
+    """A place and its share."""
+
+    place: Annotated[PlaceName, Meta(description="Value of the topology key, or a Location.")]
+    weight: Annotated[int, Meta(description="Share: weight by sum of weights.", ge=1, le=1_000_000)]
 
 
 class LocalitySpec(SpecPart, frozen=True, kw_only=True):
-    """Prefer endpoints that are near to the gateway, among the endpoints of each destination."""
+    """Prefer endpoints that are near to the gateway, among the endpoints of each destination, or keep to places."""
 
     mode: Annotated[LocalityMode, Meta(description="How the place of endpoints counts.")] = LocalityMode.NONE
     topology_key: Annotated[
         str,
         Meta(
-            description="What makes two places the same: a key of the service's `topology`, or "
+            description="What makes two places the same: a key of the topology of a Location or a service, or "
             "topology.kubernetes.io/zone, which EndpointSlices state. Services in different places: use "
             "`destinations[].priority`.",
             min_length=1,
@@ -405,10 +416,37 @@ class LocalitySpec(SpecPart, frozen=True, kw_only=True):
         ),
     ] = "topology.datum.net/city-code"
     failover_order: Annotated[
-        tuple[Annotated[str, Meta(min_length=1, max_length=MAX_LABEL_VALUE_CHARS)], ...],
-        Meta(description="Values of the topology key, next one first.", max_length=64),
+        tuple[PlaceName, ...],
+        Meta(
+            description="Values of the topology key, or Locations, that come after the gateway's own place and before "
+            "all others, next one first. With PreferLocal and Nearest.",
+            max_length=MAX_PLACES,
+        ),
     ] = ()
-    spillover_percent: Annotated[Percent, Meta(description="Local health below which traffic spills over.")] = 70
+    spillover_percent: Annotated[
+        Percent,
+        Meta(
+            description="Healthy share of a place's capacity below which it passes requests on to the next place, in "
+            "proportion; 0: not before none of it is healthy. With PreferLocal, Nearest and Weighted."
+        ),
+    ] = 70
+    allowed_locations: Annotated[
+        tuple[PlaceName, ...],
+        Meta(
+            description="Locations, city codes, regions or values of the topology key: endpoints elsewhere, or of "
+            "which nobody knows where they are, get no traffic, even if that means 503. Empty: anywhere. With every "
+            "mode.",
+            max_length=MAX_PLACES,
+        ),
+    ] = ()
+    weights: Annotated[
+        tuple[PlaceWeight, ...],
+        Meta(
+            description="Shares of places in all requests; other places take what these cannot. For Weighted alone.",
+            max_length=MAX_PLACES,
+            extra={"list_map_keys": ["place"]},
+        ),
+    ] = ()
 
 
 class VPCRouteSpec(SpecPart, frozen=True, kw_only=True):

@@ -153,7 +153,10 @@ class Discovery(SpecPart, frozen=True, kw_only=True):
 
     method: Annotated[
         DiscoveryMethod,
-        Meta(description="Where endpoints come from; with kubernetes, ServiceBindings alone may give them."),
+        Meta(
+            description="Where endpoints come from; with kubernetes, ServiceBindings alone may give them; with "
+            "endpointslice, those that other clusters export under this namespace and name come beside all others."
+        ),
     ] = DiscoveryMethod.MANUAL
     dns_name: Annotated[HostText | None, Meta(description="Name that is looked up.")] = None
 
@@ -255,8 +258,18 @@ class ExportNamespaces(enum.StrEnum):
     SELECTOR = "Selector"
 
 
+class ExportClusters(enum.StrEnum):
+    """Which other clusters may use the service."""
+
+    NONE = "None"
+    ALL = "All"
+
+
 class ExportTo(SpecPart, frozen=True, kw_only=True):
-    """Consent to routes and ingresses of other namespaces; a ServiceBinding of another one needs a ReferenceGrant."""
+    """Consent to use by others: routes and ingresses of other namespaces, and other clusters.
+
+    A ServiceBinding of another namespace needs a ReferenceGrant.
+    """
 
     namespaces: Annotated[ExportNamespaces, Meta(description="Whose routes and ingresses may use the service.")] = (
         ExportNamespaces.SAME
@@ -264,6 +277,13 @@ class ExportTo(SpecPart, frozen=True, kw_only=True):
     selector: Annotated[
         LabelSelector | None, Meta(description="Labels of the namespaces; only with namespaces Selector.")
     ] = None
+    clusters: Annotated[
+        ExportClusters,
+        Meta(
+            description="Whether clusters that read this one may publish the endpoints for their own VPCService of "
+            "the same namespace and name, if that asks for it (discovery.method: endpointslice)."
+        ),
+    ] = ExportClusters.NONE
 
 
 class VPCServiceSpec(SpecPart, frozen=True, kw_only=True):

@@ -27,6 +27,8 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
         trusted_hops: How many proxies in front of us may be believed in X-Forwarded-For.
         max_request_body_bytes: 0 = no limit.
         hostnames: Hosts it serves, empty = any; a TLS listener answers 421 to others.
+        attachment: In a data plane, of the listener as one connection sees it: the VPCAttachment (`namespace/name`)
+            behind the interface that it came in by. Always empty in a snapshot.
     """
 
     name: str
@@ -38,3 +40,4 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     trusted_hops: int = 0
     max_request_body_bytes: int = 0
     hostnames: tuple[str, ...] = ()
+    attachment: str = ""

@@ -71,6 +71,7 @@ class RequestHead(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         headers: Every end-to-end field, lower-case names, without Host.
         client_ip: Address of the client after trusted hops, as text without brackets; empty if unknown.
         listener: Name of the listener that took the request.
+        attachment: VPCAttachment of the gateway, `namespace/name`, that it came in by; empty if by none.
     """
 
     method: str
@@ -82,6 +83,7 @@ class RequestHead(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     headers: Headers = Headers()
     client_ip: str = ""
     listener: str = ""
+    attachment: str = ""
 
     @property
     def target(self) -> str:

@@ -54,6 +54,7 @@ class Match(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         grpc_service, grpc_method: Both empty: not a gRPC condition. With a service they refine `path`
             (`/service/method` exact or `/service` prefix); a method alone compares the last segment.
         source_cidrs: Client address within any of these networks.
+        source_attachment: Came in by this VPCAttachment of the gateway, `namespace/name`.
     """
 
     path: PathMatch = PathMatch()
@@ -63,6 +64,7 @@ class Match(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     grpc_service: str = ""
     grpc_method: str = ""
     source_cidrs: tuple[str, ...] = ()
+    source_attachment: str = ""
 
 
 class BackendRef(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -107,13 +109,29 @@ class LocalityMode(enum.StrEnum):
     NONE = "None"
     PREFER_LOCAL = "PreferLocal"
     REQUIRE_LOCAL = "RequireLocal"
+    NEAREST = "Nearest"
+    WEIGHTED = "Weighted"
 
 
 class LocalityPolicy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Prefer or require endpoints whose `topology_key` equals the gateway's."""
+    """Which endpoints come first, and which must not be used, by where they are.
+
+    Attributes:
+        topology_key: Endpoints with the same value of it are at the same place.
+        failover_order: Values of the topology key that come after the gateway's own, in this order, before all others.
+        spillover_percent: Usable share of a place's capacity below which it passes requests on to the next; 0 = not
+            before nothing of it is usable.
+        allowed_locations: Names of Locations, cities, regions or values of the topology key; endpoints elsewhere are
+            never used. Empty = anywhere.
+        weights: Of WEIGHTED: values of the topology key and their shares (1 or more), sorted.
+    """
 
     mode: LocalityMode = LocalityMode.NONE
     topology_key: str = "topology.datum.net/city-code"
+    failover_order: tuple[str, ...] = ()
+    spillover_percent: int = 70
+    allowed_locations: tuple[str, ...] = ()
+    weights: tuple[tuple[str, int], ...] = ()
 
 
 class HeaderEdit(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="header_edit"):

@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality
 from datum_router.model.listener import Listener
 from datum_router.model.route import Rule
 from datum_router.model.service import Service, ServiceKey
@@ -25,6 +26,7 @@ class SnapshotData(msgspec.Struct, frozen=True, kw_only=True):
         version: Rises by one with each compilation of one supervisor.
         digest: Hash of the content; equal digests mean equal behaviour, across processes and restarts.
         rules: In precedence order, most specific first.
+        place: Where the cluster is that this comes from, and with it a gateway whose settings do not name its place.
     """
 
     version: int = 0
@@ -32,6 +34,7 @@ class SnapshotData(msgspec.Struct, frozen=True, kw_only=True):
     services: Mapping[ServiceKey, Service] = {}
     rules: tuple[Rule, ...] = ()
     listeners: tuple[Listener, ...] = ()
+    place: Locality = UNKNOWN_LOCALITY
 
 
 class SnapshotDelta(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +54,7 @@ class SnapshotDelta(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[Rule, ...] = ()
     positions: tuple[int, ...] = ()
     listeners: tuple[Listener, ...] | None = None
+    place: Locality | None = None
 
 
 class Holder(Generic[T]):

@@ -88,7 +88,8 @@ SEVERITY = Label(name="severity", values=tuple(str(severity) for severity in Sev
 PLUGIN = Label(name="plugin", objects="entry point of a plugin that is installed")
 HOOK = Label(name="hook", values=tuple(str(hook) for hook in PluginHook))
 PROCESS = Label(
-    name="process", objects="`supervisor`, or `worker-0` and so on, one for each of the workers setting; `controller`"
+    name="process",
+    objects="`supervisor`, or `worker-0` and so on, one for each of the workers setting; `controller`; `discovery`",
 )
 VERSION = Label(name="version", objects="version of the core library")
 
@@ -100,6 +101,8 @@ CONDITION = Label(
 )
 SOURCE_KIND = Label(name="kind", objects="kinds that a source reads from an API")
 STATUS = Label(name="status", values=("True", "False", "Unknown"))
+PHASE = Label(name="phase", values=("Connecting", "Ready", "Unreachable", "Invalid", "Removed"))
+SLICE_ACT = Label(name="act", values=("put", "remove"))
 WRITE_ERROR = Label(
     name="error",
     values=("unavailable", "conflict", "not_found", "rejected", "forbidden", "contested", "internal", OTHER),
@@ -371,6 +374,22 @@ CLUSTER_WRITES_DELAYED = _counter(
     "datum_router_cluster_writes_delayed_total", "requests", "Those of them that waited for the rate limit."
 )
 
+# --- discovery -------------------------------------------------------------------------------------------------------
+REMOTE_CLUSTERS = _gauge("datum_router_discovery_clusters", "clusters", "Remote clusters by how they stand.", PHASE)
+IMPORTS = _gauge("datum_router_discovery_imports", "services", "Services of the own cluster that ask for endpoints.")
+EXPORTS = _gauge("datum_router_discovery_exports", "services", "Services that remote clusters export.")
+SLICES = _gauge("datum_router_discovery_slices", "slices", "Slices that are published.")
+STALE_SLICES = _gauge("datum_router_discovery_stale_slices", "slices", "Those of them whose cluster cannot be heard.")
+SLICES_FAILING = _gauge(
+    "datum_router_discovery_failing_parts",
+    "services",
+    "Services of one cluster whose slices could not be written last.",
+)
+SLICE_WRITES = _counter("datum_router_discovery_slice_writes_total", "slices", "Slices written and removed.", SLICE_ACT)
+SLICE_WRITE_ERRORS = _counter(
+    "datum_router_discovery_slice_write_errors_total", "slices", "Slices that could not be written; tried again."
+)
+
 _SOURCE = (
     SOURCE_LISTS, SOURCE_LIST_SECONDS, SOURCE_RELISTS, SOURCE_WATCHES, SOURCE_WATCH_RESTARTS, SOURCE_EVENTS,
     SOURCE_ERRORS, SOURCE_SILENT, SOURCE_STALE,
@@ -401,3 +420,12 @@ _CONTROLLER = (
 
 CONTROLLER_METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _CONTROLLER}
 """All metrics of a controller by name, in the order of the reference page."""
+
+_DISCOVERY = (
+    LEADING, TERMS, LEASE_FAILURES, REMOTE_CLUSTERS, IMPORTS, EXPORTS, SLICES, STALE_SLICES, SLICES_FAILING,
+    SLICE_WRITES, SLICE_WRITE_ERRORS, CLUSTER_WRITES, CLUSTER_WRITES_DELAYED,
+    BUILD_INFO, UPTIME, CPU, RSS, FDS, MAX_FDS, LOG_DROPPED, SCRAPES,
+)  # fmt: skip
+
+DISCOVERY_METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _DISCOVERY}
+"""All metrics of a discovery daemon by name, in the order of the reference page."""

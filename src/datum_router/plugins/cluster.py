@@ -184,3 +184,11 @@ class Cluster(Protocol):
             ClusterRejected: The API refused what the object says; `causes` names the fields.
         """
         ...
+
+    async def delete(self, gvk: GroupVersionKind, plural: str, key: ObjectKey) -> None:
+        """Delete an object; one that is gone already is no error.
+
+        Raises:
+            ClusterNotFound: The cluster has no such kind.
+        """
+        ...

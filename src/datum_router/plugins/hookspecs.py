@@ -13,6 +13,7 @@ from datum_router.plugins.specs import (
     DataPlaneSpec,
     FilterSpec,
     HealthCheckSpec,
+    PlaceSpec,
     PluginInfo,
     ResolverSpec,
     SourceSpec,
@@ -55,6 +56,15 @@ def datum_router_sources() -> Sequence[SourceSpec]:
 @hookspec
 def datum_router_endpoint_resolvers() -> Sequence[ResolverSpec]:
     """Add ways to find a service's endpoints from manifests."""
+    raise NotImplementedError
+
+
+@hookspec
+def datum_router_places() -> Sequence[PlaceSpec]:
+    """Add ways to find out from manifests where the gateway is, for example a ServingLocation of its cluster.
+
+    Used by gateways whose settings do not name their place.
+    """
     raise NotImplementedError
 
 

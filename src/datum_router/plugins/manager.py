@@ -27,6 +27,7 @@ from datum_router.plugins.specs import (
     DataPlaneSpec,
     FilterSpec,
     HealthCheckSpec,
+    PlaceSpec,
     PluginInfo,
     ResolverSpec,
     SourceSpec,
@@ -68,6 +69,7 @@ class PluginSet(msgspec.Struct, frozen=True, kw_only=True):
     kinds: KindTable
     sources: Mapping[str, SourceSpec]
     resolvers: tuple[ResolverSpec, ...]
+    places: tuple[PlaceSpec, ...]
     balancers: Mapping[str, BalancerSpec]
     filters: Mapping[str, FilterSpec]
     health_checks: Mapping[ProbeType, HealthCheckSpec]
@@ -281,12 +283,14 @@ def _collect(loaded: Sequence[LoadedPlugin], results: Mapping[str, Sequence[tupl
     filters = typed("datum_router_filters", FilterSpec)
     resolvers = typed("datum_router_endpoint_resolvers", ResolverSpec)
     _by_name(resolvers, "resolver", lambda spec: spec.name)
+    places = _by_name(typed("datum_router_places", PlaceSpec), "place", lambda spec: spec.name)
     probes = _by_name(typed("datum_router_health_checks", HealthCheckSpec), "health check", lambda spec: spec.type)
     return PluginSet(
         plugins=tuple(loaded),
         kinds=KindTable([_validated(kind, [spec for _, spec in validators]) for _, kind in kinds]),
         sources=_by_name(typed("datum_router_sources", SourceSpec), "source", lambda spec: spec.name),
         resolvers=tuple(sorted((spec for _, spec in resolvers), key=lambda spec: (spec.priority, spec.name))),
+        places=tuple(spec for _, spec in sorted(places.items())),
         balancers=_by_name(balancers, "balancer", lambda spec: spec.name),
         filters=_by_name(filters, "filter", lambda spec: spec.name),
         health_checks={ProbeType(name): spec for name, spec in probes.items()},

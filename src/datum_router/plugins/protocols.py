@@ -10,7 +10,7 @@ import msgspec
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin
 from datum_router.manifests.meta import ObjectKey
-from datum_router.model.endpoint import Endpoint, EndpointKey
+from datum_router.model.endpoint import UNKNOWN_LOCALITY, Endpoint, EndpointKey, Locality
 from datum_router.model.listener import Listener
 from datum_router.model.outcome import Outcome
 from datum_router.model.policy import ActiveHealthPolicy
@@ -140,6 +140,7 @@ class ResolveProblem(msgspec.Struct, frozen=True, kw_only=True):
         object: The object that is to be mended; None = the VPCService that is being resolved.
         path: JSON path within that object, for example `spec.vpcAttachmentRef.name`.
         is_reference: True if the named object is not there (yet).
+        is_remark: True if nothing is missing by it: a warning about an object that is referred to.
         missing: The object that is not there; if there is no hint, the compiler finds the nearest name.
     """
 
@@ -149,6 +150,7 @@ class ResolveProblem(msgspec.Struct, frozen=True, kw_only=True):
     message: str
     hint: str = ""
     is_reference: bool = True
+    is_remark: bool = False
     missing: ObjectKey | None = None
 
 
@@ -186,17 +188,26 @@ class Contribution(msgspec.Struct, frozen=True, kw_only=True):
     is_held: bool = False
 
 
+class VpcNetwork(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """A network (CIDR form) that the service reaches through a VPC (`namespace/name`, as `Endpoint.vpc` has it)."""
+
+    network: str
+    vpc: str
+
+
 class Resolution(msgspec.Struct, frozen=True, kw_only=True):
     """What a resolver found. It is asked again when its service changes or anything that it looked at in the view.
 
     Attributes:
         endpoints: Those that no object gives but the service itself.
         contributions: What other objects give; their endpoints come after `endpoints`.
+        networks: Where addresses that the service itself writes down belong to, the first that holds one counts.
     """
 
     endpoints: tuple[Endpoint, ...] = ()
     problems: tuple[ResolveProblem, ...] = ()
     contributions: tuple[Contribution, ...] = ()
+    networks: tuple[VpcNetwork, ...] = ()
 
 
 class EndpointResolver(Protocol):
@@ -204,6 +215,25 @@ class EndpointResolver(Protocol):
 
     def resolve(self, service: VPCService, view: ManifestView) -> Resolution | None:
         """Return what was found, or None if this service is none of this resolver's business."""
+        ...
+
+
+class PlaceResult(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a gateway that serves these manifests is, and what is wrong with those that say so.
+
+    Attributes:
+        problems: Each names its `object`.
+    """
+
+    place: Locality = UNKNOWN_LOCALITY
+    problems: tuple[ResolveProblem, ...] = ()
+
+
+class PlaceFinder(Protocol):
+    """Find out from manifests where the cluster is that they come from: pure, no I/O."""
+
+    def find(self, view: ManifestView) -> PlaceResult:
+        """Return what was found; asked again when anything changes that it looked at in the view."""
         ...
 
 

@@ -11,7 +11,7 @@ from datum_router.manifests.problem import Problem
 from datum_router.model.policy import ProbeType
 from datum_router.model.route import BalancingPolicy, PluginFilter
 from datum_router.plugins.cluster import Cluster
-from datum_router.plugins.protocols import DataPlane, DataPlaneObserver, EndpointResolver, Prober, Source
+from datum_router.plugins.protocols import DataPlane, DataPlaneObserver, EndpointResolver, PlaceFinder, Prober, Source
 
 if TYPE_CHECKING:
     from datum_router.balancing.base import Balancer
@@ -83,6 +83,13 @@ class ResolverSpec(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 100
 
 
+class PlaceSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A way to find out where the gateway is. All are asked in order of name; the first that knows it wins."""
+
+    name: str
+    create: Callable[[], PlaceFinder]
+
+
 class BalancerSpec(msgspec.Struct, frozen=True, kw_only=True):
     """A balancer by the name that `spec.loadBalancing` uses. `config`: None, it takes the route's BalancingPolicy."""
 
@@ -99,10 +106,23 @@ class FilterSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HealthCheckSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A prober for one probe type."""
+    """A prober for one probe type.
+
+    Attributes:
+        create: Takes nothing; or, if it `needs_settings`, the text settings of the data plane that the gateway runs.
+    """
 
     type: ProbeType
-    create: Callable[[], Prober]
+    create: Callable[..., Prober]
+    needs_settings: bool = False
+
+    def make(self, settings: Mapping[str, str]) -> Prober:
+        """Create the prober.
+
+        Raises:
+            ConfigError: A setting is wrong.
+        """
+        return self.create(settings) if self.needs_settings else self.create()
 
 
 class DataPlaneSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from datum_router.manifests.meta import Condition
+from datum_router.manifests.meta import MAX_CONDITION_MESSAGE_CHARS, Condition, StatusPart
 
-MAX_MESSAGE_CHARS = 32768
-"""Longest message of a condition, as the schema has it; a longer one is cut, and says so."""
+MAX_MESSAGE_CHARS = MAX_CONDITION_MESSAGE_CHARS
+"""Longest message of a condition; a longer one is cut, and says so."""
 
 CUT = " ... (cut)"
 
@@ -78,6 +78,12 @@ def is_same(old: Sequence[Condition], new: Sequence[Condition]) -> bool:
     """Tell whether `old` says all that `new` does, and nothing more of what is ours to say; times do not count."""
     before = {one.type: _timeless(one) for one in old if one.type in _ORDER}
     return before == {one.type: _timeless(one) for one in new}
+
+
+def conditions_of(status: StatusPart | None) -> tuple[Condition, ...]:
+    """Return the conditions of a status as it was read, none if it has none."""
+    found = getattr(status, "conditions", ())
+    return found if isinstance(found, tuple) else ()
 
 
 def find(conditions: Iterable[Condition], kind: ConditionType) -> Condition | None:

@@ -16,7 +16,7 @@ from datum_router.compiler.diagnostics import Diagnostic
 from datum_router.compiler.ingress import Attached, join
 from datum_router.compiler.services import service_key
 from datum_router.compiler.splice import differences
-from datum_router.manifests.meta import ObjectKey, ObjectMeta, StatusPart
+from datum_router.manifests.meta import ObjectKey, ObjectMeta, StatusPart, key_of
 from datum_router.manifests.vpcroute import VPCRoute
 from datum_router.manifests.vpcservice import VPCService, VpcStatus
 from datum_router.model.route import Rule
@@ -25,10 +25,8 @@ from datum_router.plugins.protocols import Contribution
 from datum_router.reconcile.reports import Refusal, Verdict
 from datum_router.reconcile.status import KINDS
 from datum_router.reconcile.subject import Facts, Subject
+from datum_router.registry.bucket import Name
 from datum_router.registry.store import StoreView
-
-Name = tuple[str, str]
-"""Namespace and name."""
 
 INGRESS_PREFIX = "ingress:"
 """Begins `Rule.route` of a rule that a VPCIngress states itself."""
@@ -90,6 +88,7 @@ class FactIndex:
         "_rules_of",
         "_services",
         "_view",
+        "_vpcs",
     )
 
     def __init__(self) -> None:
@@ -102,7 +101,8 @@ class FactIndex:
         self._problems: dict[str, tuple[Diagnostic, ...]] = {}
         self._findings: dict[str, tuple[Diagnostic, ...]] = {}
         self._parents = _Links()  # VPCRoute -> VPCIngress
-        self._attachments = _Links()  # VPCService -> VPCAttachment
+        self._attachments = _Links()  # VPCService -> VPCAttachment that it names
+        self._vpcs = _Links()  # VPCService -> VPC of its endpoints
         self._contributions: Mapping[ObjectKey, Contribution] = {}
 
     # --- keeping up ------------------------------------------------------------------------------------------------
@@ -141,6 +141,8 @@ class FactIndex:
         name = (key.namespace, key.name)
         if key.kind == "VPCAttachment":
             changed.update(_key("VPCService", service) for service in self._attachments.naming(name))
+        elif key.kind == "VPC":
+            changed.update(_key("VPCService", service) for service in self._vpcs.naming(name))
         elif key.kind == "VPCRoute":
             route = view.get(*_where(key))
             refs = route.spec.parent_refs if isinstance(route, VPCRoute) else ()
@@ -162,6 +164,7 @@ class FactIndex:
         for key in differing:
             namespace, _, name = key.partition("/")
             changed.add(_key("VPCService", (namespace, name)))
+            self._vpcs.set((namespace, name), _vpcs_of(services.get(key)))
 
     def _update_contributions(self, contributions: Mapping[ObjectKey, Contribution], changed: set[ObjectKey]) -> None:
         old = self._contributions
@@ -218,7 +221,7 @@ class FactIndex:
             for manifest in view.list(kind):
                 metadata = getattr(manifest, "metadata", None)
                 if isinstance(metadata, ObjectMeta):
-                    key = ObjectKey(kind=kind, namespace=metadata.namespace, name=metadata.name)
+                    key = key_of(kind, metadata)
                     if key not in refused:
                         yield key
 
@@ -312,9 +315,10 @@ class FactIndex:
         return counts
 
     def _network(self, name: Name) -> tuple[VpcStatus | None, str]:
-        """Return the VPC of a VPCService's attachment, and the attachment's identifier.
+        """Return the VPC of a VPCService, and the identifier of the attachment that it names.
 
-        Their types belong to a plugin; what is read here is their published shape.
+        One that names none has the VPC of its first endpoint that is in one. Their types belong to a plugin; what is
+        read here is their published shape.
         """
         view = self._view
         for where in self._attachments.named_by(name):
@@ -326,6 +330,9 @@ class FactIndex:
             identifier = _text(view.get("VPC", namespace, vpc_name), "status", "identifier")
             vpc = VpcStatus(name=vpc_name, namespace=namespace, identifier=identifier)
             return vpc, _text(attachment, "status", "identifier")
+        for namespace, vpc_name in self._vpcs.named_by(name):
+            identifier = "" if view is None else _text(view.get("VPC", namespace, vpc_name), "status", "identifier")
+            return VpcStatus(name=vpc_name, namespace=namespace, identifier=identifier), ""
         return None, ""
 
 
@@ -359,6 +366,16 @@ def _key(kind: str, name: Name) -> ObjectKey:
 
 def _where(key: ObjectKey) -> tuple[str, str, str]:
     return key.kind, key.namespace, key.name
+
+
+def _vpcs_of(service: Service | None) -> tuple[Name, ...]:
+    """Return the VPCs of a service's endpoints that are known by name."""
+    names: dict[Name, None] = {}
+    for endpoint in () if service is None else service.endpoints:
+        namespace, _, name = endpoint.vpc.partition("/")
+        if namespace:
+            names[namespace, name] = None
+    return tuple(names)
 
 
 def _text(value: object, *path: str) -> str:

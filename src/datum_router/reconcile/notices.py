@@ -1,7 +1,8 @@
 """What a user must be told when a status changes: events beside the conditions. Pure.
 
 A version that is refused is told each time that there is a new one; what stays as it was is not told again. Waiting for
-gateways is no event, since every edit does; a gateway that refuses something is, and so is the end of that.
+gateways is no event, since every edit does; a gateway that refuses something is, and so is the end of that, unless
+another condition says for the same reason that it is refused.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import msgspec
 
 from datum_router.manifests.meta import Condition, StatusPart
 from datum_router.reasons import Reason
-from datum_router.reconcile.conditions import ConditionType, bounded, find
+from datum_router.reconcile.conditions import ConditionType, bounded, conditions_of, find
 
 MAX_NOTE_CHARS = 1024
 """Longest note of an event, as the API has it."""
@@ -33,7 +34,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def notices(old: StatusPart | None, new: StatusPart) -> list[Notice]:
     """Return what is to be told when a status takes the place of another one, in the order of conditions."""
-    before, now = _conditions(old), _conditions(new)
+    before, now = conditions_of(old), conditions_of(new)
     found = [
         _told(before, now, ConditionType.ACCEPTED, "Accept", bad="False"),
         _told(before, now, ConditionType.RESOLVED_REFS, "ResolveRefs", bad="False"),
@@ -49,13 +50,23 @@ def _told(
     was, one = find(before, kind), find(now, kind)
     if one is None:
         return None
-    was_bad = was is not None and was.status == bad and was.reason not in WAITING
-    if one.status == bad and one.reason not in WAITING:
+    was_bad = was is not None and was.status == bad and not _is_no_news(was, before)
+    if one.status == bad and not _is_no_news(one, now):
         is_new = was is None or not was_bad or _gist(was, kind) != _gist(one, kind)
         return Notice(type="Warning", reason=one.reason, action=action, note=_note(one)) if is_new else None
     if was_bad and one.status != "Unknown" and one.status != bad:
         return Notice(type="Normal", reason=one.reason, action=action, note=_note(one))
     return None
+
+
+def _is_no_news(one: Condition, conditions: Sequence[Condition]) -> bool:
+    """Tell whether a failure is none, or whether `Programmed` only repeats what another condition says."""
+    if one.type != ConditionType.PROGRAMMED:
+        return one.reason in WAITING
+    return one.reason in WAITING or any(
+        other.reason == one.reason and other.type in (ConditionType.ACCEPTED, ConditionType.RESOLVED_REFS)
+        for other in conditions
+    )
 
 
 def _gist(one: Condition, kind: ConditionType) -> tuple[str, str, int]:
@@ -68,8 +79,3 @@ def _note(one: Condition) -> str:
         f" (generation {one.observed_generation})" if one.observed_generation else ""
     )
     return bounded(one.message or good, MAX_NOTE_CHARS)
-
-
-def _conditions(status: StatusPart | None) -> Sequence[Condition]:
-    found = getattr(status, "conditions", ())
-    return found if isinstance(found, tuple) else ()

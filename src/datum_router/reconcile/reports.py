@@ -10,17 +10,21 @@ Whoever reads the reports knows for each object the version at which its newest 
 force on a gateway once the report's version of that kind is as high, unless the report lists the object as refused.
 
 A gateway that is gone must not hold anything up: it deletes its record when it ends well; otherwise its record counts
-until it has not been renewed for its whole duration, by the reader's clock.
+until it has not been renewed for its whole duration, by the reader's clock, and for `MAX_RECORD_S` at most.
+
+Whoever may write a Lease can write anything there, such as a gateway that was taken over. It may say what is not true
+of itself, but not speak for another one, keep statuses from being written, or hold changes up after it is gone.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 import msgspec
 
-from datum_router.manifests.meta import ObjectKey
+from datum_router.manifests.meta import MAX_NAME_CHARS, ObjectKey
 from datum_router.plugins.cluster import LeaseRecord
 from datum_router.reasons import Reason
 
@@ -30,8 +34,14 @@ GATEWAY_LABELS = {COMPONENT_LABEL: COMPONENT_GATEWAY}
 REPORT_ANNOTATION = "router.datum.net/report"
 
 MAX_REFUSED = 200
-"""Objects that a report lists as refused; what is beyond is said by `is_cut`, so that a record stays below 64 KiB."""
+"""Objects that a report lists as refused; what is beyond is said by `is_cut`."""
+MAX_REFUSED_BYTES = 64 * 1024
+"""What they take up in the report: the API takes no annotations beyond 256 KiB; a longer report would never arrive."""
 MAX_MESSAGE_CHARS = 200
+MAX_PROBLEM_CHARS = 1000
+"""How much is told of what keeps a gateway from putting things into force."""
+MAX_RECORD_S = 900
+"""The longest time for which a record counts without being renewed (seconds), whatever it says."""
 NAMED_GATEWAYS = 3
 """Gateways that a message names; it says how many others there are."""
 
@@ -90,15 +100,31 @@ def make_refusals(refusals: Iterable[Refusal]) -> tuple[tuple[Refusal, ...], boo
     """Return at most one refusal an object, in order, messages cut to size, and whether some were left out."""
     found: dict[ObjectKey, Refusal] = {}
     for one in refusals:
-        if len(one.message) > MAX_MESSAGE_CHARS:
-            one = msgspec.structs.replace(one, message=one.message[: MAX_MESSAGE_CHARS - 3] + "...")
-        found.setdefault(one.key, one)
-    ordered = [found[key] for key in sorted(found)]
-    return tuple(ordered[:MAX_REFUSED]), len(ordered) > MAX_REFUSED
+        found.setdefault(one.key, msgspec.structs.replace(one, message=_cut(one.message, MAX_MESSAGE_CHARS)))
+    kept: list[Refusal] = []
+    size = 0
+    for key in sorted(found)[:MAX_REFUSED]:
+        size += len(_ENCODER.encode(found[key])) + 1
+        if size > MAX_REFUSED_BYTES:
+            break
+        kept.append(found[key])
+    return tuple(kept), len(kept) < len(found)
+
+
+def make_problem(problems: Iterable[str]) -> str:
+    """Return problems as one text, cut to size."""
+    return _cut("; ".join(problems), MAX_PROBLEM_CHARS)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 _ENCODER = msgspec.json.Encoder(order="deterministic")
 _DECODER = msgspec.json.Decoder(GatewayReport)
+_REASON = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+_VERSION_DIGITS = 20
+"""Digits of the largest version there is: etcd counts in 64 bits."""
 
 
 def encode_report(report: GatewayReport) -> str:
@@ -110,13 +136,13 @@ def decode_report(text: str) -> GatewayReport | None:
     """Return the report of an annotation, or None for what no gateway of this version has written."""
     try:
         return _DECODER.decode(text)
-    except (msgspec.MsgspecError, UnicodeError):
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return None
 
 
 def version_number(text: str) -> int:
     """Return an API version as a number that can be compared with others of its kind; 0 for what is none."""
-    return int(text) if text.isascii() and text.isdecimal() else 0
+    return int(text) if len(text) <= _VERSION_DIGITS and text.isascii() and text.isdecimal() else 0
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -172,8 +198,8 @@ class ReportBook:
                 continue
             seen.add(key)
             fresh_at = now
-            if known is None and wall - record.renewed_at > 2 * record.duration_s:
-                fresh_at = now - record.duration_s - 1.0
+            if known is None and wall - record.renewed_at > 2 * _duration_s(record):
+                fresh_at = now - _duration_s(record) - 1.0
             was_live = known is not None and self._is_live(known, now)
             is_changed |= known is None or not was_live or known.report != report
             self._known[key] = _Known(record, report, fresh_at)
@@ -183,17 +209,18 @@ class ReportBook:
         return is_changed
 
     def live(self, now: float) -> dict[str, GatewayReport]:
-        """Return the reports that count, by name of the gateway, in order."""
-        return {
-            known.record.holder or known.record.name: known.report
-            for _, known in sorted(self._known.items())
-            if self._is_live(known, now)
-        }
+        """Return the reports that count, by name of the gateway, in order; two of one name are both there."""
+        found: dict[str, GatewayReport] = {}
+        for (_, name), known in sorted(self._known.items()):
+            if self._is_live(known, now):
+                holder = (known.record.holder or name)[:MAX_NAME_CHARS]
+                found[f"{holder} (lease {name})" if holder in found else holder] = known.report
+        return found
 
     def next_expiry(self, now: float) -> float:
         """Return after how many seconds the next record runs out that counts now; infinity if none does."""
         due = [
-            known.fresh_at + known.record.duration_s - now
+            known.fresh_at + _duration_s(known.record) - now
             for known in self._known.values()
             if self._is_live(known, now)
         ]
@@ -205,7 +232,11 @@ class ReportBook:
 
     @staticmethod
     def _is_live(known: _Known, now: float) -> bool:
-        return now - known.fresh_at <= known.record.duration_s
+        return now - known.fresh_at <= _duration_s(known.record)
+
+
+def _duration_s(record: LeaseRecord) -> float:
+    return min(record.duration_s, MAX_RECORD_S)
 
 
 class Verdicts:
@@ -247,11 +278,14 @@ class Verdicts:
             others = f" and {len(behind) - NAMED_GATEWAYS} others" if len(behind) > NAMED_GATEWAYS else ""
             return Verdict(status="False", reason="Pending", message=f"not in force yet on {named}{others}")
         for gateway, refusal in () if is_refused else self._refusals.get(key, ()):
-            return Verdict(status="False", reason=refusal.reason, message=f"gateway {gateway}: {refusal.message}")
+            # The API takes no condition whose reason is not one word.
+            reason = refusal.reason if _REASON.fullmatch(refusal.reason) else Reason.INVALID.value
+            message = refusal.message[:MAX_MESSAGE_CHARS]
+            return Verdict(status="False", reason=reason, message=f"gateway {gateway}: {message}")
         return IN_FORCE
 
     def _named(self, gateway: str) -> str:
-        problem = self._reports[gateway].problem
+        problem = self._reports[gateway].problem[:MAX_MESSAGE_CHARS]
         return f"{gateway} ({problem})" if problem else gateway
 
     def refused(self) -> AbstractSet[ObjectKey]:

@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from datum_router.compiler.ingress import join, wanted_listeners
-from datum_router.manifests.meta import Condition, StatusPart
+from datum_router.manifests.meta import MAX_STATUS_ENDPOINTS, Condition, StatusPart
 from datum_router.manifests.servicebinding import ServiceBindingStatus
 from datum_router.manifests.vpcegress import VPCEgressStatus
 from datum_router.manifests.vpcingress import ListenerStatus, VPCIngress, VPCIngressStatus
@@ -21,14 +21,7 @@ from datum_router.manifests.vpcservice import EndpointStatus, VPCServiceStatus
 from datum_router.model.endpoint import Endpoint
 from datum_router.model.route import Redirect
 from datum_router.reasons import Reason
-from datum_router.reconcile.conditions import (
-    ConditionType,
-    condition,
-    find,
-    is_same,
-    is_true,
-    merge,
-)
+from datum_router.reconcile.conditions import ConditionType, condition, find, is_same, is_true, merge
 from datum_router.reconcile.subject import (
     Facts,
     Sorted,
@@ -48,7 +41,7 @@ CONTROLLER_NAME = "router.datum.net/router-controller"
 LISTED_ENDPOINTS = 100
 """Endpoints that a status lists; its count is of all. A status must stay small: it is written whenever one changes."""
 
-BOUND_ENDPOINTS = 1000
+BOUND_ENDPOINTS = MAX_STATUS_ENDPOINTS
 """Endpoints that the status of a ServiceBinding lists: with `autoSync: false` they are read from there if all are."""
 
 LOCATION_KEYS = ("topology.datum.net/city-code", "topology.datum.net/region", "topology.kubernetes.io/zone")
@@ -278,7 +271,8 @@ def _supply(kind: ConditionType, reason: Reason, subject: Subject, found: Sorted
 
 
 def _endpoint(one: Endpoint) -> EndpointStatus:
-    location = next((found for key in LOCATION_KEYS if (found := one.locality.value(key))), "")
+    place = one.locality
+    location = place.location or next((found for key in LOCATION_KEYS if (found := place.value(key))), "")
     return EndpointStatus(ip=one.address, port=one.port, ready=one.is_serving, location=location, source=one.origin)
 
 

@@ -23,7 +23,7 @@ from datum_router.model.route import Rule
 from datum_router.model.service import Service
 from datum_router.plugins.protocols import Contribution
 from datum_router.reasons import Reason
-from datum_router.reconcile.conditions import ConditionType, condition, find, merge
+from datum_router.reconcile.conditions import ConditionType, condition, conditions_of, find, merge
 from datum_router.reconcile.reports import Refusal, Verdict
 
 REFERENCES = frozenset(
@@ -34,6 +34,14 @@ REFERENCES = frozenset(
         Reason.ATTACHMENT_NOT_FOUND,
         Reason.ATTACHMENT_NOT_READY,
         Reason.VPC_NOT_READY,
+        Reason.VPC_NOT_FOUND,
+        Reason.LOCATION_NOT_FOUND,
+        Reason.NO_COORDINATES,
+        Reason.INVALID_COORDINATES,
+        Reason.INVALID_IDENTIFIER,
+        Reason.INVALID_ADDRESS,
+        Reason.NO_PREFIX_LENGTH,
+        Reason.INVALID_ATTACHMENT_ROUTE,
         Reason.SERVICE_NOT_FOUND,
         Reason.PORT_NOT_FOUND,
         Reason.REF_NOT_PERMITTED,
@@ -42,7 +50,7 @@ REFERENCES = frozenset(
 )
 """Reasons of `ResolvedRefs`."""
 
-SHORTAGES = frozenset({Reason.NO_ENDPOINTS, Reason.NO_VPC_ADDRESS})
+SHORTAGES = frozenset({Reason.NO_ENDPOINTS, Reason.NO_VPC_ADDRESS, Reason.EXPORT_CONFLICT, Reason.CLUSTER_STALE})
 """Reasons of `EndpointsReady` and `Synced`."""
 
 
@@ -109,11 +117,13 @@ class Sorted(msgspec.Struct, frozen=True, kw_only=True):
     """What was found about the version in force, by the condition that it belongs to; errors first in each.
 
     Attributes:
+        notes: Warnings about objects that are referred to, by which nothing is missing.
         faults: Errors that are about the object itself: a part of it is not in force.
         remarks: Warnings about the object itself.
     """
 
     references: tuple[Diagnostic, ...] = ()
+    notes: tuple[Diagnostic, ...] = ()
     conflicts: tuple[Diagnostic, ...] = ()
     shortages: tuple[Diagnostic, ...] = ()
     faults: tuple[Diagnostic, ...] = ()
@@ -130,6 +140,8 @@ def sort_findings(findings: Sequence[Diagnostic], *, has_conflicts: bool) -> Sor
     for one in sorted(findings, key=lambda one: one.severity is not Severity.ERROR):
         if one.reason in SHORTAGES:
             parts["shortages"].append(one)
+        elif one.reason in REFERENCES and one.severity is Severity.WARNING and not one.is_reference:
+            parts["notes"].append(one)
         elif one.reason in REFERENCES or one.is_reference:
             parts["references"].append(one)
         elif one.reason is Reason.CONFLICTED and has_conflicts:
@@ -179,6 +191,8 @@ def resolved(subject: Subject, found: Sorted) -> Condition:
         return condition(kind, False, found.references[0].reason, message, generation=generation)
     if said:
         return condition(kind, False, subject.refusals[0][1].reason, "; ".join(said), generation=generation)
+    if found.notes:  # what is named may be used, but is not as it should be
+        return condition(kind, True, found.notes[0].reason, describe(found.notes), generation=generation)
     return condition(kind, True, Reason.RESOLVED_REFS, generation=generation)
 
 
@@ -213,5 +227,4 @@ def summary(conditions: Sequence[Condition], *needed: ConditionType) -> Conditio
 
 def merged(subject: Subject, conditions: Sequence[Condition], *, now: str) -> tuple[Condition, ...]:
     """Return conditions with their times, given those that the object has."""
-    before = getattr(subject.status, "conditions", ())
-    return merge(before if isinstance(before, tuple) else (), conditions, now=now)
+    return merge(conditions_of(subject.status), conditions, now=now)

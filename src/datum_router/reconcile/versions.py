@@ -7,7 +7,7 @@ write its status twice. Only a new generation, or a gateway that refuses the obj
 from __future__ import annotations
 
 from datum_router.manifests.meta import ObjectKey, ObjectMeta, StatusPart
-from datum_router.reconcile.conditions import ConditionType, find
+from datum_router.reconcile.conditions import ConditionType, conditions_of, find
 from datum_router.reconcile.reports import IN_FORCE, NO_GATEWAY, Verdict, Verdicts, version_number
 
 
@@ -17,7 +17,7 @@ class FirstVersions:
     __slots__ = ("_known",)
 
     def __init__(self) -> None:
-        self._known: dict[ObjectKey, tuple[int, str]] = {}
+        self._known: dict[ObjectKey, tuple[int, str, str]] = {}  # generation, version, uid
 
     def note(self, key: ObjectKey, metadata: ObjectMeta | None, *, is_refused: bool) -> None:
         """Take what was read of an object.
@@ -30,10 +30,11 @@ class FirstVersions:
             self._known.pop(key, None)
         elif not is_refused:
             known = self._known.get(key)
-            version = version_number(metadata.resource_version)
-            # Versions go back only when the API's store was put back to an older state.
-            if known is None or known[0] != metadata.generation or version < version_number(known[1]):
-                self._known[key] = (metadata.generation, metadata.resource_version)
+            # One that was deleted and made anew between two looks has the generation of the former.
+            is_same = known is not None and (known[0], known[2]) == (metadata.generation, metadata.uid)
+            # Versions go back only when the API's data was restored from a copy.
+            if known is None or not is_same or version_number(metadata.resource_version) < version_number(known[1]):
+                self._known[key] = (metadata.generation, metadata.resource_version, metadata.uid)
 
     def verdict(
         self,
@@ -52,13 +53,12 @@ class FirstVersions:
             is_refused: As for `note`.
         """
         known = self._known.get(key)
-        generation, version = (metadata.generation, metadata.resource_version) if known is None else known
+        generation, version = (metadata.generation, metadata.resource_version) if known is None else known[:2]
         was_in_force = _was_in_force(status, generation)
         verdict = verdicts.of(key, "" if was_in_force else version, labels=metadata.labels, is_refused=is_refused)
         return IN_FORCE if was_in_force and verdict == NO_GATEWAY else verdict
 
 
 def _was_in_force(status: StatusPart | None, generation: int) -> bool:
-    conditions = getattr(status, "conditions", ())
-    one = find(conditions, ConditionType.PROGRAMMED) if isinstance(conditions, tuple) else None
+    one = find(conditions_of(status), ConditionType.PROGRAMMED)
     return one is not None and one.status == "True" and one.observed_generation == generation

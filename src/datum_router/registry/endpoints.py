@@ -10,19 +10,32 @@ controller writes it, from which every process takes them.
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Container, Mapping, Sequence
 
 import msgspec
 
+from datum_router.compiler.places import service_place
 from datum_router.manifests.meta import ObjectKey
 from datum_router.manifests.vpcservice import VPCService
-from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint, make_locality
-from datum_router.plugins.protocols import Contribution, EndpointResolver, ManifestView, Resolution, ResolveProblem
+from datum_router.model.endpoint import Endpoint, EndpointKey, endpoint_key, make_endpoint
+from datum_router.plugins.protocols import (
+    Contribution,
+    EndpointResolver,
+    ManifestView,
+    Resolution,
+    ResolveProblem,
+    VpcNetwork,
+)
 from datum_router.reasons import Reason
 from datum_router.registry.bucket import Name
 
 MAX_ENDPOINTS_PER_SERVICE = 10_000
 """More are cut off with a diagnostic: nothing a service of this size needs is lost, and memory stays bounded."""
+
+
+STATIC = "static"
+"""Origin of endpoints that a VPCService writes down."""
 
 
 class StaticResolver:
@@ -36,7 +49,7 @@ class StaticResolver:
         if not spec.endpoints:
             return None
         default_port = spec.target_port or spec.port
-        locality = make_locality(spec.topology)
+        place = service_place(service, view)
         return Resolution(
             endpoints=tuple(
                 make_endpoint(
@@ -44,8 +57,8 @@ class StaticResolver:
                     item.port or default_port,
                     weight=item.weight,
                     priority=item.priority,
-                    locality=locality,
-                    origin="static",
+                    locality=place.of_endpoint(item.location_ref),
+                    origin=STATIC,
                 )
                 for item in spec.endpoints
             )
@@ -135,6 +148,9 @@ def _ask(resolver: EndpointResolver, service: VPCService, view: ManifestView) ->
 def _join(answers: Sequence[Resolution]) -> Resolution:
     if len(answers) == 1 and len(answers[0].endpoints) <= 1 and not answers[0].contributions:
         return answers[0]
+    networks = [one for answer in answers for one in answer.networks]
+    if networks:
+        answers = [_in_vpc(answer, networks) for answer in answers]
     joined = _Joined()
     problems: list[ResolveProblem] = []
     contributions: list[Contribution] = []
@@ -158,6 +174,25 @@ def _join(answers: Sequence[Resolution]) -> Resolution:
     return Resolution(
         endpoints=tuple(joined.endpoints.values()), problems=tuple(problems), contributions=tuple(contributions)
     )
+
+
+def _in_vpc(answer: Resolution, networks: Sequence[VpcNetwork]) -> Resolution:
+    """Return the answer with the VPC of every endpoint that the service writes down and that a network holds."""
+    if not any(one.origin == STATIC and not one.vpc for one in answer.endpoints):
+        return answer
+    known = [(ipaddress.ip_network(one.network, strict=False), one.vpc) for one in networks]
+    placed = []
+    for one in answer.endpoints:
+        vpc = ""
+        if one.origin == STATIC and not one.vpc:
+            address = ipaddress.ip_address(one.address)
+            vpc = next((vpc for network, vpc in known if address in network), "")
+        placed.append(one if not vpc else _through(one, vpc))
+    return msgspec.structs.replace(answer, endpoints=tuple(placed))
+
+
+def _through(one: Endpoint, vpc: str) -> Endpoint:
+    return msgspec.structs.replace(one, key=endpoint_key(one.address, one.port, vpc), vpc=vpc)
 
 
 class _Joined:

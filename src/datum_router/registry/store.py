@@ -318,7 +318,9 @@ class Store:
         key = event.key
         kind = self._kinds.named(key.kind)
         if key.namespace and kind is not None and not kind.namespaced:  # a source need not know which kinds have none
-            key = ObjectKey(kind=key.kind, namespace="", name=key.name)
+            is_meant = kind.is_scope_open and (key.namespace != DEFAULT_NAMESPACE or self._is_claimed(key, event))
+            if not is_meant:
+                key = ObjectKey(kind=key.kind, namespace="", name=key.name)
         skipped = self._skipped.get((event.source, event.key))
         diagnostics_changed = False
         if skipped is not None and (not event.file or event.file == skipped[1]):
@@ -341,6 +343,11 @@ class Store:
         return StoreChange(
             changed=frozenset({key}) if owner_changed else frozenset(), diagnostics_changed=diagnostics_changed
         )
+
+    def _is_claimed(self, key: ObjectKey, event: Delete) -> bool:
+        claims = self._claims.get(key)
+        claim = None if claims is None else claims.by_source.get(event.source)
+        return claim is not None and event.file in ("", claim.file)
 
     def _problems(self, event: Problems) -> StoreChange:
         is_changed = self._report(("scope", event.source, event.scope), event.diagnostics)

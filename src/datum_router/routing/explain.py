@@ -142,6 +142,8 @@ def _failures(
         yield _Failure(f"query {condition.name}", describe_value(condition), found)
     if match.source_cidrs and not _holds(source_check(match.source_cidrs), head):
         yield _Failure("source", " or ".join(match.source_cidrs), head.client_ip or "unknown")
+    if match.source_attachment and match.source_attachment != head.attachment:
+        yield _Failure("attachment", match.source_attachment, head.attachment or "no attachment")
 
 
 def _holds(check: Callable[[T], bool] | RuleProblem, value: T) -> bool:

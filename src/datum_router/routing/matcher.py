@@ -33,7 +33,7 @@ from datum_router.routing.path import MATCH_ALL, canonical_value, path_check, pa
 from datum_router.routing.predicate import HeadCheck, PathCheck, RuleProblem
 from datum_router.routing.query import Params, ParamsCheck, parse_query, query_check
 from datum_router.routing.regex import RegexEngine
-from datum_router.routing.source import source_check
+from datum_router.routing.source import attachment_check, source_check
 
 STEP_RULES = 250
 """Rules that are indexed, or linked, in one step: a few milliseconds."""
@@ -243,6 +243,8 @@ def _make_entry(rule: Rule, regex: RegexEngine | None) -> _Entry | RuleProblem:
         if isinstance(source, RuleProblem):
             return source
         checks.append(source)
+    if match.source_attachment:
+        checks.append(attachment_check(match.source_attachment))
     candidate = _Candidate(rule, tuple(checks), tuple(query_checks)) if checks or query_checks else rule
     if paths is None:
         return _Entry(None, match.grpc_method, None, candidate)

@@ -1,15 +1,19 @@
-"""Source predicates: the client's address within one of some networks."""
+"""Source predicates: the client's address within one of some networks, and the attachment that it came in by."""
 
 from __future__ import annotations
 
 import ipaddress
 
 from datum_router.model.request import RequestHead
+from datum_router.model.route import Match
 from datum_router.reasons import Reason
 from datum_router.routing.predicate import HeadCheck, RuleProblem
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+ATTACHMENT_RANK = 1000
+"""More than any `prefix_rank`."""
 
 
 def parse_client(text: str) -> Address | None:
@@ -38,6 +42,17 @@ def prefix_rank(cidrs: tuple[str, ...]) -> int:
         if network is not None and network.prefixlen > longest:
             longest = network.prefixlen
     return -1 - longest
+
+
+def source_rank(match: Match) -> int:
+    """Return what a match's source counts in the order of rules, less first: an attachment, then `prefix_rank`."""
+    rank = prefix_rank(match.source_cidrs) if match.source_cidrs else 0
+    return rank - ATTACHMENT_RANK if match.source_attachment else rank
+
+
+def attachment_check(attachment: str) -> HeadCheck:
+    """Return the check that the request came in by this attachment."""
+    return lambda head: head.attachment == attachment
 
 
 def source_check(cidrs: tuple[str, ...]) -> HeadCheck | RuleProblem:

@@ -77,6 +77,7 @@ def make_head(
     headers: HeaderInput = (),
     client_ip: str = "192.0.2.1",
     listener: str = "plain",
+    attachment: str = "",
 ) -> RequestHead:
     """Build a request head; `target` is path and query and is taken as it stands (not normalised).
 
@@ -94,6 +95,7 @@ def make_head(
         headers=make_headers(headers),
         client_ip=client_ip,
         listener=listener,
+        attachment=attachment,
     )
 
 
@@ -125,6 +127,7 @@ def make_match(
     grpc_service: str = "",
     grpc_method: str = "",
     source_cidrs: Iterable[str] = (),
+    source_attachment: str = "",
 ) -> Match:
     """Build a condition set; a mapping of headers or query parameters means exact values."""
     return Match(
@@ -135,6 +138,7 @@ def make_match(
         grpc_service=grpc_service,
         grpc_method=grpc_method,
         source_cidrs=tuple(source_cidrs),
+        source_attachment=source_attachment,
     )
 
 
@@ -166,6 +170,7 @@ def make_rule(
     grpc_service: str = "",
     grpc_method: str = "",
     source_cidrs: Iterable[str] = (),
+    source_attachment: str = "",
     to: Iterable[str | BackendRef] = ("default/backend",),
     filters: Iterable[FilterConfig] = (),
     balancing: BalancingPolicy = BalancingPolicy(),
@@ -194,6 +199,7 @@ def make_rule(
             grpc_service=grpc_service,
             grpc_method=grpc_method,
             source_cidrs=source_cidrs,
+            source_attachment=source_attachment,
         ),
         destinations=tuple(make_destination(item) if isinstance(item, str) else item for item in to),
         filters=tuple(filters),

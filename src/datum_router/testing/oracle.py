@@ -129,6 +129,7 @@ def _conditions_hold(rule: Rule, head: RequestHead, fullmatch: Fullmatch) -> boo
         and all(_header_holds(condition, head, fullmatch) for condition in match.headers)
         and all(_query_holds(condition, head.query, fullmatch) for condition in match.query)
         and (not match.source_cidrs or _source_holds(match.source_cidrs, head.client_ip))
+        and match.source_attachment in ("", head.attachment)
     )
 
 
@@ -157,6 +158,7 @@ def _rule_key(rule: Rule) -> tuple[object, ...]:
         not match.methods,
         1000 - len(match.headers),
         1000 - len(match.query),
+        not match.source_attachment,
         1000 - max(lengths) if lengths else 1001,
         (rule.created_at == 0, rule.created_at),
         rule.route,

@@ -18,6 +18,7 @@ NAMES = ("k", "x-a", "x-b")
 VALUES = ("", "1", "12", "2", "1, 2", "a b")
 ADDRESSES = ("192.0.2.1", "192.0.2.200", "10.1.2.3", "fd00::1", "::ffff:10.1.2.3", "")
 CIDRS = ("0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "192.0.2.0/25", "192.0.2.1", "fd00::/8", "::/0")
+ATTACHMENTS = ("default/one", "prod/two")
 LISTENER_SETS: tuple[tuple[str, ...], ...] = ((), ("plain",), ("tls", "plain"), ("tls",))
 PATTERNS = ("/a.*", "/[ab]+", "/a/b", "/.*/Get", "1.*", "[12]", ".*")
 
@@ -85,6 +86,7 @@ def matches(*, with_patterns: bool = False) -> st.SearchStrategy[Match]:
         grpc_service=st.sampled_from(("", "", "", "pkg.S", "a")),
         grpc_method=st.sampled_from(("", "", "", "Get", "b")),
         source_cidrs=some(CIDRS),
+        source_attachment=st.sampled_from(("", "", *ATTACHMENTS)),
     )
 
 
@@ -140,6 +142,7 @@ def heads() -> st.SearchStrategy[RequestHead]:
             headers=Headers(draw(st.lists(fields, max_size=3))),
             client_ip=draw(st.sampled_from(ADDRESSES)),
             listener=draw(st.sampled_from(("plain", "tls"))),
+            attachment=draw(st.sampled_from(("", *ATTACHMENTS))),
         )
 
     return build()

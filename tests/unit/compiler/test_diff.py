@@ -3,7 +3,7 @@ import pytest
 
 from datum_router.compiler.diff import apply_delta, describe_changes, digest_of, make_delta
 from datum_router.errors import ConfigError
-from datum_router.model.endpoint import make_endpoint
+from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality, make_endpoint
 from datum_router.model.listener import Listener, TlsBinding
 from datum_router.model.route import BackendRef, Rule, RuleId
 from datum_router.model.service import Service, ServiceKey
@@ -19,8 +19,11 @@ def service(name: str, *addresses: str) -> Service:
     return Service(key=ServiceKey(name), endpoints=tuple(make_endpoint(address, 80) for address in addresses))
 
 
-def snapshot(version: int, rules: list[Rule], services: list[Service]) -> SnapshotData:
-    data = SnapshotData(version=version, rules=tuple(rules), services={item.key: item for item in services})
+def snapshot(
+    version: int, rules: list[Rule], services: list[Service], place: Locality = UNKNOWN_LOCALITY
+) -> SnapshotData:
+    table = {item.key: item for item in services}
+    data = SnapshotData(version=version, rules=tuple(rules), services=table, place=place)
     return msgspec.structs.replace(data, digest=digest_of(data))
 
 
@@ -34,8 +37,9 @@ OLD = snapshot(1, [rule("default/a#0"), rule("default/b#0")], [service("default/
         snapshot(2, [rule("default/a#0", weight=5)], [service("default/a", "10.0.0.1", "10.0.0.2")]),
         snapshot(2, [], []),
         snapshot(2, [rule("default/c#0"), *OLD.rules], [*OLD.services.values(), service("default/c", "10.0.0.9")]),
+        snapshot(2, list(OLD.rules), list(OLD.services.values()), place=Locality(location="iad-1", latitude=38.9)),
     ],
-    ids=["reordered", "changed", "emptied", "grown"],
+    ids=["reordered", "changed", "emptied", "grown", "moved"],
 )
 def test_delta_turns_the_old_snapshot_into_the_new_one(new: SnapshotData) -> None:
     delta = msgspec.msgpack.decode(msgspec.msgpack.encode(make_delta(OLD, new)), type=type(make_delta(OLD, new)))
@@ -61,9 +65,19 @@ def test_delta_for_another_version_is_refused() -> None:
 def test_digest_ignores_the_version_and_sees_everything_else() -> None:
     assert digest_of(msgspec.structs.replace(OLD, version=99)) == OLD.digest
     assert digest_of(msgspec.structs.replace(OLD, listeners=(Listener(name="x"),))) != OLD.digest
+    assert digest_of(msgspec.structs.replace(OLD, place=Locality(location="x"))) != OLD.digest
     assert (
         digest_of(snapshot(1, [rule("default/a#0", weight=1), OLD.rules[1]], list(OLD.services.values()))) != OLD.digest
     )
+
+
+def test_a_place_is_described_like_the_other_parts() -> None:
+    iad, lhr = (msgspec.structs.replace(OLD, place=Locality(location=name)) for name in ("iad-1", "lhr-1"))
+    assert [(item.kind, item.name, item.action) for item in describe_changes(OLD, iad)] == [
+        ("place", "gateway", "added")
+    ]
+    (moved,) = describe_changes(iad, lhr)
+    assert [(field.path, field.old, field.new) for field in moved.fields] == [("location", "iad-1", "lhr-1")]
 
 
 def test_changes_are_described_by_field_and_secrets_are_redacted() -> None:

@@ -247,6 +247,14 @@ def test_a_port_override_dials_another_port_of_the_same_endpoint(linker: Linker)
     assert (lease.endpoint.key, lease.key) == ("10.0.0.1:9000", "10.0.0.1:80")
 
 
+def test_a_port_override_stays_within_the_vpc(linker: Linker) -> None:
+    there = Service(key=A, endpoints=(make_endpoint("10.0.0.1", 80, vpc="prod/shop", cluster="east"),))
+    lease = select(linker.link(data([rule("default/r#0", BackendRef(service=A, port=9000))], [there])))
+    assert isinstance(lease, Lease)
+    assert (lease.endpoint.key, lease.endpoint.vpc) == ("10.0.0.1:9000@prod/shop", "prod/shop")
+    assert (lease.key, lease.endpoint.cluster) == ("10.0.0.1:80@prod/shop", "east")
+
+
 def test_a_full_service_answers_503_with_retry_after(linker: Linker) -> None:
     limits = ConnectionLimits(max_parallel_requests=1)
     snapshot = linker.link(data([rule()], [service("10.0.0.1", limits=limits)]))

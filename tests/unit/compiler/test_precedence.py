@@ -24,6 +24,12 @@ LADDER: list[tuple[Rule, str]] = [
     (make_rule(headers={"a": "1", "b": "1"}), "it has more header conditions (2 against 1)"),
     (make_rule(headers={"a": "1"}), "it has more header conditions (1 against 0)"),
     (make_rule(query={"a": "1"}), "it has more query conditions (1 against 0)"),
+    (
+        make_rule(source_attachment="a/b", source_cidrs=("10.0.0.0/8",)),
+        "its longest source network is narrower (/8 against /0)",
+    ),
+    (make_rule(source_attachment="a/b", source_cidrs=("0.0.0.0/0",)), "it has a source network"),
+    (make_rule(source_attachment="a/b"), "it has a source attachment"),
     (make_rule(source_cidrs=("10.0.0.0/8", "10.1.0.0/16")), "its longest source network is narrower (/16 against /0)"),
     (make_rule(source_cidrs=("0.0.0.0/0",)), "it has a source network"),
     (make_rule(created_at=1.0), "it is older"),

@@ -268,7 +268,7 @@ def test_all_problems_of_an_object_are_reported_together() -> None:
          "found 'Prod VPC', expected a DNS-1123 name: lower-case letters, digits, - and .", ""),
         (service(endpoints={"address": "10.0.0.1"}), "spec.endpoints", Reason.INVALID_VALUE,
          "found an object, expected a list of objects",
-         "write a list of {address, port, weight, priority}"),
+         "write a list of {address, port, weight, locationRef, priority}"),
         (route(match={"headers": {"x": 1}}), "spec.match.headers.x", Reason.INVALID_VALUE,
          "found integer 1, expected a header value: no control characters, no blank at either end",
          "put the value in quotes"),
@@ -280,7 +280,7 @@ def test_all_problems_of_an_object_are_reported_together() -> None:
          "spec.autoSync", Reason.INVALID_VALUE, "found text 'true', expected true or false", "remove the quotes"),
         (obj("VPCService", None), "spec", Reason.MISSING_FIELD, "the field is missing", ""),
         (obj("VPCService", []), "spec", Reason.INVALID_VALUE,
-         "found a list, expected an object with fields such as vpcAttachmentRef, protocol, port", ""),
+         "found a list, expected an object with fields such as vpcAttachmentRef, vpcAttachmentSelector, protocol", ""),
         (service() | {"spce": {}}, "spce", Reason.UNKNOWN_FIELD, "unknown field", "did you mean spec?"),
     ],
 )  # fmt: skip

@@ -10,9 +10,11 @@ from datum_router.manifests.holding import parse_endpoint
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("10.0.0.1:80", ("10.0.0.1", 80)),
-        ("[fd00::1]:8080", ("fd00::1", 8080)),
-        ("[FD00:0::1]:1", ("fd00::1", 1)),
+        ("10.0.0.1:80", ("10.0.0.1", 80, "")),
+        ("[fd00::1]:8080@prod/shop", ("fd00::1", 8080, "prod/shop")),
+        ("[fd00::1]:8080@/jU", ("fd00::1", 8080, "/jU")),
+        ("[fd00::1]:8080@jU", None),
+        ("[FD00:0::1]:1", ("fd00::1", 1, "")),
         ("10.0.0.1", None),
         ("10.0.0.1:", None),
         ("10.0.0.1:http", None),
@@ -22,5 +24,5 @@ from datum_router.manifests.holding import parse_endpoint
         ("", None),
     ],
 )
-def test_an_endpoint_is_an_address_and_a_port(text: str, expected: tuple[str, int] | None) -> None:
+def test_an_endpoint_is_an_address_and_a_port(text: str, expected: tuple[str, int, str] | None) -> None:
     assert parse_endpoint(text) == expected

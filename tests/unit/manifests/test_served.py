@@ -56,19 +56,12 @@ SELECTOR = {"matchLabels": {"a": "b"}}
 
 # One value for every row of NOT_SERVED, at the path it is given at.
 CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
-    ("VPCService", "spec.vpcAttachmentSelector", "spec.vpcAttachmentSelector", {"vpcAttachmentSelector": SELECTOR}),
     ("VPCService", "spec.protocol", "spec.protocol", {"protocol": "TCP"}),
     *[
         ("VPCService", "spec.discovery.method", "spec.discovery.method", {"discovery": {"method": method}})
-        for method in ("dns", "endpointslice")
+        for method in ("dns",)
     ],
     ("VPCService", "spec.discovery.dnsName", "spec.discovery.dnsName", {"discovery": {"dnsName": "a.example"}}),
-    (
-        "VPCService",
-        "spec.endpoints[].locationRef",
-        "spec.endpoints[0].locationRef",
-        {"endpoints": [{"address": "10.0.0.1", "locationRef": {"name": "fra"}}]},
-    ),
     ("VPCService", "spec.circuitBreaker", "spec.circuitBreaker", {"circuitBreaker": {}}),
     ("VPCService", "spec.tls.mode", "spec.tls.mode", {"tls": {"mode": "Mutual"}}),
     (
@@ -78,7 +71,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
         {"tls": {"clientCertificateRef": {"name": "c"}}},
     ),
     ("VPCService", "spec.tls.subjectAltNames", "spec.tls.subjectAltNames", {"tls": {"subjectAltNames": ["a"]}}),
-    ("VPCService", "spec.locationRef", "spec.locationRef", {"locationRef": {"name": "fra"}}),
     ("VPCService", "spec.tunnel", "spec.tunnel", {"tunnel": {"connectorRef": {"name": "c"}}}),
     (
         "VPCRoute",
@@ -136,7 +128,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
     ),
     ("VPCRoute", "spec.timeouts.streamIdle", "spec.timeouts.streamIdle", {"timeouts": {"streamIdle": "1s"}}),
     ("VPCRoute", "spec.cors", "spec.cors", {"cors": {}}),
-    ("VPCRoute", "spec.sourceVpcAttachment", "spec.sourceVpcAttachment", {"sourceVpcAttachment": "a"}),
     (
         "VPCRoute",
         "spec.filters[].requestMirror",
@@ -154,14 +145,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
     ("VPCRoute", "spec.sessionAffinity", "spec.sessionAffinity", {"sessionAffinity": {}}),
     ("VPCRoute", "spec.rateLimit", "spec.rateLimit", {"rateLimit": {"requests": 1}}),
     ("VPCRoute", "spec.circuitBreaker", "spec.circuitBreaker", {"circuitBreaker": {}}),
-    ("VPCRoute", "spec.locality.mode", "spec.locality.mode", {"locality": {"mode": "Nearest"}}),
-    ("VPCRoute", "spec.locality.failoverOrder", "spec.locality.failoverOrder", {"locality": {"failoverOrder": ["a"]}}),
-    (
-        "VPCRoute",
-        "spec.locality.spilloverPercent",
-        "spec.locality.spilloverPercent",
-        {"locality": {"spilloverPercent": 1}},
-    ),
     (
         "VPCRoute",
         "spec.parentRefs[].kind",

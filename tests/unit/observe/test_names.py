@@ -4,13 +4,14 @@ import re
 
 import pytest
 
+from datum_router.discovery.standing import Phase
 from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.observe import names
-from datum_router.observe.names import CONTROLLER_METRICS, METRICS, Kind, Metric
+from datum_router.observe.names import CONTROLLER_METRICS, DISCOVERY_METRICS, METRICS, Kind, Metric
 from datum_router.reasons import Reason
 from datum_router.reconcile.conditions import ConditionType
 
-EVERY = {**METRICS, **CONTROLLER_METRICS}
+EVERY = {**METRICS, **CONTROLLER_METRICS, **DISCOVERY_METRICS}
 UNITS = {"seconds": "_seconds", "bytes": "_bytes"}
 
 
@@ -40,6 +41,7 @@ def test_every_metric_that_is_declared_is_listed() -> None:
 
 def test_labels_of_controllers_have_the_values_that_objects_and_conditions_have() -> None:
     assert set(names.KIND.values) == {kind.kind for kind in OWN_KINDS}
+    assert names.PHASE.values == tuple(str(phase) for phase in Phase)
     assert names.CONDITION.values == tuple(str(kind) for kind in ConditionType)
 
 

@@ -75,6 +75,13 @@ def test_coming_into_force_is_told_only_after_a_failure() -> None:
     assert told(status(programmed="Unknown"), status()) == []
 
 
+def test_what_gateways_refuse_for_the_same_reason_is_told_once() -> None:
+    bad = status(accepted=False, programmed="refused")
+    assert told(status(accepted=False, programmed="False"), bad) == []
+    assert told(status(), bad) == [("Warning", "InvalidValue", "Accept")]
+    assert told(bad, status(generation=2)) == [("Normal", "Accepted", "Accept")]
+
+
 def test_notes_are_bounded_and_never_empty() -> None:
     (one,) = notices(None, status(accepted=False, message="x" * 5000))
     assert len(one.note) == MAX_NOTE_CHARS

@@ -11,6 +11,7 @@ from datum_router.reasons import Reason
 from datum_router.reconcile import reports
 from datum_router.reconcile.reports import (
     IN_FORCE,
+    MAX_RECORD_S,
     MAX_REFUSED,
     NO_GATEWAY,
     REPORT_ANNOTATION,
@@ -19,6 +20,7 @@ from datum_router.reconcile.reports import (
     ReportBook,
     decode_report,
     encode_report,
+    make_problem,
     make_refusals,
     version_number,
 )
@@ -54,12 +56,16 @@ def test_a_report_survives_its_annotation() -> None:
     assert decode_report(encode_report(report)) == report
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"versions": 3}', "\ud800"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"versions": 3}', "\ud800", '{"more": ' + "[" * 100_000 + "]" * 100_000 + "}"]
+)
 def test_what_no_gateway_wrote_is_no_report(text: str) -> None:
     assert decode_report(text) is None
 
 
-@pytest.mark.parametrize(("text", "number"), [("12", 12), ("", 0), ("x", 0), ("-3", 0), ("١", 0)])
+@pytest.mark.parametrize(
+    ("text", "number"), [("12", 12), ("", 0), ("x", 0), ("-3", 0), ("١", 0), (str(2**64), 2**64), ("9" * 5000, 0)]
+)
 def test_versions_are_numbers(text: str, number: int) -> None:
     assert version_number(text) == number
 
@@ -208,3 +214,48 @@ def test_a_gateway_that_follows_namespaces_one_by_one_has_a_version_for_each() -
     assert verdicts.of(ROUTE, "7") == IN_FORCE
     assert verdicts.of(ROUTE, "8").reason == "Pending"
     assert verdicts.of(ObjectKey(kind="VPCRoute", namespace="other", name="x"), "4").reason == "Pending"
+
+
+def test_a_record_does_not_count_for_ever_whatever_it_says() -> None:
+    forged = msgspec.structs.replace(record("a", at("1")), duration_s=2**31 - 1)
+    known = book(forged, now=10.0)
+    assert known.next_expiry(10.0) == MAX_RECORD_S
+    assert known.verdicts(10.0 + MAX_RECORD_S).of(ROUTE, "5").reason == "Pending"
+    assert known.verdicts(11.0 + MAX_RECORD_S).of(ROUTE, "5") == NO_GATEWAY
+
+
+def test_no_gateway_speaks_for_another_by_taking_its_name() -> None:
+    forged = msgspec.structs.replace(record("z", at("9")), holder="a")
+    known = book(record("a", at("1")), forged)
+    assert list(known.live(0.0)) == ["a", "a (lease gateway-z)"]
+    assert known.verdicts(0.0).of(ROUTE, "5").message == "not in force yet on a"
+
+
+@pytest.mark.parametrize("reason", ["", "not one word", "x" * 2000, "Umlaut\u00e4"])
+def test_a_reason_that_the_api_would_not_take_is_not_passed_on(reason: str) -> None:
+    refusal = {"kind": "VPCRoute", "namespace": "shop", "name": "api", "reason": reason, "message": "m" * 100_000}
+    verdict = book(record("a", at("9", refused=[refusal], problem="p" * 100_000))).verdicts(0.0).of(ROUTE, "5")
+    assert verdict.reason == Reason.INVALID
+    assert len(verdict.message) < 300
+
+
+def test_a_report_is_never_longer_than_an_annotation_may_be() -> None:
+    # The longest names, and texts whose characters take the most bytes in JSON.
+    refusals = [
+        Refusal(
+            kind="ServiceBinding",
+            namespace=f"{number:063}",
+            name=f"{number:0253}",
+            reason="MutuallyExclusive",
+            message="\x01" * 10_000,
+        )
+        for number in range(1000)
+    ]
+    refused, is_cut = make_refusals(refusals)
+    assert is_cut
+    assert 30 < len(refused) < MAX_REFUSED
+    report = GatewayReport(
+        refused=refused, is_cut=is_cut, problem=make_problem(["\x01" * 200] * 1000), versions=dict.fromkeys("abc", "1")
+    )
+    assert len(encode_report(report).encode()) < 100_000
+    assert decode_report(encode_report(report)) == report

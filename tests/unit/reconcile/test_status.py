@@ -517,7 +517,7 @@ def test_what_a_binding_holds_is_written_so_that_every_process_can_read_it(desk:
     synced = condition_of(status, C.SYNCED)
     assert (synced.status, synced.reason) == ("True", "Paused")
     assert synced.message.startswith("1000 endpoints, taken once: autoSync is false")
-    assert recorded_endpoints(found) == tuple((one.address, one.port) for one in many)
+    assert recorded_endpoints(found) == tuple((one.address, one.port, "") for one in many)
 
 
 def test_a_binding_that_holds_nothing_yet_does_not_say_so(desk: Desk, condition_of: Of) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import msgspec
+
 from datum_router.manifests.meta import ObjectKey, ObjectMeta
 from datum_router.manifests.vpcroute import VPCRouteStatus
 from datum_router.reconcile.conditions import ConditionType, condition
@@ -84,3 +86,12 @@ def test_an_object_that_is_made_anew_begins_anew() -> None:
     versions.note(KEY, None, is_refused=False)
     versions.note(KEY, meta(1, 200), is_refused=False)
     assert verdict(versions, at(150), meta(1, 200)) == "Pending"
+
+
+def test_one_that_was_deleted_and_made_anew_unseen_is_another() -> None:
+    versions = FirstVersions()
+    versions.note(KEY, meta(1, 100), is_refused=False)
+    anew = msgspec.structs.replace(meta(1, 180), uid="another")
+    versions.note(KEY, anew, is_refused=False)
+    assert verdict(versions, at(150), anew) == "Pending"
+    assert verdict(versions, at(180), anew) == "in force"

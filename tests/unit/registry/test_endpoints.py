@@ -4,7 +4,7 @@ import pytest
 from datum_router.manifests.meta import ObjectKey, ObjectMeta
 from datum_router.manifests.vpcservice import EndpointSpec, VPCService, VPCServiceSpec
 from datum_router.model.endpoint import Endpoint, make_endpoint
-from datum_router.plugins.protocols import Contribution, Hold, ManifestView, Resolution, ResolveProblem
+from datum_router.plugins.protocols import Contribution, Hold, ManifestView, Resolution, ResolveProblem, VpcNetwork
 from datum_router.reasons import Reason
 from datum_router.registry import endpoints
 from datum_router.registry.endpoints import EndpointRegistry, StaticResolver
@@ -155,3 +155,26 @@ def test_a_resolver_that_raises_costs_only_its_own_endpoints_and_is_named() -> N
     assert [(item.reason, item.message) for item in found.problems] == [
         (Reason.PLUGIN_FAILED, "resolver Broken raised KeyError: 'boom'")
     ]
+
+
+class Networks:
+    """Says which networks are reached through which VPC, and names one endpoint itself."""
+
+    def resolve(self, service: VPCService, view: ManifestView) -> Resolution | None:
+        return Resolution(
+            endpoints=(make_endpoint("10.1.0.9", 80, origin="attachment"),),
+            networks=(VpcNetwork(network="10.1.0.0/16", vpc="prod/a"), VpcNetwork(network="10.0.0.0/8", vpc="prod/b")),
+        )
+
+
+def test_addresses_that_are_written_down_belong_to_the_first_vpc_whose_network_holds_them() -> None:
+    written = [EndpointSpec(address=one, port=80) for one in ("10.1.2.3", "10.2.2.3", "192.0.2.1", "fd00::1")]
+    found = EndpointRegistry([StaticResolver(), Networks()]).resolve(service(*written), FixedView())
+    assert [str(one.key) for one in found.endpoints] == [
+        "10.1.2.3:80@prod/a",
+        "10.2.2.3:80@prod/b",
+        "192.0.2.1:80",
+        "[fd00::1]:80",
+        "10.1.0.9:80",  # what others name is theirs to place
+    ]
+    assert [one.vpc for one in found.endpoints] == ["prod/a", "prod/b", "", "", ""]

@@ -30,6 +30,7 @@ HEAD = make_head("/a/b?k=1", method="GET", host="a.x", headers={"x-tier": "gold"
         ),
         (make_rule(query={"k": "2"}), "query k", 'is "2"', '"1"'),
         (make_rule(source_cidrs=("192.0.2.0/24",)), "source", "192.0.2.0/24", "10.0.0.1"),
+        (make_rule(source_attachment="a/edge"), "attachment", "a/edge", "no attachment"),
     ],
 )
 def test_first_condition_that_fails_is_told(rule: Rule, failed: str, expected: str, found: str) -> None:

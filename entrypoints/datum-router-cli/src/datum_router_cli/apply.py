@@ -10,7 +10,7 @@ import trio
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
 from datum_router.errors import ClusterConflict, ClusterError, ClusterRejected, ConfigError
-from datum_router.manifests.meta import DEFAULT_NAMESPACE, GROUP, ObjectKey, parse_duration
+from datum_router.manifests.meta import GROUP, ObjectKey, parse_duration
 from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.plugins.cluster import Applied, Cluster
 from datum_router.plugins.protocols import Upsert
@@ -114,6 +114,11 @@ def apply(
                 "objects": run.outcomes,
                 "leftToKubectl": left_out,
                 "notInForce": [{"object": str(one.target.key), "state": one.state, "why": one.why} for one in late],
+                "incomplete": [
+                    {"object": str(one.target.key), "why": one.why}
+                    for one in waited
+                    if one.state is State.IN_FORCE and one.why
+                ],
                 "gateways": rows,
                 "diagnostics": run.failures,
             }
@@ -162,7 +167,8 @@ def order(upserts: Sequence[Upsert], kinds: KindTable, namespace: str) -> tuple[
         if kind is None:
             left_out.append(f"{str(kind_name).lower()} {name}")
             continue
-        there = str(metadata.get("namespace") or namespace or DEFAULT_NAMESPACE) if kind.namespaced else ""
+        given = str(metadata.get("namespace") or "")
+        there = kind.namespace_of(given or namespace) if kind.namespaced else kind.namespace_of(given)
         meta = {**metadata, "namespace": there} if there else metadata
         body = {key: value for key, value in raw.items() if not (key == "status" and kind.is_status_ours)}
         items.append(
@@ -173,7 +179,7 @@ def order(upserts: Sequence[Upsert], kinds: KindTable, namespace: str) -> tuple[
                 origin=event.origin,
             )
         )
-    ranks = {"VPCService": 1, "ServiceBinding": 2, "VPCIngress": 3, "VPCRoute": 4, "VPCEgress": 5}
+    ranks = {"Namespace": -1, "VPCService": 1, "ServiceBinding": 2, "VPCIngress": 3, "VPCRoute": 4, "VPCEgress": 5}
     items.sort(key=lambda item: ranks.get(item.kind.kind, 0))
     return items, left_out
 
@@ -215,7 +221,7 @@ class _Run:
                 hint = "--force-conflicts takes the fields over"
                 self._fail(item, [_diagnostic(item, "", str(error), Reason.CONFLICTED, hint)])
             except ClusterError as error:
-                self._note(Outcome(object=str(item.key), result="failed", message=str(error)), "bold red")
+                self.outcomes.append(Outcome(object=str(item.key), result="failed", message=str(error)))
                 self.errors.append(f"{item.key}: {error}")
                 if error.status == 0:
                     break  # nobody answers: the next one would wait as long for nothing
@@ -247,7 +253,7 @@ class _Run:
     async def wait(self, timeout_s: float, gateways_in: str) -> tuple[list[Progress], list[GatewayRow]]:
         """Wait for what was applied; return how far each object came, and the gateways if some are not there."""
         if self._is_text and self.targets:
-            say(self._console, f"waiting until {plural(len(self.targets), 'object')} are in force everywhere", "cyan")
+            say(self._console, f"waiting for {plural(len(self.targets), 'object')} to be in force everywhere", "cyan")
         found = await wait_until_in_force(self._cluster, self.targets, timeout_s=timeout_s, report=self._report)
         if all(one.state is State.IN_FORCE for one in found):
             return found, []
@@ -260,8 +266,9 @@ class _Run:
     def _report(self, progress: Progress) -> None:
         if self._is_text:
             is_good = progress.state is State.IN_FORCE
-            text = f"{progress.target.key}: {progress.state}" + (f": {progress.why}" if progress.why else "")
-            say(self._console, text, "" if is_good else "bold red")
+            joint = ", but " if is_good else ": "
+            text = f"{progress.target.key}: {progress.state}" + (f"{joint}{progress.why}" if progress.why else "")
+            say(self._console, text, ("yellow" if progress.why else "") if is_good else "bold red")
 
 
 def _diagnostic(item: Item, path: str, message: str, reason: Reason, hint: str = "") -> Diagnostic:
@@ -301,8 +308,8 @@ def _summarise(
             say(console, "no gateway reports; is a gateway running with DATUM_ROUTER_SOURCE=kubernetes?", "yellow")
     for error in run.errors:
         say(console, f"error: {error}", "bold red")
-    if run.failures:
-        say(console, f"bad: {plural(len(run.failures), 'error')}", "bold red")
-    elif not late and not run.errors:
+    if run.failures or run.errors:
+        say(console, f"bad: {plural(len(run.failures) + len(run.errors), 'error')}", "bold red")
+    elif not late:
         where = " and in force everywhere" if is_waiting else ""
         say(console, f"good: {plural(len(run.outcomes), 'object')} applied{where}", "bold green")

@@ -34,6 +34,8 @@ def describe_conditions(rule: Rule) -> list[str]:
     found += [f"query {item.name} {describe_value(item)}" for item in match.query]
     if match.source_cidrs:
         found.append("source " + " or ".join(match.source_cidrs))
+    if match.source_attachment:
+        found.append(f"came in by attachment {match.source_attachment}")
     return found
 
 
@@ -73,6 +75,8 @@ def describe_balancing(policy: BalancingPolicy, locality: LocalityPolicy) -> str
         text += f" on {policy.hash_on}" + (f" {policy.hash_name}" if named else "")
     if locality.mode is not LocalityMode.NONE:
         text += f", {locality.mode} by {locality.topology_key}"
+    if locality.allowed_locations:
+        text += f", only in {' or '.join(locality.allowed_locations)}"
     return text
 
 

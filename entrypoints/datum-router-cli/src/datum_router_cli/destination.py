@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 
-from datum_router.model.endpoint import Endpoint
+from datum_router.balancing.base import ALL_USABLE, HealthView
+from datum_router.balancing.explain import LocalityReport, counts_places, explain_locality, report_lines
+from datum_router.model.endpoint import UNKNOWN_LOCALITY, Endpoint, EndpointKey, Locality
 from datum_router.model.route import Rule
 from datum_router.model.service import Service, ServiceKey
 
@@ -28,6 +30,7 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         share_percent: Of the requests of this rule while its priority is used; 0 if it takes none.
         problem: Why its share is answered with 500 or 503, empty if it can be served.
+        locality: What the places of its endpoints do; None if the route does not look at places.
     """
 
     service: str
@@ -37,10 +40,44 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
     share_percent: float
     problem: str
     endpoints: tuple[EndpointReport, ...]
+    locality: LocalityReport | None = None
 
 
-def describe_destinations(rule: Rule, services: Mapping[ServiceKey, Service]) -> list[DestinationReport]:
-    """Return the destinations of `rule` in the order written. Health is not known here: probes run in a gateway."""
+class Down:
+    """Health as it is supposed to be: all endpoints are usable but those at some addresses.
+
+    Args:
+        addresses: `ADDRESS`, or `ADDRESS:PORT` as `explain` shows it without a route's port override.
+    """
+
+    __slots__ = ("_addresses",)
+
+    def __init__(self, addresses: Collection[str]) -> None:
+        self._addresses = frozenset(addresses)
+
+    def is_usable(self, key: EndpointKey) -> bool:
+        """Tell whether the endpoint is not among those that are down."""
+        where = key.partition("@")[0]
+        return self._addresses.isdisjoint((where, where.rpartition(":")[0].strip("[]")))
+
+    def usable_since(self, key: EndpointKey) -> float:
+        """Return that it has always been."""
+        return ALL_USABLE.usable_since(key)
+
+
+def describe_destinations(
+    rule: Rule,
+    services: Mapping[ServiceKey, Service],
+    *,
+    gateway: Locality = UNKNOWN_LOCALITY,
+    health: HealthView = ALL_USABLE,
+) -> list[DestinationReport]:
+    """Return the destinations of `rule` in the order written.
+
+    Args:
+        gateway: Where the gateway is.
+        health: As it is supposed to be: it is not known here, probes run in a gateway.
+    """
     totals: dict[int, int] = {}
     for ref in rule.destinations:
         totals[ref.priority] = totals.get(ref.priority, 0) + ref.weight
@@ -62,6 +99,9 @@ def describe_destinations(rule: Rule, services: Mapping[ServiceKey, Service]) ->
                 share_percent=round(100 * ref.weight / total, 2) if total else 0.0,
                 problem=problem,
                 endpoints=tuple(_endpoint(item, ref.port) for item in service.endpoints) if service is not None else (),
+                locality=explain_locality(service, rule.locality, gateway, health)
+                if service is not None and counts_places(rule.locality)
+                else None,
             )
         )
     return reports
@@ -91,4 +131,6 @@ def destination_lines(report: DestinationReport) -> list[str]:
             f"    {endpoint.address} (weight {endpoint.weight}, priority {endpoint.priority}, {place},"
             f" from {endpoint.origin}{state})"
         )
+    if report.locality is not None:
+        lines += (f"    {line}" for line in report_lines(report.locality))
     return lines

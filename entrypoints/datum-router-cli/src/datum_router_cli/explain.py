@@ -9,19 +9,21 @@ from rich.console import Console
 
 from datum_router.compiler.diagnostics import Diagnostic, Severity
 from datum_router.manifests.meta import ObjectKey
+from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality
 from datum_router.model.listener import Listener
 from datum_router.model.request import RequestHead
 from datum_router.model.route import Rule
 from datum_router.registry.store import StoreView
 from datum_router.routing.explain import CandidateVerdict, Explanation, explain_match
 from datum_router_cli.condition import describe_balancing, describe_conditions, describe_filters, redirect_status
-from datum_router_cli.destination import DestinationReport, describe_destinations, destination_lines
+from datum_router_cli.destination import DestinationReport, Down, describe_destinations, destination_lines
 from datum_router_cli.failure import RouterCommand
 from datum_router_cli.listener import choose_listener, serves_host
-from datum_router_cli.load import as_check, load_directory
+from datum_router_cli.load import Loaded, as_check, load_directory
 from datum_router_cli.output import make_console, output_option, plural, print_diagnostic, print_json, say
 from datum_router_cli.request import DEFAULT_SOURCE_IP, make_request
 from datum_router_runtime.app import compile_options
+from datum_router_runtime.settings import LOCATION_KEYS, parse_pairs, read_place
 
 MAX_SHOWN_LOSERS = 50
 """Losers in text output; JSON output holds all."""
@@ -38,6 +40,15 @@ MAX_SHOWN_LOSERS = 50
     metavar="NAME|PORT",
     help="The listener it arrives at, by name or port. Default: the likeliest for the URL.",
 )
+@click.option(
+    "--at",
+    default="",
+    metavar="NAME=VALUE,...",
+    help="Where the gateway is: name, latitude and longitude of its Location, keys of its topology. Default: what "
+    "DATUM_ROUTER_LOCATION and DATUM_ROUTER_TOPOLOGY say, else the manifests.",
+)
+@click.option("--down", multiple=True, metavar="ADDRESS[:PORT]", help="An endpoint supposed to be down; repeatable.")
+@click.option("--attachment", default="", metavar="NAMESPACE/NAME", help="The gateway's VPCAttachment it comes in by.")
 @output_option
 def explain(
     directory: str,
@@ -46,23 +57,34 @@ def explain(
     headers: tuple[str, ...],
     source_ip: str,
     listener: str | None,
+    at: str,
+    down: tuple[str, ...],
+    attachment: str,
     output: str,
 ) -> None:
     """Say which rule of the manifests in DIR takes a request, why each other one does not, and where it would go.
 
-    Nothing is sent, and health is not known: probes run in a gateway. Exit status 0 also if no rule matches (it says
-    `no route: 404`); 2 if the gateway would refuse the request itself, or if the arguments are no request.
+    Nothing is sent, and health is not known: probes run in a gateway; --down supposes it. Exit status 0 also if no rule
+    matches (it says `no route: 404`); 2 if the gateway would refuse the request itself, or if the arguments are no
+    request.
 
     \b
     Examples:
       datum-router explain ./manifests GET http://localhost/api/v1/users
+      datum-router explain ./manifests GET http://localhost/ --at latitude=50.1,longitude=8.7 --down 10.0.0.1
       datum-router explain ./manifests POST https://shop.example.com/cart -H 'X-Tenant: blue' --source-ip 10.1.2.3
     """
     head = make_request(method, url, headers=headers, source_ip=source_ip)
+    place = gateway_place(at)
     loaded = load_directory(directory)
     chosen = choose_listener(loaded.data.listeners, head, listener)
     head = make_request(
-        method, url, headers=headers, source_ip=source_ip, listener=chosen.name if chosen is not None else ""
+        method,
+        url,
+        headers=headers,
+        source_ip=source_ip,
+        listener=chosen.name if chosen is not None else "",
+        attachment=attachment,
     )
     is_served = chosen is None or serves_host(chosen, head.host)
     rules = loaded.data.rules if is_served else ()
@@ -73,7 +95,11 @@ def explain(
         is_served=is_served,
         rules=rules,
         found=found,
-        destinations=describe_destinations(found.winner, loaded.data.services) if found.winner is not None else [],
+        destinations=describe_destinations(
+            found.winner, loaded.data.services, gateway=place or placed(loaded), health=Down(down)
+        )
+        if found.winner is not None
+        else [],
         diagnostics=[item for item in as_check(loaded.diagnostics, is_strict=False) if item.severity is Severity.ERROR],
         view=loaded.view,
     )
@@ -81,6 +107,25 @@ def explain(
         print_json(answer.document())
     else:
         answer.print(make_console())
+
+
+def gateway_place(text: str) -> Locality | None:
+    """Read `--at`, None if it is empty.
+
+    Raises:
+        ConfigError: It names no place.
+    """
+    if not text:
+        return None
+    pairs = parse_pairs(text, "--at", "name=iad-1,latitude=38.9445,longitude=-77.4558")
+    location = {key: value for key, value in pairs.items() if key in LOCATION_KEYS}
+    return read_place({key: value for key, value in pairs.items() if key not in location}, location, name="--at")
+
+
+def placed(loaded: Loaded) -> Locality:
+    """Return where a gateway with these settings and manifests would be."""
+    named = read_place(loaded.settings.topology, loaded.settings.location)
+    return named if named != UNKNOWN_LOCALITY else loaded.data.place
 
 
 class Answer:
@@ -138,6 +183,7 @@ class Answer:
                 "query": head.query,
                 "source_ip": head.client_ip,
                 "listener": head.listener,
+                "attachment": head.attachment,
             },
             "outcome": outcome,
             "status": status,
@@ -175,6 +221,7 @@ class Answer:
             print_diagnostic(console, diagnostic)
         head, winner = self._head, self._found.winner
         at = f" at listener {head.listener}" if head.listener else ""
+        at += f" by attachment {head.attachment}" if head.attachment else ""
         say(console, f"{head.method} {head.scheme}://{head.authority}{head.target} from {head.client_ip}{at}", "bold")
         outcome, status = self.outcome()
         if winner is None:

@@ -23,7 +23,13 @@ _URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.\-]*)://(?P<authority>[^/?#]*
 
 
 def make_request(
-    method: str, url: str, *, headers: Sequence[str] = (), source_ip: str = DEFAULT_SOURCE_IP, listener: str = ""
+    method: str,
+    url: str,
+    *,
+    headers: Sequence[str] = (),
+    source_ip: str = DEFAULT_SOURCE_IP,
+    listener: str = "",
+    attachment: str = "",
 ) -> RequestHead:
     """Build the head of a request; a `Host` header takes the place of the URL's authority, as with curl.
 
@@ -73,6 +79,7 @@ def make_request(
         headers=Headers(fields),
         client_ip=client_ip,
         listener=listener,
+        attachment=attachment,
     )
 
 

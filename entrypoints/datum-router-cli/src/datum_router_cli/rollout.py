@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 import trio
 
-from datum_router.errors import ClusterUnavailable
+from datum_router.errors import ClusterError
 from datum_router.manifests.meta import Condition, ObjectKey
 from datum_router.manifests.table import ResourceKind
 from datum_router.plugins.cluster import Cluster
@@ -45,11 +45,14 @@ class State(enum.StrEnum):
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """An object's state and why it is not in force; empty once it is."""
+    """An object's state and why it is not in force, or what it lacks though it is; empty if there is nothing to say."""
 
     target: Target
     state: State
     why: str = ""
+
+
+_SUPPLY = (("EndpointsReady", "False"), ("Synced", "False"))
 
 
 class _Status(msgspec.Struct, frozen=True):
@@ -78,8 +81,17 @@ def judge(target: Target, found: Mapping[str, object] | None) -> Progress:
     if programmed is None:
         return Progress(target=target, state=State.WAITING, why="no gateway's word on it yet")
     if programmed.status == "True":
-        return Progress(target=target, state=State.IN_FORCE)
+        return Progress(target=target, state=State.IN_FORCE, why=_reservation(current))
     return Progress(target=target, state=State.WAITING, why=f"{programmed.reason}: {programmed.message}")
+
+
+def _reservation(conditions: Mapping[str, Condition]) -> str:
+    """Return why an object that is in force everywhere does not do all that it says, or cannot take traffic yet."""
+    for kind, bad in (("Accepted", "False"), ("ResolvedRefs", "False"), ("Conflicted", "True"), *_SUPPLY):
+        one = conditions.get(kind)
+        if one is not None and one.status == bad:
+            return f"{one.reason}: {one.message}"
+    return ""
 
 
 async def wait_until_in_force(
@@ -109,7 +121,7 @@ async def _look(
 ) -> None:
     try:
         found = await cluster.get(target.kind.gvk, target.kind.plural, target.key)
-    except ClusterUnavailable as error:  # it may come back in time
+    except ClusterError as error:  # it may come back in time, or the right to look may be given
         known[target.key] = Progress(target=target, state=State.WAITING, why=str(error))
         return
     progress = known[target.key] = judge(target, found)

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
 import sys
 from collections.abc import Sequence
 
-from datum_router.errors import DatumRouterError
 from datum_router_controller.settings import HELP, settings
 from datum_router_runtime.controller import run_controller
-from datum_router_runtime.logsetup import setup_logging
-from datum_router_runtime.logtargets import warn_of_unknown_targets
-from datum_router_runtime.variables import warn_of_unknown_variables
-
-NAME = "datum-router-controller"
+from datum_router_runtime.mainprogram import run_program
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,28 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Those of the command line if None. None are taken but `--help` and `--version`.
     """
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if given in (["-h"], ["--help"]):
-        sys.stdout.write(HELP)
-        return 0
-    if given == ["--version"]:
-        sys.stdout.write(f"{NAME}, version {importlib.metadata.version(NAME)}\n")
-        return 0
-    if given:
-        sys.stderr.write(
-            f"{NAME}: found argument {given[0]!r}, expected none: settings come from DATUM_ROUTER_* variables "
-            "(see --help)\n"
-        )
-        return 2
-    try:
-        setup_logging(os.environ)
-        warn_of_unknown_targets(os.environ)
-        warn_of_unknown_variables(os.environ)
-        run_controller(settings(os.environ))
-    except DatumRouterError as error:
-        sys.stderr.write(f"{NAME}: {error}\n")
-        return 2
-    return 0
+    return run_program(
+        "datum-router-controller", arguments, lambda environ: run_controller(settings(environ)), help_text=HELP
+    )
 
 
 if __name__ == "__main__":

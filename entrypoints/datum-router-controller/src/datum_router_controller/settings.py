@@ -13,7 +13,7 @@ HELP = """Usage: datum-router-controller
   VPCEgresses until SIGTERM. Of several, one leads. Serves no traffic.
   Takes no arguments; settings come from the environment:
 
-  KUBECONFIG                     how to reach the cluster [default: as the Pod it runs in]
+  KUBECONFIG                     how to reach the cluster [default: as the Pod it runs in, else ~/.kube/config]
   DATUM_ROUTER_KUBE_CONTEXT      which context of it [default: the current one]
   DATUM_ROUTER_NAMESPACES        namespaces, separated by commas [default: all]
   DATUM_ROUTER_LABEL_SELECTOR    which of our objects, such as tier=edge [default: all]

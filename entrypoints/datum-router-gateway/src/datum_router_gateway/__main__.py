@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import os
 import sys
 from collections.abc import Mapping, Sequence
 
-from datum_router.errors import DatumRouterError
 from datum_router_runtime.app import run_gateway
-from datum_router_runtime.logsetup import setup_logging
-from datum_router_runtime.logtargets import warn_of_unknown_targets
+from datum_router_runtime.mainprogram import run_program
 from datum_router_runtime.settings import (
     GatewaySettings,
     parse_address,
@@ -19,7 +15,6 @@ from datum_router_runtime.settings import (
     settings_from_environment,
 )
 from datum_router_runtime.sourceenv import cluster_of, source_from_environment
-from datum_router_runtime.variables import warn_of_unknown_variables
 
 HELP = """Usage: datum-router-gateway
 
@@ -28,7 +23,7 @@ HELP = """Usage: datum-router-gateway
 
   DATUM_ROUTER_SOURCE            files or kubernetes [default: files]
   DATUM_ROUTER_DIR               files: directory of manifests [default: /etc/datum-router]
-  KUBECONFIG                     kubernetes: how to reach it [default: as the Pod it runs in]
+  KUBECONFIG                     kubernetes: how to reach it [default: as the Pod it runs in, else ~/.kube/config]
   DATUM_ROUTER_KUBE_CONTEXT      kubernetes: which context of it [default: the current one]
   DATUM_ROUTER_NAMESPACES        kubernetes: namespaces, separated by commas [default: all]
   DATUM_ROUTER_LABEL_SELECTOR    kubernetes: which of our objects, such as tier=edge [default: all]
@@ -46,7 +41,8 @@ HELP = """Usage: datum-router-gateway
   DATUM_ROUTER_WORKERS           worker processes [default: 1]
   DATUM_ROUTER_LOG               log filter, such as info or router=debug [default: info]
   DATUM_ROUTER_LOG_FORMAT        text or json [default: text]
-  DATUM_ROUTER_TOPOLOGY          where this gateway is
+  DATUM_ROUTER_TOPOLOGY          where this gateway is, by topology keys
+  DATUM_ROUTER_LOCATION          where this gateway is, by name, latitude and longitude
   DATUM_ROUTER_DATA_PLANE_CONFIG limits and timeouts
   DATUM_ROUTER_DISABLE_PLUGINS   plugins that are not loaded, separated by commas
   DATUM_ROUTER_LAMEDUCK_SECS, DATUM_ROUTER_GRACE_SECS
@@ -85,28 +81,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Those of the command line if None. None are taken but `--help` and `--version`.
     """
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if given in (["-h"], ["--help"]):
-        sys.stdout.write(HELP)
-        return 0
-    if given == ["--version"]:
-        sys.stdout.write(f"datum-router-gateway, version {importlib.metadata.version('datum-router-gateway')}\n")
-        return 0
-    if given:
-        sys.stderr.write(
-            f"datum-router-gateway: found argument {given[0]!r}, expected none: settings come from DATUM_ROUTER_* "
-            "variables (see --help), options belong to `datum-router run`\n"
-        )
-        return 2
-    try:
-        setup_logging(os.environ)
-        warn_of_unknown_targets(os.environ)
-        warn_of_unknown_variables(os.environ)
-        run_gateway(settings(os.environ))
-    except DatumRouterError as error:
-        sys.stderr.write(f"datum-router-gateway: {error}\n")
-        return 2
-    return 0
+    return run_program(
+        "datum-router-gateway",
+        arguments,
+        lambda environ: run_gateway(settings(environ)),
+        help_text=HELP,
+        instead=", options belong to `datum-router run`",
+    )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,18 @@
 """The admin listener: what the gateway knows, as JSON or metrics, over HTTP on a loopback address. Reads only.
 
 Own use of `h11` behind a loopback socket is no data path: nothing here is fast and nothing here is exposed.
+
+A loopback address keeps other hosts out, but not requests that a gateway passes on: whoever may make a VPCService can
+name any address as its endpoint. So what came through a proxy is refused, and what names another host than this one
+(as a browser does whose DNS was rebound).
 """
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import logging
+import urllib.parse
 from collections.abc import Awaitable, Callable, Mapping
 
 import h11
@@ -39,10 +45,16 @@ Page = Callable[[], tuple[int, object]] | Callable[[], Awaitable[tuple[int, obje
 class Admin:
     """Serve pages by path."""
 
-    __slots__ = ("_open", "_pages")
+    __slots__ = ("_is_local", "_open", "_pages")
 
-    def __init__(self, pages: Mapping[str, Page]) -> None:
+    def __init__(self, pages: Mapping[str, Page], *, is_local: bool = False) -> None:
+        """Take the pages by path.
+
+        Args:
+            is_local: They are for people on this host alone; requests that come from elsewhere get 403.
+        """
         self._pages = dict(pages)
+        self._is_local = is_local
         self._open = 0
 
     async def serve(self, listener: trio.SocketListener) -> None:
@@ -81,7 +93,10 @@ class Admin:
         page = self._pages.get(path)
         status: int
         value: object
-        if request.method not in (b"GET", b"HEAD"):
+        problem = _why_not_local(request) if self._is_local else ""
+        if problem:
+            status, value = 403, {"error": problem}
+        elif request.method not in (b"GET", b"HEAD"):
             status, value = 405, {"error": f"found method {request.method.decode()}, expected GET"}
         elif page is None:
             status, value = 404, {"error": "no such page", "pages": sorted(self._pages)}
@@ -109,3 +124,21 @@ class Admin:
         if request.method != b"HEAD":
             data += connection.send(h11.Data(data=body)) or b""
         return data
+
+
+def _why_not_local(request: h11.Request) -> str:
+    """Return why a request is not one of somebody on this host; empty if it seems to be. No header value is told."""
+    for name, value in request.headers:
+        if name in (b"via", b"forwarded") or name.startswith(b"x-forwarded-"):
+            return f"found header {name.decode()}, expected a request that came through no proxy"
+        if name == b"host" and not _is_own(value.decode("ascii", "replace")):
+            return "found another host in the header host, expected localhost or a loopback address"
+    return ""
+
+
+def _is_own(authority: str) -> bool:
+    try:
+        host = urllib.parse.urlsplit(f"//{authority}").hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -26,16 +26,18 @@ from datum_router.registry.store import Store
 from datum_router.routing.regex import load_engine
 from datum_router_runtime.admin import Page
 from datum_router_runtime.feed import Feed
-from datum_router_runtime.gatewayreport import GatewayReporter, default_identity, owners_from
+from datum_router_runtime.gatewayreport import GatewayReporter, owners_from
 from datum_router_runtime.probes import ProbeRunner
 from datum_router_runtime.process import (
     COLLECTION_OBJECTS,
     DiagnosticLog,
+    default_identity,
     load,
     make_cluster,
     make_source,
     not_installed,
     open_pages,
+    readiness,
 )
 from datum_router_runtime.settings import Address, GatewaySettings
 from datum_router_runtime.snapshotfile import WRITE_INTERVAL_S, SnapshotFile
@@ -150,6 +152,7 @@ class Gateway:
             publish=self.supervisor.publish_health,
             concurrency=settings.probe_concurrency,
             clock=time.monotonic,
+            settings=settings.data_plane_config,
         )
         self.telemetry = Telemetry(
             self.supervisor,
@@ -287,10 +290,7 @@ class Gateway:
         }
 
     def _readyz(self) -> tuple[int, object]:
-        reasons = self.supervisor.not_ready_reasons()
-        if reasons:
-            reasons += [one.render() for found in self.feed.complaints.values() for one in found]
-        return (503, {"ready": False, "reasons": reasons}) if reasons else (200, {"ready": True})
+        return readiness(self.supervisor.not_ready_reasons(), self.feed.complaints)
 
     def _health(self) -> tuple[int, object]:
         endpoints = [

@@ -25,15 +25,16 @@ from datum_router.routing.regex import load_engine
 from datum_router_runtime.admin import Page
 from datum_router_runtime.controllermetrics import ControllerMetrics
 from datum_router_runtime.feed import Feed
-from datum_router_runtime.gatewayreport import default_identity
 from datum_router_runtime.leader import Leader
 from datum_router_runtime.process import (
     COLLECTION_OBJECTS,
     DiagnosticLog,
+    default_identity,
     load,
     make_cluster,
     make_source,
     open_pages,
+    readiness,
 )
 from datum_router_runtime.settings import Address, ControllerSettings
 from datum_router_runtime.sourcemetrics import start_shares
@@ -153,9 +154,7 @@ class Controller:
             reasons.append("the source has not said yet all that it knows")
         elif self._result is None:
             reasons.append("nothing has been compiled yet")
-        if reasons:
-            reasons += [one.render() for found in self.feed.complaints.values() for one in found]
-        return (503, {"ready": False, "reasons": reasons}) if reasons else (200, {"ready": True})
+        return readiness(reasons, self.feed.complaints)
 
     def _diagnostics(self) -> Sequence[Diagnostic]:
         return () if self._result is None else self._result.diagnostics

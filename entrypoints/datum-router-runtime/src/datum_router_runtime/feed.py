@@ -244,7 +244,8 @@ class Feed:
         """Tell why nothing is known yet: diagnostics are published with the first snapshot, which waits for it."""
         for diagnostic in event.diagnostics:
             if diagnostic not in self.complaints.get(event.scope, ()):
-                log.error("source is not synced", extra={"source": event.source, "why": diagnostic.render()})
+                level = logging.ERROR if diagnostic.severity is Severity.ERROR else logging.WARNING
+                log.log(level, "source is not synced", extra={"source": event.source, "why": diagnostic.render()})
         self.complaints[event.scope] = event.diagnostics
 
     async def _run_source(self, name: str, source: Source) -> None:

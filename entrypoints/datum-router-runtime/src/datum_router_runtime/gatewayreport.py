@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import random
 import re
-import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -18,14 +17,11 @@ import msgspec
 import trio
 
 from datum_router.compiler.diagnostics import Diagnostic, Severity
-from datum_router.compiler.ingress import wanted_listeners
+from datum_router.compiler.ingress import Attached
 from datum_router.errors import ClusterConflict, ClusterError
 from datum_router.manifests.credentials import CREDENTIAL_KINDS, REFERRING_KINDS, references
-from datum_router.manifests.meta import MAX_NAME_CHARS, ObjectKey, ObjectMeta, OwnerReference
+from datum_router.manifests.meta import MAX_NAME_CHARS, ObjectKey, ObjectMeta, OwnerReference, key_of
 from datum_router.manifests.table import KindTable
-from datum_router.manifests.vpcingress import VPCIngress
-from datum_router.model.listener import Listener
-from datum_router.model.snapshot import SnapshotData
 from datum_router.plugins.cluster import Cluster, LeaseRecord
 from datum_router.plugins.protocols import ManifestView
 from datum_router.policy.backoff import full_jitter
@@ -36,6 +32,7 @@ from datum_router.reconcile.reports import (
     GatewayReport,
     Refusal,
     encode_report,
+    make_problem,
     make_refusals,
 )
 from datum_router_runtime.feed import Feed
@@ -70,11 +67,6 @@ def lease_name(identity: str) -> str:
     return f"gateway-{plain}"[:MAX_NAME_CHARS].rstrip("-.")
 
 
-def default_identity(environ: Mapping[str, str]) -> str:
-    """Return what this gateway is called: the name of its Pod if it has one, else that of the host."""
-    return environ.get("POD_NAME") or socket.gethostname()
-
-
 def owners_from(environ: Mapping[str, str]) -> tuple[OwnerReference, ...]:
     """Return the Pod (POD_NAME, POD_UID) that the record is to be deleted with."""
     name, uid = environ.get("POD_NAME", ""), environ.get("POD_UID", "")
@@ -98,6 +90,21 @@ def refusals_from(diagnostics: Iterable[Diagnostic], kinds: KindTable) -> Iterab
         yield Refusal(kind=kind.kind, namespace=namespace, name=name, reason=one.reason.value, message=message)
 
 
+def refusals_of_ports(ingresses: Iterable[Attached], closed: Mapping[str, Diagnostic]) -> Iterable[Refusal]:
+    """Yield the VPCIngresses that ask for a listener which cannot be opened here.
+
+    Args:
+        closed: Why, by name of the listener.
+    """
+    for ingress in ingresses:
+        for _, _, listener in ingress.sections:
+            if listener in closed:
+                key, why = ingress.key, closed[listener]
+                yield Refusal(
+                    kind=key.kind, namespace=key.namespace, name=key.name, reason=why.reason.value, message=why.message
+                )
+
+
 def credential_refusals(diagnostics: Iterable[Diagnostic], view: ManifestView) -> Iterator[Refusal]:
     """Yield a refusal for each object that names a Secret or ConfigMap of which the latest version cannot be used.
 
@@ -115,7 +122,7 @@ def credential_refusals(diagnostics: Iterable[Diagnostic], view: ManifestView) -
                 found = bad.get(where)
                 if found is None:
                     continue
-                key = own_key(kind, manifest)
+                key = _key_of(kind, manifest)
                 what = f"{where}: {found.path}: {found.message}" if found.path else f"{where}: {found.message}"
                 message = f"{what}; the last good version stays in force, if there was one"
                 reason = Reason.INVALID_CERTIFICATE_REF.value
@@ -123,31 +130,11 @@ def credential_refusals(diagnostics: Iterable[Diagnostic], view: ManifestView) -
                 break
 
 
-def listener_refusals(
-    problems: Mapping[str, Diagnostic], listeners: Iterable[Listener], view: ManifestView
-) -> Iterator[Refusal]:
-    """Yield a refusal for each VPCIngress with a port that this gateway cannot listen on.
-
-    Args:
-        problems: By name of the listener.
-    """
-    by_port = {one.port: problems[one.name] for one in listeners if one.name in problems}
-    for ingress in view.list("VPCIngress") if by_port else ():
-        if not isinstance(ingress, VPCIngress):
-            continue
-        found = next((by_port[one.port] for one in wanted_listeners(ingress) if one.port in by_port), None)
-        if found is not None:
-            key = own_key("VPCIngress", ingress)
-            yield Refusal(
-                kind=key.kind, namespace=key.namespace, name=key.name, reason=found.reason.value, message=found.message
-            )
-
-
-def own_key(kind: str, manifest: msgspec.Struct) -> ObjectKey:
+def _key_of(kind: str, manifest: msgspec.Struct) -> ObjectKey:
     """Return which object a manifest of a kind is."""
     metadata = getattr(manifest, "metadata", None)
     assert isinstance(metadata, ObjectMeta)
-    return ObjectKey(kind=kind, namespace=metadata.namespace, name=metadata.name)
+    return key_of(kind, metadata)
 
 
 class GatewayReporter:
@@ -194,31 +181,35 @@ class GatewayReporter:
         """Return what is to be said now; None while what was taken in is on its way to the workers."""
         supervisor = self._supervisor
         data = supervisor.data
-        problems = [one.message for one in supervisor.listener_problems.values()]
+        closed = supervisor.listener_problems
+        problems = [one.message for one in closed.values()]
         if supervisor.link_problem is not None:
             problems.append(supervisor.link_problem.message)
-        if data is None or not self._feed.synced or (supervisor.lagging_workers() and not problems):
+        is_lagging = supervisor.lagging_workers() > 0
+        is_changing_hands = any(one.reason is Reason.PENDING for one in closed.values())
+        if data is None or not self._feed.synced or (is_lagging and not problems) or is_changing_hands:
             return None
-        refused, is_cut = make_refusals(self._refusals(data))
+        refused, is_cut = make_refusals(self._refusals())
         last = self._last
-        is_behind = supervisor.lagging_workers() > 0
+        # With no port open nothing is in force here, whatever the workers hold.
+        is_behind = is_lagging or len(closed) == len(data.listeners) > 0
         namespaces = self._scope.get("namespaces", "")
         return GatewayReport(
             digest=last.digest if is_behind else data.digest,
             versions=last.versions if is_behind else dict(sorted(self._feed.published_marks().items())),
             refused=refused,
             is_cut=is_cut,
-            problem="; ".join(problems),
+            problem=make_problem(problems),
             namespaces=tuple(sorted(part.strip() for part in namespaces.split(",") if part.strip())),
             label_selector=self._scope.get("labelSelector", ""),
         )
 
-    def _refusals(self, data: SnapshotData) -> Iterator[Refusal]:
+    def _refusals(self) -> Iterator[Refusal]:
         supervisor, view = self._supervisor, self._feed.published_view
         yield from refusals_from(supervisor.diagnostics, self._kinds)
+        yield from refusals_of_ports(supervisor.ingresses, supervisor.listener_problems)
         if view is not None:
             yield from credential_refusals(supervisor.diagnostics, view)
-            yield from listener_refusals(supervisor.listener_problems, data.listeners, view)
 
     async def run(self) -> None:
         """Report until cancelled; then the record is deleted, since this gateway holds nothing up any more."""
@@ -270,6 +261,10 @@ class GatewayReporter:
                     )
                 )
             except ClusterConflict:
+                log.warning(
+                    "somebody else writes this gateway's report; another gateway of the same name?",
+                    extra={"lease": self._record.name, "setting": "DATUM_ROUTER_IDENTITY"},
+                )
                 self._record = LeaseRecord(namespace=self._record.namespace, name=self._record.name)
                 self.failures += 1
             except ClusterError as error:

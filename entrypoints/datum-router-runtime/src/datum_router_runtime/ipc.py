@@ -17,6 +17,7 @@ import trio
 from datum_router.errors import DatumRouterError
 from datum_router.health.trial import TrialVerdict
 from datum_router.health.view import OutcomeBatch
+from datum_router.model.endpoint import Locality
 from datum_router.model.snapshot import SnapshotData, SnapshotDelta
 from datum_router.observe.cells import Cell, CellKey
 from datum_router.observe.meter import MeterDelta
@@ -45,7 +46,7 @@ class Configure(_Message, frozen=True, kw_only=True):
     index: int
     data_plane: str
     data_plane_config: Mapping[str, str]
-    topology: Mapping[str, str]
+    place: Locality
     report_interval_s: float
     orphan_grace_s: float
     lameduck_s: float

@@ -38,6 +38,7 @@ class ProbeRunner:
         publish: Callable[[Sequence[HealthChange]], None],
         concurrency: int,
         clock: Callable[[], float],
+        settings: Mapping[str, str] | None = None,
         rng: random.Random | None = None,
     ) -> None:
         self._book = book
@@ -45,7 +46,9 @@ class ProbeRunner:
         self._clock = clock
         self._schedule = ProbeSchedule(rng or random.Random(), concurrency=concurrency)
         self._changed = trio.Event()
-        self._probers: dict[ProbeType, Prober] = {kind: spec.create() for kind, spec in plugins.health_checks.items()}
+        self._probers: dict[ProbeType, Prober] = {
+            kind: spec.make(settings or {}) for kind, spec in plugins.health_checks.items()
+        }
         self.sent = 0
 
     def set_services(self, services: Mapping[ServiceKey, Service]) -> None:

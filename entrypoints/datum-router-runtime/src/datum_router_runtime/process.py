@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import socket
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -34,6 +35,11 @@ METRICS_PAGES = ("/metrics",)
 
 LISTENING = {name: f"{name} listening" for name in ("admin", "probes", "metrics")}
 """What is logged of each listener."""
+
+
+def default_identity(environ: Mapping[str, str]) -> str:
+    """Return what this process is called: the name of its Pod if it has one, else that of the host."""
+    return environ.get("POD_NAME") or socket.gethostname()
 
 
 def load(disabled: Sequence[str], environ: Mapping[str, str]) -> PluginSet:
@@ -104,6 +110,14 @@ class DiagnosticLog:
 # --- pages -----------------------------------------------------------------------------------------------------------
 
 
+def readiness(reasons: Sequence[str], complaints: Mapping[str, Sequence[Diagnostic]]) -> tuple[int, object]:
+    """Return the page `/readyz`: 200 if there are no reasons against it, else those and what sources complain of."""
+    if not reasons:
+        return 200, {"ready": True}
+    told = [one.render() for found in complaints.values() for one in found]
+    return 503, {"ready": False, "reasons": [*reasons, *told]}
+
+
 class Listening(msgspec.Struct, frozen=True, kw_only=True):
     """A listener that is bound, and what it serves."""
 
@@ -138,7 +152,8 @@ async def open_pages(
             host, port = listener.socket.getsockname()[:2]
             bound = Address(host=host, port=port)
             log.info(LISTENING[name], extra={"address": str(bound)})
-            found.append(Listening(name=name, address=bound, server=Admin(offered), listener=listener))
+            server = Admin(offered, is_local=name == "admin")
+            found.append(Listening(name=name, address=bound, server=server, listener=listener))
     return found
 
 

@@ -6,6 +6,7 @@ Every field has a name, a default and a unit; `docs/reference/settings.md` is ge
 from __future__ import annotations
 
 import ipaddress
+import math
 import re
 from collections.abc import Mapping
 from typing import TypeVar
@@ -13,12 +14,17 @@ from typing import TypeVar
 import msgspec
 
 from datum_router.errors import ConfigError
+from datum_router.model.endpoint import Locality, make_locality
 from datum_router.reasons import Reason
 
 _HOST_PORT = re.compile(r"(?:\[(?P<v6>[0-9a-fA-F:.]+)\]|(?P<host>[^:\[\]]*)):(?P<port>[0-9]{1,5})")
 LOCAL_NAMES = {"": "0.0.0.0", "localhost": "127.0.0.1", "*": "0.0.0.0"}
 MAX_WORKERS = 256
 MAX_DURATION_S = 3600.0
+SETTLE_S = 0.2
+"""How long a change waits for what follows, such as gateways' word on it, before its status is looked at (seconds)."""
+CONCURRENT_WRITES = 8
+"""Statuses that are written at once."""
 MAX_CONCURRENT_WRITES = 64
 
 
@@ -80,11 +86,12 @@ def parse_admin_address(text: str, *, name: str) -> Address:
         ConfigError: Anything else, or an address that others can reach.
     """
     address = parse_address(text, name=name)
-    _require_loopback(address, name)
+    require_loopback(address, name)
     return address
 
 
-def _require_loopback(address: Address, name: str) -> None:
+def require_loopback(address: Address, name: str) -> None:
+    """Raise ConfigError for an address that others can reach."""
     if not ipaddress.ip_address(address.host).is_loopback:
         raise ConfigError(
             f"{name}: found {address}, expected a loopback address such as 127.0.0.1:9901 "
@@ -98,17 +105,62 @@ def _require_workers(workers: int, name: str) -> None:
         raise ConfigError(f"{name}: found {workers}, expected 1 to {MAX_WORKERS}", reason=Reason.INVALID_VALUE)
 
 
-def _require_duration(seconds: float, name: str) -> None:
+def require_duration(seconds: float, name: str) -> None:
+    """Raise ConfigError for seconds below 0 or above MAX_DURATION_S."""
     if not 0 <= seconds <= MAX_DURATION_S:
         raise ConfigError(
             f"{name}: found {seconds:g}, expected 0 to {MAX_DURATION_S:g} seconds", reason=Reason.INVALID_VALUE
         )
 
 
+LOCATION_KEYS = ("name", "latitude", "longitude")
+COORDINATE_LIMITS = {"latitude": 90.0, "longitude": 180.0}
+"""Degrees to both sides of zero (WGS 84)."""
+
+
+def read_place(topology: Mapping[str, str], location: Mapping[str, str], *, name: str = "location") -> Locality:
+    """Return the place that settings name, unknown if both are empty.
+
+    Raises:
+        ConfigError: An unknown key of `location`, degrees that are none, or one coordinate without the other.
+    """
+    for key in location:
+        if key not in LOCATION_KEYS:
+            raise ConfigError(
+                f"{name}: found {key!r}, expected name, latitude and longitude", reason=Reason.INVALID_VALUE
+            )
+    degrees = {key: _read_degrees(location[key], key, name) for key in COORDINATE_LIMITS if key in location}
+    if len(degrees) == 1:
+        raise ConfigError(
+            f"{name}: found {next(iter(degrees))} alone, expected latitude and longitude", reason=Reason.MISSING_FIELD
+        )
+    return make_locality(
+        topology,
+        location=location.get("name", ""),
+        latitude=degrees.get("latitude"),
+        longitude=degrees.get("longitude"),
+    )
+
+
+def _read_degrees(text: str, key: str, name: str) -> float:
+    limit = COORDINATE_LIMITS[key]
+    try:
+        degrees = float(text)
+    except ValueError:
+        degrees = math.nan
+    if not -limit <= degrees <= limit:
+        raise ConfigError(
+            f"{name}: found {key} {text!r}, expected degrees from {-limit:g} to {limit:g} such as 38.9445",
+            reason=Reason.INVALID_VALUE,
+        )
+    return degrees
+
+
 S = TypeVar("S", bound=msgspec.Struct)
 
 
-def _convert(values: Mapping[str, object], struct: type[S]) -> S:
+def convert_settings(values: Mapping[str, object], struct: type[S]) -> S:
+    """Return keyword values as settings; raises ConfigError for an unknown name or a value that does not fit."""
     try:
         return msgspec.convert(dict(values), struct)
     except msgspec.ValidationError as error:
@@ -135,6 +187,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         data_plane: Name of the data plane plugin.
         data_plane_config: Its text settings.
         topology: Where this gateway is, for locality: `topology.datum.net/city-code=IAD`.
+        location: The same by `name` of its Location, `latitude` and `longitude` in degrees. If neither this nor
+            `topology` is given, the ServingLocation among the manifests says where it is.
         debounce_s: Changes that follow another within this time are gathered into one compilation; what is taken away
             waits so long in any case.
         debounce_max_s: Never gathered for longer than this while they keep coming.
@@ -164,6 +218,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     data_plane: str = "proxy"
     data_plane_config: Mapping[str, str] = {}
     topology: Mapping[str, str] = {}
+    location: Mapping[str, str] = {}
     debounce_s: float = 0.05
     debounce_max_s: float = 1.0
     report_interval_s: float = 0.25
@@ -187,12 +242,13 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: An unknown name, a value of the wrong type or out of range.
         """
-        return _convert(values, cls)
+        return convert_settings(values, cls)
 
     def __post_init__(self) -> None:
         _require_workers(self.workers, "workers")
+        read_place(self.topology, self.location)
         if self.admin is not None:
-            _require_loopback(self.admin, "admin")
+            require_loopback(self.admin, "admin")
         for name in (
             "debounce_s",
             "debounce_max_s",
@@ -202,7 +258,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
             "orphan_grace_s",
             "worker_start_timeout_s",
         ):
-            _require_duration(getattr(self, name), name)
+            require_duration(getattr(self, name), name)
 
 
 class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -234,8 +290,8 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Address | None = None
     debounce_s: float = 0.05
     debounce_max_s: float = 1.0
-    settle_s: float = 0.2
-    concurrent_writes: int = 8
+    settle_s: float = SETTLE_S
+    concurrent_writes: int = CONCURRENT_WRITES
     disabled_plugins: tuple[str, ...] = ()
 
     @classmethod
@@ -245,13 +301,13 @@ class ControllerSettings(msgspec.Struct, frozen=True, kw_only=True):
         Raises:
             ConfigError: A value of the wrong type or out of range.
         """
-        return _convert({name: value for name, value in values.items() if name in cls.__struct_fields__}, cls)
+        return convert_settings({name: value for name, value in values.items() if name in cls.__struct_fields__}, cls)
 
     def __post_init__(self) -> None:
         if self.admin is not None:
-            _require_loopback(self.admin, "admin")
+            require_loopback(self.admin, "admin")
         for name in ("debounce_s", "debounce_max_s", "settle_s"):
-            _require_duration(getattr(self, name), name)
+            require_duration(getattr(self, name), name)
         if not 1 <= self.concurrent_writes <= MAX_CONCURRENT_WRITES:
             raise ConfigError(
                 f"concurrent_writes: found {self.concurrent_writes}, expected 1 to {MAX_CONCURRENT_WRITES}",
@@ -268,12 +324,19 @@ ENVIRONMENT = {
 }
 """Environment variable -> field, for plain seconds."""
 
-
 TEXTS = {"DATUM_ROUTER_IDENTITY": "identity", "DATUM_ROUTER_SNAPSHOT_FILE": "snapshot_file"}
 """Environment variable -> field, for plain text."""
 
 ADDRESSES = {"DATUM_ROUTER_PROBES": "probes", "DATUM_ROUTER_METRICS": "metrics"}
 """Environment variable -> field, for addresses that others may reach."""
+
+
+DATA_PLANE = {
+    "DATUM_ROUTER_VPC_INTERFACES": "vpc_interfaces",
+    "DATUM_ROUTER_VPC_ATTACHMENTS": "vpc_attachments",
+    "DATUM_ROUTER_VPC_REQUIRED": "vpc_required",
+}
+"""Environment variable -> setting of the data plane whose values hold commas, or that stand beside one of those."""
 
 
 def parse_pairs(text: str, variable: str, example: str) -> dict[str, str]:
@@ -291,10 +354,10 @@ def parse_pairs(text: str, variable: str, example: str) -> dict[str, str]:
 
 
 def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
-    """Return the settings that the environment gives, as keyword arguments of `GatewaySettings`.
+    """Return the settings that the environment gives, by name of the field, those of gateways included.
 
-    Besides `ENVIRONMENT`: `DATUM_ROUTER_WORKERS=4`, `DATUM_ROUTER_DISABLE_PLUGINS=a,b`, and as `name=value,name=value`
-    `DATUM_ROUTER_TOPOLOGY` and `DATUM_ROUTER_DATA_PLANE_CONFIG`.
+    Besides `ENVIRONMENT`, `TEXTS` and `ADDRESSES`: `DATUM_ROUTER_WORKERS=4`, `DATUM_ROUTER_DISABLE_PLUGINS=a,b`, and as
+    `name=value,name=value` `DATUM_ROUTER_TOPOLOGY`, `DATUM_ROUTER_LOCATION` and `DATUM_ROUTER_DATA_PLANE_CONFIG`.
 
     Raises:
         ConfigError: A value that cannot be read; names the variable.
@@ -309,7 +372,7 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
                 raise ConfigError(
                     f"{variable}: found {text!r}, expected seconds such as 5 or 0.5", reason=Reason.INVALID_VALUE
                 ) from error
-            _require_duration(found_s, variable)
+            require_duration(found_s, variable)
             found[field] = found_s
     for variable, field in TEXTS.items():
         if text := environ.get(variable, ""):
@@ -331,8 +394,16 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
         found["disabled_plugins"] = tuple(name.strip() for name in disabled.split(",") if name.strip())
     for variable, field, example in (
         ("DATUM_ROUTER_TOPOLOGY", "topology", "topology.datum.net/city-code=IAD"),
+        ("DATUM_ROUTER_LOCATION", "location", "name=iad-1,latitude=38.9445,longitude=-77.4558"),
         ("DATUM_ROUTER_DATA_PLANE_CONFIG", "data_plane_config", "keep_alive_timeout_s=30"),
     ):
         if text := environ.get(variable, ""):
-            found[field] = parse_pairs(text, variable, example)
+            pairs = found[field] = parse_pairs(text, variable, example)
+            if field == "location":
+                read_place({}, pairs, name=variable)
+    given = {name: environ[variable] for variable, name in DATA_PLANE.items() if environ.get(variable)}
+    if given:
+        config = found.get("data_plane_config", {})
+        assert isinstance(config, dict)
+        found["data_plane_config"] = config | given
     return found

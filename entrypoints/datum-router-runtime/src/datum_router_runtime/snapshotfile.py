@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -102,14 +103,35 @@ class SnapshotFile:
     def read(self) -> Restored | None:
         """Return what the file holds; None, with a log line, if nothing usable."""
         try:
-            if self.path.stat().st_size > MAX_BYTES:
-                raise ValueError(f"it is larger than {MAX_BYTES} bytes")
-            return decode_snapshot(self.path.read_bytes(), scope=self._scope)
+            return decode_snapshot(self._content(), scope=self._scope)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             log.warning("last snapshot cannot be used", extra={"file": str(self.path), "error": str(error)})
             return None
+
+    def _content(self) -> bytes:
+        """Return what the file holds.
+
+        Raises:
+            OSError, ValueError: It cannot be read, or others may have written it: whoever can put a file there would
+                say where requests go.
+        """
+        # Opening a pipe would wait for whoever writes to it.
+        handle = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(handle, "rb") as file:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
+                raise ValueError("it is no regular file")
+            if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                mode = stat.S_IMODE(found.st_mode)
+                raise ValueError(
+                    f"others may have written it: found owner {found.st_uid} and mode {mode:o}, expected owner "
+                    f"{os.geteuid()} and a file that nobody else may write"
+                )
+            if found.st_size > MAX_BYTES:
+                raise ValueError(f"it is larger than {MAX_BYTES} bytes")
+            return file.read(MAX_BYTES + 1)
 
     async def save(self, data: SnapshotData) -> None:
         """Write a snapshot unless it is the one that was written last; never raises on what the disk does."""

@@ -3,7 +3,7 @@
 Theory of operation. `observe` is told of every view and result; it only notes which objects' statuses may differ. One
 task looks at those one by one: it works out the status that an object ought to have now, and compares it with the one
 that it has. Only a difference is written, by a few tasks at a time. So any number of changes to an object is one look,
-and looking costs no request. Each waits `SETTLE_S` first, so that what a gateway says of an edit is in the same write.
+and looking costs no request. Each waits `settle_s` first, so that what a gateway says of an edit is in the same write.
 
 Whoever does not lead keeps its knowledge up to date and writes nothing. At the beginning of a term every object is
 looked at once, behind whatever is edited meanwhile.
@@ -20,6 +20,7 @@ import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from http import HTTPStatus
 
 import msgspec
 import trio
@@ -38,7 +39,7 @@ from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.observe import names
 from datum_router.plugins.cluster import Cluster, LeaseRecord, ObjectEvent, StatusWrite
 from datum_router.reasons import Reason
-from datum_router.reconcile.conditions import timestamp
+from datum_router.reconcile.conditions import conditions_of, timestamp
 from datum_router.reconcile.index import FactIndex
 from datum_router.reconcile.leases import LEASE_KIND, reports_in
 from datum_router.reconcile.notices import Notice, notices
@@ -47,14 +48,11 @@ from datum_router.reconcile.status import KINDS, desired_status, is_same_status,
 from datum_router.reconcile.versions import FirstVersions
 from datum_router.reconcile.workqueue import WorkQueue
 from datum_router.registry.store import StoreView
+from datum_router_runtime.settings import CONCURRENT_WRITES, SETTLE_S
 from datum_router_runtime.turns import Signal
 
 log = logging.getLogger(__name__)
 
-SETTLE_S = 0.2
-"""How long a change waits for what follows it, such as gateways' word on it, before it is looked at (seconds)."""
-CONCURRENT_WRITES = 8
-"""Statuses that are written at once."""
 WRITE_TIMEOUT_S = 60.0
 """One write, with its events, is given up after so long (seconds) and tried again."""
 FORBIDDEN_RETRY_S = 60.0
@@ -65,7 +63,6 @@ MAX_REWRITE_S = 300.0
 """Longest wait before a status that somebody else keeps changing is written again (seconds)."""
 EXPIRY_MARGIN_S = 0.1
 """After so long (seconds) a record that ran out has certainly done so."""
-
 
 CONDITION_TYPES = frozenset(names.CONDITION.values)
 """Those that are counted; others may have put conditions of their own there."""
@@ -133,6 +130,7 @@ class StatusWriter:
         self._waiting: set[ObjectKey] = set()  # not in force everywhere when last looked at
         self._written: dict[ObjectKey, tuple[str, StatusPart]] = {}
         self._rewrites: dict[ObjectKey, int] = {}  # in a row, of statuses that were changed behind our back
+        self._refusing: dict[ObjectKey, int] = {}  # the API broke on these: writes until then; -1: on them alone
         self._put_off: set[ObjectKey] = set()  # those of them that have waited, or wait now
         self._woken = Signal()
         self._reported = Signal()
@@ -187,7 +185,7 @@ class StatusWriter:
             objects, conditions = self._census.objects, self._census.conditions
             for key in self._index.objects():
                 objects[key.kind] += 1
-                for one in getattr(self._index.status(key), "conditions", ()):
+                for one in conditions_of(self._index.status(key)):
                     if one.type in CONDITION_TYPES:
                         conditions[key.kind, one.type, one.status] += 1
         return self._census
@@ -288,6 +286,7 @@ class StatusWriter:
             self._written.pop(key, None)
             self._rewrites.pop(key, None)
             self._put_off.discard(key)
+            self._refusing.pop(key, None)
             return None
         old = self._status(key, metadata)
         is_refused = self._index.is_refused(key)
@@ -348,6 +347,7 @@ class StatusWriter:
             self._fail(key, "internal")
         else:
             self.writes[key.kind] += 1
+            self._refusing.pop(key, None)
             self._written[key] = (planned.write.version, planned.status)
             self._queue.done(key)
             await self._publish(planned)
@@ -357,7 +357,10 @@ class StatusWriter:
 
     def _take_error(self, key: ObjectKey, error: ClusterError) -> None:
         now = self._clock()
-        if isinstance(error, ClusterUnavailable):
+        if isinstance(error, ClusterUnavailable) and self._is_its_own(key, error):
+            self._fail(key, "unavailable", at_least_s=error.retry_after_s)
+            log.warning("the API breaks on a status", extra={"object": str(key), "error": str(error)})
+        elif isinstance(error, ClusterUnavailable):
             self.errors[key.kind, "unavailable"] += 1
             level = logging.DEBUG if self._queue.is_held(now) else logging.WARNING  # others failed with this one
             wait_s = self._queue.hold(key, now=now, at_least_s=error.retry_after_s)
@@ -377,6 +380,16 @@ class StatusWriter:
         else:
             self._fail(key, "conflict" if isinstance(error, ClusterConflict) else "other", error.retry_after_s)
             log.debug("status was not written, will retry", extra={"object": str(key), "error": str(error)})
+
+    def _is_its_own(self, key: ObjectKey, error: ClusterUnavailable) -> bool:
+        """Tell whether the API breaks on this object while it takes others: etcd finds it too large, for example."""
+        if error.status != HTTPStatus.INTERNAL_SERVER_ERROR:
+            return False
+        written = self.writes.total()
+        before = self._refusing.setdefault(key, written)
+        if written > before >= 0:
+            self._refusing[key] = before = -1  # from now on, until it is written
+        return before < 0
 
     def _fail(self, key: ObjectKey, what: str, at_least_s: float = 0.0) -> None:
         self.errors[key.kind, what] += 1

@@ -25,7 +25,8 @@ from datum_router_runtime.feed import Feed
 from datum_router_runtime.logsetup import dropped_lines
 from datum_router_runtime.probes import ProbeRunner
 from datum_router_runtime.procfs import CpuClock, ProcessUse, read_process
-from datum_router_runtime.workers import Supervisor, WorkerLink
+from datum_router_runtime.workerlink import WorkerLink
+from datum_router_runtime.workers import Supervisor
 
 log = logging.getLogger(__name__)
 

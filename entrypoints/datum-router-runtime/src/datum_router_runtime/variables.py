@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from datum_router.compiler.diagnostics import nearest
 from datum_router_runtime import sourceenv
-from datum_router_runtime.settings import ADDRESSES, ENVIRONMENT, TEXTS
+from datum_router_runtime.settings import ADDRESSES, DATA_PLANE, ENVIRONMENT, TEXTS
 
 PREFIX = "DATUM_ROUTER_"
 GATEWAY_VARIABLES = (*sourceenv.NAMES, "DATUM_ROUTER_LISTEN", "DATUM_ROUTER_BIND", "DATUM_ROUTER_ADMIN")
@@ -18,11 +18,13 @@ VARIABLES = frozenset(
         *ENVIRONMENT,
         *TEXTS,
         *ADDRESSES,
+        *DATA_PLANE,
         *GATEWAY_VARIABLES,
         "DATUM_ROUTER_DATA_PLANE_CONFIG",
         "DATUM_ROUTER_DISABLE_PLUGINS",
         "DATUM_ROUTER_LOG",
         "DATUM_ROUTER_LOG_FORMAT",
+        "DATUM_ROUTER_LOCATION",
         "DATUM_ROUTER_TOPOLOGY",
         "DATUM_ROUTER_TRACE_PLUGINS",
         "DATUM_ROUTER_WORKERS",

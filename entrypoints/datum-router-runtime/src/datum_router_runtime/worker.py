@@ -22,7 +22,6 @@ from datum_router.compiler.link import Snapshot
 from datum_router.compiler.linker import Linker
 from datum_router.errors import ConfigError, DatumRouterError
 from datum_router.health.trial import Permits, TrialDesk
-from datum_router.model.endpoint import make_locality
 from datum_router.model.listener import Listener
 from datum_router.model.snapshot import Holder, SnapshotData
 from datum_router.observe import names
@@ -94,7 +93,7 @@ class Worker:
         self._linker = Linker(
             plugins,
             regex=load_engine(),
-            gateway_locality=make_locality(config.topology),
+            gateway_locality=config.place,
             desk=TrialDesk(permits, reporter.trial_ended),
             watch=PluginWatch(time.monotonic, reporter.plugin_event),
         )

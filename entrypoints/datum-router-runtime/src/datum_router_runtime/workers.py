@@ -20,19 +20,18 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
-import msgspec
 import trio
 
 from datum_router.compiler.compiler import CompileResult
 from datum_router.compiler.diagnostics import Diagnostic, Severity
 from datum_router.compiler.diff import make_delta
+from datum_router.compiler.ingress import Attached
 from datum_router.errors import ConfigError
 from datum_router.health.view import HealthBook
 from datum_router.model.snapshot import SnapshotData
 from datum_router.observe import names
-from datum_router.observe.cells import CellKey
 from datum_router.observe.ledger import Ledger
 from datum_router.plugins.manager import SERVING_HOOKS, LoadedPlugin
 from datum_router.plugins.protocols import HealthChange
@@ -42,7 +41,6 @@ from datum_router_runtime.ipc import (
     ControlChannel,
     ControlClosed,
     DeltaSnapshot,
-    Drain,
     Drained,
     FullSnapshot,
     HealthUpdates,
@@ -55,10 +53,11 @@ from datum_router_runtime.ipc import (
     Programmed,
     Report,
 )
-from datum_router_runtime.settings import GatewaySettings
+from datum_router_runtime.settings import GatewaySettings, read_place
 from datum_router_runtime.sockets import ListenerGroup, bind_group
 from datum_router_runtime.trials import open_permits_file
 from datum_router_runtime.turns import Signal
+from datum_router_runtime.workerlink import WorkerLink, WorkerStatus
 
 log = logging.getLogger(__name__)
 
@@ -76,70 +75,11 @@ DRAIN_SLACK_S = 2.0
 """How much longer than lameduck + grace a worker may take before it is killed."""
 
 
-class WorkerLink:
-    """What the supervisor knows of one worker process."""
-
-    __slots__ = (
-        "answered",
-        "cells",
-        "channel",
-        "drain_begun",
-        "ended",
-        "gauges",
-        "has_successor",
-        "index",
-        "is_up",
-        "outbox",
-        "pid",
-        "process",
-        "programmed",
-        "version",
-        "wake",
-    )
-
-    def __init__(self, index: int, channel: ControlChannel, process: trio.Process) -> None:
-        self.index = index
-        self.channel = channel
-        self.process = process
-        self.pid = process.pid
-        self.is_up = False
-        self.has_successor = False
-        self.version = 0
-        self.programmed = trio.Event()
-        self.drain_begun = trio.Event()
-        self.ended = trio.Event()
-        self.outbox: collections.deque[tuple[Message | bytes, int | None]] = collections.deque()
-        self.wake = trio.Event()
-        self.answered = 0
-        self.cells: dict[CellKey, float] = {}
-        self.gauges: dict[str, int] = {}
-
-    def put(self, message: Message | bytes, *, fd: int | None = None) -> None:
-        """Queue a message; never blocks."""
-        self.outbox.append((message, fd))
-        self.wake.set()
-
-    def drain(self, *, lameduck_s: float, grace_s: float) -> None:
-        """Tell it to finish gracefully; it gets no more listeners, not even those that wait for it here."""
-        self.drain_begun.set()
-        self.outbox = collections.deque(entry for entry in self.outbox if entry[1] is None)
-        self.put(Drain(lameduck_s=lameduck_s, grace_s=grace_s))
-
-
-class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker, for the admin listener."""
-
-    index: int
-    pid: int
-    is_up: bool
-    version: int
-    gauges: Mapping[str, int]
-
-
 class Supervisor:
     """Keep workers serving the newest snapshot and health.
 
     Attributes:
+        ingresses: Those of the configuration in force, with the names of their listeners.
         force_changed: A result was published, or a worker said what it has in force.
 
     Args:
@@ -161,6 +101,7 @@ class Supervisor:
         self.book = book
         self.data: SnapshotData | None = None
         self.diagnostics: tuple[Diagnostic, ...] = ()
+        self.ingresses: tuple[Attached, ...] = ()
         self.listener_problems: dict[str, Diagnostic] = {}
         self.link_problem: Diagnostic | None = None
         self.groups: dict[str, ListenerGroup] = {}
@@ -185,7 +126,7 @@ class Supervisor:
 
     def publish(self, result: CompileResult) -> None:
         """Put a compiled snapshot in force on every worker. Never blocks, never raises on configuration."""
-        self.diagnostics = result.diagnostics
+        self.diagnostics, self.ingresses = result.diagnostics, result.ingresses
         self.force_changed.notify()
         old, new = self.data, result.data
         if old is not None and old.digest == new.digest:
@@ -251,13 +192,11 @@ class Supervisor:
             try:
                 group = bind_group(listener, self.settings.workers)
             except ConfigError as error:
-                message, level = str(error), logging.ERROR
+                message, level, reason = str(error), logging.ERROR, error.reason
                 if listener.port in let_go:  # no other process: workers let go of it with the snapshot that follows
                     message = f"listener {name}: port {listener.port} is still that of {let_go[listener.port]}"
-                    level = logging.INFO
-                found = Diagnostic(
-                    severity=Severity.ERROR, object=f"listener {name}", reason=error.reason, message=message
-                )
+                    level, reason = logging.INFO, Reason.PENDING
+                found = Diagnostic(severity=Severity.ERROR, object=f"listener {name}", reason=reason, message=message)
                 if problems.get(name) != found:
                     log.log(level, "cannot listen, will retry", extra={"listener": name, "error": message})
                 self.listener_problems[name] = found
@@ -324,6 +263,7 @@ class Supervisor:
             return ["draining"]
         if self.data is None:
             return ["no configuration yet: sources are not synced"]
+        # A port that cannot be had, which any editor of a VPCIngress may ask for, must not take others out for good.
         is_patient = self._clock() < self._patient_until
         asked = self.listener_problems.values() if is_patient or not self.groups else ()
         reasons = [diagnostic.message for diagnostic in asked]
@@ -355,6 +295,7 @@ class Supervisor:
             await trio.sleep(BIND_RETRY_S)
             if self.listener_problems and self.data is not None and not self.is_draining:
                 self._bind_listeners(self.data)
+                self.force_changed.notify()
 
     async def _keep_worker(self, index: int) -> None:
         delay = FIRST_RESTART_DELAY_S
@@ -551,7 +492,7 @@ class Supervisor:
             index=index,
             data_plane=settings.data_plane,
             data_plane_config=settings.data_plane_config,
-            topology=settings.topology,
+            place=read_place(settings.topology, settings.location),
             report_interval_s=settings.report_interval_s,
             orphan_grace_s=settings.orphan_grace_s,
             lameduck_s=settings.lameduck_s,

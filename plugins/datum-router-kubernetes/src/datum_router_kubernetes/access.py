@@ -20,6 +20,8 @@ from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.errors import ConfigError
 from datum_router.manifests.meta import DEFAULT_NAMESPACE, is_namespace
 from datum_router.reasons import Reason
+from datum_router_kubernetes import textconfig
+from datum_router_kubernetes.config import KUBECONFIG_TEXT
 
 if TYPE_CHECKING:
     from kubernetes.client import Configuration
@@ -40,9 +42,11 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
         named_by: What named them, for messages.
         context: Empty: the kubeconfig's current one.
         account: Directory of the service account.
+        text: The kubeconfig itself, of somebody who is trusted with nothing but to name a cluster.
     """
 
     kubeconfig: str = ""
+    text: str = ""
     named_by: str = ""
     context: str = ""
     account: Path = ACCOUNT
@@ -84,12 +88,16 @@ class Access:
 def locate(settings: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> Place:
     """Return where the configuration is: setting `kubeconfig`, $KUBECONFIG, the pod's account, ~/.kube/config.
 
-    Looks for the files, reads none.
+    Setting `kubeconfigText` goes before all. Looks for the files, reads none.
 
     Raises:
-        ConfigError: It is nowhere, or where a setting or variable says it is, there is no file.
+        ConfigError: It is nowhere, there is no file where a setting or variable says it is, or the text says what it
+            may not.
     """
     context = settings.get("context", "")
+    if KUBECONFIG_TEXT in settings:
+        textconfig.read(settings[KUBECONFIG_TEXT], context)
+        return Place(text=settings[KUBECONFIG_TEXT], named_by=f"setting {KUBECONFIG_TEXT}", context=context)
     for paths, named_by in (
         (settings.get("kubeconfig", ""), "setting kubeconfig"),
         (environ.get("KUBECONFIG", ""), "KUBECONFIG"),
@@ -126,7 +134,9 @@ def load_access(place: Place) -> Access:
 
     configuration = Configuration()
     configuration.host = ""  # not where the official client would look for an API if nothing names one
-    if place.kubeconfig:
+    if place.named_by.endswith(KUBECONFIG_TEXT):
+        namespace, note = _load_text(place, configuration)
+    elif place.kubeconfig:
         namespace, note = _load_kubeconfig(place, configuration)
     else:
         namespace, note = _load_account(place, configuration)
@@ -162,6 +172,22 @@ def _load_account(place: Place, configuration: Configuration) -> tuple[str, str]
     except (OSError, UnicodeError):
         namespace = ""
     return namespace, note
+
+
+def _load_text(place: Place, configuration: Configuration) -> tuple[str, str]:
+    from kubernetes.config.kube_config import KubeConfigLoader
+
+    chosen = textconfig.read(place.text, place.context)
+    try:
+        loader = KubeConfigLoader(config_dict=chosen.config, config_base_path=None, active_context=textconfig.NAME)
+        loader.load_and_set(configuration)
+    except Exception as error:  # noqa: BLE001 - whatever it is, its text could hold what the kubeconfig holds
+        raise ConfigError(
+            f"kubeconfig: cannot be used: {type(error).__name__}; expected what `kubectl config view --raw --minify "
+            "--flatten` prints",
+            reason=Reason.INVALID_KUBECONFIG,
+        ) from None
+    return chosen.namespace, chosen.note
 
 
 def _load_kubeconfig(place: Place, configuration: Configuration) -> tuple[str, str]:

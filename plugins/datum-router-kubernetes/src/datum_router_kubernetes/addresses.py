@@ -21,22 +21,35 @@ import ipaddress
 
 import msgspec
 
+from datum_router.manifests.indexes import BY_VPC_ID, TENANT_LABEL, full_name, nameless_vpc
 from datum_router.manifests.labels import selects
+from datum_router.manifests.location import LOCATION_ANNOTATION
+from datum_router.manifests.meta import ObjectMeta
 from datum_router.manifests.rules import check_address
 from datum_router.manifests.servicebinding import AddressFamily, AddressSource, ServiceBindingSpec
 from datum_router.plugins.protocols import ManifestView
 from datum_router.reasons import Reason
-from datum_router_kubernetes.kinds import TENANT_LABEL, EndpointSlice, Pod, SliceEndpoint, attachment_name
+from datum_router_kubernetes.kinds import EndpointSlice, Pod, SliceEndpoint, attachment_name
 
 MAX_NAMED_SHORTFALLS = 3
 """Endpoints that a message about missing ones describes; the others are counted."""
 
 
 class Found(msgspec.Struct, frozen=True, gc=False):
-    """Addresses of one endpoint, canonical; `is_reachable` is False while what leads to them is not ready."""
+    """Addresses of one endpoint.
+
+    Attributes:
+        addresses: Canonical.
+        is_reachable: False while what leads to them is not ready.
+        vpc: The VPC that they belong to (see `Endpoint.vpc`).
+        namespace, location: The Location that they are at, as seen from a namespace; empty if none is named.
+    """
 
     addresses: tuple[str, ...] = ()
     is_reachable: bool = True
+    vpc: str = ""
+    namespace: str = ""
+    location: str = ""
 
 
 NOTHING = Found()
@@ -100,23 +113,55 @@ class AddressFinder:
         attachment = self._view.get("VPCAttachment", namespace, name) if name else None
         if attachment is not None:
             where = f"vpcattachment {namespace}/{name}"
-            is_ready = getattr(getattr(attachment, "status", None), "ready", False) is True
+            is_ready = _is_ready(attachment)
             if not is_ready:
                 self._miss(f"{where} of pod {pod.metadata.name} is not ready (status.ready is not true)")
-            return Found(self._usable(_interface_addresses(attachment), where), is_ready)
+            vpc = _vpc_of(attachment, namespace)
+            if not vpc:
+                is_ready = False
+                self._miss(f"{where} of pod {pod.metadata.name} names no VPC")
+            elif not self._is_vpc_ready(vpc):
+                is_ready = False
+            addresses = self._usable(_interface_addresses(attachment), where)
+            return Found(addresses, is_ready, vpc, namespace, _location_of(attachment))
         own = self._view.get("EndpointSlice", namespace, pod.metadata.name)
-        if isinstance(own, EndpointSlice) and (own.metadata.labels or {}).get(TENANT_LABEL):
+        tenant = (own.metadata.labels or {}).get(TENANT_LABEL) if isinstance(own, EndpointSlice) else None
+        if isinstance(own, EndpointSlice) and tenant:
             listed = tuple(
                 text
                 for one in own.endpoints or ()
                 if _pod_name(own, one) == pod.metadata.name
                 for text in one.addresses[:1]
             )
-            return Found(self._usable(listed, f"endpointslice {_name(own)}"))
+            where = f"endpointslice {_name(own)}"
+            vpc = self._vpc_of_tenant(tenant)
+            if not vpc:
+                self._miss(f"{where} has the tenant id {tenant}, expected VPC and attachment in base62")
+            is_ready = bool(vpc) and self._is_vpc_ready(vpc)
+            return Found(self._usable(listed, where), is_ready, vpc)
         if name:
             self._miss(f"pod {namespace}/{pod.metadata.name} names vpcattachment {name}, which is not there")
             return NOTHING
         return written
+
+    def _is_vpc_ready(self, name: str) -> bool:
+        """Tell whether a VPC may be used; one that is not there is no obstacle."""
+        namespace, _, bare = name.partition("/")
+        vpc = self._view.get("VPC", namespace, bare) if namespace else None
+        if vpc is None or _is_ready(vpc):
+            return True
+        self._miss(f"vpc {name} is not ready (status.ready is not true)")
+        return False
+
+    def _vpc_of_tenant(self, tenant: str) -> str:
+        vpc_id, _, attachment = tenant.partition("-")
+        if not (vpc_id.isascii() and vpc_id.isalnum() and attachment.isascii() and attachment.isalnum()):
+            return ""
+        for vpc in self._view.select("VPC", BY_VPC_ID, vpc_id):
+            meta = getattr(vpc, "metadata", None)
+            if isinstance(meta, ObjectMeta):
+                return full_name(meta.namespace, meta.name)
+        return nameless_vpc(vpc_id)
 
     def _miss(self, text: str) -> None:
         self.shortfalls.add(Reason.NO_VPC_ADDRESS, text)
@@ -150,6 +195,21 @@ def _pod_name(item: EndpointSlice, endpoint: SliceEndpoint) -> str | None:
     if ref is None or ref.kind != "Pod" or (ref.namespace or item.metadata.namespace) != item.metadata.namespace:
         return None
     return ref.name
+
+
+def _is_ready(item: msgspec.Struct) -> bool:
+    return getattr(getattr(item, "status", None), "ready", False) is True
+
+
+def _vpc_of(attachment: msgspec.Struct, namespace: str) -> str:
+    ref = getattr(getattr(attachment, "spec", None), "vpc", None)
+    name, there = getattr(ref, "name", ""), getattr(ref, "namespace", "")
+    return full_name(str(there or namespace), str(name)) if name else ""
+
+
+def _location_of(attachment: msgspec.Struct) -> str:
+    meta = getattr(attachment, "metadata", None)
+    return (meta.annotations or {}).get(LOCATION_ANNOTATION, "") if isinstance(meta, ObjectMeta) else ""
 
 
 def _interface_addresses(attachment: msgspec.Struct) -> tuple[str, ...]:

@@ -102,8 +102,7 @@ def error_of(what: str, status: int, retry_after: str, body: bytes, *, note: str
         retry_after: The field's value, empty if it is not there.
         note: What else there is to know, such as where credentials come from.
     """
-    said = status_of(body)
-    return error_of_status(what, status, said, retry_after=retry_after, note=note)
+    return error_of_status(what, status, status_of(body), retry_after=retry_after, note=note)
 
 
 def error_of_status(
@@ -120,19 +119,15 @@ def error_of_status(
     message = (
         f"{what}: the API answered {status}{reason}" + (f": {text}" if text else "") + (f" ({note})" if note else "")
     )
+    causes = (None if details is None else details.causes) or []
     if status in (400, 413, 422):
-        causes = (
-            ()
-            if details is None or not details.causes
-            else tuple(
-                ((cause.field or "")[:MAX_MESSAGE_CHARS], (cause.message or "")[:MAX_MESSAGE_CHARS])
-                for cause in details.causes[:MAX_CAUSES]
-            )
+        told = tuple(
+            ((cause.field or "")[:MAX_MESSAGE_CHARS], (cause.message or "")[:MAX_MESSAGE_CHARS])
+            for cause in causes[:MAX_CAUSES]
         )
-        return ClusterRejected(message, status=status, causes=causes)
+        return ClusterRejected(message, status=status, causes=told)
     made: type[ClusterError] = ClusterError
-    causes_of = () if details is None or not details.causes else details.causes
-    if status == 410 or any(cause.reason == _FROM_THE_FUTURE for cause in causes_of):
+    if status == 410 or any(cause.reason == _FROM_THE_FUTURE for cause in causes):
         made = VersionUnusable
     elif status in (401, 403):
         made = ClusterForbidden

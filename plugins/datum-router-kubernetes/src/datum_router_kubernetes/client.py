@@ -2,7 +2,7 @@
 
 Theory of operation. The official client loads the configuration and keeps credentials fresh; bodies go past its models
 as bytes, through the connection pool that it set up. `request` reads an answer whole, `stream` gives the lines of a
-watch as they come. Both block, for worker threads; `call` is `request` for trio.
+watch as they come. Both block, for worker threads; `in_thread` has trio wait for a `request`.
 
 Another thread ends what blocks by closing the `Hold` that it was started with: the socket is shut down, so that reads
 return at once. Only name resolution, TCP connect and the TLS handshake cannot be interrupted; `CONNECT_TIMEOUT_S`
@@ -41,14 +41,13 @@ log = logging.getLogger(__name__)
 CONNECT_TIMEOUT_S = 5.0
 """How long TCP connect, and then the TLS handshake, may take (seconds)."""
 REQUEST_TIMEOUT_S = 30.0
+"""How long a request may take, its answer included (seconds)."""
 MAX_RESPONSE_BYTES = 32 * 1024 * 1024
 """The largest answer that is read, a page of a list for example."""
 MAX_LINE_BYTES = 8 * 1024 * 1024
 """The longest line of a watch: etcd holds objects of up to 1.5 MiB, which JSON may double, an `ERROR` less."""
 MAX_ERROR_BYTES = 64 * 1024
 """How much of an answer is read that is an error."""
-MAX_THREADS = 16
-"""How many calls of `ApiClient.call` run at a time."""
 POOL_SIZE = 32
 """How many idle connections are kept."""
 MIN_RENEWAL_S = 10.0
@@ -82,10 +81,10 @@ class Hold:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._connection: _Wired | None = None
+        self._connection: _PlainConnection | None = None
         self.is_closed = False
 
-    def attach(self, connection: _Wired) -> None:
+    def attach(self, connection: _PlainConnection) -> None:
         """Note the connection that the call uses from now on.
 
         Raises:
@@ -112,22 +111,20 @@ class Hold:
                 socket.socket.shutdown(wire, socket.SHUT_RDWR)
 
 
-class _Wired:
-    """A connection that can be shut down by the hold of the call that uses it."""
-
-    wire: socket.socket | None = None
-
-
 _current = threading.local()
 
 
-def _attach(connection: _Wired) -> None:
+def _attach(connection: _PlainConnection) -> None:
     hold: Hold | None = getattr(_current, "hold", None)
     if hold is not None:
         hold.attach(connection)
 
 
-class _PlainConnection(HTTPConnection, _Wired):
+class _PlainConnection(HTTPConnection):
+    """A connection that can be shut down by the hold of the call that uses it."""
+
+    wire: socket.socket | None = None
+
     def connect(self) -> None:
         super().connect()
         self.wire = self.sock
@@ -138,15 +135,8 @@ class _PlainConnection(HTTPConnection, _Wired):
         super().request(*args, **kwargs)  # type: ignore[arg-type]  # what the pool gives is passed through
 
 
-class _TlsConnection(HTTPSConnection, _Wired):
-    def connect(self) -> None:
-        super().connect()
-        self.wire = self.sock
-        _attach(self)
-
-    def request(self, *args: object, **kwargs: object) -> None:
-        _attach(self)
-        super().request(*args, **kwargs)  # type: ignore[arg-type]  # what the pool gives is passed through
+class _TlsConnection(_PlainConnection, HTTPSConnection):
+    """The same: what is overridden above comes before what HTTPSConnection overrides."""
 
 
 class _PlainPool(HTTPConnectionPool):
@@ -191,7 +181,6 @@ class ApiClient:
         self._lock = threading.Lock()
         self._access = load()
         self._renewed_at = -MIN_RENEWAL_S
-        self._limiter: trio.CapacityLimiter | None = None
         self.server = self._access.server
         self.namespace = self._access.namespace
 
@@ -226,40 +215,6 @@ class ApiClient:
             method, path, query, body, content_type, accept, timeout_s=timeout_s, hold=hold, what=what
         ) as answer:
             return self._read(answer, deadline, what)
-
-    async def call(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] = {},
-        body: bytes | None = None,
-        content_type: str = "application/json",
-        accept: str = "application/json",
-        timeout_s: float = REQUEST_TIMEOUT_S,
-    ) -> bytes:
-        """Do as `request` does, in a worker thread. If this is cancelled, the request may have had its effect or not.
-
-        At most `MAX_THREADS` at a time; others wait.
-        """
-        if self._limiter is None:
-            self._limiter = trio.CapacityLimiter(MAX_THREADS)
-        hold = Hold()
-        send = functools.partial(
-            self.request,
-            method,
-            path,
-            query=query,
-            body=body,
-            content_type=content_type,
-            accept=accept,
-            timeout_s=timeout_s,
-            hold=hold,
-        )
-        try:
-            return await trio.to_thread.run_sync(send, abandon_on_cancel=True, limiter=self._limiter)
-        finally:
-            hold.close()
 
     def stream(
         self,
@@ -481,6 +436,18 @@ class Stream:
             return self._answer.read1(_READ_BYTES)
         except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
             raise unreachable(error, self._what, self._server) from error
+
+
+async def in_thread(send: Callable[[Hold], bytes], limiter: trio.CapacityLimiter) -> bytes:
+    """Have a worker thread send a request by a hold of its own, which cancelling closes; return what it returns.
+
+    If this is cancelled, the request may have had its effect or not, and its thread ends soon.
+    """
+    hold = Hold()
+    try:
+        return await trio.to_thread.run_sync(send, hold, abandon_on_cancel=True, limiter=limiter)
+    finally:
+        hold.close()
 
 
 def _finish(answer: urllib3.BaseHTTPResponse) -> None:

@@ -26,10 +26,10 @@ import msgspec
 import trio
 
 from datum_router.errors import ClusterConflict, ClusterError, ClusterNotFound, ClusterUnavailable
-from datum_router.manifests.meta import GroupVersionKind, ObjectKey
+from datum_router.manifests.meta import GROUP, GroupVersionKind, ObjectKey
 from datum_router.plugins.cluster import Applied, ClusterCounts, LeaseRecord, ObjectEvent, StatusWrite
 from datum_router_kubernetes import events, leases, objects
-from datum_router_kubernetes.client import REQUEST_TIMEOUT_S, Hold, make_client
+from datum_router_kubernetes.client import REQUEST_TIMEOUT_S, Hold, in_thread, make_client
 from datum_router_kubernetes.ratelimit import TokenBucket, WriteLimits, write_limits
 from datum_router_kubernetes.rejections import rejection_of
 
@@ -274,14 +274,20 @@ class KubernetesCluster:
         except ClusterNotFound as error:
             if objects.is_object_missing(error, key):
                 return None
-            raise
+            hint = " (kubectl apply -f manifests/crds/)" if gvk.group == GROUP else ""
+            raise ClusterNotFound(
+                f"the cluster does not know {plural} of {gvk.api_version}{hint}", status=404
+            ) from error
         found: Mapping[str, object] = _decoded(msgspec.json.Decoder(dict[str, object]).decode, body, key)
         return found
 
     async def apply(
         self, raw: Mapping[str, object], *, plural: str, manager: str, is_forced: bool, is_dry_run: bool = False
     ) -> Applied:
-        """Apply an object; looks at it before, to tell whether anything changed."""
+        """Apply an object; looks at it before, to tell whether anything changed.
+
+        A conflict about an object that is as it should be already is none: it is left as it is.
+        """
         gvk, key = objects.identified(raw)
         before = await self.get(gvk, plural, key)
         query = {"fieldManager": manager, "force": "true" if is_forced else "false", "fieldValidation": "Strict"}
@@ -296,12 +302,28 @@ class KubernetesCluster:
                 content_type=objects.APPLY_PATCH,
                 is_dry_run=is_dry_run,
             )
+        except ClusterConflict:
+            # In a list that is owned as a whole, defaults that the API has filled in look like another value.
+            if before is None or is_forced:
+                raise
+            tried = await self.apply(raw, plural=plural, manager=manager, is_forced=True, is_dry_run=True)
+            if tried.is_changed:
+                raise
+            return tried
         except ClusterError as error:
             told = rejection_of(error)
             if told is error:
                 raise
             raise told from error
         return _decoded(functools.partial(objects.applied_of, before=before, key=key), body, key)
+
+    async def delete(self, gvk: GroupVersionKind, plural: str, key: ObjectKey) -> None:
+        """Delete an object."""
+        try:
+            await self._write("DELETE", objects.object_path(gvk, plural, key), body=b"")
+        except ClusterNotFound as error:
+            if not objects.is_object_missing(error, key):
+                raise
 
     # --- requests --------------------------------------------------------------------------------------------------
 
@@ -338,9 +360,7 @@ class KubernetesCluster:
         content_type: str = "application/json",
         is_lease: bool = False,
     ) -> bytes:
-        hold = Hold()
-
-        def send() -> bytes:
+        def send(hold: Hold) -> bytes:
             return self._connected().request(
                 method,
                 path,
@@ -351,10 +371,7 @@ class KubernetesCluster:
                 hold=hold,
             )
 
-        try:
-            return await trio.to_thread.run_sync(send, abandon_on_cancel=True, limiter=self._limiter(is_lease))
-        finally:
-            hold.close()
+        return await in_thread(send, self._limiter(is_lease))
 
     def _limiter(self, is_lease: bool) -> trio.CapacityLimiter:
         name, size = ("leases", MAX_LEASE_THREADS) if is_lease else ("others", self._threads)

@@ -6,15 +6,20 @@ from collections.abc import Iterable
 
 import msgspec
 
+from datum_router.discovery.marks import MANAGED_SELECTOR, REMOTE_SELECTOR
 from datum_router.manifests.credentials import CREDENTIAL_KINDS
 from datum_router.manifests.meta import GROUP, ObjectKey
 from datum_router.manifests.table import ResourceKind
+from datum_router.reconcile.reports import COMPONENT_GATEWAY, COMPONENT_LABEL
 from datum_router_kubernetes.config import ClusterSettings, Role
+from datum_router_kubernetes.objects import path_of
 
-REPORT_SELECTOR = "router.datum.net/component=gateway"
+REPORT_SELECTOR = f"{COMPONENT_LABEL}={COMPONENT_GATEWAY}"
 """Labels of the Leases by which gateways report."""
 LEASES = ("coordination.k8s.io", "Lease")
 NAMESPACES = ("", "Namespace")
+SECRETS = ("", "Secret")
+SLICES = ("discovery.k8s.io", "EndpointSlice")
 
 JSON = "application/json"
 METADATA_LIST = f"{JSON};as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,{JSON}"
@@ -95,15 +100,25 @@ def collections_of(
     Of a kind that is there in several versions, the first is read. Of Leases, the gateways' reports, and those only by
     controllers. Where only some namespaces are read, their Namespace objects are looked for one by one, and may be out
     of reach: a Role of one namespace does not reach them.
+
+    Discovery reads of Secrets those of its own namespace that hold a remote cluster's kubeconfig, of EndpointSlices its
+    own.
     """
     found: list[Collection] = []
     names: set[str] = set()
     for kind in kinds:
-        if kind.kind in names or (kind.kind in CREDENTIAL_KINDS and not kind.group):
+        which = (kind.group, kind.kind)
+        is_discovery = settings.role is Role.DISCOVERY
+        is_credential = kind.kind in CREDENTIAL_KINDS and not kind.group
+        if kind.kind in names or (is_credential and not (is_discovery and which == SECRETS)):
             continue
         names.add(kind.kind)
-        which = (kind.group, kind.kind)
-        if which == LEASES:
+        if is_discovery and which == SECRETS:
+            found.append(_collection(kind, namespace=own_namespace, label_selector=REMOTE_SELECTOR))
+        elif is_discovery and which == SLICES:
+            places = settings.namespaces or ("",)
+            found += [_collection(kind, namespace=place, label_selector=MANAGED_SELECTOR) for place in places]
+        elif which == LEASES:
             if settings.role is Role.CONTROLLER:
                 found.append(_collection(kind, namespace=own_namespace, label_selector=REPORT_SELECTOR))
         elif which == NAMESPACES and settings.namespaces:
@@ -126,12 +141,10 @@ def named_collection(kind: ResourceKind, key: ObjectKey) -> Collection:
 def _collection(
     kind: ResourceKind, *, namespace: str = "", name: str = "", label_selector: str = "", is_optional: bool = False
 ) -> Collection:
-    base = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
-    inside = f"/namespaces/{namespace}" if namespace else ""
     return Collection(
         kind=kind.kind,
         api_version=kind.api_version,
-        path=f"{base}{inside}/{kind.plural}",
+        path=path_of(kind.group, kind.version, kind.plural, namespace=namespace),
         resource=f"{kind.plural}.{kind.group}" if kind.group else kind.plural,
         namespace=namespace,
         name=name,

@@ -21,19 +21,31 @@ WATCH_IDLE_S = 70.0
 """A watch that says nothing for so long (seconds), not even that nothing happens, is opened anew."""
 
 
+KUBECONFIG_TEXT = "kubeconfigText"
+"""The text of a kubeconfig from somebody else: it may hold inline data only (see `textconfig`)."""
+
+
 class Role(enum.StrEnum):
-    """What the process is: only gateways read Secrets, only controllers read the gateways' Leases."""
+    """What the process is.
+
+    Only gateways read Secrets, those that manifests name; only controllers read the gateways' Leases. Discovery reads
+    the EndpointSlices that it writes and, in its own namespace, Secrets with the label for remote clusters; of those
+    clusters it reads neither (`remote`).
+    """
 
     GATEWAY = "gateway"
     CONTROLLER = "controller"
     CLI = "cli"
+    DISCOVERY = "discovery"
+    REMOTE = "remote"
 
 
 class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings, checked.
 
     Attributes:
-        kubeconfig: Path, or several as in $KUBECONFIG; empty: see `access.locate`.
+        kubeconfig: Path, or several as in $KUBECONFIG; empty: see `access.locate`. (Setting `kubeconfigText` gives the
+            text itself, which is not kept here: it holds credentials.)
         namespaces: Those whose objects are read; all if empty.
         label_selector: Of our own kinds, only objects with these labels are read.
     """
@@ -49,6 +61,7 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 KNOWN = (
     "kubeconfig",
+    KUBECONFIG_TEXT,
     "context",
     "namespaces",
     "labelSelector",

@@ -11,6 +11,7 @@ from collections import OrderedDict
 
 import msgspec
 
+from datum_router.manifests.meta import DEFAULT_NAMESPACE, MAX_NAME_CHARS
 from datum_router.plugins.cluster import ObjectEvent
 from datum_router_kubernetes.leases import micro_time
 from datum_router_kubernetes.ratelimit import TokenBucket
@@ -32,9 +33,6 @@ MAX_NOTE_BYTES = 1024
 """What the API takes as a note; the rest is cut off."""
 MAX_WORD_CHARS = 128
 """What the API takes as a reason, an action or a reporting instance."""
-MAX_NAME_CHARS = 253
-DEFAULT_NAMESPACE = "default"
-"""Where the API wants events about objects that are in no namespace."""
 
 
 class NewEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +130,7 @@ class EventBook:
         self._made += 1
         suffix = f".{int(at * 1e6):x}{self._made % 0x1000:03x}"
         name = event.key.name[: MAX_NAME_CHARS - len(suffix)].rstrip("-.") + suffix
-        namespace = event.key.namespace or DEFAULT_NAMESPACE
+        namespace = event.key.namespace or DEFAULT_NAMESPACE  # where the API wants those about objects in none
         self._events[event] = _Remembered(namespace=namespace, name=name, count=1, written_at=now, seen_at=now)
         self._events.move_to_end(event)
         if len(self._events) > MAX_REMEMBERED:

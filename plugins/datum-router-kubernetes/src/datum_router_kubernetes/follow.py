@@ -3,12 +3,14 @@
 Theory of operation. A follower lists a collection page by page, then watches it from the version of the list on, and
 lists it again only when the API cannot go on from the last version it was told (410 Gone), or said something that
 cannot be understood. A watch that ends, breaks or falls silent goes on from the last version: no list, nothing missed.
-But an API whose store was put back to an older state takes a version that it has yet to come to, and then says nothing
-at all, not even what has changed: watches that are mute from their beginning lead to a list, too.
 
 Whoever drives it asks for the next `step`, does it, and tells the outcome: `take_page`, `take_event`, `ended`,
 `failed`. Objects are compared by their resourceVersion for equality alone, so events may come twice or late. What a
 list no longer holds is gone: deletes that nobody told of are found that way.
+
+A watch from a version that the API has not come to yet is not refused, but says nothing, not even that nothing happens:
+so it is when the API's data was restored from a copy. So whoever hears nothing for `SILENT_S` lists again; and a list
+that is older than what is known is taken as news from its first object to its last, since versions come twice then.
 
 Failures back off with full jitter; each good word of the API starts that over, except that lists which follow each
 other without one good watch in between back off as well.
@@ -27,6 +29,7 @@ from datum_router.errors import ClusterError, ClusterForbidden, ClusterNotFound,
 from datum_router.manifests.credentials import CREDENTIAL_KINDS
 from datum_router.policy.backoff import full_jitter
 from datum_router.reasons import Reason
+from datum_router.reconcile.reports import version_number
 from datum_router_kubernetes.answers import ResponseTooLarge, VersionUnusable
 from datum_router_kubernetes.collection import Collection
 
@@ -43,8 +46,9 @@ MAX_WATCH_S = 600
 """The API is asked to end a watch after so long (seconds), so that many do not end at the same moment."""
 SHORT_WATCH_S = 1.0
 """A watch that ended sooner without a word is a failure: opening it again at once could go on for ever."""
-MUTE_WATCHES = 2
-"""So many watches after one another that said nothing from their beginning to their timeout are not believed."""
+SILENT_S = 120.0
+"""After watches that said nothing for so long together (seconds), everything is listed: twice the time in which the API
+says that nothing happened."""
 PAGE_SHRINK = 4
 """By how much a page gets smaller when one was larger than what is read of an answer."""
 
@@ -139,11 +143,11 @@ class Follower:
         "_is_unreachable",
         "_is_whole",
         "_limit",
-        "_mute",
         "_pause",
         "_relists",
         "_rng",
         "_seen",
+        "_silent_s",
         "_token",
         "_unreachable_max_s",
         "is_listed",
@@ -173,13 +177,13 @@ class Follower:
         self._unreachable_max_s = SCOUT_BACKOFF_S if is_scout else MAX_BACKOFF_S
         self._is_in_list = True
         self._is_whole = False  # the next list is asked for in one page
-        self._mute = 0  # watches without a word since the last one
         self._is_missed = False  # the kind was not there when it was last asked for
         self._token = ""
         self._seen: set[Name] = set()
         self._failures = 0
         self._is_unreachable = False
         self._relists = 0
+        self._silent_s = 0.0  # how long watches have said nothing, since one did
         self._pause: Wait | None = None
         self.known = known
         self.version = ""
@@ -216,6 +220,8 @@ class Follower:
         if not version or any(not head.name for head in heads):
             raise Damaged("the page has no resourceVersion, or an object in it no name")
         self._is_missed = False
+        if not self._token and version_number(version) < version_number(self.version):
+            self.known.update(dict.fromkeys(self.known, ""))
         news = []
         for index, head in enumerate(heads):
             name = (head.namespace, head.name)
@@ -231,7 +237,8 @@ class Follower:
             del self.known[name]
         self._start_over()
         self._is_in_list = False
-        self._failures = self._mute = 0
+        self._failures = 0
+        self._silent_s = 0.0
         self.version = version
         self.is_listed = True
         self.lists += 1
@@ -260,7 +267,8 @@ class Follower:
         elif kind != "BOOKMARK":
             raise Damaged(f"found an event of type {kind[:32]!r}, expected ADDED, MODIFIED, DELETED, BOOKMARK or ERROR")
         self.version = head.version
-        self._failures = self._relists = self._mute = 0
+        self._failures = self._relists = 0
+        self._silent_s = 0.0
         self.trouble = None
         return verdict
 
@@ -268,23 +276,21 @@ class Follower:
         """Take the end of a watch in order: after the time it was asked for, or because the API server stops."""
         if has_spoken or lasted_s >= SHORT_WATCH_S:
             self._failures = 0
+            if not has_spoken:
+                self._was_silent(lasted_s)
         else:
             self._back_off()
 
-    def failed(self, error: ClusterError, *, lasted_s: float = 0.0, is_mute: bool = False) -> tuple[Name, ...]:
+    def failed(self, error: ClusterError, *, lasted_s: float = 0.0, silent_s: float = 0.0) -> tuple[Name, ...]:
         """Take the failure of the last step, whatever it was; return the objects that are known to be gone by it.
 
         Args:
             lasted_s: How long a watch was open before.
-            is_mute: It said nothing in that time, not even that nothing happens.
+            silent_s: For how much of that it had said nothing at the end.
         """
         if lasted_s >= SHORT_WATCH_S:
             self._failures = 0
-            self._mute += is_mute
-        if self._mute >= MUTE_WATCHES:
-            self._mute = 0
-            self._lost_track()
-        elif isinstance(error, VersionUnusable):
+        if isinstance(error, VersionUnusable):
             self._lost_track(is_expired=True)
         elif isinstance(error, Damaged):
             if self._relists >= 1:
@@ -308,6 +314,7 @@ class Follower:
             if type(error) is ClusterError and error.status:
                 self.trouble = Trouble(Reason.SOURCE_FAILED, str(error))
             self._back_off(retry_after_s=error.retry_after_s, is_for_api=error.status == 0)
+            self._was_silent(silent_s)
         return ()
 
     # --- what outcomes lead to ---------------------------------------------------------------------------------------
@@ -331,6 +338,12 @@ class Follower:
         wait_s = full_jitter(self._relists - 1, initial_s=FIRST_BACKOFF_S, max_s=MAX_BACKOFF_S, rng=self._rng)
         spread_s = self._rng.random() * RELIST_SPREAD_S
         self._pause = Wait(max(wait_s, spread_s))
+
+    def _was_silent(self, seconds: float) -> None:
+        self._silent_s += seconds
+        if self._silent_s >= SILENT_S:
+            self._silent_s = 0.0
+            self._lost_track()
 
     def _too_large(self, error: ResponseTooLarge) -> None:
         if not self._is_in_list:
@@ -384,11 +397,13 @@ class Follower:
             rule = f"resources [{one.resource.partition('.')[0]}], verbs [get, list, watch]"
             if one.name:
                 rule += f", resourceNames [{one.name}]"
-            is_expected = one.is_optional and one.kind not in CREDENTIAL_KINDS
+            is_credential = one.kind in CREDENTIAL_KINDS
+            is_expected = one.is_optional and not is_credential
+            said = str(error).rpartition(": the API answered 403 Forbidden: ")[2]
             self.trouble = Trouble(
                 Reason.SOURCE_FAILED,
-                f"the right to {verb} {what} in {one.where} is missing: {error}",
-                f"grant it by a {'Role there' if one.namespace else 'ClusterRole'}: {rule}",
+                f"the right to {verb} {what} in {one.where} is missing: {said}",
+                f"grant it by a {'Role there' if one.namespace else 'ClusterRole'}: {rule}; {_example(one)} does",
                 Severity.WARNING if is_expected else Severity.ERROR,
             )
             if one.is_optional and self._is_in_list:
@@ -406,3 +421,11 @@ class Follower:
         if retry_after_s:
             wait_s = max(wait_s, retry_after_s + self._rng.random() * FIRST_BACKOFF_S)
         self._pause = Wait(wait_s, is_for_api=is_for_api)
+
+
+def _example(collection: Collection) -> str:
+    """Return which of our manifests grants what this collection needs."""
+    if collection.kind in CREDENTIAL_KINDS:
+        return "manifests/examples/gateway-secret-access.yaml"
+    is_scoped = collection.namespace and collection.kind != "Lease"
+    return "manifests/overlays/namespaced" if is_scoped else "manifests/rbac/rbac.yaml"

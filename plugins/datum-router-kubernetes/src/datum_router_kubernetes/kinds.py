@@ -6,14 +6,13 @@ from typing import Final
 
 import msgspec
 
-from datum_router.manifests.indexes import full_name
+from datum_router.discovery.marks import MANAGED_BY_LABEL, MANAGER, SERVICE_ANNOTATION
+from datum_router.manifests.indexes import TENANT_LABEL, full_name
 from datum_router.manifests.meta import ObjectMeta
 
 SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
 ATTACHMENT_ANNOTATION: Final = "k8s.v1alpha.galactic.datumapis.com/vpc-attachment"
 """Of a pod: the VPCAttachment, in the pod's own namespace, that gives it its VPC address."""
-TENANT_LABEL: Final = "galactic.datum.net/tenant-id"
-"""Of an EndpointSlice that Galactic's second generation writes for one pod: it lists the pod's VPC address."""
 
 BY_SERVICE: Final = "service"
 """Index of EndpointSlice: `namespace/name` of the Service that it belongs to."""
@@ -113,11 +112,17 @@ def service_content(service: Service) -> object:
 
 
 def slice_content(item: EndpointSlice) -> object:
-    """Return what counts as a change: not the annotations, which tell when the endpoints last changed."""
+    """Return what counts as a change: not the annotations, which tell when the endpoints last changed.
+
+    Of slices that discovery wrote, all counts: their annotations say where the endpoints are.
+    """
     labels = item.metadata.labels or {}
+    if is_discovered(item):
+        meta = item.metadata
+        return (labels, meta.annotations, meta.owner_references, item.address_type, item.endpoints, item.ports)
     return (
         labels.get(SERVICE_NAME_LABEL),
-        labels.get(TENANT_LABEL),
+        labels if TENANT_LABEL in labels else None,
         item.address_type,
         item.endpoints,
         item.ports,
@@ -134,7 +139,25 @@ def attachment_name(pod: Pod) -> str:
     return (pod.metadata.annotations or {}).get(ATTACHMENT_ANNOTATION, "")
 
 
+def is_discovered(item: EndpointSlice) -> bool:
+    """Tell whether discovery wrote a slice."""
+    return (item.metadata.labels or {}).get(MANAGED_BY_LABEL) == MANAGER
+
+
+def discovered_service(item: EndpointSlice) -> tuple[str, ...]:
+    """Return the values of `BY_VPC_SERVICE`: none for a slice that discovery did not write."""
+    name = (item.metadata.annotations or {}).get(SERVICE_ANNOTATION) if is_discovered(item) else None
+    return (full_name(item.metadata.namespace, name),) if name else ()
+
+
 def sliced_service(item: EndpointSlice) -> tuple[str, ...]:
     """Return the values of `BY_SERVICE`: none for a slice that belongs to no Service."""
     name = (item.metadata.labels or {}).get(SERVICE_NAME_LABEL)
     return (full_name(item.metadata.namespace, name),) if name else ()
+
+
+def slice_tenants(item: EndpointSlice) -> tuple[str, ...]:
+    """Return the values of `BY_TENANT`: none for a slice that Galactic did not write."""
+    tenant = (item.metadata.labels or {}).get(TENANT_LABEL)
+    namespace = item.metadata.namespace
+    return (full_name(namespace, ""), full_name(namespace, tenant)) if tenant else ()

@@ -12,8 +12,10 @@ from collections.abc import Mapping
 
 import msgspec
 
-from datum_router.manifests.meta import OwnerReference
+from datum_router.manifests.lease import LeaseSpec
+from datum_router.manifests.meta import ObjectMeta
 from datum_router.plugins.cluster import LeaseRecord
+from datum_router.reconcile.leases import record_of
 
 API_VERSION = "coordination.k8s.io/v1"
 JSON_PATCH = "application/json-patch+json"
@@ -21,26 +23,9 @@ PAGE = 500
 """How many leases one request lists."""
 
 
-class _Metadata(msgspec.Struct, rename="camel"):
-    name: str
-    namespace: str = ""
-    resource_version: str = ""
-    labels: dict[str, str] | None = None
-    annotations: dict[str, str] | None = None
-    owner_references: list[OwnerReference] | None = None
-
-
-class _Spec(msgspec.Struct, rename="camel", omit_defaults=True):
-    holder_identity: str | None = None
-    lease_duration_seconds: int | None = None
-    acquire_time: str | None = None
-    renew_time: str | None = None
-    lease_transitions: int | None = None
-
-
 class _Lease(msgspec.Struct):
-    metadata: _Metadata
-    spec: _Spec | None = None
+    metadata: ObjectMeta
+    spec: LeaseSpec | None = None
 
 
 class _Page(msgspec.Struct, rename="camel"):
@@ -60,17 +45,6 @@ _MANY = msgspec.json.Decoder(_List)
 def micro_time(at: float) -> str:
     """Return Unix seconds as the API's MicroTime: RFC 3339, UTC, microseconds."""
     return datetime.datetime.fromtimestamp(at, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def unix_time(text: str | None) -> float:
-    """Return an RFC 3339 time as Unix seconds; 0 for none and for what is no time."""
-    if not text:
-        return 0.0
-    try:
-        found = datetime.datetime.fromisoformat(text)
-        return found.timestamp() if found.tzinfo is not None else 0.0
-    except (ValueError, OverflowError):
-        return 0.0
 
 
 def encode_new(record: LeaseRecord) -> bytes:
@@ -117,7 +91,7 @@ def decode_lease(body: bytes) -> LeaseRecord:
     Raises:
         msgspec.MsgspecError: It is none.
     """
-    return _record_of(_ONE.decode(body))
+    return _record(_ONE.decode(body))
 
 
 def decode_page(body: bytes) -> tuple[list[LeaseRecord], str]:
@@ -127,7 +101,7 @@ def decode_page(body: bytes) -> tuple[list[LeaseRecord], str]:
         msgspec.MsgspecError: It is none.
     """
     found = _MANY.decode(body)
-    return [_record_of(lease) for lease in found.items or ()], found.metadata.continue_
+    return [_record(lease) for lease in found.items or ()], found.metadata.continue_
 
 
 def list_query(labels: Mapping[str, str], page: str) -> dict[str, str]:
@@ -148,9 +122,9 @@ def _owners_of(record: LeaseRecord) -> list[dict[str, object]]:
     ]
 
 
-def _spec_of(record: LeaseRecord) -> _Spec:
+def _spec_of(record: LeaseRecord) -> LeaseSpec:
     """Return the spec without what is empty: the API takes no duration of 0 for example."""
-    return _Spec(
+    return LeaseSpec(
         holder_identity=record.holder or None,
         lease_duration_seconds=record.duration_s or None,
         acquire_time=micro_time(record.acquired_at) if record.acquired_at else None,
@@ -159,18 +133,5 @@ def _spec_of(record: LeaseRecord) -> _Spec:
     )
 
 
-def _record_of(lease: _Lease) -> LeaseRecord:
-    spec = lease.spec or _Spec()
-    return LeaseRecord(
-        namespace=lease.metadata.namespace,
-        name=lease.metadata.name,
-        holder=spec.holder_identity or "",
-        duration_s=spec.lease_duration_seconds or 0,
-        acquired_at=unix_time(spec.acquire_time),
-        renewed_at=unix_time(spec.renew_time),
-        transitions=spec.lease_transitions or 0,
-        labels=lease.metadata.labels or {},
-        annotations=lease.metadata.annotations or {},
-        owners=tuple(lease.metadata.owner_references or ()),
-        version=lease.metadata.resource_version,
-    )
+def _record(lease: _Lease) -> LeaseRecord:
+    return record_of(lease.metadata, lease.spec or LeaseSpec())

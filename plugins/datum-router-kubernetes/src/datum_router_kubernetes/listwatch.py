@@ -175,7 +175,7 @@ class ListWatch:
         self._stopping = threading.Event()
         self._has_slot = False
         self._has_watched = False
-        self._is_mute = False  # the watch that is open has said nothing yet
+        self._heard_at = 0.0
         self._shown: Trouble | None = None
         self._logged = ""
         what = f"{collection.kind}-{collection.name}" if collection.name else collection.kind
@@ -226,19 +226,20 @@ class ListWatch:
                     self._read_page(step)
             else:
                 with self._open(step) as stream:
-                    opened_at, self._is_mute = time.monotonic(), True
+                    opened_at = self._heard_at = time.monotonic()
                     self._reach.answered()
                     self._counts.heard(self.collection.kind)
                     has_spoken = self._read_events(stream.batches())
                 self._follower.ended(lasted_s=time.monotonic() - opened_at, has_spoken=has_spoken)
         except ClusterError as error:
             if not self._stopping.is_set():
-                self._fail(error, time.monotonic() - opened_at if opened_at else 0.0)
+                now = time.monotonic()
+                self._fail(error, now - opened_at if opened_at else 0.0, now - self._heard_at if opened_at else 0.0)
         except Stopped:
             raise
         except Exception as error:
             log.exception("a collection cannot be followed, it is listed anew", extra=self._about())
-            self._fail(Damaged(f"{type(error).__name__}: {error}"), 0.0)
+            self._fail(Damaged(f"{type(error).__name__}: {error}"))
 
     def _read_page(self, step: ReadPage) -> None:
         one = self.collection
@@ -284,7 +285,7 @@ class ListWatch:
         """Take events until the watch ends; tell whether there were any."""
         has_spoken = False
         for lines in batches:
-            self._is_mute = False
+            self._heard_at = time.monotonic()
             self._counts.heard(self.collection.kind)
             events: list[SourceEvent] = []
             try:
@@ -329,24 +330,24 @@ class ListWatch:
     def _delete(self, name: ObjectName) -> Delete:
         return Delete(source=NAME, key=ObjectKey(kind=self.collection.kind, namespace=name[0], name=name[1]))
 
-    def _fail(self, error: ClusterError, lasted_s: float) -> None:
+    def _fail(self, error: ClusterError, lasted_s: float = 0.0, silent_s: float = 0.0) -> None:
         one = self.collection
         self._counts.add(counters.ERRORS, one.kind)
         if not isinstance(error, ClusterUnavailable):
             self._reach.answered()
         elif not error.status:
             self._reach.failed(str(error))
+        gone = self._follower.failed(error, lasted_s=lasted_s, silent_s=silent_s)
         text = str(error)
         if text != self._logged:
             self._logged = text
-            is_expected = one.is_optional and isinstance(error, ClusterNotFound)
-            log.log(
-                logging.INFO if is_expected else logging.WARNING,
-                "a collection of the cluster cannot be read, will retry",
-                extra={**self._about(), "error": text},
-            )
-        is_mute, self._is_mute = self._is_mute, False
-        gone = self._follower.failed(error, lasted_s=lasted_s, is_mute=is_mute)
+            if one.is_optional and isinstance(error, ClusterNotFound):
+                log.info("the cluster does not have this kind, it is looked for from time to time", extra=self._about())
+            else:
+                # What is told as a diagnostic, with what would be right, is logged where that is taken in.
+                level = logging.WARNING if self._follower.trouble is None else logging.DEBUG
+                message = "a collection of the cluster cannot be read, will retry"
+                log.log(level, message, extra={**self._about(), "error": text})
         if not self._follower.is_listing:
             self._free_slot()
         self._tell([self._delete(name) for name in gone])

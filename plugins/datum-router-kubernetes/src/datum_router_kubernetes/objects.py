@@ -110,7 +110,8 @@ def identified(raw: Mapping[str, object]) -> tuple[GroupVersionKind, ObjectKey]:
 def applied_of(body: bytes, before: Mapping[str, object] | None, key: ObjectKey) -> Applied:
     """Return what the API made of an object; `before` is what it was, None if it was not there.
 
-    A dry run has the version that is there already, so what counts is whether anything else differs.
+    A dry run has the version that is there already, so what counts is whether anything else differs; owners of fields
+    and the status, which has writers of its own, do not count.
 
     Raises:
         msgspec.MsgspecError: The answer is no object.
@@ -122,14 +123,19 @@ def applied_of(body: bytes, before: Mapping[str, object] | None, key: ObjectKey)
         uid=metadata.uid,
         generation=metadata.generation,
         version=metadata.resource_version,
-        is_changed=before is None or _without_version(before) != _without_version(after),
+        is_changed=before is None or _content(before) != _content(after),
     )
 
 
-def _without_version(raw: Mapping[str, object]) -> dict[str, object]:
+_BOOKKEEPING = frozenset({"resourceVersion", "managedFields"})
+
+
+def _content(raw: Mapping[str, object]) -> dict[str, object]:
+    """Return what a person would call the object: not who owns its fields, nor a status that came in between."""
     metadata = raw.get("metadata")
     fields = metadata if isinstance(metadata, Mapping) else {}
-    return {**raw, "metadata": {name: value for name, value in fields.items() if name != "resourceVersion"}}
+    own = {name: value for name, value in raw.items() if name != "status"}
+    return {**own, "metadata": {name: value for name, value in fields.items() if name not in _BOOKKEEPING}}
 
 
 def is_object_missing(error: ClusterNotFound, key: ObjectKey) -> bool:

@@ -8,19 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from datum_router.manifests.indexes import BY_TENANT, BY_VPC_SERVICE
 from datum_router.manifests.lease import Lease, lease_content
 from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.plugins.hookspecs import hookimpl
 from datum_router.plugins.specs import ClusterSpec, PluginInfo, ResolverSpec, SourceSpec
 from datum_router_kubernetes import NAME
+from datum_router_kubernetes.discovered import DiscoveredResolver
 from datum_router_kubernetes.kinds import (
     BY_SERVICE,
     EndpointSlice,
     Pod,
     Service,
+    discovered_service,
     pod_content,
     service_content,
     slice_content,
+    slice_tenants,
     sliced_service,
 )
 from datum_router_kubernetes.resolver import BindingResolver
@@ -65,7 +69,7 @@ def datum_router_resource_kinds() -> Sequence[ResourceKind]:
             struct=EndpointSlice,
             content=slice_content,
             is_spread=True,
-            indexes={BY_SERVICE: sliced_service},
+            indexes={BY_SERVICE: sliced_service, BY_TENANT: slice_tenants, BY_VPC_SERVICE: discovered_service},
         ),
         ResourceKind(
             group="",
@@ -81,8 +85,11 @@ def datum_router_resource_kinds() -> Sequence[ResourceKind]:
 
 @hookimpl
 def datum_router_endpoint_resolvers() -> Sequence[ResolverSpec]:
-    """Add the resolver of ServiceBindings."""
-    return [ResolverSpec(name="servicebinding", create=BindingResolver, priority=30)]
+    """Add the resolvers of ServiceBindings and of what other clusters export."""
+    return [
+        ResolverSpec(name="servicebinding", create=BindingResolver, priority=30),
+        ResolverSpec(name="discovered", create=DiscoveredResolver, priority=40),
+    ]
 
 
 @hookimpl

@@ -14,16 +14,17 @@ from __future__ import annotations
 
 import msgspec
 
+from datum_router.compiler.places import find_place, service_place
 from datum_router.compiler.refs import is_permitted, refusal
 from datum_router.manifests.holding import recorded_endpoints
 from datum_router.manifests.indexes import BY_VPC_SERVICE, full_name
-from datum_router.manifests.meta import ObjectKey
+from datum_router.manifests.meta import ObjectKey, key_of
 from datum_router.manifests.servicebinding import AddressFamily, ServiceBinding
 from datum_router.manifests.vpcservice import VPCService
 from datum_router.model.endpoint import Endpoint, EndpointKey, Locality, endpoint_key, make_endpoint, make_locality
 from datum_router.plugins.protocols import Contribution, Hold, ManifestView, Resolution, ResolveProblem
 from datum_router.reasons import Reason
-from datum_router_kubernetes.addresses import AddressFinder
+from datum_router_kubernetes.addresses import AddressFinder, Found
 from datum_router_kubernetes.kinds import BY_SERVICE, EndpointConditions, EndpointSlice, Service
 
 ZONE_KEY = "topology.kubernetes.io/zone"
@@ -43,7 +44,7 @@ class BindingResolver:
 
         A binding of another namespace needs a ReferenceGrant of the service's; the compiler reports it if it has none.
         """
-        key = ObjectKey(kind="VPCService", namespace=service.metadata.namespace, name=service.metadata.name)
+        key = key_of("VPCService", service.metadata)
         problems: list[ResolveProblem] = []
         contributions: list[Contribution] = []
         for binding in view.select("ServiceBinding", BY_VPC_SERVICE, full_name(key.namespace, key.name)):
@@ -64,6 +65,7 @@ class _Member(msgspec.Struct):
 
     address: str
     port: int
+    vpc: str
     locality: Locality
     is_ready: bool
     is_terminating: bool
@@ -87,8 +89,8 @@ class _Binding:
         self.binding = binding
         self.service = service
         self.view = view
-        self.key = ObjectKey(kind="ServiceBinding", namespace=binding.metadata.namespace, name=binding.metadata.name)
-        self.locality = make_locality(service.spec.topology)
+        self.key = key_of("ServiceBinding", binding.metadata)
+        self.locality = service_place(service, view).locality
         self.members: dict[EndpointKey, _Member] = {}
         self.problems: list[ResolveProblem] = []
         self.finder = AddressFinder(binding.spec, view)
@@ -133,14 +135,14 @@ class _Binding:
         meta = self.binding.metadata
         by_key = {endpoint.key: endpoint for endpoint in endpoints}
         recorded = []
-        for address, port in recorded_endpoints(self.binding):
-            known = by_key.get(endpoint_key(address, port)) or self._endpoint(
-                address, port, self.locality, is_serving=True
+        for address, port, vpc in recorded_endpoints(self.binding):
+            known = by_key.get(endpoint_key(address, port, vpc)) or self._endpoint(
+                address, port, vpc, self.locality, is_serving=True
             )
             recorded.append(msgspec.structs.replace(known, is_serving=True))
         are_ready = any(one.is_ready for one in members) and all(one.is_ready or one.is_terminating for one in members)
         return Hold(
-            token=(meta.uid, meta.creation_timestamp, self.binding.spec, spec.port, spec.topology),
+            token=(meta.uid, meta.creation_timestamp, self.binding.spec, spec.port, spec.topology, spec.location_ref),
             is_settled=is_whole and are_ready,
             recorded=tuple(recorded),
         )
@@ -220,11 +222,9 @@ class _Binding:
         for endpoint in item.endpoints or ():
             found = self.finder.find(item, endpoint)
             for address in found.addresses:
-                self._add(address, port, endpoint.zone, endpoint.conditions, is_reachable=found.is_reachable)
+                self._add(address, port, endpoint.zone, endpoint.conditions, found)
 
-    def _add(
-        self, address: str, port: int, zone: str | None, conditions: EndpointConditions, *, is_reachable: bool
-    ) -> None:
+    def _add(self, address: str, port: int, zone: str | None, conditions: EndpointConditions, found: Found) -> None:
         is_terminating = conditions.terminating is True
         is_published = self.binding.spec.publish_not_ready_addresses
         # `ready` of a terminating endpoint is true only if its Service has the API say so (publishNotReadyAddresses).
@@ -235,12 +235,13 @@ class _Binding:
         member = _Member(
             address=address,
             port=port,
-            locality=self._locality(zone),
-            is_ready=is_ready and is_reachable,
+            vpc=found.vpc,
+            locality=self._locality(zone, found),
+            is_ready=is_ready and found.is_reachable,
             is_terminating=is_terminating,
-            may_finish=may_finish and is_reachable,
+            may_finish=may_finish and found.is_reachable,
         )
-        key = endpoint_key(address, port)
+        key = endpoint_key(address, port, found.vpc)
         before = self.members.get(key)
         if before is None:
             self.members[key] = member
@@ -255,20 +256,32 @@ class _Binding:
         is_any_ready = any(one.is_ready for one in members)
         return tuple(
             self._endpoint(
-                one.address, one.port, one.locality, is_serving=one.is_ready if is_any_ready else one.may_finish
+                one.address,
+                one.port,
+                one.vpc,
+                one.locality,
+                is_serving=one.is_ready if is_any_ready else one.may_finish,
             )
             for one in members
         )
 
-    def _endpoint(self, address: str, port: int, locality: Locality, *, is_serving: bool) -> Endpoint:
+    def _endpoint(self, address: str, port: int, vpc: str, locality: Locality, *, is_serving: bool) -> Endpoint:
         origin = f"servicebinding:{self.key.namespace}/{self.key.name}"
-        return make_endpoint(address, port, locality=locality, origin=origin, is_serving=is_serving)
+        return make_endpoint(address, port, locality=locality, origin=origin, is_serving=is_serving, vpc=vpc)
 
-    def _locality(self, zone: str | None) -> Locality:
-        """Return the service's place, refined by the zone that the slice states."""
+    def _locality(self, zone: str | None, found: Found) -> Locality:
+        """Return the place of the attachment, or the service's, refined by the zone that the slice states."""
+        place = self.locality
+        if found.location:
+            place = find_place(self.view, namespace=found.namespace, name=found.location, path="").locality
         if not zone:
-            return self.locality
-        return make_locality({**dict(self.locality.topology), ZONE_KEY: zone})
+            return place
+        return make_locality(
+            {**dict(place.topology), ZONE_KEY: zone},
+            location=place.location,
+            latitude=place.latitude,
+            longitude=place.longitude,
+        )
 
     def _problem(
         self,

@@ -47,7 +47,7 @@ from datum_router_kubernetes.listwatch import (
     Reach,
     Stopped,
 )
-from datum_router_kubernetes.wanted import MAX_NAMED_WATCHES, Wanted
+from datum_router_kubernetes.wanted import MAX_NAMED_WATCHES, Change, Wanted
 
 log = logging.getLogger(__name__)
 
@@ -133,8 +133,7 @@ class _Run:
         self._named_now: dict[ListWatch, dict[ObjectKey, tuple[ObjectKey, ...]]] = {}  # by batches under way
         self._left_out = ""
         self._unreachable = ""
-        wanted = collections_of(self._kinds, source.settings, client.namespace)
-        self._collections = wanted
+        self._collections = collections_of(self._kinds, source.settings, client.namespace)
 
     def start(self) -> None:
         """Start a thread for each collection."""
@@ -225,8 +224,11 @@ class _Run:
         events = list(batch.events)
         if batch.version:
             events += self._mark(one, batch.version)
-        for referrer, named in self._named_now.pop(thread, {}).items():
-            events += self._name(referrer, named)
+        named_now = self._named_now.pop(thread, {})
+        for referrer, named in named_now.items():
+            events += self._read_and_drop(self._wanted.put(referrer, named))
+        if named_now:
+            events += self._tell_left_out()
         if batch.is_listed:
             self._waited_for.discard(one)
         events += self._synced()
@@ -276,9 +278,12 @@ class _Run:
                 if found.manifest is not None and found.key is not None:  # of a bad one, the last good one counts
                     named_now[found.key] = tuple(references(found.manifest))
         awaited = {}
+        dropped: list[SourceEvent] = []
         for referrer, named in named_now.items():
-            for key in self._wanted.put(referrer, [*self._wanted.named_by(referrer), *named]).added:
-                self._read_one(key)
+            dropped += self._read_and_drop(self._wanted.put(referrer, [*self._wanted.named_by(referrer), *named]))
+        if dropped:  # they gave way to those of other namespaces
+            self._emit(dropped)
+        for named in named_now.values():
             for key in named:
                 one = self._named.get(key)
                 if one is not None and not one.answered.is_set():
@@ -294,12 +299,9 @@ class _Run:
             self._waited_for.add(collection)
         self._named[key] = self._follow(collection, self._named_slots)
 
-    def _name(self, referrer: ObjectKey, named: Sequence[ObjectKey]) -> list[SourceEvent]:
-        """Take what a manifest names from now on; return what there is to say of what it named before."""
-        change = self._wanted.put(referrer, named)
+    def _read_and_drop(self, change: Change) -> list[SourceEvent]:
+        """Read what is wanted now, let go of what is not; return what there is to say of the latter."""
         events: list[SourceEvent] = []
-        for key in change.added:  # there is room now for what was beyond the limit
-            self._read_one(key)
         for key in change.removed:
             thread = self._named.pop(key, None)
             if thread is not None:
@@ -308,6 +310,12 @@ class _Run:
                 # Whether or not it was there: its thread may be just about to tell, and will not be heard any more.
                 self._source.known.pop(thread.collection, None)
                 events += [Delete(source=NAME, key=key), thread.no_problems()]
+        for key in change.added:
+            self._read_one(key)
+        return events
+
+    def _tell_left_out(self) -> list[SourceEvent]:
+        events: list[SourceEvent] = []
         left_out = self._wanted.left_out()
         if left_out != self._left_out:
             self._left_out = left_out

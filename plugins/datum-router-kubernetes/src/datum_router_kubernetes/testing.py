@@ -142,6 +142,21 @@ class RunningSource:
         self.wait(lambda: self.is_synced, "synced")
 
 
+def write_kubeconfig(
+    directory: Path, server: str, *, namespace: str = "here", user: Mapping[str, object] | None = None
+) -> Path:
+    """Write a kubeconfig of one context and return its path."""
+    path = directory / "kubeconfig"
+    config = {
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "u", "user": user or {"token": TOKEN}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": namespace}}],
+        "current-context": "x",
+    }
+    path.write_text(json.dumps(config))
+    return path
+
+
 # --- a scripted API ------------------------------------------------------------------------------------------------
 
 
@@ -239,15 +254,7 @@ class ScriptedApi:
 
     def kubeconfig(self, directory: Path, *, user: Mapping[str, object] | None = None) -> Path:
         """Write a kubeconfig for it and return its path."""
-        path = directory / "kubeconfig"
-        config = {
-            "clusters": [{"name": "c", "cluster": {"server": self.url}}],
-            "users": [{"name": "u", "user": user or {"token": TOKEN}}],
-            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u", "namespace": "here"}}],
-            "current-context": "x",
-        }
-        path.write_text(json.dumps(config))
-        return path
+        return write_kubeconfig(directory, self.url, user=user)
 
     def _handle(self, handler: http.server.BaseHTTPRequestHandler) -> None:
         split = urllib.parse.urlsplit(handler.path)

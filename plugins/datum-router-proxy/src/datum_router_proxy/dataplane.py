@@ -45,6 +45,7 @@ class ProxyDataPlane:
 
     __slots__ = (
         "_accept_limits",
+        "_attachments",
         "_connections",
         "_counts",
         "_holder",
@@ -78,6 +79,7 @@ class ProxyDataPlane:
             max_per_address=settings.max_connections_per_address,
             handshake_timeout_s=settings.tls_handshake_timeout_s,
         )
+        self._attachments = settings.attachments()
         self._memory = MemoryGauge(settings.memory_limit_bytes)
         self._pressure = Pressure.NONE
         self._plan: DrainPlan | None = None
@@ -103,6 +105,7 @@ class ProxyDataPlane:
             rejected=self._observer.rejected,
             limits=self._accept_limits,
             counts=self._counts,
+            attachments=self._attachments,
         )
         log.info("listening", extra={"listener": listener.name, "host": listener.host, "port": listener.port})
 

@@ -39,7 +39,9 @@ def datum_router_data_planes() -> Sequence[DataPlaneSpec]:
 @hookimpl
 def datum_router_health_checks() -> Sequence[HealthCheckSpec]:
     """Add HTTP, TCP and gRPC probes."""
-    return [HealthCheckSpec(type=kind, create=functools.partial(_prober, kind)) for kind in ProbeType]
+    return [
+        HealthCheckSpec(type=kind, create=functools.partial(_prober, kind), needs_settings=True) for kind in ProbeType
+    ]
 
 
 @hookimpl
@@ -69,7 +71,9 @@ def _data_plane(holder: Holder[Snapshot], observer: DataPlaneObserver, settings:
     return create(holder, observer, settings)
 
 
-def _prober(kind: ProbeType) -> Prober:
+def _prober(kind: ProbeType, settings: Mapping[str, str]) -> Prober:
     from datum_router_proxy.prober import make_prober
 
-    return make_prober(kind)
+    # The settings may be another data plane's: only what says how to reach endpoints is read.
+    mine = {name: settings[name] for name in ("vpc_interfaces", "vpc_required") if name in settings}
+    return make_prober(kind, from_text(mine).vpcs())

@@ -15,11 +15,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 import httpcore
 import trio
 
+from datum_router.errors import UpstreamError
 from datum_router.model.endpoint import Endpoint
 from datum_router.model.policy import ActiveHealthPolicy, ProbeType
 from datum_router.model.service import UpstreamTls
 from datum_router.plugins.protocols import Prober, ProbeResult
 from datum_router_proxy.upstream.connect import client_context
+from datum_router_proxy.vpc import VpcInterfaces
 
 READ_BYTES = 65_536
 """Most of a response, head included, that a probe reads."""
@@ -30,7 +32,14 @@ _SERVING_NAMES = {0: "unknown", 1: "serving", 2: "not serving", 3: "service unkn
 _SERVING = 1
 
 
-class HttpProber:
+class _Prober:
+    __slots__ = ("_vpcs",)
+
+    def __init__(self, vpcs: VpcInterfaces | None = None) -> None:
+        self._vpcs = vpcs or VpcInterfaces()
+
+
+class HttpProber(_Prober):
     """Send one request and compare the status with the policy's expected ranges; https if `tls` is given."""
 
     __slots__ = ()
@@ -48,13 +57,20 @@ class HttpProber:
         ]
         headers += [(name.encode("ascii"), value.encode("latin-1")) for name, value in policy.headers]
         status, _, _ = await _exchange(
-            endpoint, policy, tls, method=policy.method, path=policy.http_path, headers=headers, is_http2=False
+            endpoint,
+            policy,
+            tls,
+            self._vpcs.device(endpoint.vpc),
+            method=policy.method,
+            path=policy.http_path,
+            headers=headers,
+            is_http2=False,
         )
         is_ok = any(low <= status <= high for low, high in policy.expected_statuses)
         return ProbeResult(is_ok=is_ok, detail=f"status {status}")
 
 
-class TcpProber:
+class TcpProber(_Prober):
     """Open a connection and close it; `tls` is ignored."""
 
     __slots__ = ()
@@ -65,12 +81,15 @@ class TcpProber:
 
     async def _ask(self, endpoint: Endpoint, policy: ActiveHealthPolicy, _tls: UpstreamTls | None) -> ProbeResult:
         family = trio.socket.AF_INET6 if ":" in endpoint.address else trio.socket.AF_INET
+        device = self._vpcs.device(endpoint.vpc)
         with trio.socket.socket(family, trio.socket.SOCK_STREAM) as sock:
+            if device:
+                sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_BINDTODEVICE, device.encode())
             await sock.connect((endpoint.address, policy.port or endpoint.port))
         return ProbeResult(is_ok=True, detail="connected")
 
 
-class GrpcProber:
+class GrpcProber(_Prober):
     """Call `grpc.health.v1.Health/Check` (gRPC health checking protocol); only SERVING is healthy.
 
     Plain endpoints get HTTP/2 by prior knowledge, others by ALPN.
@@ -93,7 +112,15 @@ class GrpcProber:
         body = encode_health_request(policy.grpc_service)
         headers.append((b"content-length", str(len(body)).encode("ascii")))  # without it httpcore sends no body
         status, fields, answer = await _exchange(
-            endpoint, policy, tls, method="POST", path=_GRPC_PATH, headers=headers, is_http2=True, body=body
+            endpoint,
+            policy,
+            tls,
+            self._vpcs.device(endpoint.vpc),
+            method="POST",
+            path=_GRPC_PATH,
+            headers=headers,
+            is_http2=True,
+            body=body,
         )
         if status != 200:
             return ProbeResult(is_ok=False, detail=f"status {status}")
@@ -114,9 +141,9 @@ PROBERS: Mapping[ProbeType, type[HttpProber] | type[TcpProber] | type[GrpcProber
 }
 
 
-def make_prober(kind: ProbeType) -> Prober:
-    """Return a prober of this type; probers hold no state and may be shared."""
-    return PROBERS[kind]()
+def make_prober(kind: ProbeType, vpcs: VpcInterfaces | None = None) -> Prober:
+    """Return a prober of this type, whose sockets are bound as `vpcs` says; it holds no state and may be shared."""
+    return PROBERS[kind](vpcs)
 
 
 def encode_health_request(service: str) -> bytes:
@@ -220,6 +247,8 @@ def _describe(exc: BaseException) -> str:
             seen = seen.exceptions[0]
         else:
             seen = seen.__cause__ or seen.__context__
+    if isinstance(exc, UpstreamError):
+        return "no interface in the vpc"
     if isinstance(exc, httpcore.ProtocolError):
         return "not valid HTTP"
     if isinstance(exc, httpcore.NetworkError):
@@ -231,6 +260,7 @@ async def _exchange(
     endpoint: Endpoint,
     policy: ActiveHealthPolicy,
     tls: UpstreamTls | None,
+    device: str,
     *,
     method: str,
     path: str,
@@ -250,7 +280,7 @@ async def _exchange(
         content=_Body(body) if body else None,
         extensions=extensions,
     )
-    backend = _BoundedBackend(READ_BYTES)
+    backend = _BoundedBackend(READ_BYTES, device)
     connection = httpcore.AsyncHTTPConnection(
         origin=request.url.origin,
         ssl_context=context,
@@ -296,8 +326,9 @@ class _Body:
 class _BoundedBackend(httpcore.TrioBackend):
     """Connections that seem to end when the peer has sent so much: bodies need no cutting short in mid-iteration."""
 
-    def __init__(self, left: int) -> None:
+    def __init__(self, left: int, device: str = "") -> None:
         self.left = left
+        self._device = device
 
     @property
     def is_spent(self) -> bool:
@@ -312,9 +343,63 @@ class _BoundedBackend(httpcore.TrioBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Connect as trio does."""
+        """Connect as trio does; by the probe's interface, if it has one, which must be said before connecting."""
+        if self._device:
+            return _BoundedStream(await _connect_by(self._device, host, port), self)
         stream = await super().connect_tcp(host, port, timeout, local_address, socket_options)
         return _BoundedStream(stream, self)
+
+
+async def _connect_by(device: str, address: str, port: int) -> _SocketStream:
+    family = trio.socket.AF_INET6 if ":" in address else trio.socket.AF_INET
+    sock = trio.socket.socket(family, trio.socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_BINDTODEVICE, device.encode())
+        await sock.connect((address, port))
+    except BaseException:
+        sock.close()
+        raise
+    return _SocketStream(trio.SocketStream(sock))
+
+
+class _SocketStream(httpcore.AsyncNetworkStream):
+    """A stream of trio's as httpcore wants it; whole probes have a timeout, so single steps need none."""
+
+    def __init__(self, stream: trio.SocketStream | trio.SSLStream[trio.SocketStream]) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        try:
+            return bytes(await self._stream.receive_some(max_bytes))
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise httpcore.ReadError(str(exc)) from exc
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        try:
+            await self._stream.send_all(buffer)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as exc:
+            raise httpcore.WriteError(str(exc)) from exc
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        assert isinstance(self._stream, trio.SocketStream)
+        secured = trio.SSLStream(
+            self._stream, ssl_context, server_hostname=server_hostname, https_compatible=True, server_side=False
+        )
+        try:
+            await secured.do_handshake()
+        except trio.BrokenResourceError as exc:
+            raise httpcore.ConnectError(str(exc)) from exc
+        return _SocketStream(secured)
+
+    def get_extra_info(self, info: str) -> object:
+        if info == "ssl_object" and isinstance(self._stream, trio.SSLStream):
+            return getattr(self._stream, "_ssl_object", None)  # as httpcore's own does; for ALPN
+        return None
 
 
 class _BoundedStream(httpcore.AsyncNetworkStream):

@@ -10,7 +10,15 @@ import msgspec
 
 from datum_router.errors import ConfigError
 from datum_router.reasons import Reason
+from datum_router_proxy.vpc import VpcInterfaces, parse_interfaces
 from datum_router_proxy.wire.hpack_codec import CODECS
+
+_KINDS: Mapping[object, tuple[type[float] | type[int] | type[bool], str]] = {
+    int: (int, "a whole number"),
+    float: (float, "a number"),
+    bool: (bool, "true or false"),
+}
+"""Type of a field -> what its text is converted to, and what to call that."""
 
 
 class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +52,11 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
         memory_limit_bytes: At 95 % of it caches and keep-alive go, at 98 % new requests are answered 503; -1 = the
             container's (cgroup v2 `memory.max`) if it has one, 0 = off, else of one worker's resident memory (E8).
         moves_per_turn: Pieces of body one request moves before others get the loop (trap in section J).
+        vpc_interfaces: Interfaces that lead into VPCs, `namespace/name=interface,...`: what is dialled in a VPC is
+            bound to its interface (SO_BINDTODEVICE), so that equal addresses of two VPCs never mix.
+        vpc_attachments: VPCAttachments of this gateway and their interfaces, in the same form: what comes in by an
+            interface matches `sourceVpcAttachment` of routes.
+        vpc_required: Never dial into a VPC that `vpc_interfaces` does not name; else the main routing table is used.
         hpack_codec: Header compression of HTTP/2, both roles: `table` (ours) or `hpack` (the package, several times
             slower; for comparison, or should ours be in doubt). Limits and verdicts are the same (D4, D5).
     """
@@ -75,12 +88,15 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
     linger_s: float = 1.0
     memory_limit_bytes: int = -1
     moves_per_turn: int = 16
+    vpc_interfaces: str = ""
+    vpc_attachments: str = ""
+    vpc_required: bool = False
     hpack_codec: str = CODECS[0]
 
     def __post_init__(self) -> None:
         for name in self.__struct_fields__:
             value = getattr(self, name)
-            if isinstance(value, str):
+            if isinstance(value, str | bool):
                 continue
             if name == "memory_limit_bytes":
                 if value < -1:
@@ -98,11 +114,31 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
                 f"proxy setting hpack_codec: found {self.hpack_codec!r}, expected {' or '.join(CODECS)}",
                 reason=Reason.INVALID_VALUE,
             )
+        self.vpcs()
+        self.attachments()
         if self.connection_window_bytes < 65_535:
             raise ConfigError(
                 f"proxy setting connection_window_bytes: found {self.connection_window_bytes}, expected at least 65535",
                 reason=Reason.INVALID_VALUE,
             )
+
+    def vpcs(self) -> VpcInterfaces:
+        """Return what upstream sockets are bound to."""
+        interfaces = parse_interfaces(self.vpc_interfaces, name="vpc_interfaces")
+        return VpcInterfaces(interfaces, is_required=self.vpc_required)
+
+    def attachments(self) -> dict[str, str]:
+        """Return interface -> attachment (`namespace/name`)."""
+        by_interface: dict[str, str] = {}
+        for attachment, interface in parse_interfaces(self.vpc_attachments, name="vpc_attachments").items():
+            if interface in by_interface:
+                raise ConfigError(
+                    f"proxy setting vpc_attachments: {interface} is given to {by_interface[interface]} and to "
+                    f"{attachment}, expected one attachment for each interface",
+                    reason=Reason.INVALID_VALUE,
+                )
+            by_interface[interface] = attachment
+        return by_interface
 
 
 def from_text(values: Mapping[str, str]) -> ProxySettings:
@@ -122,11 +158,11 @@ def from_text(values: Mapping[str, str]) -> ProxySettings:
         if kind is str:
             found[name] = text
             continue
+        wanted, expected = _KINDS[kind]
         try:
-            found[name] = msgspec.convert(text, int if kind is int else float, strict=False)
+            found[name] = msgspec.convert(text, wanted, strict=False)
         except msgspec.ValidationError as exc:
-            wanted = "a whole number" if kind is int else "a number"
             raise ConfigError(
-                f"proxy setting {name}: found {text!r}, expected {wanted}", reason=Reason.INVALID_VALUE
+                f"proxy setting {name}: found {text!r}, expected {expected}", reason=Reason.INVALID_VALUE
             ) from exc
     return msgspec.convert(found, ProxySettings)

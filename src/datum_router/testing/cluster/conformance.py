@@ -393,6 +393,18 @@ class ClusterConformance:
 
         self.run(body)
 
+    def test_a_deleted_object_is_gone_and_may_be_deleted_again(self) -> None:
+        """Without an error, whoever was faster."""
+
+        async def body(cluster: Cluster, stage: Stage) -> None:
+            there = stage.new_namespace()
+            await cluster.apply(service(there), plural=SERVICES, manager="user", is_forced=False)
+            await cluster.delete(SERVICE, SERVICES, key(there))
+            assert await cluster.get(SERVICE, SERVICES, key(there)) is None, "a deleted object is there"
+            await cluster.delete(SERVICE, SERVICES, key(there))
+
+        self.run(body)
+
     def test_what_a_manager_no_longer_says_is_taken_away(self) -> None:
         """But nothing that another manager says."""
 

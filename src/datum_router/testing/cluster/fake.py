@@ -273,6 +273,16 @@ class FakeCluster:
         _leave(lost)
         return applied
 
+    async def delete(self, gvk: GroupVersionKind, plural: str, key: ObjectKey) -> None:
+        """Delete an object, if it is there."""
+        lost = await self._enter("delete")
+        self._check_served(gvk)
+        is_there = (plural, key) in self._objects
+        if is_there:
+            self.remove(plural, key)
+        self.writes.append(FakeWrite(method="delete", value={"kind": gvk.kind, "name": key.name}, is_changed=is_there))
+        _leave(lost)
+
     # --- how -------------------------------------------------------------------------------------------------------
 
     async def _enter(self, method: str) -> ClusterError | None:

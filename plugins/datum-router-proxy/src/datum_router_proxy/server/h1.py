@@ -316,6 +316,7 @@ class H1Connection:
                 scheme="https" if self._channel.is_tls else "http",
                 trusted_hops=self._listener.trusted_hops,
                 via_protocol=via,
+                attachment=self._listener.attachment,
             )
         template = from_h1(head, hop, self._listener.name)
         if head.dropped_fields:

@@ -81,6 +81,7 @@ class H2Connection(H2Link):
             scheme="https" if channel.is_tls else "http",
             trusted_hops=listener.trusted_hops,
             via_protocol=b"2",
+            attachment=listener.attachment,
         )
 
     async def run(self, first: bytes) -> None:

@@ -12,6 +12,9 @@ and reset one connection, so that its client does not hang, then sleeps 50 to 10
 goes on when descriptors come back (threats E7).
 
 `AcceptCounts` is shared by all listeners of a process; entries leave it when the channel gives its descriptor back.
+If the gateway has VPC attachments, the kernel is asked once for each connection by which interface it came, and the
+connection sees a listener that names its attachment; without them nothing is asked.
+
 Behind trusted proxies (`listener.trusted_hops`) one address stands for many clients and isn't limited by itself.
 
 `stop_accepting` accepts what the kernel has queued before it closes: closing resets what waits there (threats P4).
@@ -27,7 +30,7 @@ import os
 import select
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import msgspec
 import trio
@@ -40,6 +43,7 @@ from datum_router_proxy.channel import Channel, ChannelError, PlainChannel
 from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task, park
 from datum_router_proxy.server.tls import ServerTls
 from datum_router_proxy.tls_channel import TlsChannel
+from datum_router_proxy.vpc import incoming_interface
 
 log = logging.getLogger(__name__)
 
@@ -96,6 +100,7 @@ class ListenerTask:
     Args:
         on_connection: Takes a channel that is ready for HTTP and owns it; called from a task of the loop.
         rejected: Counts by protocol (`tcp`, `tls`) and reason.
+        attachments: Interface -> VPCAttachment (`namespace/name`) of this gateway.
 
     Attributes:
         connections: Open connections that came through here, handshakes included.
@@ -104,8 +109,23 @@ class ListenerTask:
     """
 
     __slots__ = (
-        "_counts", "_is_stopping", "_limits", "_loop", "_on_connection", "_rejected", "_reserve_fd", "_sock", "_task",
-        "_tls", "accepted", "connections", "is_accepting", "listener", "turned_away",
+        "_attachments",
+        "_by_attachment",
+        "_counts",
+        "_is_stopping",
+        "_limits",
+        "_loop",
+        "_on_connection",
+        "_rejected",
+        "_reserve_fd",
+        "_sock",
+        "_task",
+        "_tls",
+        "accepted",
+        "connections",
+        "is_accepting",
+        "listener",
+        "turned_away",
     )  # fmt: skip
 
     def __init__(
@@ -118,6 +138,7 @@ class ListenerTask:
         rejected: Rejected,
         limits: AcceptLimits = AcceptLimits(),
         counts: AcceptCounts | None = None,
+        attachments: Mapping[str, str] | None = None,
     ) -> None:
         self._loop = loop
         self._sock = sock
@@ -125,6 +146,8 @@ class ListenerTask:
         self._rejected = rejected
         self._limits = limits
         self._counts = counts if counts is not None else AcceptCounts()
+        self._attachments = attachments or {}
+        self._by_attachment: dict[str, Listener] = {}
         self._tls: ServerTls | None = None
         self._is_stopping = False
         self.listener = listener
@@ -148,6 +171,7 @@ class ListenerTask:
     def update(self, listener: Listener) -> None:
         """Use these certificates and settings for new connections; unusable bindings keep their older certificate."""
         self.listener = listener
+        self._by_attachment = {}
         self._apply_tls(listener)
 
     def stop_accepting(self) -> None:
@@ -261,11 +285,12 @@ class ListenerTask:
         counts.total += 1
         counts.per_address[address] = counts.per_address.get(address, 0) + 1
         channel.on_close = self._closed
+        listener = self._seen_by(sock) if self._attachments else self.listener
         if tls is None:
-            self._hand_over(channel)
+            self._hand_over(channel, listener)
         else:
             counts.handshakes[address] = counts.handshakes.get(address, 0) + 1
-            self._loop.spawn(self._handshake(channel, tls), name=f"handshake {self.listener.name}")
+            self._loop.spawn(self._handshake(channel, tls, listener), name=f"handshake {self.listener.name}")
 
     def _turn_away(self, sock: socket.socket, protocol: str) -> None:
         self._rejected(protocol, Reason.TOO_MANY_CONNECTIONS)
@@ -288,14 +313,24 @@ class ListenerTask:
         self._counts.total -= 1
         _decrement(self._counts.per_address, channel.peer[0])
 
-    def _hand_over(self, channel: Channel) -> None:
+    def _seen_by(self, sock: socket.socket) -> Listener:
+        """Return the listener with the attachment that a connection came in by, if it came by one."""
+        attachment = self._attachments.get(incoming_interface(sock), "")
+        if not attachment:
+            return self.listener
+        seen = self._by_attachment.get(attachment)
+        if seen is None:
+            seen = self._by_attachment[attachment] = msgspec.structs.replace(self.listener, attachment=attachment)
+        return seen
+
+    def _hand_over(self, channel: Channel, listener: Listener) -> None:
         try:
-            self._on_connection(channel, self.listener)
+            self._on_connection(channel, listener)
         except Exception:  # one connection's trouble must not end the accept loop
             log.exception("connection could not be started", extra={"listener": self.listener.name})
             channel.abort()
 
-    async def _handshake(self, raw: PlainChannel, tls: ServerTls) -> None:
+    async def _handshake(self, raw: PlainChannel, tls: ServerTls, listener: Listener) -> None:
         task = raw.task = current_task()
         task.deadline_reason = Reason.TLS_HANDSHAKE
         task.deadline = self._loop.now + self._limits.handshake_timeout_s
@@ -312,7 +347,7 @@ class ListenerTask:
             if not is_ready:
                 raw.close()
         if is_ready:
-            self._hand_over(channel)
+            self._hand_over(channel, listener)
 
 
 def _peer(address: object) -> tuple[str, int]:

@@ -17,6 +17,7 @@ from datum_router_proxy.certificate import harden
 from datum_router_proxy.channel import Channel, ChannelError, PlainChannel
 from datum_router_proxy.loop import DeadlineExpired, Loop, current_task, park
 from datum_router_proxy.tls_channel import TlsChannel
+from datum_router_proxy.vpc import bind_to_device
 
 CONTEXT_CACHE = 256
 """Client contexts kept, one per distinct (UpstreamTls, ALPN list)."""
@@ -37,6 +38,7 @@ async def dial(
     tls: UpstreamTls | None = None,
     alpn: tuple[str, ...] = (),
     server_name: str = "",
+    device: str = "",
 ) -> Channel:
     """Connect to an IP literal and return a channel that belongs to the calling task.
 
@@ -46,6 +48,7 @@ async def dial(
     Args:
         timeout_s: For connect and handshake together; noticed up to `loop.SWEEP_S` late.
         server_name: For SNI and verification; empty = `tls.server_name`, and failing that the address.
+        device: Interface that the socket is bound to; empty = none, the routing table decides.
 
     Raises:
         UpstreamError: `connect_failed`, `connect_timeout` or `upstream_tls`. Nothing of a request was sent, so the
@@ -61,7 +64,7 @@ async def dial(
     channel: PlainChannel | None = None
     is_done = False
     try:
-        channel = _start(loop, address, port)
+        channel = _start(loop, address, port, device)
         channel.task = task
         while channel.is_connecting:
             await park()
@@ -93,7 +96,7 @@ async def dial(
             channel.abort()
 
 
-def _start(loop: Loop, address: str, port: int) -> PlainChannel:
+def _start(loop: Loop, address: str, port: int, device: str) -> PlainChannel:
     """Begin a connect; the socket is registered after it, since an unconnected one reports a hang-up."""
     try:
         # Names are never accepted: the resolver inside connect would block, and would choose behind our back.
@@ -108,6 +111,8 @@ def _start(loop: Loop, address: str, port: int) -> PlainChannel:
         raise _failed(address, port, said) from exc
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if device:
+            _bind(sock, device, address, port)
         code = sock.connect_ex((address, port))
         if code not in (0, errno.EINPROGRESS):
             raise _failed(address, port, os.strerror(code).lower())
@@ -120,6 +125,13 @@ def _start(loop: Loop, address: str, port: int) -> PlainChannel:
     except BaseException:
         sock.close()
         raise
+
+
+def _bind(sock: socket.socket, device: str, address: str, port: int) -> None:
+    try:
+        bind_to_device(sock, device)
+    except OSError as exc:
+        raise _failed(address, port, f"interface {device}: {(exc.strerror or str(exc)).lower()}") from exc
 
 
 async def _secure(channel: PlainChannel, tls: UpstreamTls, alpn: tuple[str, ...], name: str) -> TlsChannel:

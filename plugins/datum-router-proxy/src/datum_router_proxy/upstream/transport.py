@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from datum_router.compiler.link import Lease, Snapshot
 from datum_router.errors import UpstreamError
-from datum_router.model.endpoint import EndpointKey
+from datum_router.model.endpoint import Endpoint, EndpointKey
 from datum_router.model.service import ServiceKey, UpstreamProtocol, UpstreamTls
 from datum_router.observe.cells import Cell
 from datum_router.reasons import Reason
@@ -48,7 +48,7 @@ class Transport:
 
     __slots__ = (
         "_h2_limits", "_h2_lines", "_head_cache", "_head_limits", "_loop", "_pool", "_request_lines",
-        "_settings", "_tickets", "_waiters",
+        "_settings", "_tickets", "_vpcs", "_waiters",
     )  # fmt: skip
 
     def __init__(self, loop: Loop, settings: ProxySettings) -> None:
@@ -57,6 +57,7 @@ class Transport:
         self._pool: Pool[H1Upstream, H2Connection] = Pool(idle_per_bucket=settings.upstream_idle_per_endpoint)
         self._waiters: dict[ServiceKey, deque[_Waiter]] = {}  # in order of their tickets
         self._tickets = 0
+        self._vpcs = settings.vpcs()
         self._head_limits = Http1Limits(max_informational=settings.max_interim)
         self._head_cache = HeadCache()
         self._h2_lines = LineCache()
@@ -174,7 +175,7 @@ class Transport:
                     continue
                 if choice.verdict is Verdict.DIAL:
                     made = await self._dial(
-                        bucket, endpoint.address, connect_s or service.connect_timeout_s, service.idle_timeout_s
+                        bucket, endpoint, connect_s or service.connect_timeout_s, service.idle_timeout_s
                     )
                     if isinstance(made, H1Upstream):
                         return made.begin(task, is_reused=False)
@@ -197,14 +198,20 @@ class Transport:
                 self._call_next(service.key)  # it was our turn, but we leave
 
     async def _dial(
-        self, bucket: Bucket[H1Upstream, H2Connection], address: str, timeout_s: float, idle_s: float
+        self, bucket: Bucket[H1Upstream, H2Connection], endpoint: Endpoint, timeout_s: float, idle_s: float
     ) -> H1Upstream | H2Connection:
         is_ok = False
         shared: H2Connection | None = None
         key = bucket.key
         try:
             channel = await dial(
-                self._loop, address, key.port, timeout_s=timeout_s, tls=bucket.tls, alpn=_ALPN[key.mode]
+                self._loop,
+                endpoint.address,
+                key.port,
+                timeout_s=timeout_s,
+                tls=bucket.tls,
+                alpn=_ALPN[key.mode],
+                device=self._vpcs.device(endpoint.vpc),
             )
             is_ok = True
             channel.reset_reason = Reason.UPSTREAM_RESET

@@ -139,15 +139,24 @@ class Hop:
         scheme: `http` or `https`, as the client used it on this connection.
         trusted_hops: How many proxies in front of us are ours, the peer being the nearest.
         via_protocol: Version the peer spoke, `1.0`, `1.1` or `2`.
+        attachment: VPCAttachment that the connection came in by, `namespace/name`; empty if by none.
     """
 
     __slots__ = (
-        "_host", "_host_fields", "forwarded_for", "node", "peer_ip", "scheme", "trusted_hops", "via", "via_protocol",
+        "_host", "_host_fields", "attachment", "forwarded_for", "node", "peer_ip", "scheme", "trusted_hops", "via",
+        "via_protocol",
     )  # fmt: skip
 
     def __init__(
-        self, *, peer_ip: str, scheme: str = "http", trusted_hops: int = 0, via_protocol: bytes = b"1.1"
+        self,
+        *,
+        peer_ip: str,
+        scheme: str = "http",
+        trusted_hops: int = 0,
+        via_protocol: bytes = b"1.1",
+        attachment: str = "",
     ) -> None:
+        self.attachment = attachment
         self.peer_ip = peer_ip.encode("ascii")
         self.scheme = scheme.encode("ascii")
         self.trusted_hops = trusted_hops

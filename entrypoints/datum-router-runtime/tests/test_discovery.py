@@ -1,0 +1,429 @@
+"""A discovery daemon over clusters in memory, in virtual time: what it publishes, and what befalls it."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+import trio
+from prometheus_client.parser import text_string_to_metric_families
+from trio.testing import MockClock
+
+from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
+from datum_router.discovery.standing import Phase
+from datum_router.errors import ClusterRejected, ClusterUnavailable, ConfigError, SourceError
+from datum_router.manifests.meta import ObjectKey
+from datum_router.observe.names import DISCOVERY_METRICS
+from datum_router.plugins.protocols import Delete, Emit, Problems, SourceEvent, Synced, Upsert
+from datum_router.reasons import Reason
+from datum_router.testing.cluster import FakeCluster
+from datum_router_runtime.discovery import Discovery
+from datum_router_runtime.discoverysettings import DiscoverySettings
+from datum_router_runtime.discoveryterm import Term
+from datum_router_runtime.remote import CONNECT_PATIENCE_S
+from datum_router_runtime.settings import Address
+from tests.controllers import PLUGINS, plugin_of, plugins
+
+NAME = "kubernetes"
+ORIGIN = Origin(source=NAME)
+START_AT = 1_700_000_000.0
+PLURALS = {"VPCService": "vpcservices", "Secret": "secrets", "EndpointSlice": "endpointslices"}
+
+
+class Api:
+    """A cluster in memory as a source; it can be away, and be broken."""
+
+    def __init__(self, cluster: FakeCluster) -> None:
+        self.cluster = cluster
+        self.is_silent = False
+        self.error: Exception | None = None
+        self.runs = 0
+        self._emit: Emit | None = None
+
+    async def run(self, emit: Emit) -> None:
+        self.runs += 1
+        if self.error is not None:
+            raise self.error
+        if self.is_silent:
+            await trio.sleep_forever()
+        send, receive = trio.open_memory_channel[tuple[Mapping[str, Any], bool]](1000)
+
+        def watch(raw: Mapping[str, Any], is_gone: bool) -> None:
+            send.send_nowait((raw, is_gone))
+
+        self.cluster.watchers.append(watch)
+        self._emit = emit
+        try:
+            known = [raw for plural in PLURALS.values() for raw in self.cluster.objects(plural)]
+            emit([*(Upsert(source=NAME, raw=raw, origin=ORIGIN) for raw in known), Synced(source=NAME)])
+            async for raw, is_gone in receive:
+                emit([_event(raw, is_gone)])
+        finally:
+            self.cluster.watchers.remove(watch)
+            self._emit = None
+
+    def say(self, message: str) -> None:
+        """Complain of the API, or not any more."""
+        found = Diagnostic(severity=Severity.ERROR, object="source", reason=Reason.SOURCE_FAILED, message=message)
+        assert self._emit is not None
+        self._emit([Problems(source=NAME, scope="api", diagnostics=(found,) if message else ())])
+
+
+def _event(raw: Mapping[str, Any], is_gone: bool) -> SourceEvent:
+    if not is_gone:
+        return Upsert(source=NAME, raw=raw, origin=ORIGIN)
+    meta = raw["metadata"]
+    return Delete(source=NAME, key=ObjectKey(kind=raw["kind"], namespace=meta["namespace"], name=meta["name"]))
+
+
+class World:
+    """Cluster A with the daemon, and remote clusters by the text of their kubeconfig."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.a = FakeCluster(namespace="system")
+        self.remotes = {name: Api(FakeCluster()) for name in ("b", "c")}
+        self.settings = DiscoverySettings(**{"stale_s": 600.0, "removed_s": 60.0, "debounce_s": 0.0, **settings})
+        self.writes: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()
+        self.term = self.new_term()
+
+    def new_term(self) -> Term:
+        return Term(
+            self.settings,
+            PLUGINS,
+            self.a,
+            local=Api(self.a),
+            make_remote=self._make_remote,
+            is_leading=lambda: True,
+            writes=self.writes,
+            errors=self.errors,
+            wall_clock=lambda: START_AT + trio.current_time(),
+        )
+
+    def _make_remote(self, text: str) -> Api:
+        if text not in self.remotes:
+            raise ConfigError("kubeconfig: it is no YAML; expected another", reason=Reason.INVALID_KUBECONFIG)
+        return self.remotes[text]
+
+    def join(self, name: str, text: str = "", *, namespace: str = "system", label: str = "true") -> None:
+        data = {"kubeconfig": base64.b64encode((text or name).encode()).decode()}
+        meta = {"name": name, "namespace": namespace, "labels": {"router.datum.net/remote-cluster": label}}
+        self.a.put({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": data}, plural="secrets")
+
+    def leave(self, name: str) -> None:
+        self.a.remove("secrets", ObjectKey(kind="Secret", namespace="system", name=name))
+
+    def serve(self, where: str, name: str, address: str, **spec: Any) -> None:
+        spec = {"endpoints": [{"address": address}], "exportTo": {"clusters": "All"}, **spec}
+        put(self.remotes[where].cluster, name, spec)
+
+    def ask(self, name: str = "api") -> None:
+        put(self.a, name, {"discovery": {"method": "endpointslice"}})
+
+    @property
+    def published(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for item in self.a.objects("endpointslices"):
+            raw: Any = item
+            addresses = {one["addresses"][0] for one in raw["endpoints"]}
+            found.setdefault(raw["metadata"]["labels"]["router.datum.net/source-cluster"], set()).update(addresses)
+        return found
+
+    @property
+    def stale(self) -> set[str]:
+        items: Sequence[Any] = self.a.objects("endpointslices")
+        return {item["metadata"]["annotations"].get("router.datum.net/stale-since", "") for item in items}
+
+    def phases(self) -> dict[str, Phase]:
+        return {one.name: one.phase for one in self.term.states()}
+
+    def run(self, script: Callable[[World], Awaitable[None]]) -> None:
+        async def main() -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self.term.run)
+                await script(self)
+                nursery.cancel_scope.cancel()
+
+        trio.run(main, clock=MockClock(autojump_threshold=0))
+
+
+def put(cluster: FakeCluster, name: str, spec: Mapping[str, Any]) -> None:
+    meta = {"name": name, "namespace": "shop"}
+    raw = {"apiVersion": "router.datum.net/v1alpha1", "kind": "VPCService", "metadata": meta}
+    cluster.put({**raw, "spec": {"port": 80, **spec}}, plural="vpcservices")
+
+
+@pytest.fixture
+def world() -> World:
+    made = World()
+    made.join("b")
+    made.join("c")
+    made.serve("b", "api", "10.0.0.1")
+    made.serve("c", "api", "10.0.0.2")
+    made.ask()
+    return made
+
+
+def test_what_clusters_export_is_published_and_follows_them(world: World) -> None:
+    async def script(world: World) -> None:
+        await trio.sleep(2)
+        assert world.published == {"b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
+        world.serve("b", "api", "10.0.0.3")
+        await trio.sleep(2)
+        assert world.published == {"b": {"10.0.0.3"}, "c": {"10.0.0.2"}}
+        world.serve("c", "api", "10.0.0.2", exportTo={"clusters": "None"})
+        await trio.sleep(2)
+        assert world.published == {"b": {"10.0.0.3"}}
+
+    world.run(script)
+
+
+def test_nothing_is_written_at_rest_and_by_resyncs(world: World) -> None:
+    async def script(world: World) -> None:
+        await trio.sleep(2)
+        assert world.writes == {"put": 2}
+        await trio.sleep(10 * world.settings.interval_s)
+        assert world.writes == {"put": 2}
+
+    world.run(script)
+
+
+def test_secrets_of_another_namespace_or_label_are_nobodys(world: World) -> None:
+    world.join("elsewhere", "b", namespace="shop")
+    world.join("unlabelled", "b", label="false")
+
+    async def script(world: World) -> None:
+        await trio.sleep(2)
+        assert set(world.phases()) == {"b", "c"}
+
+    world.run(script)
+
+
+def test_clusters_come_and_go_while_it_runs(world: World) -> None:
+    async def script(world: World) -> None:
+        await trio.sleep(2)
+        world.leave("b")
+        await trio.sleep(2)
+        assert world.published == {"b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
+        assert "" in world.stale
+        assert len(world.stale) == 2
+        await trio.sleep(56)
+        assert "b" in world.published
+        await trio.sleep(4)
+        assert world.published == {"c": {"10.0.0.2"}}
+        assert set(world.phases()) == {"c"}
+        world.join("b")
+        await trio.sleep(2)
+        assert world.published == {"b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
+        assert world.remotes["b"].cluster.watchers, "it is followed again"
+
+    world.run(script)
+    assert not world.remotes["b"].cluster.watchers, "nothing is left behind"
+
+
+def test_an_unreachable_cluster_is_marked_and_comes_back_without_a_change(world: World) -> None:
+    async def script(world: World) -> None:
+        await trio.sleep(2)
+        world.remotes["b"].say("the API does not answer")
+        await trio.sleep(2)
+        assert world.phases() == {"b": Phase.UNREACHABLE, "c": Phase.READY}
+        assert world.published == {"b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
+        assert len(world.stale) == 2
+        world.remotes["b"].say("")
+        await trio.sleep(2)
+        assert world.stale == {""}
+        assert world.writes == {"put": 4}
+        world.remotes["b"].say("again")
+        await trio.sleep(603)
+        assert world.published == {"c": {"10.0.0.2"}}, "it is not kept for ever"
+        seen = {(one.name, one.type, one.reason) for one in world.a.seen_events("system")}
+        assert seen == {("b", "Warning", "ClusterUnreachable"), ("b", "Normal", "Ready")}
+
+    world.run(script)
+
+
+def test_garbage_dead_hosts_and_broken_sources_hurt_nothing_else(world: World) -> None:
+    world.join("garbage", "{]")
+    world.join("x" * 64, "b")
+    world.remotes["silent"] = silent = Api(FakeCluster())
+    silent.is_silent = True
+    world.join("silent")
+    world.remotes["failing"] = failing = Api(FakeCluster())
+    failing.error = SourceError("no credentials")
+    world.join("failing")
+    world.remotes["broken"] = broken = Api(FakeCluster())
+    broken.error = RuntimeError("a fault of ours")
+    world.join("broken")
+
+    async def script(world: World) -> None:
+        await trio.sleep(CONNECT_PATIENCE_S + 2)
+        assert world.published == {"b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
+        states = {one.name: one for one in world.term.states()}
+        assert states["garbage"].phase is Phase.INVALID
+        assert states["garbage"].reason is Reason.INVALID_KUBECONFIG
+        assert "it is no YAML" in states["garbage"].message
+        assert "has 64 characters, expected at most 63" in states["x" * 64].message
+        assert states["failing"].message == "no credentials"
+        assert {states[name].phase for name in ("silent", "failing", "broken")} == {Phase.UNREACHABLE}
+        assert failing.runs > 1, "it is tried again"
+        failing.error = None
+        await trio.sleep(40)
+        assert world.phases()["failing"] is Phase.READY
+
+    world.run(script)
+
+
+def test_a_kubeconfig_that_goes_bad_leaves_the_one_before_in_force(world: World) -> None:
+    async def script(world: World) -> None:
+        await trio.sleep(2)
+        world.join("b", "{]")
+        world.serve("b", "api", "10.0.0.9")
+        await trio.sleep(2)
+        assert world.published["b"] == {"10.0.0.9"}
+        (state,) = [one for one in world.term.states() if one.name == "b"]
+        assert state.phase is Phase.READY
+        assert "it is no YAML" in state.problem
+        assert state.message.endswith("the kubeconfig before is used")
+
+    world.run(script)
+
+
+def test_another_kubeconfig_is_followed_instead_and_endpoints_stay_until_it_is_heard(world: World) -> None:
+    world.remotes["moved"] = moved = Api(FakeCluster())
+    put(moved.cluster, "api", {"endpoints": [{"address": "10.0.0.5"}], "exportTo": {"clusters": "All"}})
+    moved.is_silent = True
+
+    async def script(world: World) -> None:
+        await trio.sleep(2)
+        world.join("b", "moved")
+        await trio.sleep(CONNECT_PATIENCE_S / 2)
+        assert world.published["b"] == {"10.0.0.1"}
+        assert not world.remotes["b"].cluster.watchers, "the old one is not followed any more"
+        await trio.sleep(CONNECT_PATIENCE_S)
+        assert world.phases()["b"] is Phase.UNREACHABLE
+        assert world.published["b"] == {"10.0.0.1"}
+
+    world.run(script)
+
+
+def test_a_new_term_takes_nothing_away_before_it_has_heard(world: World) -> None:
+    async def first(world: World) -> None:
+        await trio.sleep(2)
+
+    world.run(first)
+    assert world.writes == {"put": 2}
+    world.term = world.new_term()
+    world.remotes["b"].is_silent = True
+
+    async def second(world: World) -> None:
+        await trio.sleep(CONNECT_PATIENCE_S - 2)
+        assert world.writes == {"put": 2}
+        await trio.sleep(4)
+        assert world.phases()["b"] is Phase.UNREACHABLE
+        assert world.published == {"b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
+        assert len(world.stale) == 2
+
+    world.run(second)
+
+
+def test_writes_that_fail_are_tried_again_and_later_each_time(world: World) -> None:
+    world.a.fail("apply", ClusterUnavailable("no answer"), times=6)
+
+    async def script(world: World) -> None:
+        await trio.sleep(60)
+        assert world.published == {"b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
+        assert world.errors == {"ClusterUnavailable": 6}
+        assert world.term.failing == 0
+
+    world.run(script)
+
+
+def test_a_slice_that_is_refused_for_good_costs_no_other(world: World) -> None:
+    refused: list[str] = []
+    apply = world.a.apply
+
+    async def picky(raw: Mapping[str, Any], **more: Any) -> Any:
+        if raw["endpoints"][0]["addresses"] == ["10.0.0.1"]:
+            refused.append("b")
+            raise ClusterRejected("no such address", status=422)
+        return await apply(raw, **more)
+
+    world.a.apply = picky  # type: ignore[method-assign]
+
+    async def script(world: World) -> None:
+        await trio.sleep(100)
+        assert world.published == {"c": {"10.0.0.2"}}
+        assert 5 < len(refused) < 15
+
+    world.run(script)
+
+
+def test_a_service_that_asks_no_more_loses_its_slices(world: World) -> None:
+    async def script(world: World) -> None:
+        await trio.sleep(2)
+        world.a.remove("vpcservices", ObjectKey(kind="VPCService", namespace="shop", name="api"))
+        await trio.sleep(2)
+        assert world.published == {}
+
+    world.run(script)
+
+
+def test_a_slice_that_somebody_deletes_is_written_again(world: World) -> None:
+    async def script(world: World) -> None:
+        await trio.sleep(2)
+        raw: Any = world.a.objects("endpointslices")[0]
+        meta = raw["metadata"]
+        world.a.remove(
+            "endpointslices", ObjectKey(kind="EndpointSlice", namespace=meta["namespace"], name=meta["name"])
+        )
+        await trio.sleep(2)
+        assert world.published == {"b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
+
+    world.run(script)
+
+
+# --- as a process ----------------------------------------------------------------------------------------------------
+
+
+async def get(address: Address, path: str) -> tuple[int, str]:
+    """Return status and body."""
+    stream = await trio.open_tcp_stream(address.host, address.port)
+    async with stream:
+        await stream.send_all(f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+        answer = b""
+        async for part in stream:
+            answer += part
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split(b" ", 2)[1]), body.decode()
+
+
+def test_its_pages_tell_what_it_does() -> None:
+    any_port = Address(host="127.0.0.1", port=0)
+    settings = DiscoverySettings(admin=any_port, probes=any_port, metrics=any_port)
+    cluster = FakeCluster(namespace="system")
+    daemon = Discovery(settings, plugins=plugins(plugin_of(cluster)))
+
+    async def main() -> None:
+        with trio.fail_after(20.0):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(daemon.run)
+                while daemon.term is None or not daemon.term.reader.is_synced:  # noqa: ASYNC110 - the deadline ends it
+                    await trio.sleep(0.01)
+                admin, metrics = daemon.addresses["admin"], daemon.addresses["metrics"]
+                assert (await get(admin, "/healthz"))[0] == 200
+                assert (await get(daemon.addresses["probes"], "/readyz"))[0] == 200
+                assert json.loads((await get(admin, "/clusters"))[1]) == []
+                stats = json.loads((await get(admin, "/stats"))[1])
+                assert stats["is_leading"] is True
+                families = {
+                    family.name for family in text_string_to_metric_families((await get(metrics, "/metrics"))[1])
+                }
+                assert families == {name.removesuffix("_total") for name in DISCOVERY_METRICS}
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
+    assert cluster.writes[-1].method == "write_lease", "the lease is let go of"

@@ -1,0 +1,107 @@
+"""How a remote cluster stands, and for how long what it exported last is kept. Pure."""
+
+from __future__ import annotations
+
+import datetime
+import enum
+
+import msgspec
+
+from datum_router.reasons import Reason
+
+
+class Phase(enum.StrEnum):
+    """How a remote cluster stands."""
+
+    CONNECTING = "Connecting"
+    """Credentials are there, and not everything has been read yet."""
+    READY = "Ready"
+    UNREACHABLE = "Unreachable"
+    INVALID = "Invalid"
+    """Its Secret holds no usable kubeconfig, and never did since the daemon has started."""
+    REMOVED = "Removed"
+    """It has no Secret (any more)."""
+
+
+GONE = frozenset({Phase.UNREACHABLE, Phase.INVALID, Phase.REMOVED})
+"""Phases in which what was exported last grows stale."""
+
+REASONS = {
+    Phase.CONNECTING: Reason.PENDING,
+    Phase.READY: Reason.READY,
+    Phase.UNREACHABLE: Reason.CLUSTER_UNREACHABLE,
+    Phase.INVALID: Reason.INVALID_KUBECONFIG,
+    Phase.REMOVED: Reason.CLUSTER_REMOVED,
+}
+
+
+class Patience(msgspec.Struct, frozen=True, kw_only=True):
+    """For how long (seconds) endpoints of a cluster that is gone are kept.
+
+    Attributes:
+        stale_s: Of one that cannot be reached, or whose credentials cannot be used; 0: for ever.
+        removed_s: Of one whose Secret is gone; 0: not at all.
+    """
+
+    stale_s: float = 86_400.0
+    removed_s: float = 300.0
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """How a cluster stands.
+
+    Attributes:
+        since_at: Unix seconds at which the phase began; for those in `GONE`, what staleness is counted from.
+        message: Why, for people; holds no secrets.
+    """
+
+    phase: Phase = Phase.CONNECTING
+    since_at: float = 0.0
+    message: str = ""
+
+    @property
+    def is_gone(self) -> bool:
+        """Tell whether the cluster cannot be heard."""
+        return self.phase in GONE
+
+    def expires_at(self, patience: Patience) -> float:
+        """Return when endpoints are not kept any longer, in Unix seconds; infinity: never."""
+        if self.phase is Phase.REMOVED:
+            return self.since_at + patience.removed_s
+        if self.is_gone and patience.stale_s > 0:
+            return self.since_at + patience.stale_s
+        return float("inf")
+
+
+def advance(current: Standing, phase: Phase, message: str, *, now: float, marked_at: float | None) -> Standing:
+    """Return how a cluster stands after it was found in a phase.
+
+    A cluster that is gone and stays so keeps its time, but for one that is removed after it could not be reached: from
+    then on another patience counts, from its beginning. One that the daemon finds gone at its start has the time that
+    its slices are marked with.
+
+    Args:
+        now: Unix seconds.
+        marked_at: The earliest time that its slices are marked with, if they are.
+    """
+    if phase is current.phase:
+        since_at = current.since_at
+    elif phase in GONE and (current.phase is Phase.CONNECTING or current.is_gone) and phase is not Phase.REMOVED:
+        since_at = current.since_at if current.is_gone else now if marked_at is None else min(now, marked_at)
+    else:
+        since_at = now
+    return Standing(phase=phase, since_at=since_at, message=message)
+
+
+def time_text(at: float) -> str:
+    """Return Unix seconds as RFC 3339, whole seconds."""
+    return datetime.datetime.fromtimestamp(int(at), datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def time_of(text: str) -> float | None:
+    """Return RFC 3339 text as Unix seconds; None if it is none."""
+    try:
+        found = datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ")
+    except ValueError:
+        return None
+    return found.replace(tzinfo=datetime.UTC).timestamp()

@@ -1,0 +1,267 @@
+"""Services of clusters B and C, reached by their name from A: three real API servers, and what befalls them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.control_plane import REPOSITORY, ControlPlane, ProgramsMissing, free_ports, running
+from tests.cluster.plane import REMOTE_READER
+from tests.cluster.stage import SLICES, SYSTEM, Stage, install, own_address, route, service
+from tests.conftest import Backend, answer, eventually
+from tests.processes import ServiceProcess
+
+SHOP = "shop"
+REMOVED_S = 3.0
+PATIENCE_S = 40.0
+
+
+class Clusters:
+    """A with its processes, and B and C beside it."""
+
+    def __init__(self, home: Path, a: ControlPlane, b: ControlPlane, c: ControlPlane) -> None:
+        self.a = Stage(a, home / "a")
+        self.b = Stage(b, home / "b")
+        self.c = Stage(c, home / "c")
+        (home / "a").mkdir(exist_ok=True)
+        self._numbers = itertools.count(1)
+        for stage in (self.a, self.b, self.c):
+            install(stage.plane)
+            reader = REPOSITORY / "manifests" / "rbac" / "remote-reader.yaml"
+            done = stage.plane.kubectl("apply", "-f", str(reader))
+            assert done.returncode == 0, done.stderr
+            stage.plane.make_namespace(SHOP)
+
+    def join(self, name: str, text: str) -> dict[str, Any]:
+        """Have A know a cluster by a kubeconfig."""
+        return self.a.put(
+            {
+                "apiVersion": "v1",
+                "kind": "Secret",
+                "metadata": {
+                    "name": name,
+                    "namespace": SYSTEM,
+                    "labels": {"router.datum.net/remote-cluster": "true"},
+                },
+                "data": {"kubeconfig": base64.b64encode(text.encode()).decode()},
+            }
+        )
+
+    def leave(self, name: str) -> None:
+        """Take a cluster's Secret away."""
+        answer = self.a.plane.request("DELETE", f"/api/v1/namespaces/{SYSTEM}/secrets/{name}")
+        assert answer.status in (200, 202), answer.body
+
+    def slices(self, name: str) -> dict[str, list[dict[str, Any]]]:
+        """Return the slices of a service in A, by the cluster that they came from."""
+        found: dict[str, list[dict[str, Any]]] = {}
+        query = "labelSelector=endpointslice.kubernetes.io/managed-by=discovery.router.datum.net"
+        items = self.a.plane.request("GET", f"{SLICES}/namespaces/{SHOP}/endpointslices?{query}").json()["items"]
+        assert isinstance(items, list)
+        for item in items:
+            if item["metadata"]["annotations"]["router.datum.net/vpc-service"] == name:
+                found.setdefault(item["metadata"]["labels"]["router.datum.net/source-cluster"], []).append(item)
+        return found
+
+    def ports(self, name: str) -> dict[str, set[int]]:
+        """Return the ports of a service's endpoints in A, by cluster."""
+        return {
+            cluster: {port["port"] for item in items for port in item["ports"] or () if item["endpoints"]}
+            for cluster, items in self.slices(name).items()
+        }
+
+    def stale(self, name: str, cluster: str) -> set[str]:
+        """Return the stale marks of the slices of a service and a cluster."""
+        items = self.slices(name).get(cluster, [])
+        return {item["metadata"]["annotations"].get("router.datum.net/stale-since", "") for item in items}
+
+    def versions(self, name: str) -> dict[str, str]:
+        """Return the versions of all slices of a service."""
+        return {
+            item["metadata"]["name"]: item["metadata"]["resourceVersion"]
+            for items in self.slices(name).values()
+            for item in items
+        }
+
+
+def kubeconfig(plane: ControlPlane, *, server: str = "") -> str:
+    """Return a kubeconfig for the account that others read a cluster with, all data inline."""
+    raw = json.loads(plane.kubeconfig(REMOTE_READER).read_text())
+    cluster = raw["clusters"][0]["cluster"]
+    authority = Path(cluster.pop("certificate-authority")).read_bytes()
+    cluster["certificate-authority-data"] = base64.b64encode(authority).decode()
+    cluster["server"] = server or cluster["server"]
+    return yaml.safe_dump(raw)
+
+
+@pytest.fixture(scope="module")
+def clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clusters]:
+    home = tmp_path_factory.mktemp("discovery")
+    try:
+        with running(home / "plane-a") as a, running(home / "plane-b") as b, running(home / "plane-c") as c:
+            made = Clusters(home, a, b, c)
+            yield made
+            made.a.stop()
+    except ProgramsMissing as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def daemon(clusters: Clusters) -> ServiceProcess:
+    clusters.join("b", kubeconfig(clusters.b.plane))
+    clusters.join("c", kubeconfig(clusters.c.plane))
+    return clusters.a.discovery("first", DISCOVERY_INTERVAL_SECS="2", DISCOVERY_REMOVED_SECS=str(REMOVED_S))
+
+
+@pytest.fixture(scope="module")
+def gateway(clusters: Clusters) -> ServiceProcess:
+    return clusters.a.gateway("gateway")
+
+
+def exported(name: str, port: int, **spec: Any) -> dict[str, Any]:
+    return service(SHOP, name, port, address=own_address(), exportTo={"clusters": "All"}, **spec)
+
+
+def importing(name: str) -> dict[str, Any]:
+    return service(SHOP, name, discovery={"method": "endpointslice"})
+
+
+def states(daemon: ServiceProcess) -> dict[str, Any]:
+    page = daemon.page("/clusters")
+    assert isinstance(page, list)
+    return {one["name"]: one for one in page}
+
+
+def condition(daemon: ServiceProcess, cluster: str, kind: str = "Ready") -> tuple[str, str]:
+    found = states(daemon).get(cluster, {"conditions": []})["conditions"]
+    return next(((one["status"], one["reason"]) for one in found if one["type"] == kind), ("", ""))
+
+
+def until(condition: Any, what: str, daemon: ServiceProcess) -> None:
+    try:
+        eventually(condition, what, PATIENCE_S)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; {states(daemon)}; {daemon.tail()}") from error
+
+
+def test_a_service_of_two_clusters_is_reached_by_its_name(
+    clusters: Clusters, daemon: ServiceProcess, gateway: ServiceProcess
+) -> None:
+    with contextlib.ExitStack() as stack:
+        one, two = (Backend(answer(body), host=own_address()) for body in (b"from b", b"from c"))
+        stack.callback(one.close)
+        stack.callback(two.close)
+        clusters.b.put(exported("api", one.port))
+        clusters.c.put(exported("api", two.port))
+        clusters.c.put(service(SHOP, "kept", two.port, address=own_address()))
+        clusters.a.put(importing("api"))
+        clusters.a.put(importing("kept"))
+        clusters.a.put(route(SHOP, "api", "api", path="/api"))
+        until(lambda: clusters.ports("api") == {"b": {one.port}, "c": {two.port}}, "both published", daemon)
+        eventually(lambda: gateway.get("/api")[0] == 200, f"an answer: {gateway.tail()}", PATIENCE_S)
+        eventually(
+            lambda: {gateway.get("/api")[1] for _ in range(20)} == {"from b", "from c"}, "answers of both", PATIENCE_S
+        )
+        assert clusters.slices("kept") == {}, "what is not exported is not published"
+        (item,) = clusters.slices("api")["b"]
+        owner = item["metadata"]["ownerReferences"][0]
+        assert (owner["kind"], owner["name"]) == ("VPCService", "api")
+
+
+def test_nothing_is_written_at_rest(clusters: Clusters, daemon: ServiceProcess) -> None:
+    before = clusters.versions("api")
+    assert before
+    writes = daemon.page("/stats")["writes"]  # type: ignore[call-overload]
+    time.sleep(2.5)  # a whole resync: whether anything is written is what is looked at
+    assert clusters.versions("api") == before
+    assert daemon.page("/stats")["writes"] == writes  # type: ignore[call-overload]
+
+
+def test_an_export_of_another_protocol_is_a_conflict_in_a_slice(clusters: Clusters, daemon: ServiceProcess) -> None:
+    clusters.b.put(exported("odd", 9001, protocol="GRPC"))
+    clusters.c.put(exported("odd", 9002))
+    clusters.a.put(importing("odd"))
+    until(lambda: clusters.ports("odd") == {"b": set(), "c": {9002}}, "the one that fits", daemon)
+    (notice,) = clusters.slices("odd")["b"]
+    said = notice["metadata"]["annotations"]["router.datum.net/conflict"]
+    assert said == "spec.protocol is GRPC there and HTTP here"
+
+
+def test_garbage_and_a_dead_host_hurt_nothing_else(clusters: Clusters, daemon: ServiceProcess) -> None:
+    clusters.join("garbage", "{] no: yaml")
+    (port,) = free_ports(1)
+    clusters.join("dead", kubeconfig(clusters.b.plane, server=f"https://127.0.0.1:{port}"))
+    clusters.join("nasty", kubeconfig(clusters.b.plane).replace("token:", "tokenFile:"))
+    until(lambda: condition(daemon, "garbage") == ("False", "InvalidKubeconfig"), "the garbage told", daemon)
+    until(lambda: condition(daemon, "nasty") == ("False", "InvalidKubeconfig"), "the file name told", daemon)
+    clusters.b.put(exported("later", 9101))
+    clusters.a.put(importing("later"))
+    until(lambda: clusters.ports("later") == {"b": {9101}}, "a change of another cluster", daemon)
+    until(lambda: condition(daemon, "dead") == ("False", "ClusterUnreachable"), "the dead host told", daemon)
+    assert condition(daemon, "b") == condition(daemon, "c") == ("True", "Ready")
+    events = clusters.a.plane.request("GET", f"/apis/events.k8s.io/v1/namespaces/{SYSTEM}/events").json()["items"]
+    assert isinstance(events, list)
+    told = {(one["regarding"]["name"], one["reason"]) for one in events if one["regarding"]["kind"] == "Secret"}
+    assert {("garbage", "InvalidKubeconfig"), ("dead", "ClusterUnreachable")} <= told
+    secret = clusters.b.plane.token(REMOTE_READER)
+    assert secret not in daemon.log.read_text()
+    for name in ("garbage", "dead", "nasty"):
+        clusters.leave(name)
+    until(lambda: not {"garbage", "dead", "nasty"} & states(daemon).keys(), "all three forgotten", daemon)
+
+
+def test_a_kubeconfig_that_goes_bad_leaves_the_one_before_in_force(clusters: Clusters, daemon: ServiceProcess) -> None:
+    clusters.join("b", "not any more")
+    until(lambda: condition(daemon, "b", "Accepted") == ("False", "InvalidKubeconfig"), "the bad one told", daemon)
+    clusters.b.put(exported("later", 9102))
+    until(lambda: clusters.ports("later") == {"b": {9102}}, "a change by the kubeconfig before", daemon)
+    clusters.join("b", kubeconfig(clusters.b.plane))
+    until(lambda: condition(daemon, "b", "Accepted") == ("True", "Accepted"), "the good one taken", daemon)
+
+
+def test_endpoints_stay_while_an_api_server_is_stopped_and_a_restarted_daemon_keeps_them(
+    clusters: Clusters, daemon: ServiceProcess
+) -> None:
+    before = clusters.ports("later")
+    plane = clusters.b.plane
+    assert isinstance(plane, ControlPlane)
+    plane.stop_api()
+    try:
+        until(lambda: "" not in clusters.stale("later", "b"), "the stale mark", daemon)
+        assert clusters.ports("later") == before
+        assert clusters.stale("odd", "c") == {""}
+        (since,) = clusters.stale("later", "b")
+        second = clusters.a.discovery("second", DISCOVERY_INTERVAL_SECS="2", DISCOVERY_REMOVED_SECS=str(REMOVED_S))
+        assert daemon.stop() == 0
+        until(lambda: second.page("/stats")["is_leading"] is True, "the second one leads", second)  # type: ignore[call-overload]
+        until(lambda: condition(second, "b") == ("False", "ClusterUnreachable"), "it finds b gone", second)
+        assert clusters.ports("later") == before
+        assert clusters.stale("later", "b") == {since}, "staleness is counted from the first mark"
+    finally:
+        plane.start_api()
+    until(lambda: clusters.stale("later", "b") == {""}, "the mark gone", second)
+    assert clusters.ports("later") == before
+
+
+def test_endpoints_of_a_removed_cluster_leave_after_their_time(clusters: Clusters) -> None:
+    daemon = clusters.a.running[-1]
+    removed_at = time.monotonic()
+    clusters.leave("b")
+    until(lambda: "" not in clusters.stale("later", "b"), "the stale mark", daemon)
+    assert clusters.ports("later") == {"b": {9102}}
+    until(lambda: clusters.slices("later") == {}, "the endpoints gone", daemon)
+    assert time.monotonic() - removed_at >= REMOVED_S
+    assert clusters.ports("odd") == {"c": {9002}}
+    until(lambda: "b" not in states(daemon), "b forgotten", daemon)
