@@ -196,6 +196,21 @@ class ControlPlane(Plane):
         _end(self._etcd, signal.SIGTERM)
         self._api = self._etcd = None
 
+    def back_up(self) -> None:
+        """Keep what etcd holds now, for `put_back`; both are stopped for it and started again."""
+        self._exchange(self.home / "etcd", self.home / "etcd-kept")
+
+    def put_back(self) -> None:
+        """Have etcd hold what it held at the last `back_up`, with its versions of then; both are started again."""
+        self._exchange(self.home / "etcd-kept", self.home / "etcd")
+
+    def _exchange(self, source: Path, target: Path) -> None:
+        self.stop_api(number=signal.SIGKILL)
+        _end(self._etcd, signal.SIGTERM)
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(source, target)
+        self.start()
+
     def compact(self) -> None:
         """Have etcd forget all history: whoever resumes a watch from before is told 410 Gone."""
         base = f"http://127.0.0.1:{self._etcd_port}/v3/kv"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.control_plane import GATEWAY, ControlPlane, ProgramsMissing, running
+from tests.cluster.control_plane import CONTROLLER, GATEWAY, ControlPlane, ProgramsMissing, running
 from tests.cluster.load import running_load
 from tests.cluster.stage import Stage, install, route, service
 from tests.conftest import Backend, answer, eventually
@@ -126,6 +126,35 @@ def test_history_that_was_compacted_while_nobody_watched(stage: OwnStage, gatewa
         eventually(lambda: gateway.get("/new")[0] == 200, "what came meanwhile", 60.0)
         eventually(lambda: gateway.get("/gone")[0] == 404, "what went meanwhile", 60.0)
     assert load.bad == 0, (load.statuses, load.errors[:3])
+
+
+def test_a_cluster_that_is_put_back_to_an_older_state(stage: OwnStage, backend: Backend) -> None:
+    """Its API takes watches from versions that it has yet to come to, and says nothing on them."""
+    stage.put(service("shop", "a", backend.port))
+    stage.put(route("shop", "a", "a", path="/a"))
+    stage.plane.back_up()
+    fast = {"DATUM_ROUTER_SOURCE_CONFIG": "watchIdleSeconds=2", "DATUM_ROUTER_LISTEN": "127.0.0.1:0"}
+    controller, one = (
+        stage.start("tests.cluster.impatient", user, f"impatient-{index}", {**fast, "IMPATIENT": module})
+        for index, (user, module) in enumerate(
+            [(CONTROLLER, "datum_router_controller"), (GATEWAY, "datum_router_gateway")]
+        )
+    )
+    one.wait_ready()
+    for index in range(100):  # versions that are used once more
+        stage.put(route("shop", "later", "a", path=f"/later/{index}"))
+    later = stage.put(route("shop", "later", "a", path="/later"))
+    eventually(lambda: stage.conditions(later).get("Programmed") == ("True", "Programmed"), "the later route", 60.0)
+    assert one.get("/later")[0] == 200
+    with running_load(one.port(), ["/a"], rate=50) as load:
+        stage.plane.put_back()
+        eventually(lambda: one.get("/later")[0] == 404, "the older state in force", 60.0)
+        later = stage.put(route("shop", "later", "a", path="/again"))
+        eventually(lambda: one.get("/again")[0] == 200, "an edit after it", 60.0)
+        eventually(lambda: stage.conditions(later).get("Programmed") == ("True", "Programmed"), "told", 60.0)
+    assert load.bad == 0, (load.statuses, load.errors[:3])
+    one.stop()
+    controller.stop()
 
 
 def test_a_gateway_that_starts_during_an_outage_serves_its_last_snapshot(

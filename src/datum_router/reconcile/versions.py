@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from datum_router.manifests.meta import ObjectKey, ObjectMeta, StatusPart
 from datum_router.reconcile.conditions import ConditionType, conditions_of, find
-from datum_router.reconcile.reports import IN_FORCE, NO_GATEWAY, Verdict, Verdicts
+from datum_router.reconcile.reports import IN_FORCE, NO_GATEWAY, Verdict, Verdicts, version_number
 
 
 class FirstVersions:
@@ -31,7 +31,9 @@ class FirstVersions:
         elif not is_refused:
             known = self._known.get(key)
             # One that was deleted and made anew between two looks has the generation of the former.
-            if known is None or (known[0], known[2]) != (metadata.generation, metadata.uid):
+            is_same = known is not None and (known[0], known[2]) == (metadata.generation, metadata.uid)
+            # Versions go back only when the API's data was restored from a copy.
+            if known is None or not is_same or version_number(metadata.resource_version) < version_number(known[1]):
                 self._known[key] = (metadata.generation, metadata.resource_version, metadata.uid)
 
     def verdict(

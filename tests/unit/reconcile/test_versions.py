@@ -51,6 +51,15 @@ def test_what_counts_is_the_version_at_which_a_generation_was_first_seen() -> No
     assert verdict(versions, at(140), meta(2, 140), programmed(1)) == "in force"
 
 
+def test_versions_that_went_back_count_anew() -> None:
+    """As they do when a cluster is put back to an older state, and an object comes to the same generation again."""
+    versions = FirstVersions()
+    versions.note(KEY, meta(2, 500), is_refused=False)
+    versions.note(KEY, meta(2, 140), is_refused=False)
+    assert verdict(versions, at(139), meta(2, 140), programmed(1)) == "Pending"
+    assert verdict(versions, at(140), meta(2, 140), programmed(1)) == "in force"
+
+
 def test_what_was_in_force_everywhere_stays_so_whoever_comes_and_goes() -> None:
     versions = FirstVersions()
     versions.note(KEY, meta(1, 500), is_refused=False)  # a controller that has just begun
