@@ -19,10 +19,6 @@ from datum_router.manifests.rules import warning
 LOCATION_GROUP: Final = "networking.datumapis.com"
 LOCATION_VERSION: Final = "v1alpha"
 
-CITY_KEY: Final = "topology.datum.net/city-code"
-"""Topology key of a city: a code of three letters such as IAD."""
-REGION_KEY: Final = "topology.datum.net/region"
-
 LOCATION_ANNOTATION: Final = "router.datum.net/location"
 """Of a VPCAttachment: the Location that it is at, for neither VPC nor VPCAttachment has a field for it."""
 
@@ -39,7 +35,7 @@ class Coordinates(_Part, frozen=True, kw_only=True):
 
 
 class LocationSpec(_Part, frozen=True, kw_only=True):
-    """`topology` has free keys beside `CITY_KEY` and `REGION_KEY`."""
+    """`topology` has free keys beside those of `balancing.place`, city and region."""
 
     location_class_name: str = ""
     topology: Mapping[str, str] = {}

@@ -64,7 +64,6 @@ class Feed:
         decode_s: Seconds spent in reading what sources said.
         synced_after_s, first_decode_s, first_s: Seconds until all sources were synced, and of decoding and compiling
             until the first result.
-        sources: All of them.
         published_view: What was published last was compiled from it; None before that.
         complaints: What sources said was wrong before all were synced, by scope.
         news: Objects have come or gone, whether or not that changed anything.
@@ -103,7 +102,6 @@ class Feed:
         "last_s",
         "news",
         "published_view",
-        "sources",
         "succeeded_at",
         "synced",
         "synced_after_s",
@@ -123,7 +121,6 @@ class Feed:
         seen: set[ObjectKey] | None = None,
         observe: Observe | None = None,
     ) -> None:
-        self.sources = tuple(sources.values())
         self._sources = dict(sources)
         self._seen = set() if seen is None else seen
         self._observe = observe
@@ -158,6 +155,11 @@ class Feed:
         self.decode_s = 0.0
         self._started_at = 0.0
         self.synced_after_s = self.first_decode_s = self.first_s = 0.0
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """Return all sources."""
+        return tuple(self._sources.values())
 
     async def run(self) -> None:
         """Run until cancelled."""
