@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import socket
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -52,9 +53,10 @@ spec:
 
 
 def read_report(path: Path) -> dict[str, set[tuple[str, str]]]:
-    """Return the cases of a JUnit report by outcome."""
+    """Return the cases of a JUnit report by outcome; h2spec writes the bytes of frames into it as they are."""
+    text = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", "?", path.read_text(errors="replace"))
     found: dict[str, set[tuple[str, str]]] = {"passed": set(), "failed": set(), "skipped": set()}
-    for case in ET.parse(path).iter("testcase"):
+    for case in ET.fromstring(text).iter("testcase"):
         name = (case.attrib["package"], case.attrib["classname"])
         outcome = "passed" if not len(case) else "skipped" if case.find("skipped") is not None else "failed"
         assert not any(name in names for names in found.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import socket
 import ssl
 
 import pytest
@@ -304,6 +305,25 @@ def test_drain_lets_open_streams_finish_after_the_last_goaway() -> None:
             assert not [stream_id for _kind, stream_id in kinds if stream_id == 3]
             assert len(server.requests) == 1
             await running.drained()
+
+    bounded(main)
+
+
+def test_a_ping_behind_our_goodbye_draws_no_reset() -> None:
+    """A reset would destroy what the client has not read yet, for example the last answer before a drain's end."""
+
+    async def main() -> None:
+        async with upstream(hello) as server, gateway([make_service([server.port])]) as running:
+            stream = await trio.open_tcp_stream("127.0.0.1", running.port)
+            await stream.send_all(PREFACE + frames.settings() + frames.headers(1) + frames.goaway(0))
+            got = b""
+            while data := await stream.receive_some(65536):
+                got += data
+            assert (0, 1) in [(kind, stream_id) for kind, _flags, stream_id, _payload in frames.parse(got)]
+            for _ in range(3):
+                await stream.send_all(frames.ping())
+            assert stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+            await trio.aclose_forcefully(stream)
 
     bounded(main)
 

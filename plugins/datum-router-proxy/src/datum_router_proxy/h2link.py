@@ -164,8 +164,8 @@ class H2Link:
             self.is_over = True
             self.task = None
             self.lost(reason)
-            if engine.is_terminated and not channel.hangup:
-                self.linger()  # the peer may still be sending: it should see our GOAWAY, not a reset
+            if (engine.is_terminated or engine.is_drained) and not channel.hangup:
+                self.linger()  # the peer may still be sending: it should see our last frames, not a reset
             else:
                 channel.close()
 
