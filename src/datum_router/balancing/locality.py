@@ -69,6 +69,7 @@ class Candidates(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         members: Number of endpoints that could be candidates.
         excluded: Number of endpoints that could be, were they at another place.
         is_panicking: True if health is being ignored.
+        spilled: 0 to 1: how much of all requests leaves the first place that there is, since that lacks capacity.
     """
 
     levels: tuple[Level, ...] = ()
@@ -77,6 +78,7 @@ class Candidates(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     members: int = 0
     excluded: int = 0
     is_panicking: bool = False
+    spilled: float = 0.0
 
     @property
     def is_locality_missing(self) -> bool:
@@ -308,7 +310,13 @@ def judge(arrangement: Arrangement, health: HealthView, panic_threshold_percent:
         members=members,
         excluded=excluded,
         is_panicking=is_panicking,
+        spilled=0.0 if is_panicking else _spilled(arrangement, found),
     )
+
+
+def _spilled(arrangement: Arrangement, found: Sequence[Load]) -> float:
+    """Return the share of all stages but the first; `found` is in the order of the stages."""
+    return sum((load.share for load in found[len(arrangement.stages[0]) :]), 0.0)
 
 
 def _unusable(arrangement: Arrangement, health: HealthView) -> Iterator[Endpoint]:

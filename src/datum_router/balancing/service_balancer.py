@@ -92,6 +92,11 @@ class ServiceBalancer:
         """Tell whether health is being ignored because too few endpoints are usable."""
         return self.candidates.is_panicking
 
+    @property
+    def is_spilling(self) -> bool:
+        """Tell whether requests leave the first place or priority since it lacks usable capacity."""
+        return self.candidates.spilled > 0
+
     def update_service(self, service: Service, health: HealthView) -> None:
         """Take a new version of the service, with its health; the balancer keeps its state."""
         self._service = service

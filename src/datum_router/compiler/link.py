@@ -73,6 +73,11 @@ class ServiceState:
         """Tell whether a balancer of the service ignores health."""
         return any(balancer.is_panicking for balancer in self.balancers)
 
+    @property
+    def is_spilling(self) -> bool:
+        """Tell whether a balancer of the service sends requests on to a further place or priority."""
+        return any(balancer.is_spilling for balancer in self.balancers)
+
     def update_health(self, view: HealthView, trials: Mapping[EndpointKey, int]) -> None:
         """Take a new view of the endpoints' health, with those that are half-open and the numbers of their trials."""
         self.view = view

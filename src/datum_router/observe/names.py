@@ -222,6 +222,12 @@ BREAKERS = _gauge(
     "datum_router_breakers", "endpoints", "Endpoints by state of their circuit breaker (ejection).", SERVICE, BREAKER
 )
 PANIC = _gauge("datum_router_panic", "workers", "Workers that ignore the service's health in a panic.", SERVICE)
+SPILLING = _gauge(
+    "datum_router_spilling",
+    "workers",
+    "Workers that send requests of the service on to a further place or priority, since the first lacks capacity.",
+    SERVICE,
+)
 PROBES = _counter("datum_router_probes_total", "probes", "Active probes sent.")
 HEALTH_CHANGES = _counter("datum_router_health_changes_total", "changes", "Endpoints whose usability changed.", CHANGE)
 
@@ -400,7 +406,7 @@ _ALL = (
     REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY,
     ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
     UPSTREAM_CONNECTIONS, UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,
-    ENDPOINTS, BREAKERS, PANIC, PROBES, HEALTH_CHANGES, PLUGIN_FAILURES, PLUGIN_DISABLED,
+    ENDPOINTS, BREAKERS, PANIC, SPILLING, PROBES, HEALTH_CHANGES, PLUGIN_FAILURES, PLUGIN_DISABLED,
     CONFIG_VERSION, CONFIG_RELOADED_AT, CONFIG_FAILURES, DIAGNOSTICS, COMPILATIONS, COMPILE_SECONDS, COMPILE_LAST,
     ROUTES, SERVICES, DECODE_SECONDS, *_SOURCE, REPORTS, REPORT_FAILURES, SNAPSHOT_FILE_FAILURES,
     BUILD_INFO, UPTIME, WORKERS, WORKERS_UP, WORKERS_LAGGING, WORKER_RESTARTS, WORKER_REPLACEMENTS, CPU, RSS, FDS,

@@ -30,4 +30,6 @@ def service_cells(states: Iterable[ServiceState]) -> list[Cell]:
             limits.refused_retries = 0
         if state.is_panicking:
             cells.append(Cell(names.PANIC.name, labels, 1))
+        if state.is_spilling:
+            cells.append(Cell(names.SPILLING.name, labels, 1))
     return cells

@@ -6,7 +6,7 @@ import pytest
 
 from datum_router.compiler.link import Lease, Snapshot
 from datum_router.compiler.linker import Linker
-from datum_router.model.endpoint import make_endpoint
+from datum_router.model.endpoint import Endpoint, make_endpoint
 from datum_router.model.policy import ConnectionLimits
 from datum_router.model.request import LocalReply, RequestHead
 from datum_router.model.route import BackendRef, Rule, RuleId
@@ -29,9 +29,15 @@ def linker() -> Linker:
     return Linker(load_plugins([Candidate(entry_point="builtin", distribution="datum-router", load=lambda: builtin)]))
 
 
-def data(*, version: int = 1, limits: ConnectionLimits = ConnectionLimits(), is_there: bool = True) -> SnapshotData:
+def data(
+    *,
+    version: int = 1,
+    limits: ConnectionLimits = ConnectionLimits(),
+    is_there: bool = True,
+    endpoints: tuple[Endpoint, ...] = ENDPOINTS,
+) -> SnapshotData:
     rule = Rule(id=RuleId("default/r#0"), route="default/r", destinations=(BackendRef(service=A),))
-    service = Service(key=A, endpoints=ENDPOINTS, limits=limits)
+    service = Service(key=A, endpoints=endpoints, limits=limits)
     return SnapshotData(version=version, rules=(rule,), services={A: service} if is_there else {})
 
 
@@ -90,6 +96,16 @@ def test_a_panic_is_shown_until_it_is_over(linker: Linker) -> None:
     linker.apply_health(down)
     assert cells(linker) == {(names.PANIC.name, (A,)): 1}
     linker.apply_health([HealthChange(service=A, endpoint=one.key, is_usable=True, since=2.0) for one in ENDPOINTS])
+    assert cells(linker) == {}
+
+
+def test_spilling_is_shown_while_a_further_priority_takes_what_the_first_lacks(linker: Linker) -> None:
+    near, standby = ENDPOINTS[:2], make_endpoint("192.0.2.9", 80, priority=1)
+    linker.link(data(endpoints=(*near, standby)))
+    assert cells(linker) == {}
+    linker.apply_health([HealthChange(service=A, endpoint=near[0].key, is_usable=False, since=1.0)])
+    assert cells(linker) == {(names.SPILLING.name, (A,)): 1}
+    linker.apply_health([HealthChange(service=A, endpoint=near[0].key, is_usable=True, since=2.0)])
     assert cells(linker) == {}
 
 
