@@ -10,6 +10,7 @@ from datum_router.model.request import LocalReply
 from datum_router.reasons import Reason
 from datum_router_proxy.exchange import Downstream
 from datum_router_proxy.request import Request, Template
+from datum_router_proxy.trace import Trace
 from datum_router_proxy.wire import grpc
 
 Field = tuple[bytes, bytes]
@@ -121,3 +122,15 @@ def refuse(snapshot: Snapshot, template: Template, *, most_bytes: int, max_via_h
     if template.is_options_star:
         return LocalReply(status=200, reason=Reason.ROUTED)
     return None
+
+
+def cut_short(downstream: Downstream, request: Request, trace: Trace, error: UpstreamError) -> None:
+    """End a response that has begun so that nobody takes it for complete."""
+    trace.reason = error.reason
+    if request.template.is_grpc and downstream.protocol == "h2" and not downstream.is_gone:
+        is_late = error.reason is Reason.REQUEST_TIMEOUT
+        code = grpc.GrpcStatus.DEADLINE_EXCEEDED if is_late else grpc.GrpcStatus.UNAVAILABLE
+        downstream.send_end(grpc.status_fields(code, str(error.reason)))
+        downstream.flush()
+    else:
+        downstream.abort(error.reason)
