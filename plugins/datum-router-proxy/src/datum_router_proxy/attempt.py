@@ -21,10 +21,11 @@ from datum_router_proxy.accounts import Accounts
 from datum_router_proxy.body import BodyTooLarge
 from datum_router_proxy.exchange import ClientGone, Downstream, Interim, Upstream, UpstreamHead
 from datum_router_proxy.express import Begun
-from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled
+from datum_router_proxy.limit import TryClock
+from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
 from datum_router_proxy.pump import Pump
 from datum_router_proxy.relay import Relay
-from datum_router_proxy.replies import cut_short, for_upstream_error
+from datum_router_proxy.replies import cut_short, for_upstream_error, try_timed_out
 from datum_router_proxy.request import Request, is_clients_choice, upstream_request
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.trace import Trace
@@ -83,6 +84,10 @@ class Attempts:
     ) -> Failure | None:
         """Try one endpoint; None once the response has been relayed or, having begun, aborted."""
         trace.attempts += 1
+        if rule.has_try_limits:
+            begun_at = self._loop.now if begun is None else begun.started_at
+            trace.tries = TryClock(rule.timeouts, begun_at, trace.body)
+            trace.tries.arm(current_task(), self._loop)
         trace.service = lease.state.service.key
         trace.endpoint = lease.key
         template = request.template
@@ -129,6 +134,8 @@ class Attempts:
                     is_fresh = True
                     begun = None
             status = response.status
+            if trace.tries is not None:
+                trace.tries.is_answered = True
             if lease.trial is not None:
                 # Its head decides: what is streamed afterwards may take hours.
                 lease.trial.settle(self._outcome(lease, upstream, status=status, reason=Reason.ROUTED).outcome_class)
@@ -142,24 +149,27 @@ class Attempts:
             await self._relay.run(downstream, request, upstream, rule, response, trace)
             ended = Reason.ROUTED
             return None
-        except UpstreamError as error:
-            ended = error.reason
-            is_unprocessed = error.is_unprocessed
-            log.debug("attempt failed", extra={"error": str(error), "request_id": request.request_id})
+        except (UpstreamError, DeadlineExpired) as caught:
+            if isinstance(caught, UpstreamError):
+                broken = caught
+            elif caught.reason is Reason.PER_TRY_TIMEOUT and trace.stalled_at is None:
+                broken = try_timed_out(is_unprocessed=upstream is None or not upstream.is_sent)
+            else:
+                ended = _blame(caught, request, rule)
+                raise
+            ended = broken.reason
+            is_unprocessed = broken.is_unprocessed
+            log.debug("attempt failed", extra={"error": str(broken), "request_id": request.request_id})
             outcome = self._outcome(lease, upstream, status=status, reason=ended, is_unprocessed=is_unprocessed)
             if downstream.has_started:
-                cut_short(downstream, request, trace, error)
+                cut_short(downstream, request, trace, broken)
                 return None
-            return Failure(self._decide(outcome, head, rule, lease, trace, downstream), for_upstream_error(error))
+            return Failure(self._decide(outcome, head, rule, lease, trace, downstream), for_upstream_error(broken))
         except ClientGone:
             ended = Reason.DOWNSTREAM_RESET
             raise
-        except (TaskCancelled, DeadlineExpired) as error:
-            # A deadline counts against the endpoint, unless the client chose it or kept us waiting.
-            is_ours = error.reason is Reason.CONNECT_TIMEOUT or (
-                error.reason is Reason.REQUEST_TIMEOUT and not is_clients_choice(request, rule)
-            )
-            ended = Reason.RESPONSE_TIMEOUT if is_ours else Reason.DOWNSTREAM_RESET
+        except TaskCancelled as cancelled:
+            ended = _blame(cancelled, request, rule)
             raise
         except (RemoteProtocolError, BodyTooLarge):
             ended = Reason.DOWNSTREAM_RESET
@@ -216,3 +226,14 @@ class Attempts:
             rng=self._loop.rng,
         )
         return self._accounts.decided(decision)
+
+
+def _blame(error: TaskCancelled | DeadlineExpired, request: Request, rule: LinkedRule) -> Reason:
+    """Return how an attempt ended that a deadline of the whole request or a cancellation has ended.
+
+    A deadline counts against the endpoint, unless the client chose it or kept us waiting.
+    """
+    is_ours = error.reason is Reason.CONNECT_TIMEOUT or (
+        error.reason is Reason.REQUEST_TIMEOUT and not is_clients_choice(request, rule)
+    )
+    return Reason.RESPONSE_TIMEOUT if is_ours else Reason.DOWNSTREAM_RESET

@@ -272,6 +272,7 @@ class Pipeline:
             if not failure.decision.retry:
                 return failure.reply
             excluded |= {lease.key}
+            task.deadline, task.deadline_reason = trace.deadline, Reason.REQUEST_TIMEOUT
             if failure.decision.delay_s:
                 await self._pause(downstream, failure.decision.delay_s)
             trace.body.rewind()
