@@ -18,6 +18,7 @@ from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.balancing.split import Split
 from datum_router.errors import PluginDisabled
 from datum_router.filters.base import Filter, are_repeatable, response_key
+from datum_router.filters.extra import extra_of
 from datum_router.health.circuit import ServiceLimits
 from datum_router.health.trial import NO_TRIALS, Trial, TrialDesk, Trials
 from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint
@@ -126,6 +127,7 @@ class LinkedRule:
 
     Attributes:
         has_repeatable_filters, response_key: See `filters.base`; True and empty without filters.
+        extra: What it has beside plain filters; a rule that has any keeps off the fast lanes.
         meters: The data plane's, by protocol and service: they live as long as the rule.
     """
 
@@ -135,6 +137,7 @@ class LinkedRule:
         "_single",
         "_split",
         "_uses_hash",
+        "extra",
         "filters",
         "has_repeatable_filters",
         "meters",
@@ -154,6 +157,7 @@ class LinkedRule:
         self.filters = filters
         self.has_repeatable_filters = not filters or are_repeatable(rule.filters)
         self.response_key = response_key(rule.filters) if filters else b""
+        self.extra = extra_of(rule)
         self.retry: RetryPolicy = rule.retry
         self.timeouts: TimeoutPolicy = rule.timeouts
         self.meters: dict[tuple[str, str], RequestMeter] = {}

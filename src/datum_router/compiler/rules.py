@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datum_router.compiler.cors import compile_cors, preflight_rules
 from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.compiler.ingress import IngressScope
 from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
@@ -61,6 +62,7 @@ class RouteCompiler:
         filters = tuple([compile_filter(item) for item in spec.filters])
         matches = spec.matches or (spec.match or wire.RouteMatch(),)
         name = f"{key.namespace}/{key.name}"
+        cors = compile_cors(spec.cors)
         locality, retry, timeouts = _locality(route), _retry(route), _timeouts(route)
         created = created_at(route.metadata)
         attachment = f"{key.namespace}/{spec.source_vpc_attachment}" if spec.source_vpc_attachment else ""
@@ -80,6 +82,7 @@ class RouteCompiler:
                 timeouts=timeouts,
                 created_at=created,
                 index=index,
+                cors=cors,
             )
             where = f"spec.matches[{index}]" if spec.matches else "spec.match"
             unusable = self._match_problems(rule, key, where)
@@ -89,6 +92,8 @@ class RouteCompiler:
                 findings += unusable
             else:
                 rules.append(rule)
+                if cors is not None:
+                    rules += preflight_rules(rule)
         return rules, findings
 
     def _match_problems(self, rule: Rule, key: ObjectKey, path: str) -> list[Finding]:

@@ -21,6 +21,7 @@ from datum_router.manifests.cel import (
     path,
     texts,
 )
+from datum_router.manifests.cel_filters import CORS
 from datum_router.manifests.meta import FIELD_TEXT_PATTERN, MAX_HEADER_NAME_CHARS
 from datum_router.manifests.rules import is_prime
 from datum_router.manifests.validate_route import (
@@ -35,6 +36,7 @@ from datum_router.manifests.validate_route import (
 from datum_router.manifests.vpcroute import (
     MAX_REGEX_BYTES,
     MAX_TABLE_SIZE,
+    Cors,
     HeaderMatch,
     HeaderModifier,
     LoadBalancingConfig,
@@ -294,6 +296,7 @@ ROUTE_RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
     PathModifier: _PATH_MODIFIER,
     RequestRedirect: _REDIRECT,
     UrlRewrite: _REWRITE,
+    Cors: CORS,
     LoadBalancingConfig: _BALANCING,
     LocalitySpec: _LOCALITY,
 }

@@ -69,7 +69,6 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         NotServed(path="spec.retries.retryNonIdempotent", hint=_REMOVE),
         NotServed(path="spec.timeouts.backendRequest", hint="use timeouts.request"),
         NotServed(path="spec.timeouts.streamIdle", hint="use timeouts.request"),
-        NotServed(path="spec.cors", hint="answer CORS in the application, or set headers by ResponseHeaderModifier"),
         NotServed(
             path="spec.filters[].type",
             values=("RequestMirror", "RateLimit"),
@@ -224,6 +223,17 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
             for name in ("scheme", "hostname", "port", "statusCode", *_PATH_PARTS)
         },
         **{f"spec.filters[].urlRewrite.{name}": "filters/rewrite" for name in ("hostname", *_PATH_PARTS)},
+        **{
+            f"spec.cors.{name}": "filters/cors"
+            for name in (
+                "allowedOrigins",
+                "allowedMethods",
+                "allowedHeaders",
+                "exposeHeaders",
+                "allowCredentials",
+                "maxAgeSeconds",
+            )
+        },
         "spec.sourceVpcAttachment": "routing/source: the attachment that a request came in by",
         "spec.locality.mode": "balancing/locality",
         "spec.locality.topologyKey": "balancing/locality",

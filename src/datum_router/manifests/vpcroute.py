@@ -339,23 +339,32 @@ class LoadBalancingConfig(SpecPart, frozen=True, kw_only=True):
 
 
 class Cors(SpecPart, frozen=True, kw_only=True):
-    """Cross-origin resource sharing."""
+    """Cross-origin resource sharing: which pages of other origins may read the answers. Preflights are answered."""
 
     allowed_origins: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=MAX_URL_PATH_CHARS)], ...],
-        Meta(description="Origins that may ask.", max_length=64),
+        Meta(
+            description="Origins that may ask: https://shop.example.com, https://*.example.com for all names below, or "
+            "* for every origin, without credentials only.",
+            max_length=64,
+        ),
     ] = ()
     allowed_methods: Annotated[
-        tuple[Method, ...], Meta(description="Methods that they may use.", max_length=MAX_MATCH_CONDITIONS)
+        tuple[Method, ...],
+        Meta(description="Methods that they may use; GET, HEAD and POST always are.", max_length=MAX_MATCH_CONDITIONS),
     ] = ()
     allowed_headers: Annotated[
-        tuple[HeaderName, ...], Meta(description="Headers that they may send.", max_length=64)
+        tuple[HeaderName, ...],
+        Meta(description="Headers that they may send; * for all but authorization.", max_length=64),
     ] = ()
     expose_headers: Annotated[
-        tuple[HeaderName, ...], Meta(description="Headers that they may read.", max_length=64)
+        tuple[HeaderName, ...], Meta(description="Headers of the answer that they may read; * for all.", max_length=64)
     ] = ()
     allow_credentials: Annotated[bool, Meta(description="Whether credentials may be sent.")] = False
-    max_age_seconds: Annotated[int, Meta(description="How long an answer may be kept.", ge=0, le=86_400)] | None = None
+    max_age_seconds: (
+        Annotated[int, Meta(description="How long a browser may keep the answer to a preflight.", ge=0, le=86_400)]
+        | None
+    ) = None
 
 
 class SessionAffinityType(enum.StrEnum):

@@ -7,6 +7,7 @@ from typing import NewType
 
 import msgspec
 
+from datum_router.model.filters import CorsPolicy
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
 from datum_router.model.service import ServiceKey
 
@@ -181,6 +182,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         listeners: Listener names it is bound to; empty = all.
         created_at: Unix time of the manifest's creation, for ties; 0 = unknown.
         index: Position within its manifest, the last tie-breaker.
+        cors: None: the rule knows nothing of other origins.
+        is_preflight: Made for the preflights of another rule of the manifest, whose conditions they do not meet.
     """
 
     id: RuleId
@@ -196,3 +199,5 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     timeouts: TimeoutPolicy = TimeoutPolicy()
     created_at: float = 0.0
     index: int = 0
+    cors: CorsPolicy | None = None
+    is_preflight: bool = False

@@ -127,7 +127,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
         {"timeouts": {"backendRequest": "1s"}},
     ),
     ("VPCRoute", "spec.timeouts.streamIdle", "spec.timeouts.streamIdle", {"timeouts": {"streamIdle": "1s"}}),
-    ("VPCRoute", "spec.cors", "spec.cors", {"cors": {}}),
     (
         "VPCRoute",
         "spec.filters[].requestMirror",

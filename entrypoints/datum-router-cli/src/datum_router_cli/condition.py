@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datum_router.model.filters import CorsPolicy
 from datum_router.model.route import (
     BalancingPolicy,
     HashOn,
@@ -41,7 +42,18 @@ def describe_conditions(rule: Rule) -> list[str]:
 
 def describe_filters(rule: Rule) -> list[str]:
     """Return what the rule's filters do, one in a text each."""
-    return [_describe_filter(item) for item in rule.filters]
+    found = [_describe_filter(item) for item in rule.filters]
+    if rule.cors is not None:
+        found.insert(0, _describe_cors(rule.cors))
+    return found
+
+
+def _describe_cors(policy: CorsPolicy) -> str:
+    parts = [f"origins {' or '.join(policy.origins)}"]
+    parts += [f"methods {', '.join(policy.methods)}"] if policy.methods else []
+    parts += [f"headers {', '.join(policy.headers)}"] if policy.headers else []
+    parts += ["with credentials"] if policy.allows_credentials else []
+    return "CORS: " + ", ".join(parts)
 
 
 def _describe_filter(item: object) -> str:
