@@ -33,6 +33,7 @@ from datum_router.routing.host import host_matches
 from datum_router.routing.matcher import Matcher
 
 _NO_SPLIT = Split(())
+NO_FILTERS: Mapping[int, tuple[Filter, ...]] = {}
 NO_EXCLUSIONS: frozenset[EndpointKey] = frozenset()
 
 
@@ -86,17 +87,26 @@ class Lease:
     """One request's claim on an endpoint: counts as in flight until `release`.
 
     Attributes:
+        filters: Of the destination that it belongs to.
         trial: What is to be told how the attempt ended if it tries a half-open endpoint; else None.
     """
 
-    __slots__ = ("_key", "_released", "endpoint", "is_retry", "state", "trial")
+    __slots__ = ("_key", "_released", "endpoint", "filters", "is_retry", "state", "trial")
 
     def __init__(
-        self, state: ServiceState, endpoint: Endpoint, key: EndpointKey, trial: Trial | None, *, is_retry: bool
+        self,
+        state: ServiceState,
+        endpoint: Endpoint,
+        key: EndpointKey,
+        trial: Trial | None,
+        *,
+        is_retry: bool,
+        filters: tuple[Filter, ...] = (),
     ) -> None:
         self.state = state
         self.trial = trial
         self.endpoint = endpoint
+        self.filters = filters
         self.is_retry = is_retry
         self._key = key
         self._released = False
@@ -133,6 +143,7 @@ class LinkedRule:
 
     __slots__ = (
         "_balancers",
+        "_filters",
         "_refs",
         "_single",
         "_split",
@@ -152,7 +163,13 @@ class LinkedRule:
         rule: Rule,
         filters: tuple[Filter, ...],
         balancers: dict[ServiceKey, tuple[ServiceState, ServiceBalancer]],
+        destination_filters: Mapping[int, tuple[Filter, ...]] = NO_FILTERS,
     ) -> None:
+        """Join the parts.
+
+        Args:
+            destination_filters: By the position of their destination.
+        """
         self.rule = rule
         self.filters = filters
         self.has_repeatable_filters = not filters or are_repeatable(rule.filters)
@@ -162,6 +179,7 @@ class LinkedRule:
         self.timeouts: TimeoutPolicy = rule.timeouts
         self.meters: dict[tuple[str, str], RequestMeter] = {}
         self._balancers = balancers
+        self._filters = {id(rule.destinations[at]): filters for at, filters in destination_filters.items()}
         self._uses_hash = uses_hash(rule.balancing)
         only = rule.destinations[0] if len(rule.destinations) == 1 else None
         self._single = only if only is not None and only.weight > 0 and not only.problem else None
@@ -307,7 +325,8 @@ class LinkedRule:
                 vpc=endpoint.vpc,
                 cluster=endpoint.cluster,
             )
-        return Lease(state, target, endpoint.key, trial, is_retry=is_retry)
+        filters = self._filters.get(id(ref), ()) if self._filters else ()
+        return Lease(state, target, endpoint.key, trial, is_retry=is_retry, filters=filters)
 
     def _is_usable(self, ref: BackendRef) -> bool:
         pair = self._balancers.get(ref.service)

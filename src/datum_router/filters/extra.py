@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from datum_router.filters.base import Filter, apply_response
 from datum_router.filters.cors import Cors
 from datum_router.model.request import Headers, LocalReply, RequestHead, ResponseHead
 from datum_router.model.route import Rule
@@ -26,8 +27,19 @@ class RuleExtra:
     def __init__(self, rule: Rule) -> None:
         self.cors = Cors(rule.cors) if rule.cors is not None else None
 
-    def on_response(self, head: RequestHead, response: ResponseHead) -> ResponseHead:
-        """Return the response head after everything else has been done with it; `head` is the request as it came."""
+    def on_response(
+        self,
+        filters: tuple[Filter, ...],
+        destination_filters: tuple[Filter, ...],
+        head: RequestHead,
+        response: ResponseHead,
+    ) -> ResponseHead:
+        """Return the response head after the filters of its destination, and those of the rule.
+
+        Args:
+            head: The request as it came.
+        """
+        response = apply_response(filters, apply_response(destination_filters, response))
         if self.cors is None:
             return response
         return ResponseHead(status=response.status, headers=Headers(self.cors.stamp(head, response.headers.fields)))
@@ -41,4 +53,4 @@ class RuleExtra:
 
 def extra_of(rule: Rule) -> RuleExtra | None:
     """Return what a rule has beside plain filters, None if that is nothing."""
-    return None if rule.cors is None else RuleExtra(rule)
+    return RuleExtra(rule) if rule.cors is not None or any(ref.filters for ref in rule.destinations) else None

@@ -19,6 +19,7 @@ from datum_router.manifests.cel import (
     needs,
     network,
     path,
+    text,
     texts,
 )
 from datum_router.manifests.cel_filters import CORS
@@ -34,6 +35,8 @@ from datum_router.manifests.validate_route import (
     SPILLING,
 )
 from datum_router.manifests.vpcroute import (
+    GRPC_METHOD_PATTERN,
+    GRPC_SERVICE_PATTERN,
     MAX_REGEX_BYTES,
     MAX_TABLE_SIZE,
     Cors,
@@ -72,6 +75,26 @@ _MATCH: Final = (
         rule=f"[{_PATH_KINDS}].filter(is_given, is_given).size() <= 1",
         message="expected at most one of exactPath, pathPrefix, pathRegex and grpcService: use matches for several",
         reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
+    *(
+        rule
+        for name, pattern, example in (
+            ("grpcService", GRPC_SERVICE_PATTERN, "shop.v1.Cart"),
+            ("grpcMethod", GRPC_METHOD_PATTERN, "AddItem"),
+        )
+        for rule in (
+            CelRule(
+                rule=f"self.grpcMatchType != 'Exact' || !({given(name)}) || self.{name}.matches({text(pattern)})",
+                message=f"expected a gRPC name such as {example}",
+                field=name,
+            ),
+            CelRule(
+                rule=f"self.grpcMatchType == 'Exact' || !({given(name)}) || "
+                f"{_is_ascii(f'self.{name}')} && {_compiles(f'self.{name}')}",
+                message=f"expected {name} to be a regular expression of RE2, in ASCII",
+                field=name,
+            ),
+        )
     ),
     needs("grpcService", given("grpcMethod"), "grpcMethod needs grpcService: a path is /service/method"),
     *path("exactPath"),

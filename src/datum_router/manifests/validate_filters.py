@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from datum_router.filters.cors import ANY, origin_problem
-from datum_router.manifests.problem import Problem
-from datum_router.manifests.rules import check_header, exclusive, invalid, missing
-from datum_router.manifests.vpcroute import Cors
+from datum_router.manifests.problem import Problem, shown
+from datum_router.manifests.rules import check_header, check_regex, exclusive, invalid, missing
+from datum_router.manifests.vpcroute import GRPC_METHOD_PATTERN, GRPC_SERVICE_PATTERN, Cors, GrpcMatchType, RouteMatch
+
+_GRPC_NAMES = (
+    ("grpc_service", "grpcService", re.compile(GRPC_SERVICE_PATTERN.removesuffix("$") + r"\Z"), "shop.v1.Cart"),
+    ("grpc_method", "grpcMethod", re.compile(GRPC_METHOD_PATTERN.removesuffix("$") + r"\Z"), "AddItem"),
+)
+_REGEX_SIGNS = frozenset("*+?|()[]\\^$")
+
+
+def check_grpc(path: str, match: RouteMatch) -> Iterator[Problem]:
+    """Check names of a gRPC service and method, or the expressions for them."""
+    for attribute, name, pattern, example in _GRPC_NAMES:
+        text: str | None = getattr(match, attribute)
+        if text is None:
+            continue
+        if match.grpc_match_type is GrpcMatchType.REGULAR_EXPRESSION:
+            yield from check_regex(f"{path}.{name}", text)
+        elif not pattern.match(text):
+            yield invalid(
+                f"{path}.{name}",
+                f"found {shown(text)}, expected a gRPC name such as {example}",
+                "set grpcMatchType: RegularExpression" if set(text) & _REGEX_SIGNS else "",
+            )
 
 
 def check_cors(path: str, cors: Cors) -> Iterator[Problem]:

@@ -21,7 +21,7 @@ from datum_router.manifests.rules import (
     next_prime,
     warning,
 )
-from datum_router.manifests.validate_filters import check_cors
+from datum_router.manifests.validate_filters import check_cors, check_grpc
 from datum_router.manifests.vpcroute import (
     FilterType,
     HashAlgorithm,
@@ -109,6 +109,7 @@ def _match(path: str, match: RouteMatch) -> Iterator[Problem]:
         yield from check_regex(f"{path}.pathRegex", match.path_regex)
     if match.grpc_method is not None and match.grpc_service is None:
         yield missing(f"{path}.grpcService", "grpcMethod needs grpcService: a path is /service/method")
+    yield from check_grpc(path, match)
     seen: dict[str, str] = {}
     for name in match.headers or ():
         where = f"{path}.headers.{name}"
@@ -153,6 +154,9 @@ def _destinations(spec: VPCRouteSpec) -> Iterator[Problem]:
         yield missing(
             "spec.destinations", "the route has no destinations", "name a VPCService, or add a RequestRedirect"
         )
+    for index, item in enumerate(spec.destinations):
+        if item.filters:
+            yield from _filters(f"spec.destinations[{index}].filters", item.filters, spec)
     if spec.destinations and all(item.weight == 0 for item in spec.destinations):
         yield warning("spec.destinations", "every weight is 0: its traffic is answered with 500")
 

@@ -66,6 +66,8 @@ MAX_TABLE_SIZE = 5_000_011
 """Largest Maglev table: a prime number, as that of Envoy."""
 MAX_DESTINATION_FILTERS = 8
 """Filters of one of up to 64 destinations: with 16, the API server would find their rules too expensive."""
+GRPC_SERVICE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
+GRPC_METHOD_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 MAX_PARENTS = 32
 """Parents of one route."""
 
@@ -140,10 +142,9 @@ class RouteMatch(SpecPart, frozen=True, kw_only=True):
         Annotated[
             str,
             Meta(
-                description="gRPC service with its package: the first segment of the path.",
-                pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$",
+                description="gRPC service with its package, such as shop.v1.Cart: the first segment of the path.",
+                min_length=1,
                 max_length=255,
-                extra={"expected": "a gRPC service name such as shop.v1.Cart"},
             ),
         ]
         | None
@@ -153,16 +154,16 @@ class RouteMatch(SpecPart, frozen=True, kw_only=True):
             str,
             Meta(
                 description="gRPC method: the second segment of the path; needs grpcService.",
-                pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+                min_length=1,
                 max_length=255,
-                extra={"expected": "a gRPC method name such as AddItem"},
             ),
         ]
         | None
     ) = None
-    grpc_match_type: Annotated[GrpcMatchType, Meta(description="How service and method are compared.")] = (
-        GrpcMatchType.EXACT
-    )
+    grpc_match_type: Annotated[
+        GrpcMatchType,
+        Meta(description="How service and method are compared; expressions are those of RE2, over the whole name."),
+    ] = GrpcMatchType.EXACT
     source_cidrs: Annotated[
         tuple[NetworkText, ...], Meta(description="Networks that the client must be in (one of them).", max_length=64)
     ] = msgspec.field(default=(), name="sourceCIDRs")

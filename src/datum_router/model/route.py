@@ -54,6 +54,7 @@ class Match(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         grpc_service, grpc_method: Both empty: not a gRPC condition. With a service they refine `path`
             (`/service/method` exact or `/service` prefix); a method alone compares the last segment.
+        is_grpc_call: The path has exactly two segments: what keeps a pattern over them from reaching further.
         source_cidrs: Client address within any of these networks.
         source_attachment: Came in by this VPCAttachment of the gateway, `namespace/name`.
     """
@@ -64,8 +65,47 @@ class Match(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     query: tuple[ValueMatch, ...] = ()
     grpc_service: str = ""
     grpc_method: str = ""
+    is_grpc_call: bool = False
     source_cidrs: tuple[str, ...] = ()
     source_attachment: str = ""
+
+
+class HeaderEdit(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="header_edit"):
+    """Set, add and remove fields of the request (`is_response` False) or the response. Names lower-case."""
+
+    is_response: bool = False
+    set: tuple[tuple[str, str], ...] = ()
+    add: tuple[tuple[str, str], ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+class Redirect(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="redirect"):
+    """Answer with a redirect; empty parts keep the request's. At most one of full_path and prefix_path is set."""
+
+    scheme: str = ""
+    hostname: str = ""
+    port: int | None = None
+    full_path: str | None = None
+    prefix_path: str | None = None
+    status: int = 302
+
+
+class Rewrite(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="rewrite"):
+    """Change authority and path before forwarding. `prefix_path` replaces the matched prefix."""
+
+    hostname: str = ""
+    full_path: str | None = None
+    prefix_path: str | None = None
+
+
+class PluginFilter(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="plugin"):
+    """A filter of a plugin by its registered name; `config` is JSON text that the plugin's config Struct decodes."""
+
+    name: str
+    config: str = "{}"
+
+
+FilterConfig = HeaderEdit | Redirect | Rewrite | PluginFilter
 
 
 class BackendRef(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -75,6 +115,7 @@ class BackendRef(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         problem: Empty if usable; else the condition reason (`VPCServiceNotFound`, `RefNotPermitted`); its share is 500.
         port: Overrides the endpoints' port; None keeps theirs.
         priority: 0 first; a higher one only when no lower destination has a usable endpoint.
+        filters: Edits of heads for this destination: after those of the rule on the way there, before on the way back.
     """
 
     service: ServiceKey
@@ -82,6 +123,7 @@ class BackendRef(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     port: int | None = None
     priority: int = 0
     problem: str = ""
+    filters: tuple[FilterConfig, ...] = ()
 
 
 class HashOn(enum.StrEnum):
@@ -133,44 +175,6 @@ class LocalityPolicy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     spillover_percent: int = 70
     allowed_locations: tuple[str, ...] = ()
     weights: tuple[tuple[str, int], ...] = ()
-
-
-class HeaderEdit(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="header_edit"):
-    """Set, add and remove fields of the request (`is_response` False) or the response. Names lower-case."""
-
-    is_response: bool = False
-    set: tuple[tuple[str, str], ...] = ()
-    add: tuple[tuple[str, str], ...] = ()
-    remove: tuple[str, ...] = ()
-
-
-class Redirect(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="redirect"):
-    """Answer with a redirect; empty parts keep the request's. At most one of full_path and prefix_path is set."""
-
-    scheme: str = ""
-    hostname: str = ""
-    port: int | None = None
-    full_path: str | None = None
-    prefix_path: str | None = None
-    status: int = 302
-
-
-class Rewrite(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="rewrite"):
-    """Change authority and path before forwarding. `prefix_path` replaces the matched prefix."""
-
-    hostname: str = ""
-    full_path: str | None = None
-    prefix_path: str | None = None
-
-
-class PluginFilter(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="plugin"):
-    """A filter of a plugin by its registered name; `config` is JSON text that the plugin's config Struct decodes."""
-
-    name: str
-    config: str = "{}"
-
-
-FilterConfig = HeaderEdit | Redirect | Rewrite | PluginFilter
 
 
 class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):

@@ -29,6 +29,8 @@ def describe_conditions(rule: Rule) -> list[str]:
         found.append(f"path {describe_path(match.path)}")
     if match.grpc_service or match.grpc_method:
         found.append(f"gRPC {match.grpc_service or '*'}/{match.grpc_method or '*'}")
+    if match.is_grpc_call:
+        found.append("gRPC call: a path of two segments")
     if match.methods:
         found.append("method " + " or ".join(match.methods))
     found += [f"header {item.name} {describe_value(item)}" for item in match.headers]
@@ -43,6 +45,8 @@ def describe_conditions(rule: Rule) -> list[str]:
 def describe_filters(rule: Rule) -> list[str]:
     """Return what the rule's filters do, one in a text each."""
     found = [_describe_filter(item) for item in rule.filters]
+    for ref in rule.destinations:
+        found += [f"for {ref.service}: {_describe_filter(item)}" for item in ref.filters]
     if rule.cors is not None:
         found.insert(0, _describe_cors(rule.cors))
     return found

@@ -288,7 +288,10 @@ class Pipeline:
             if isinstance(lease, LocalReply):
                 return lease if failure is None else nobody_left(failure.reply)
             try:
-                failure = await self._attempt(downstream, request, head, rule, lease, trace, begun)
+                sent = apply_request(lease.filters, head) if lease.filters else head
+                if isinstance(sent, LocalReply):
+                    return sent
+                failure = await self._attempt(downstream, request, sent, rule, lease, trace, begun)
             finally:
                 lease.release()
                 begun = None
@@ -315,6 +318,7 @@ class Pipeline:
         trace.attempts += 1
         trace.service = lease.state.service.key
         trace.endpoint = lease.key
+        trace.filters = lease.filters
         template = request.template
         body = trace.body
         upstream: Upstream | None = None
@@ -435,9 +439,11 @@ class Pipeline:
         )
         if not any(name == b"date" for name, _ in fields):
             fields.append(self._date_field())
-        head = apply_response(rule.filters, ResponseHead(status=response.status, headers=Headers(fields)))
-        if rule.extra is not None:
-            head = rule.extra.on_response(request.head, head)
+        head = ResponseHead(status=response.status, headers=Headers(fields))
+        if rule.extra is None:
+            head = apply_response(rule.filters, head)
+        else:
+            head = rule.extra.on_response(rule.filters, trace.filters, request.head, head)
         if response.is_switch:
             await self._tunnel(downstream, upstream, head, trace)
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from datum_router.compiler.link import LinkedRule
+from datum_router.filters.base import Filter
 from datum_router.model.route import Rule
 from datum_router.observe.events import RequestEnded
 from datum_router.reasons import Reason
@@ -13,7 +14,9 @@ from datum_router_proxy.request import Request
 
 
 class Trace:
-    """One request's story. Times are CLOCK_MONOTONIC seconds; `stalled_at`: since when the client takes nothing."""
+    """One request's story. Times are CLOCK_MONOTONIC seconds; `stalled_at`: since when the client takes nothing;
+    `filters`: of the destination that was last tried.
+    """
 
     __slots__ = (
         "attempts",
@@ -21,6 +24,7 @@ class Trace:
         "bytes_out",
         "deadline",
         "endpoint",
+        "filters",
         "linked",
         "reason",
         "rule",
@@ -41,6 +45,7 @@ class Trace:
         self.linked: LinkedRule | None = None
         self.service = ""
         self.endpoint = ""
+        self.filters: tuple[Filter, ...] = ()
         self.attempts = 0
         self.bytes_out = 0
 
