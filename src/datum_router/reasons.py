@@ -73,6 +73,7 @@ class Reason(enum.StrEnum):
     CIRCUIT_OPEN = "circuit_open"
     LOCALITY_REQUIRED = "locality_required"
     REDIRECTED = "redirected"
+    PREFLIGHT = "preflight"
     LOOP_DETECTED = "loop_detected"
     PLUGIN_DISABLED = "plugin_disabled"
 

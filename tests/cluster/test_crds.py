@@ -139,8 +139,8 @@ def test_kubectl_explains_fields(plane: ControlPlane) -> None:
     assert "Path prefix by whole segments: `/api` matches `/api` and `/api/x`" in " ".join(match.split())
     weight = " ".join(plane.kubectl("explain", "vpcrt.spec.destinations.weight").stdout.split())
     assert "From 0 to 1000000. Default: 100." in weight
-    cors = " ".join(plane.kubectl("explain", "vpcroute.spec.cors").stdout.split())
-    assert "Not served yet:" in cors
+    tunnel = " ".join(plane.kubectl("explain", "vpcservice.spec.tunnel").stdout.split())
+    assert "Not served yet:" in tunnel
     protocol = plane.kubectl("explain", "vpcsvc.spec.protocol").stdout.split()
     assert protocol[protocol.index("ENUM:") :][:5] == ["ENUM:", "HTTP", "HTTPS", "H2C", "GRPC"]
     endpoints = plane.kubectl("explain", "vpcservice.status.endpoints").stdout

@@ -84,5 +84,7 @@ class ConflictIndex:
 
 
 def _claims(rule: Rule) -> list[_Claim]:
+    if rule.is_preflight:
+        return []  # another route may well answer it by the same policy; what the routes are for is no less served
     hosts = rule.hostnames if len(rule.hostnames) == 1 else dict.fromkeys(rule.hostnames) or ("",)
     return [(host, rule.listeners, rule.match) for host in hosts]

@@ -18,6 +18,7 @@ from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.balancing.split import Split
 from datum_router.errors import PluginDisabled
 from datum_router.filters.base import Filter, are_repeatable, response_key
+from datum_router.filters.extra import extra_of
 from datum_router.health.circuit import ServiceLimits
 from datum_router.health.trial import NO_TRIALS, Trial, TrialDesk, Trials
 from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint
@@ -33,6 +34,7 @@ from datum_router.routing.host import host_matches
 from datum_router.routing.matcher import Matcher
 
 _NO_SPLIT = Split(())
+NO_FILTERS: Mapping[int, tuple[Filter, ...]] = {}
 NO_EXCLUSIONS: frozenset[EndpointKey] = frozenset()
 
 
@@ -91,17 +93,26 @@ class Lease:
     """One request's claim on an endpoint: counts as in flight until `release`.
 
     Attributes:
+        filters: Of the destination that it belongs to.
         trial: What is to be told how the attempt ended if it tries a half-open endpoint; else None.
     """
 
-    __slots__ = ("_key", "_released", "endpoint", "is_retry", "state", "trial")
+    __slots__ = ("_key", "_released", "endpoint", "filters", "is_retry", "state", "trial")
 
     def __init__(
-        self, state: ServiceState, endpoint: Endpoint, key: EndpointKey, trial: Trial | None, *, is_retry: bool
+        self,
+        state: ServiceState,
+        endpoint: Endpoint,
+        key: EndpointKey,
+        trial: Trial | None,
+        *,
+        is_retry: bool,
+        filters: tuple[Filter, ...] = (),
     ) -> None:
         self.state = state
         self.trial = trial
         self.endpoint = endpoint
+        self.filters = filters
         self.is_retry = is_retry
         self._key = key
         self._released = False
@@ -133,15 +144,18 @@ class LinkedRule:
     Attributes:
         has_repeatable_filters, response_key: See `filters.base`; True and empty without filters.
         has_try_limits, first_limit_s, first_reason: See `policy.timeout`, said once for all requests.
+        extra: What it has beside plain filters; a rule that has any keeps off the fast lanes.
         meters: The data plane's, by protocol and service: they live as long as the rule.
     """
 
     __slots__ = (
         "_balancers",
+        "_filters",
         "_refs",
         "_single",
         "_split",
         "_uses_hash",
+        "extra",
         "filters",
         "first_limit_s",
         "first_reason",
@@ -159,17 +173,25 @@ class LinkedRule:
         rule: Rule,
         filters: tuple[Filter, ...],
         balancers: dict[ServiceKey, tuple[ServiceState, ServiceBalancer]],
+        destination_filters: Mapping[int, tuple[Filter, ...]] = NO_FILTERS,
     ) -> None:
+        """Join the parts.
+
+        Args:
+            destination_filters: By the position of their destination.
+        """
         self.rule = rule
         self.filters = filters
         self.has_repeatable_filters = not filters or are_repeatable(rule.filters)
         self.response_key = response_key(rule.filters) if filters else b""
+        self.extra = extra_of(rule)
         self.retry: RetryPolicy = rule.retry
         self.timeouts: TimeoutPolicy = rule.timeouts
         self.has_try_limits = has_try_limits(rule.timeouts)
         self.first_limit_s, self.first_reason = first_limit(rule.timeouts)
         self.meters: dict[tuple[str, str], RequestMeter] = {}
         self._balancers = balancers
+        self._filters = {id(rule.destinations[at]): filters for at, filters in destination_filters.items()}
         self._uses_hash = uses_hash(rule.balancing)
         only = rule.destinations[0] if len(rule.destinations) == 1 else None
         self._single = only if only is not None and only.weight > 0 and not only.problem else None
@@ -315,7 +337,8 @@ class LinkedRule:
                 vpc=endpoint.vpc,
                 cluster=endpoint.cluster,
             )
-        return Lease(state, target, endpoint.key, trial, is_retry=is_retry)
+        filters = self._filters.get(id(ref), ()) if self._filters else ()
+        return Lease(state, target, endpoint.key, trial, is_retry=is_retry, filters=filters)
 
     def _is_usable(self, ref: BackendRef) -> bool:
         pair = self._balancers.get(ref.service)

@@ -242,7 +242,12 @@ class Linker:
                 state.balancers[balancer] = None
                 made.append((state, balancer))
             balancers[ref.service] = (state, balancer)
-        return LinkedRule(rule, filters, balancers)
+        destination_filters = {
+            position: tuple([self._filter(config, rule) for config in ref.filters])
+            for position, ref in enumerate(rule.destinations)
+            if ref.filters
+        }
+        return LinkedRule(rule, filters, balancers, destination_filters)
 
     def _filter(self, config: FilterConfig, rule: Rule) -> Filter:
         if isinstance(config, PluginFilter):

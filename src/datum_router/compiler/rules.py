@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datum_router.compiler.cors import compile_cors, preflight_rules
 from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.compiler.ingress import IngressScope
 from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
@@ -61,6 +62,7 @@ class RouteCompiler:
         filters = tuple([compile_filter(item) for item in spec.filters])
         matches = spec.matches or (spec.match or wire.RouteMatch(),)
         name = f"{key.namespace}/{key.name}"
+        cors = compile_cors(spec.cors)
         locality, retry, timeouts = _locality(route), _retry(route), _timeouts(route)
         created = created_at(route.metadata)
         attachment = f"{key.namespace}/{spec.source_vpc_attachment}" if spec.source_vpc_attachment else ""
@@ -80,22 +82,25 @@ class RouteCompiler:
                 timeouts=timeouts,
                 created_at=created,
                 index=index,
+                cors=cors,
             )
             where = f"spec.matches[{index}]" if spec.matches else "spec.match"
-            unusable = self._match_problems(rule, key, where)
-            if filters:
+            unusable = self._match_problems(rule, key, where, is_grpc=item.grpc_service is not None)
+            if filters or any(ref.filters for ref in destinations):
                 unusable += _filter_problems(rule, key)
             if unusable:
                 findings += unusable
             else:
                 rules.append(rule)
+                if cors is not None:
+                    rules += preflight_rules(rule)
         return rules, findings
 
-    def _match_problems(self, rule: Rule, key: ObjectKey, path: str) -> list[Finding]:
+    def _match_problems(self, rule: Rule, key: ObjectKey, path: str, *, is_grpc: bool) -> list[Finding]:
         return [
             Finding(
                 key=key,
-                path=f"{path}.pathRegex" if problem.part == "path" else path,
+                path=f"{path}.{'grpcService' if is_grpc else 'pathRegex'}" if problem.part == "path" else path,
                 reason=problem.reason,
                 message=f"{problem.part}: {problem.message}",
                 hint="pip install 'datum-router[re2]'" if problem.reason is Reason.REGEX_UNAVAILABLE else "",
@@ -143,6 +148,16 @@ def _filter_problems(rule: Rule, key: ObjectKey) -> list[Finding]:
         Finding(key=key, path=f"spec.filters[{index}]", reason=Reason.INVALID_VALUE, message=problem)
         for index, config in enumerate(rule.filters)
         if (problem := filter_problem(config, rule))
+    ] + [
+        Finding(
+            key=key,
+            path=f"spec.destinations[{position}].filters[{index}]",
+            reason=Reason.INVALID_VALUE,
+            message=problem,
+        )
+        for position, ref in enumerate(rule.destinations)
+        for index, config in enumerate(ref.filters)
+        if (problem := filter_problem(config, rule))
     ]
 
 
@@ -168,6 +183,7 @@ def _destinations(
                 port=port_override(item.port, result.service),
                 priority=item.priority,
                 problem=result.problem,
+                filters=tuple([compile_filter(one) for one in item.filters]) if item.filters else (),
             )
         )
     return tuple(refs)
@@ -176,12 +192,16 @@ def _destinations(
 def compile_match(item: wire.RouteMatch, attachment: str = "") -> Match:
     """Return one match set of a manifest as the model's; `attachment` is the route's, `namespace/name` or empty."""
     path = PathMatch()
+    is_pattern = False
     if item.exact_path is not None:
         path = PathMatch(kind=PathKind.EXACT, value=item.exact_path)
     elif item.path_regex is not None:
         path = PathMatch(kind=PathKind.REGEX, value=item.path_regex)
     elif item.path_prefix is not None:
         path = PathMatch(kind=PathKind.PREFIX, value=item.path_prefix.rstrip("/") or "/")
+    elif item.grpc_match_type is wire.GrpcMatchType.REGULAR_EXPRESSION and item.grpc_service:
+        path = PathMatch(kind=PathKind.REGEX, value=f"/(?:{item.grpc_service})/(?:{item.grpc_method or '.+'})")
+        is_pattern = True
     elif item.grpc_service and item.grpc_method:
         path = PathMatch(kind=PathKind.EXACT, value=f"/{item.grpc_service}/{item.grpc_method}")
     elif item.grpc_service:
@@ -201,8 +221,9 @@ def compile_match(item: wire.RouteMatch, attachment: str = "") -> Match:
         methods=item.methods,
         headers=tuple(headers),
         query=tuple(query),
-        grpc_service=item.grpc_service or "",
-        grpc_method=item.grpc_method or "",
+        grpc_service="" if is_pattern else item.grpc_service or "",
+        grpc_method="" if is_pattern else item.grpc_method or "",
+        is_grpc_call=is_pattern,
         source_cidrs=item.source_cidrs,
         source_attachment=attachment,
     )

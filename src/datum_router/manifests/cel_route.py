@@ -19,8 +19,10 @@ from datum_router.manifests.cel import (
     needs,
     network,
     path,
+    text,
     texts,
 )
+from datum_router.manifests.cel_filters import CORS
 from datum_router.manifests.meta import FIELD_TEXT_PATTERN, MAX_HEADER_NAME_CHARS
 from datum_router.manifests.rules import is_prime
 from datum_router.manifests.validate_route import (
@@ -33,8 +35,11 @@ from datum_router.manifests.validate_route import (
     SPILLING,
 )
 from datum_router.manifests.vpcroute import (
+    GRPC_METHOD_PATTERN,
+    GRPC_SERVICE_PATTERN,
     MAX_REGEX_BYTES,
     MAX_TABLE_SIZE,
+    Cors,
     HeaderMatch,
     HeaderModifier,
     LoadBalancingConfig,
@@ -70,6 +75,26 @@ _MATCH: Final = (
         rule=f"[{_PATH_KINDS}].filter(is_given, is_given).size() <= 1",
         message="expected at most one of exactPath, pathPrefix, pathRegex and grpcService: use matches for several",
         reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
+    *(
+        rule
+        for name, pattern, example in (
+            ("grpcService", GRPC_SERVICE_PATTERN, "shop.v1.Cart"),
+            ("grpcMethod", GRPC_METHOD_PATTERN, "AddItem"),
+        )
+        for rule in (
+            CelRule(
+                rule=f"self.grpcMatchType != 'Exact' || !({given(name)}) || self.{name}.matches({text(pattern)})",
+                message=f"expected a gRPC name such as {example}",
+                field=name,
+            ),
+            CelRule(
+                rule=f"self.grpcMatchType == 'Exact' || !({given(name)}) || "
+                f"{_is_ascii(f'self.{name}')} && {_compiles(f'self.{name}')}",
+                message=f"expected {name} to be a regular expression of RE2, in ASCII",
+                field=name,
+            ),
+        )
     ),
     needs("grpcService", given("grpcMethod"), "grpcMethod needs grpcService: a path is /service/method"),
     *path("exactPath"),
@@ -294,6 +319,7 @@ ROUTE_RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
     PathModifier: _PATH_MODIFIER,
     RequestRedirect: _REDIRECT,
     UrlRewrite: _REWRITE,
+    Cors: CORS,
     LoadBalancingConfig: _BALANCING,
     LocalitySpec: _LOCALITY,
 }

@@ -51,23 +51,20 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
     ),
     "VPCRoute": (
         NotServed(
-            path="spec.match.grpcMatchType",
-            values=("RegularExpression",),
-            hint="use pathRegex over /service/method, or one match for each method",
+            path="spec.destinations[].filters[].type",
+            values=("RequestRedirect", "RequestMirror", "RateLimit"),
+            hint="use it in spec.filters, for all destinations",
         ),
-        NotServed(
-            path="spec.matches[].grpcMatchType",
-            values=("RegularExpression",),
-            hint="use pathRegex over /service/method, or one match for each method",
+        *(
+            NotServed(path=f"spec.destinations[].filters[].{name}", hint="use it in spec.filters, for all destinations")
+            for name in ("requestRedirect", "requestMirror", "rateLimit")
         ),
-        NotServed(path="spec.destinations[].filters", hint="use spec.filters, in a route for each destination"),
         NotServed(path="spec.loadBalancingConfig.cookie.ttl", hint="set the cookie in the application"),
         NotServed(path="spec.loadBalancingConfig.cookie.path", hint="set the cookie in the application"),
         NotServed(path="spec.retries.retryOn", hint="use retryOnStatus; failed connections are always tried again"),
         NotServed(path="spec.retries.budgetPercent", hint="use maxRetries"),
         NotServed(path="spec.retries.retryNonIdempotent", hint=_REMOVE),
         NotServed(path="spec.timeouts.streamIdle", hint="use timeouts.request"),
-        NotServed(path="spec.cors", hint="answer CORS in the application, or set headers by ResponseHeaderModifier"),
         NotServed(
             path="spec.filters[].type",
             values=("RequestMirror", "RateLimit"),
@@ -122,7 +119,7 @@ _MATCH: Final = {
     "queryParamMatches[].invert": "routing/query",
     "grpcService": "routing/grpc",
     "grpcMethod": "routing/grpc",
-    "grpcMatchType": "compiler/rules: Exact",
+    "grpcMatchType": "compiler/rules: Exact as it is, RegularExpression as a condition on the path",
     "sourceCIDRs": "routing/source",
 }
 _SELECTOR: Final = (
@@ -214,8 +211,10 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.timeouts.backendRequest": "policy/timeout: try_deadline",
         "spec.timeouts.connect": "policy/timeout",
         "spec.filters[].type": "compiler/rules: compile_filter",
+        "spec.destinations[].filters[].type": "compiler/rules: compile_filter",
         **{
-            f"spec.filters[].{kind}.{name}": "filters/headers"
+            f"{where}[].{kind}.{name}": "filters/headers"
+            for where in ("spec.filters", "spec.destinations[].filters")
             for kind in ("requestHeaderModifier", "responseHeaderModifier")
             for name in _HEADER_LISTS
         },
@@ -223,7 +222,22 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
             f"spec.filters[].requestRedirect.{name}": "filters/redirect"
             for name in ("scheme", "hostname", "port", "statusCode", *_PATH_PARTS)
         },
-        **{f"spec.filters[].urlRewrite.{name}": "filters/rewrite" for name in ("hostname", *_PATH_PARTS)},
+        **{
+            f"{where}[].urlRewrite.{name}": "filters/rewrite"
+            for where in ("spec.filters", "spec.destinations[].filters")
+            for name in ("hostname", *_PATH_PARTS)
+        },
+        **{
+            f"spec.cors.{name}": "filters/cors"
+            for name in (
+                "allowedOrigins",
+                "allowedMethods",
+                "allowedHeaders",
+                "exposeHeaders",
+                "allowCredentials",
+                "maxAgeSeconds",
+            )
+        },
         "spec.sourceVpcAttachment": "routing/source: the attachment that a request came in by",
         "spec.locality.mode": "balancing/locality",
         "spec.locality.topologyKey": "balancing/locality",

@@ -22,6 +22,7 @@ from datum_router.manifests.rules import (
     next_prime,
     warning,
 )
+from datum_router.manifests.validate_filters import check_cors, check_grpc
 from datum_router.manifests.vpcroute import (
     FilterType,
     HashAlgorithm,
@@ -78,6 +79,8 @@ def validate_route(manifest: VPCRoute) -> Iterator[Problem]:
     yield from _destinations(spec)
     if spec.filters:
         yield from _filters("spec.filters", spec.filters, spec)
+    if spec.cors is not None:
+        yield from check_cors("spec.cors", spec.cors)
     if spec.load_balancing_config is not None:
         yield from _balancing(spec, spec.load_balancing_config)
     if spec.locality is not None:
@@ -125,6 +128,7 @@ def _match(path: str, match: RouteMatch) -> Iterator[Problem]:
         yield from check_regex(f"{path}.pathRegex", match.path_regex)
     if match.grpc_method is not None and match.grpc_service is None:
         yield missing(f"{path}.grpcService", "grpcMethod needs grpcService: a path is /service/method")
+    yield from check_grpc(path, match)
     seen: dict[str, str] = {}
     for name in match.headers or ():
         where = f"{path}.headers.{name}"
@@ -169,6 +173,9 @@ def _destinations(spec: VPCRouteSpec) -> Iterator[Problem]:
         yield missing(
             "spec.destinations", "the route has no destinations", "name a VPCService, or add a RequestRedirect"
         )
+    for index, item in enumerate(spec.destinations):
+        if item.filters:
+            yield from _filters(f"spec.destinations[{index}].filters", item.filters, spec)
     if spec.destinations and all(item.weight == 0 for item in spec.destinations):
         yield warning("spec.destinations", "every weight is 0: its traffic is answered with 500")
 

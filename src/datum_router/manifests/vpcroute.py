@@ -66,6 +66,8 @@ MAX_TABLE_SIZE = 5_000_011
 """Largest Maglev table: a prime number, as that of Envoy."""
 MAX_DESTINATION_FILTERS = 8
 """Filters of one of up to 64 destinations: with 16, the API server would find their rules too expensive."""
+GRPC_SERVICE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
+GRPC_METHOD_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
 MAX_PARENTS = 32
 """Parents of one route."""
 
@@ -140,10 +142,9 @@ class RouteMatch(SpecPart, frozen=True, kw_only=True):
         Annotated[
             str,
             Meta(
-                description="gRPC service with its package: the first segment of the path.",
-                pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$",
+                description="gRPC service with its package, such as shop.v1.Cart: the first segment of the path.",
+                min_length=1,
                 max_length=255,
-                extra={"expected": "a gRPC service name such as shop.v1.Cart"},
             ),
         ]
         | None
@@ -153,16 +154,16 @@ class RouteMatch(SpecPart, frozen=True, kw_only=True):
             str,
             Meta(
                 description="gRPC method: the second segment of the path; needs grpcService.",
-                pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+                min_length=1,
                 max_length=255,
-                extra={"expected": "a gRPC method name such as AddItem"},
             ),
         ]
         | None
     ) = None
-    grpc_match_type: Annotated[GrpcMatchType, Meta(description="How service and method are compared.")] = (
-        GrpcMatchType.EXACT
-    )
+    grpc_match_type: Annotated[
+        GrpcMatchType,
+        Meta(description="How service and method are compared; expressions are those of RE2, over the whole name."),
+    ] = GrpcMatchType.EXACT
     source_cidrs: Annotated[
         tuple[NetworkText, ...], Meta(description="Networks that the client must be in (one of them).", max_length=64)
     ] = msgspec.field(default=(), name="sourceCIDRs")
@@ -339,23 +340,32 @@ class LoadBalancingConfig(SpecPart, frozen=True, kw_only=True):
 
 
 class Cors(SpecPart, frozen=True, kw_only=True):
-    """Cross-origin resource sharing."""
+    """Cross-origin resource sharing: which pages of other origins may read the answers. Preflights are answered."""
 
     allowed_origins: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=MAX_URL_PATH_CHARS)], ...],
-        Meta(description="Origins that may ask.", max_length=64),
+        Meta(
+            description="Origins that may ask: https://shop.example.com, https://*.example.com for all names below, or "
+            "* for every origin, without credentials only.",
+            max_length=64,
+        ),
     ] = ()
     allowed_methods: Annotated[
-        tuple[Method, ...], Meta(description="Methods that they may use.", max_length=MAX_MATCH_CONDITIONS)
+        tuple[Method, ...],
+        Meta(description="Methods that they may use; GET, HEAD and POST always are.", max_length=MAX_MATCH_CONDITIONS),
     ] = ()
     allowed_headers: Annotated[
-        tuple[HeaderName, ...], Meta(description="Headers that they may send.", max_length=64)
+        tuple[HeaderName, ...],
+        Meta(description="Headers that they may send; * for all but authorization.", max_length=64),
     ] = ()
     expose_headers: Annotated[
-        tuple[HeaderName, ...], Meta(description="Headers that they may read.", max_length=64)
+        tuple[HeaderName, ...], Meta(description="Headers of the answer that they may read; * for all.", max_length=64)
     ] = ()
     allow_credentials: Annotated[bool, Meta(description="Whether credentials may be sent.")] = False
-    max_age_seconds: Annotated[int, Meta(description="How long an answer may be kept.", ge=0, le=86_400)] | None = None
+    max_age_seconds: (
+        Annotated[int, Meta(description="How long a browser may keep the answer to a preflight.", ge=0, le=86_400)]
+        | None
+    ) = None
 
 
 class SessionAffinityType(enum.StrEnum):

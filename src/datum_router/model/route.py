@@ -7,6 +7,7 @@ from typing import NewType
 
 import msgspec
 
+from datum_router.model.filters import CorsPolicy
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
 from datum_router.model.service import ServiceKey
 
@@ -53,6 +54,7 @@ class Match(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         grpc_service, grpc_method: Both empty: not a gRPC condition. With a service they refine `path`
             (`/service/method` exact or `/service` prefix); a method alone compares the last segment.
+        is_grpc_call: The path has exactly two segments: what keeps a pattern over them from reaching further.
         source_cidrs: Client address within any of these networks.
         source_attachment: Came in by this VPCAttachment of the gateway, `namespace/name`.
     """
@@ -63,8 +65,47 @@ class Match(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     query: tuple[ValueMatch, ...] = ()
     grpc_service: str = ""
     grpc_method: str = ""
+    is_grpc_call: bool = False
     source_cidrs: tuple[str, ...] = ()
     source_attachment: str = ""
+
+
+class HeaderEdit(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="header_edit"):
+    """Set, add and remove fields of the request (`is_response` False) or the response. Names lower-case."""
+
+    is_response: bool = False
+    set: tuple[tuple[str, str], ...] = ()
+    add: tuple[tuple[str, str], ...] = ()
+    remove: tuple[str, ...] = ()
+
+
+class Redirect(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="redirect"):
+    """Answer with a redirect; empty parts keep the request's. At most one of full_path and prefix_path is set."""
+
+    scheme: str = ""
+    hostname: str = ""
+    port: int | None = None
+    full_path: str | None = None
+    prefix_path: str | None = None
+    status: int = 302
+
+
+class Rewrite(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="rewrite"):
+    """Change authority and path before forwarding. `prefix_path` replaces the matched prefix."""
+
+    hostname: str = ""
+    full_path: str | None = None
+    prefix_path: str | None = None
+
+
+class PluginFilter(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="plugin"):
+    """A filter of a plugin by its registered name; `config` is JSON text that the plugin's config Struct decodes."""
+
+    name: str
+    config: str = "{}"
+
+
+FilterConfig = HeaderEdit | Redirect | Rewrite | PluginFilter
 
 
 class BackendRef(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -74,6 +115,7 @@ class BackendRef(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         problem: Empty if usable; else the condition reason (`VPCServiceNotFound`, `RefNotPermitted`); its share is 500.
         port: Overrides the endpoints' port; None keeps theirs.
         priority: 0 first; a higher one only when no lower destination has a usable endpoint.
+        filters: Edits of heads for this destination: after those of the rule on the way there, before on the way back.
     """
 
     service: ServiceKey
@@ -81,6 +123,7 @@ class BackendRef(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     port: int | None = None
     priority: int = 0
     problem: str = ""
+    filters: tuple[FilterConfig, ...] = ()
 
 
 class HashOn(enum.StrEnum):
@@ -134,44 +177,6 @@ class LocalityPolicy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     weights: tuple[tuple[str, int], ...] = ()
 
 
-class HeaderEdit(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="header_edit"):
-    """Set, add and remove fields of the request (`is_response` False) or the response. Names lower-case."""
-
-    is_response: bool = False
-    set: tuple[tuple[str, str], ...] = ()
-    add: tuple[tuple[str, str], ...] = ()
-    remove: tuple[str, ...] = ()
-
-
-class Redirect(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="redirect"):
-    """Answer with a redirect; empty parts keep the request's. At most one of full_path and prefix_path is set."""
-
-    scheme: str = ""
-    hostname: str = ""
-    port: int | None = None
-    full_path: str | None = None
-    prefix_path: str | None = None
-    status: int = 302
-
-
-class Rewrite(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="rewrite"):
-    """Change authority and path before forwarding. `prefix_path` replaces the matched prefix."""
-
-    hostname: str = ""
-    full_path: str | None = None
-    prefix_path: str | None = None
-
-
-class PluginFilter(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="plugin"):
-    """A filter of a plugin by its registered name; `config` is JSON text that the plugin's config Struct decodes."""
-
-    name: str
-    config: str = "{}"
-
-
-FilterConfig = HeaderEdit | Redirect | Rewrite | PluginFilter
-
-
 class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """One ordered unit: if `hostnames` and `match` hold, `filters` run and a destination is chosen.
 
@@ -181,6 +186,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         listeners: Listener names it is bound to; empty = all.
         created_at: Unix time of the manifest's creation, for ties; 0 = unknown.
         index: Position within its manifest, the last tie-breaker.
+        cors: None: the rule knows nothing of other origins.
+        is_preflight: Made for the preflights of another rule of the manifest, whose conditions they do not meet.
     """
 
     id: RuleId
@@ -196,3 +203,5 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     timeouts: TimeoutPolicy = TimeoutPolicy()
     created_at: float = 0.0
     index: int = 0
+    cors: CorsPolicy | None = None
+    is_preflight: bool = False

@@ -87,6 +87,8 @@ CHANGE = Label(name="change", values=tuple(str(reason) for reason in HealthReaso
 SEVERITY = Label(name="severity", values=tuple(str(severity) for severity in Severity))
 PLUGIN = Label(name="plugin", objects="entry point of a plugin that is installed")
 HOOK = Label(name="hook", values=tuple(str(hook) for hook in PluginHook))
+FILTER = Label(name="filter", objects="`cors`, or the name of a plugin's filter")
+FILTER_OUTCOME = Label(name="outcome", values=("preflight", "allowed", "refused"))
 PROCESS = Label(
     name="process",
     objects="`supervisor`, or `worker-0` and so on, one for each of the workers setting; `controller`; `discovery`",
@@ -230,6 +232,15 @@ SPILLING = _gauge(
 )
 PROBES = _counter("datum_router_probes_total", "probes", "Active probes sent.")
 HEALTH_CHANGES = _counter("datum_router_health_changes_total", "changes", "Endpoints whose usability changed.", CHANGE)
+
+# --- filters -------------------------------------------------------------------------------------------------------
+FILTERED = _counter(
+    "datum_router_filter_outcomes_total",
+    "requests",
+    "What filters beyond edits of heads have done with requests.",
+    FILTER,
+    FILTER_OUTCOME,
+)
 
 # --- plugins -------------------------------------------------------------------------------------------------------
 PLUGIN_FAILURES = _counter(
@@ -406,7 +417,7 @@ _ALL = (
     REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY,
     ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
     UPSTREAM_CONNECTIONS, UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,
-    ENDPOINTS, BREAKERS, PANIC, SPILLING, PROBES, HEALTH_CHANGES, PLUGIN_FAILURES, PLUGIN_DISABLED,
+    FILTERED, ENDPOINTS, BREAKERS, PANIC, SPILLING, PROBES, HEALTH_CHANGES, PLUGIN_FAILURES, PLUGIN_DISABLED,
     CONFIG_VERSION, CONFIG_RELOADED_AT, CONFIG_FAILURES, DIAGNOSTICS, COMPILATIONS, COMPILE_SECONDS, COMPILE_LAST,
     ROUTES, SERVICES, DECODE_SECONDS, *_SOURCE, REPORTS, REPORT_FAILURES, SNAPSHOT_FILE_FAILURES,
     BUILD_INFO, UPTIME, WORKERS, WORKERS_UP, WORKERS_LAGGING, WORKER_RESTARTS, WORKER_REPLACEMENTS, CPU, RSS, FDS,

@@ -14,7 +14,7 @@ import msgspec
 from datum_router.compiler.precedence import explain_order, sort_key
 from datum_router.model.request import RequestHead
 from datum_router.model.route import Rule, RuleId
-from datum_router.routing.grpc import called_method, grpc_method_check, grpc_path
+from datum_router.routing.grpc import called_method, grpc_method_check, grpc_path, is_call
 from datum_router.routing.headers import header_check, header_value
 from datum_router.routing.host import best_hostname, hostnames_of
 from datum_router.routing.matcher import rule_problems
@@ -125,6 +125,8 @@ def _failures(
         yield _Failure("grpc", describe_path(implied), head.path)
     if implied is None and match.grpc_method and not grpc_method_check(match.grpc_method)(head.path):
         yield _Failure("grpc", f'method "{match.grpc_method}"', called_method(head.path) or "no gRPC method")
+    if match.is_grpc_call and not is_call(head.path):
+        yield _Failure("grpc", "a path of two segments", head.path)
     if match.methods and not method_check(match.methods)(head):
         yield _Failure("method", " or ".join(match.methods), head.method)
     for condition in match.headers:

@@ -30,6 +30,11 @@ def called_method(path: str) -> str:
     return path[cut + 1 :]
 
 
+def is_call(path: str) -> bool:
+    """Tell whether a path is a gRPC call's: `/service/method`."""
+    return called_method(path) != ""
+
+
 def grpc_method_check(method: str) -> PathCheck:
     """Return the check of a method alone, of any service."""
     return lambda path: called_method(path) == method

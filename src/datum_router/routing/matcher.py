@@ -24,7 +24,7 @@ from datum_router.compiler.precedence import RuleRank, match_path_rank, path_ran
 from datum_router.model.request import RequestHead
 from datum_router.model.route import Match, PathKind, PathMatch, Rule, RuleId
 from datum_router.reasons import Reason
-from datum_router.routing.grpc import called_method, grpc_method_check, grpc_path
+from datum_router.routing.grpc import called_method, grpc_method_check, grpc_path, is_call
 from datum_router.routing.headers import header_check
 from datum_router.routing.host import ANY_HOST, hostnames_of
 from datum_router.routing.method import listener_check, method_check
@@ -226,6 +226,8 @@ def _make_entry(rule: Rule, regex: RegexEngine | None) -> _Entry | RuleProblem:
         checks.append(listener_check(rule.listeners))
     for path_test in path_checks:
         checks.append(_on_path(path_test))
+    if match.is_grpc_call:
+        checks.append(_on_path(is_call))
     if match.methods:
         checks.append(method_check(match.methods))
     for position, condition in enumerate(match.headers):

@@ -68,6 +68,8 @@ def _path_holds(match: Match, path: str, fullmatch: Fullmatch) -> bool:
         return False
     if match.path.kind is PathKind.REGEX and not fullmatch(value, path.encode()):
         return False
+    if match.is_grpc_call and (path.count("/") != 2 or not all(path[1:].split("/"))):
+        return False
     service, method, segments = match.grpc_service, match.grpc_method, _segments(path)
     if service and method:
         return segments == [service, method]

@@ -85,6 +85,7 @@ def matches(*, with_patterns: bool = False) -> st.SearchStrategy[Match]:
         query=few(value_matches(with_patterns=with_patterns)),
         grpc_service=st.sampled_from(("", "", "", "pkg.S", "a")),
         grpc_method=st.sampled_from(("", "", "", "Get", "b")),
+        is_grpc_call=st.sampled_from((False, False, False, True)),
         source_cidrs=some(CIDRS),
         source_attachment=st.sampled_from(("", "", *ATTACHMENTS)),
     )

@@ -141,8 +141,8 @@ def test_descriptions_say_what_kubectl_explain_does_not_show() -> None:
     assert weight.endswith("From 0 to 1000000. Default: 100.")
     interval = str(schema("VPCService", "spec", "connectTimeout")["description"])
     assert interval.endswith("Written as a duration such as 10s, 1m30s or 250ms. Default: 10s.")
-    cors = str(schema("VPCRoute", "spec", "cors")["description"])
-    assert "Not served yet: answer CORS in the application" in cors
+    tunnel = str(schema("VPCService", "spec", "tunnel")["description"])
+    assert "Not served yet: use vpcAttachmentRef or endpoints" in tunnel
     protocol = str(schema("VPCService", "spec", "protocol")["description"])
     assert "TCP not served yet: use HTTP, HTTPS, H2C or GRPC." in protocol
 
@@ -212,7 +212,7 @@ def test_a_rule_stands_where_its_struct_does() -> None:
 
 
 def test_what_is_not_served_is_refused_where_it_is_said() -> None:
-    (whole,) = rules_of("VPCRoute", "spec", "cors")
+    (whole,) = rules_of("VPCService", "spec", "tunnel")
     assert (whole["rule"], whole["reason"]) == ("false", "FieldValueForbidden")
     (value,) = rules_of("VPCService", "spec", "protocol")
     assert value["rule"] == "!(self in [r'TCP'])"

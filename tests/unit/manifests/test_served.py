@@ -72,33 +72,20 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
     ),
     ("VPCService", "spec.tls.subjectAltNames", "spec.tls.subjectAltNames", {"tls": {"subjectAltNames": ["a"]}}),
     ("VPCService", "spec.tunnel", "spec.tunnel", {"tunnel": {"connectorRef": {"name": "c"}}}),
-    (
-        "VPCRoute",
-        "spec.match.grpcMatchType",
-        "spec.match.grpcMatchType",
-        {"match": {"grpcService": "a.B", "grpcMatchType": "RegularExpression"}},
-    ),
-    (
-        "VPCRoute",
-        "spec.matches[].grpcMatchType",
-        "spec.matches[1].grpcMatchType",
-        {"matches": [{"pathPrefix": "/a"}, {"grpcService": "a.B", "grpcMatchType": "RegularExpression"}]},
-    ),
-    (
-        "VPCRoute",
-        "spec.destinations[].filters",
-        "spec.destinations[0].filters",
-        {
-            "destinations": [
-                LOADED
-                | {
-                    "filters": [
-                        {"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["x"]}},
-                    ]
-                }
-            ]
-        },
-    ),
+    *[
+        (
+            "VPCRoute",
+            f"spec.destinations[].filters[].{name}",
+            f"spec.destinations[0].filters[0].{name}",
+            {"destinations": [LOADED | {"filters": [{"type": kind, field: value}]}]},
+        )
+        for kind, field, value in (
+            ("RequestRedirect", "requestRedirect", {"scheme": "https"}),
+            ("RequestMirror", "requestMirror", MIRROR),
+            ("RateLimit", "rateLimit", {"requests": 1}),
+        )
+        for name in ("type", field)
+    ],
     *[
         (
             "VPCRoute",
@@ -120,7 +107,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
         )
     ],
     ("VPCRoute", "spec.timeouts.streamIdle", "spec.timeouts.streamIdle", {"timeouts": {"streamIdle": "1s"}}),
-    ("VPCRoute", "spec.cors", "spec.cors", {"cors": {}}),
     (
         "VPCRoute",
         "spec.filters[].requestMirror",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datum_router.model.filters import CorsPolicy
 from datum_router.model.route import (
     BalancingPolicy,
     HashOn,
@@ -28,6 +29,8 @@ def describe_conditions(rule: Rule) -> list[str]:
         found.append(f"path {describe_path(match.path)}")
     if match.grpc_service or match.grpc_method:
         found.append(f"gRPC {match.grpc_service or '*'}/{match.grpc_method or '*'}")
+    if match.is_grpc_call:
+        found.append("gRPC call: a path of two segments")
     if match.methods:
         found.append("method " + " or ".join(match.methods))
     found += [f"header {item.name} {describe_value(item)}" for item in match.headers]
@@ -41,7 +44,20 @@ def describe_conditions(rule: Rule) -> list[str]:
 
 def describe_filters(rule: Rule) -> list[str]:
     """Return what the rule's filters do, one in a text each."""
-    return [_describe_filter(item) for item in rule.filters]
+    found = [_describe_filter(item) for item in rule.filters]
+    for ref in rule.destinations:
+        found += [f"for {ref.service}: {_describe_filter(item)}" for item in ref.filters]
+    if rule.cors is not None:
+        found.insert(0, _describe_cors(rule.cors))
+    return found
+
+
+def _describe_cors(policy: CorsPolicy) -> str:
+    parts = [f"origins {' or '.join(policy.origins)}"]
+    parts += [f"methods {', '.join(policy.methods)}"] if policy.methods else []
+    parts += [f"headers {', '.join(policy.headers)}"] if policy.headers else []
+    parts += ["with credentials"] if policy.allows_credentials else []
+    return "CORS: " + ", ".join(parts)
 
 
 def _describe_filter(item: object) -> str:

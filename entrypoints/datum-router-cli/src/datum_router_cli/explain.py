@@ -8,6 +8,7 @@ import click
 from rich.console import Console
 
 from datum_router.compiler.diagnostics import Diagnostic, Severity
+from datum_router.filters.cors import is_preflight
 from datum_router.manifests.meta import ObjectKey
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality
 from datum_router.model.listener import Listener
@@ -155,12 +156,14 @@ class Answer:
         self._view = view
 
     def outcome(self) -> tuple[str, int | None]:
-        """Return `routed`, `redirected`, `no_route` or `misdirected`, and the router's own status if any."""
+        """Return `routed`, or `redirected`, `preflight`, `no_route` or `misdirected` with the router's own status."""
         winner = self._found.winner
         if winner is None:
             is_misdirected = not self._is_served and self._listener is not None and bool(self._listener.tls)
             return ("misdirected", 421) if is_misdirected else ("no_route", 404)
         status = redirect_status(winner)
+        if winner.cors is not None and is_preflight(self._head):
+            return ("preflight", 204)
         return ("redirected", status) if status is not None else ("routed", None)
 
     def place(self, rule: Rule) -> tuple[str, int]:
@@ -234,7 +237,7 @@ class Answer:
             say(console, f"winner: {winner.id}{self._shown_place(winner)}", "bold green")
             for line in (*describe_conditions(winner), *describe_filters(winner)):
                 say(console, f"    {line}")
-            if outcome == "redirected":
+            if outcome in ("redirected", "preflight"):
                 say(console, f"answered by the router: {status}")
             else:
                 self._print_destinations(console, winner)

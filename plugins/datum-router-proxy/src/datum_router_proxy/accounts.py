@@ -20,13 +20,14 @@ from datum_router_proxy.trace import Trace
 class Accounts:
     """Finds the meter of a request, which is kept beside its rule: one look-up by two short strings."""
 
-    __slots__ = ("_loop", "_not_retried", "_observer", "_unrouted", "_wants_events")
+    __slots__ = ("_filtered", "_loop", "_not_retried", "_observer", "_unrouted", "_wants_events")
 
     def __init__(self, loop: Loop, observer: DataPlaneObserver) -> None:
         self._loop = loop
         self._observer = observer
         self._wants_events = observer.wants_events
         self._not_retried: Counter[str] = Counter()
+        self._filtered: Counter[tuple[str, str]] = Counter()
         self._unrouted: dict[tuple[str, str], RequestMeter] = {}
 
     def ended(self, protocol: str, request: Request, trace: Trace, now: float) -> None:
@@ -94,8 +95,14 @@ class Accounts:
             self._not_retried[decision.why] += 1
         return decision
 
+    def filtered(self, name: str, outcome: str) -> None:
+        """Count what a filter has done; `outcome` is one of `names.FILTER_OUTCOME`."""
+        self._filtered[name, outcome] += 1
+
     def take_cells(self) -> list[Cell]:
         """Return what was counted here since the last call."""
         cells = [Cell(names.NOT_RETRIED.name, (why,), count) for why, count in self._not_retried.items()]
+        cells += [Cell(names.FILTERED.name, key, count) for key, count in self._filtered.items()]
         self._not_retried.clear()
+        self._filtered.clear()
         return cells

@@ -90,6 +90,7 @@ class Attempts:
             trace.tries.arm(current_task(), self._loop)
         trace.service = lease.state.service.key
         trace.endpoint = lease.key
+        trace.filters = lease.filters
         template = request.template
         body = trace.body
         upstream: Upstream | None = None

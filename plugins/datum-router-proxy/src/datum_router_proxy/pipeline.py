@@ -39,6 +39,7 @@ from datum_router_proxy.exchange import (
     Field,
 )
 from datum_router_proxy.express import Begun, ExpressLane
+from datum_router_proxy.extras import Extras
 from datum_router_proxy.flight import Flights
 from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
 from datum_router_proxy.pump import Pump
@@ -72,8 +73,8 @@ class Pipeline:
     """
 
     __slots__ = (
-        "_attempts", "_date", "_express", "_holder", "_ids", "_listener_limits", "_observer", "_pump", "_transport",
-        "accounts", "flights", "h1_cache", "h1_limits", "h2_lines", "in_flight", "is_draining", "loop",
+        "_attempts", "_date", "_express", "_extras", "_holder", "_ids", "_listener_limits", "_observer", "_pump",
+        "_transport", "accounts", "flights", "h1_cache", "h1_limits", "h2_lines", "in_flight", "is_draining", "loop",
         "overload_reply", "settings", "tunnels",
     )  # fmt: skip
 
@@ -108,6 +109,7 @@ class Pipeline:
             loop, transport, observer, self.accounts, self._date, self._ids, max_via_hops=settings.max_via_hops
         )
         self.flights = Flights(self, self._express, holder)
+        self._extras = Extras(self.accounts)
 
     def rejected(self, protocol: str, reason: Reason) -> None:
         """Count a refusal."""
@@ -240,7 +242,10 @@ class Pipeline:
             return LocalReply(status=404, reason=Reason.NO_ROUTE, detail="no route matches the request")
         trace.rule = rule.rule
         trace.linked = rule
-        filtered = apply_request(rule.filters, head)
+        if rule.extra is None:
+            filtered = apply_request(rule.filters, head)
+        else:
+            filtered = await self._extras.on_request(rule, rule.extra, downstream, request, trace)
         if isinstance(filtered, LocalReply):
             return filtered
         head = filtered
@@ -263,7 +268,10 @@ class Pipeline:
             if isinstance(lease, LocalReply):
                 return lease if failure is None else nobody_left(failure.reply)
             try:
-                failure = await self._attempts.run(downstream, request, head, rule, lease, trace, begun)
+                sent = apply_request(lease.filters, head) if lease.filters else head
+                if isinstance(sent, LocalReply):
+                    return sent
+                failure = await self._attempts.run(downstream, request, sent, rule, lease, trace, begun)
             finally:
                 lease.release()
                 begun = None
@@ -289,6 +297,8 @@ class Pipeline:
 
     def _answer(self, downstream: Downstream, request: Request, trace: Trace, reply: LocalReply) -> None:
         """Say it if it still can be said; otherwise cut the response that has begun."""
+        if trace.linked is not None and trace.linked.extra is not None:
+            reply = trace.linked.extra.on_reply(request.head, reply)
         trace.reason = reason_of(reply)
         if reply.status in _CLIENT_FAULTS or trace.reason is Reason.OVERLOADED:
             self._observer.rejected(downstream.protocol, trace.reason)

@@ -53,7 +53,11 @@ class Relay:
         )
         if not any(name == b"date" for name, _ in fields):
             fields.append(self._date.refresh(self._loop.now).field)
-        head = apply_response(rule.filters, ResponseHead(status=response.status, headers=Headers(fields)))
+        head = ResponseHead(status=response.status, headers=Headers(fields))
+        if rule.extra is None:
+            head = apply_response(rule.filters, head)
+        else:
+            head = rule.extra.on_response(rule.filters, trace.filters, request.head, head)
         if response.is_switch:
             await self._tunnel(downstream, upstream, head, trace)
             return

@@ -282,8 +282,11 @@ class Template:
     def prepare(self, rule: LinkedRule) -> bool:
         """Make what goes upstream by `rule`; False if that takes the pipeline.
 
-        It does if a filter replies, has to run for each request, or makes what must not be sent.
+        It does if the rule has more than plain filters, or a filter replies, has to run for each request, or makes what
+        must not be sent.
         """
+        if rule.extra is not None:
+            return False
         head = self.head
         if rule.filters:
             filtered = apply_request(rule.filters, head) if rule.has_repeatable_filters else None

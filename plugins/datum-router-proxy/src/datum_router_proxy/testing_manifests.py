@@ -1,18 +1,80 @@
-"""Kit for tests that begin with a manifest: what a VPCRoute says, compiled, and ready for `testing_peers.gateway`."""
+"""From manifests to a running gateway, for tests: what a user writes, and what a client gets."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 
 from datum_router.compiler.compiler import CompileOptions, Compiler
 from datum_router.compiler.diagnostics import Diagnostic, Origin
 from datum_router.model.listener import Listener
 from datum_router.model.route import Rule
 from datum_router.model.service import Service
+from datum_router.model.snapshot import SnapshotData
 from datum_router.plugins import builtin
-from datum_router.plugins.manager import Candidate, load_plugins
+from datum_router.plugins.manager import Candidate, PluginSet, load_plugins
 from datum_router.plugins.protocols import Upsert
 from datum_router.registry.store import Store
+from datum_router.routing.regex import load_engine
+from datum_router_proxy.settings import ProxySettings
+from datum_router_proxy.testing_peers import Gateway, gateway
+
+Manifest = Mapping[str, object]
+LISTENER = Listener(name="test")
+
+
+def manifest(kind: str, name: str, spec: Mapping[str, object]) -> Manifest:
+    """Build a manifest of one of our kinds."""
+    return {
+        "apiVersion": "router.datum.net/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": dict(spec),
+    }
+
+
+def service(name: str, port: int, **spec: object) -> Manifest:
+    """Build a VPCService with one endpoint on loopback."""
+    return manifest("VPCService", name, {"port": port, "endpoints": [{"address": "127.0.0.1"}], **spec})
+
+
+def route(name: str, *services: str, **spec: object) -> Manifest:
+    """Build a VPCRoute to services."""
+    destinations = [{"vpcServiceRef": {"name": one}} for one in services]
+    return manifest("VPCRoute", name, {"destinations": destinations, **spec} if services else spec)
+
+
+def load(*candidates: Candidate) -> PluginSet:
+    """Load the built-in plugin and others."""
+    own = Candidate(entry_point="builtin", distribution="datum-router", load=lambda: builtin)
+    return load_plugins([own, *candidates])
+
+
+def compile_manifests(
+    manifests: Iterable[Manifest], plugins: PluginSet | None = None
+) -> tuple[SnapshotData, Sequence[Diagnostic]]:
+    """Compile manifests as the gateway does."""
+    plugins = plugins or load()
+    store = Store(plugins.kinds)
+    for raw in manifests:
+        store.apply(Upsert(source="test", raw=raw, origin=Origin(source="test")))
+    result = Compiler(plugins, CompileOptions(fallback_listener=LISTENER, regex=load_engine())).compile(store.view())
+    return result.data, result.diagnostics
+
+
+def serve(
+    manifests: Iterable[Manifest],
+    *,
+    plugins: PluginSet | None = None,
+    settings: ProxySettings = ProxySettings(),
+    are_warnings_expected: bool = False,
+) -> AbstractAsyncContextManager[Gateway]:
+    """Run a data plane that serves these manifests; whatever `check` would say of them fails the test."""
+    data, diagnostics = compile_manifests(manifests, plugins)
+    assert are_warnings_expected or not diagnostics, [one.render() for one in diagnostics]
+    return gateway(
+        data.services.values(), data.rules, settings=settings, listener=data.listeners[0], plugins=plugins or load()
+    )
 
 
 class Compiled:
@@ -32,21 +94,11 @@ def compile_route(
     Args:
         route, service: More fields of their specs.
     """
-    plugins = load_plugins([Candidate(entry_point="builtin", distribution="datum-router", load=lambda: builtin)])
-    store = Store(plugins.kinds)
     endpoints = [{"address": "127.0.0.1", "port": port} for port in ports]
-    specs: dict[str, Mapping[str, object]] = {
-        "VPCService": {"port": 80, "endpoints": endpoints, **service},
-        "VPCRoute": {"destinations": [{"vpcServiceRef": {"name": "backend"}}], **route},
-    }
-    for kind, spec in specs.items():
-        raw = {
-            "apiVersion": "router.datum.net/v1alpha1",
-            "kind": kind,
-            "metadata": {"name": "backend", "namespace": "default"},
-            "spec": spec,
-        }
-        store.apply(Upsert(source="test", raw=raw, origin=Origin(source="test", file=f"{kind}.yaml", line=1)))
-    options = CompileOptions(fallback_listener=Listener(name="test", host="127.0.0.1", port=8080))
-    result = Compiler(plugins, options).compile(store.view())
-    return Compiled(list(result.data.services.values()), list(result.data.rules), result.diagnostics)
+    data, diagnostics = compile_manifests(
+        (
+            manifest("VPCService", "backend", {"port": 80, "endpoints": endpoints, **service}),
+            manifest("VPCRoute", "backend", {"destinations": [{"vpcServiceRef": {"name": "backend"}}], **route}),
+        )
+    )
+    return Compiled(list(data.services.values()), list(data.rules), diagnostics)

@@ -29,8 +29,9 @@ from datum_router.model.snapshot import Holder, SnapshotData
 from datum_router.observe.events import RequestEnded
 from datum_router.observe.meter import MeterBook, RequestMeter
 from datum_router.plugins import builtin
-from datum_router.plugins.manager import Candidate, load_plugins
+from datum_router.plugins.manager import Candidate, PluginSet, load_plugins
 from datum_router.reasons import Reason
+from datum_router.routing.regex import load_engine
 from datum_router_proxy.dataplane import ProxyDataPlane
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.testing_clients import Field, H2Peer
@@ -143,10 +144,17 @@ class Gateway:
             await self.is_done.wait()
 
 
-def make_snapshot(services: Iterable[Service], rules: Iterable[Rule], listeners: Iterable[Listener] = ()) -> Snapshot:
-    """Link a snapshot with the built-in plugins only."""
-    plugins = load_plugins([Candidate(entry_point="builtin", distribution="datum-router", load=lambda: builtin)])
-    return Linker(plugins).link(
+def make_snapshot(
+    services: Iterable[Service],
+    rules: Iterable[Rule],
+    listeners: Iterable[Listener] = (),
+    plugins: PluginSet | None = None,
+) -> Snapshot:
+    """Link a snapshot; with the built-in plugins only if no others are given."""
+    plugins = plugins or load_plugins(
+        [Candidate(entry_point="builtin", distribution="datum-router", load=lambda: builtin)]
+    )
+    return Linker(plugins, regex=load_engine()).link(
         SnapshotData(
             version=1,
             digest="test",
@@ -164,9 +172,10 @@ async def gateway(
     *,
     settings: ProxySettings = ProxySettings(),
     listener: Listener = Listener(name="test"),
+    plugins: PluginSet | None = None,
 ) -> AsyncIterator[Gateway]:
     """Run a data plane with one listener on loopback."""
-    holder = Holder(make_snapshot(services, [make_rule()] if rules is None else rules, [listener]))
+    holder = Holder(make_snapshot(services, [make_rule()] if rules is None else rules, [listener], plugins))
     recorder = Recorder()
     plane = ProxyDataPlane(holder, recorder, settings)
     sock = socket.create_server(("127.0.0.1", 0), backlog=128)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from datum_router.compiler.link import LinkedRule
+from datum_router.filters.base import Filter
 from datum_router.model.route import Rule
 from datum_router.observe.events import RequestEnded
 from datum_router.reasons import Reason
@@ -19,6 +20,7 @@ class Trace:
     Attributes:
         stalled_at: Since when the client takes nothing.
         tries: The clock of the present attempt; None if attempts have no limits of their own.
+        filters: Of the destination that was last tried.
     """
 
     __slots__ = (
@@ -27,6 +29,7 @@ class Trace:
         "bytes_out",
         "deadline",
         "endpoint",
+        "filters",
         "linked",
         "reason",
         "rule",
@@ -49,6 +52,7 @@ class Trace:
         self.linked: LinkedRule | None = None
         self.service = ""
         self.endpoint = ""
+        self.filters: tuple[Filter, ...] = ()
         self.attempts = 0
         self.bytes_out = 0
 
