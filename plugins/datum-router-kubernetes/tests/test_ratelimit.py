@@ -1,58 +1,11 @@
-"""The token bucket, and the settings that size it."""
+"""The settings that size the token bucket of writes."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from datum_router.clock import ManualClock
 from datum_router.errors import ConfigError
-from datum_router_kubernetes.ratelimit import WRITE_BURST, WRITE_QPS, TokenBucket, WriteLimits, write_limits
-
-
-def test_a_burst_goes_at_once_and_then_the_rate_counts() -> None:
-    clock = ManualClock(7.0)
-    bucket = TokenBucket(rate=2, burst=3, now=clock())
-    assert [bucket.take(clock()) for _ in range(4)] == [0, 0, 0, 0.5]
-    clock.advance(0.25)
-    assert bucket.take(clock()) == pytest.approx(0.25)
-    clock.advance(0.25)
-    assert bucket.take(clock()) == 0
-    assert bucket.take(clock()) > 0
-
-
-def test_a_quiet_time_gives_no_more_than_the_burst() -> None:
-    bucket = TokenBucket(rate=100, burst=2, now=0.0)
-    assert [bucket.take(1e6) == 0 for _ in range(3)] == [True, True, False]
-
-
-def test_a_clock_that_stands_still_or_begins_anew_gives_nothing_and_then_goes_on() -> None:
-    bucket = TokenBucket(rate=1, burst=1, now=1000.0)
-    assert bucket.take(1000.0) == 0
-    assert bucket.take(1000.0) == 1
-    assert bucket.take(3.0) == 1
-    assert bucket.take(3.5) == pytest.approx(0.5)
-    assert bucket.take(4.0) == 0
-
-
-@given(
-    rate=st.floats(0.01, 1000),
-    burst=st.integers(1, 50),
-    gaps=st.lists(st.floats(0, 5), max_size=60),
-)
-def test_never_more_than_the_burst_and_the_rate_and_each_wait_suffices(
-    rate: float, burst: int, gaps: list[float]
-) -> None:
-    now = 0.0
-    bucket = TokenBucket(rate=rate, burst=burst, now=now)
-    for taken, gap in enumerate(gaps, 1):
-        now += gap
-        wait_s = bucket.take(now)
-        if wait_s > 0:
-            now += wait_s
-            assert bucket.take(now) == 0, "the wait that was asked for did not suffice"
-        assert taken <= burst + rate * now + 1e-6
+from datum_router_kubernetes.ratelimit import WRITE_BURST, WRITE_QPS, WriteLimits, write_limits
 
 
 def test_settings_size_it() -> None:

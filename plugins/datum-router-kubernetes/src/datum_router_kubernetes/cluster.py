@@ -28,9 +28,10 @@ import trio
 from datum_router.errors import ClusterConflict, ClusterError, ClusterNotFound, ClusterUnavailable
 from datum_router.manifests.meta import GROUP, GroupVersionKind, ObjectKey
 from datum_router.plugins.cluster import Applied, ClusterCounts, LeaseRecord, ObjectEvent, StatusWrite
+from datum_router.policy.bucket import TokenBucket
 from datum_router_kubernetes import events, leases, objects
 from datum_router_kubernetes.client import REQUEST_TIMEOUT_S, Hold, in_thread, make_client
-from datum_router_kubernetes.ratelimit import TokenBucket, WriteLimits, write_limits
+from datum_router_kubernetes.ratelimit import WriteLimits, write_limits
 from datum_router_kubernetes.rejections import rejection_of
 
 T = TypeVar("T")
@@ -341,7 +342,7 @@ class KubernetesCluster:
         is_delayed = self._turn.locked()
         async with self._turn:  # first come, first served
             if self._bucket is None:
-                self._bucket = TokenBucket(rate=self._limits.qps, burst=self._limits.burst, now=self._clock())
+                self._bucket = TokenBucket(rate=self._limits.qps, burst=self._limits.burst)
             while (wait_s := self._bucket.take(self._clock())) > 0:
                 is_delayed = True
                 await trio.sleep(wait_s)

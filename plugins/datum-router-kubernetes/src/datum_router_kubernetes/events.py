@@ -13,8 +13,8 @@ import msgspec
 
 from datum_router.manifests.meta import DEFAULT_NAMESPACE, MAX_NAME_CHARS
 from datum_router.plugins.cluster import ObjectEvent
+from datum_router.policy.bucket import TokenBucket
 from datum_router_kubernetes.leases import micro_time
-from datum_router_kubernetes.ratelimit import TokenBucket
 
 API_VERSION = "events.k8s.io/v1"
 MERGE_PATCH = "application/merge-patch+json"
@@ -120,7 +120,7 @@ class EventBook:
         who = event.uid or str(event.key)
         bucket = self._allowances.get(who)
         if bucket is None:
-            bucket = self._allowances[who] = TokenBucket(rate=1 / OBJECT_REFILL_S, burst=OBJECT_BURST, now=now)
+            bucket = self._allowances[who] = TokenBucket(rate=1 / OBJECT_REFILL_S, burst=OBJECT_BURST)
             if len(self._allowances) > MAX_REMEMBERED:
                 self._allowances.popitem(last=False)
         self._allowances.move_to_end(who)

@@ -1,4 +1,4 @@
-"""A token bucket: how many writes may go out now. Pure; who waits, waits elsewhere."""
+"""How many writes may go out: the settings of the token bucket (`datum_router.policy.bucket`) that they wait for."""
 
 from __future__ import annotations
 
@@ -19,31 +19,6 @@ MOST_WRITES = 100_000
 """What either setting may be at most."""
 
 N = TypeVar("N", int, float)
-
-
-class TokenBucket:
-    """Hold `burst` tokens at first and at most; get `rate` of them back a second."""
-
-    __slots__ = ("_at", "_burst", "_rate", "_tokens")
-
-    def __init__(self, *, rate: float, burst: int, now: float) -> None:
-        """Make a full bucket; `rate` > 0 per second, `burst` >= 1."""
-        assert rate > 0, rate
-        assert burst >= 1, burst
-        self._rate = rate
-        self._burst = float(burst)
-        self._tokens = self._burst
-        self._at = now
-
-    def take(self, now: float) -> float:
-        """Take a token and return 0; if there is none, take nothing and return the seconds until there is one."""
-        self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._rate)
-        self._at = now  # also if it is earlier: each run of an event loop has a clock of its own
-        # A wait of what is returned must suffice, though floats round.
-        if self._tokens >= 1.0 - 1e-9:
-            self._tokens = max(0.0, self._tokens - 1.0)
-            return 0.0
-        return (1.0 - self._tokens) / self._rate
 
 
 class WriteLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ budget is spent. Time comes in as monotonic seconds; a clock that steps back ref
 from __future__ import annotations
 
 from datum_router.errors import RemoteProtocolError
+from datum_router.policy.bucket import TokenBucket
 from datum_router.reasons import Reason
 
 from .frames import ErrorCode
@@ -16,30 +17,6 @@ from .limits import Http2Limits
 def calm(message: str) -> RemoteProtocolError:
     """Return the error that ends a connection whose peer costs too much."""
     return RemoteProtocolError(message, reason=Reason.FLOOD, error_code=ErrorCode.ENHANCE_YOUR_CALM)
-
-
-class TokenBucket:
-    """Allow `burst` events at once and `rate` per second in the long run."""
-
-    __slots__ = ("burst", "rate", "tokens", "updated_at")
-
-    def __init__(self, burst: int, rate: float) -> None:
-        self.burst = float(burst)
-        self.rate = rate
-        self.tokens = float(burst)
-        self.updated_at: float | None = None
-
-    def take(self, now: float) -> bool:
-        """Take one token; return False if there is none."""
-        if self.updated_at is None:
-            self.updated_at = now
-        elif now > self.updated_at:
-            self.tokens = min(self.burst, self.tokens + (now - self.updated_at) * self.rate)
-            self.updated_at = now
-        if self.tokens < 1.0:
-            return False
-        self.tokens -= 1.0
-        return True
 
 
 class FloodGuard:
@@ -62,8 +39,8 @@ class FloodGuard:
 
     def __init__(self, limits: Http2Limits) -> None:
         self._limits = limits
-        self.resets = TokenBucket(limits.reset_burst, limits.resets_per_s)
-        self.pings = TokenBucket(limits.ping_burst, limits.pings_per_s)
+        self.resets = TokenBucket(rate=limits.resets_per_s, burst=limits.reset_burst)
+        self.pings = TokenBucket(rate=limits.pings_per_s, burst=limits.ping_burst)
         self.streams_opened = 0
         self.data_frames_sent = 0
         self.window_updates = 0
@@ -76,21 +53,19 @@ class FloodGuard:
 
     def reset(self, now: float) -> None:
         """Charge a stream that ended early because of the peer, whoever sent the RST_STREAM (D1, D2)."""
-        if not self.resets.take(now):
+        if self.resets.take(now):
             limits = self._limits
             raise calm(f"stream resets: more than {limits.reset_burst} at once and {limits.resets_per_s:g} a second")
 
     def ping(self, now: float) -> None:
         """Charge a frame that wants a reply: PING or SETTINGS (D6)."""
-        if not self.pings.take(now):
+        if self.pings.take(now):
             limits = self._limits
             raise calm(f"PING and SETTINGS: more than {limits.ping_burst} at once and {limits.pings_per_s:g} a second")
 
     def sent(self) -> None:
         """Note a DATA or HEADERS frame of ours: one more ping may be answered (see `Http2Limits.pings_per_s`)."""
-        pings = self.pings
-        if pings.tokens < pings.burst:
-            pings.tokens += 1.0
+        self.pings.give_back()
 
     def empty(self) -> None:
         """Charge a frame without payload that ends nothing (D7)."""
