@@ -11,13 +11,13 @@ from cryptography.hazmat.primitives import serialization
 from datum_router.compiler.compiler import Compiler
 from datum_router.compiler.diagnostics import Origin
 from datum_router.manifests.meta import ObjectMeta
-from datum_router.manifests.secret import Secret
+from datum_router.manifests.secret import ConfigMap, Secret
 from datum_router.plugins import builtin
 from datum_router.plugins.manager import Candidate, load_plugins
 from datum_router.plugins.protocols import Upsert
 from datum_router.registry.store import Store
 from datum_router_proxy import certificate, plugin
-from datum_router_proxy.certificate import validate_secret
+from datum_router_proxy.certificate import validate_config_map, validate_secret
 
 CA = trustme.CA()
 ONE, TWO = CA.issue_cert("one.test"), CA.issue_cert("two.test")
@@ -138,3 +138,49 @@ def test_the_last_good_pair_stays_in_force_and_the_bad_one_has_a_diagnostic() ->
     assert bad.data is good.data
     first = min(bad.diagnostics, key=lambda item: item.severity)
     assert (first.object, first.path, first.file) == ("secret default/s", "stringData['tls.key']", "s.yaml")
+
+
+CA_PEM = CA.cert_pem.bytes().decode()
+
+
+def credentials(**data: str) -> Secret:
+    named = {name.replace("_", "."): text for name, text in data.items()}
+    return Secret(api_version="v1", kind="Secret", metadata=ObjectMeta(name="s"), string_data=named)
+
+
+@pytest.mark.parametrize("text", [CA_PEM, CA_PEM + CERT, COMMENT + CA_PEM, "", "\n"])
+def test_ca_bundles_as_cert_manager_writes_them_are_good(text: str) -> None:
+    assert not list(validate_secret(credentials(tls_crt=CERT, tls_key=KEY, ca_crt=text)))
+    assert not list(validate_config_map(bundle(text)))
+
+
+def bundle(text: str) -> ConfigMap:
+    return ConfigMap(api_version="v1", kind="ConfigMap", metadata=ObjectMeta(name="c"), data={"ca.crt": text})
+
+
+@pytest.mark.parametrize("text", [JUNK_CERT, "nothing", CA_PEM + JUNK_CERT, KEY])
+def test_a_ca_bundle_that_cannot_be_read_is_told(text: str) -> None:
+    (problem,) = validate_secret(credentials(ca_crt=text))
+    assert (problem.path, problem.message) == (
+        "stringData['ca.crt']",
+        "a certificate of the CA bundle cannot be read",
+    )
+    (problem,) = validate_config_map(bundle(text))
+    assert problem.path == "data['ca.crt']"
+    assert KEY.splitlines()[1] not in str(problem)
+
+
+@pytest.mark.parametrize("text", [CA_PEM, "nothing", "-----BEGIN X509 CRL-----\nQ0VSVA==\n-----END X509 CRL-----\n"])
+def test_a_revocation_list_that_cannot_be_read_is_told(text: str) -> None:
+    (problem,) = validate_secret(credentials(ca_crl=text))
+    assert (problem.path, problem.message) == ("stringData['ca.crl']", "a revocation list cannot be read")
+
+
+def test_keys_of_every_form_are_read() -> None:
+    """PKCS#1, SEC 1 (EC) and PKCS#8: cert-manager writes the first two by default, the third if asked."""
+    for kind in (trustme.KeyType.RSA, trustme.KeyType.ECDSA):
+        leaf = CA.issue_cert("one.test", key_type=kind)
+        private = serialization.load_pem_private_key(leaf.private_key_pem.bytes(), None)
+        for form in (serialization.PrivateFormat.TraditionalOpenSSL, serialization.PrivateFormat.PKCS8):
+            key = private.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()
+            assert not list(validate_secret(secret(leaf.cert_chain_pems[0].bytes().decode(), key)))

@@ -21,7 +21,8 @@ from datum_router.model.service import UpstreamTls
 from datum_router.reasons import Reason
 from datum_router_proxy.channel import Channel, wait_readable
 from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
-from datum_router_proxy.upstream.connect import client_context, dial
+from datum_router_proxy.upstream.connect import dial
+from datum_router_proxy.upstream.trust import client_context
 
 CA = trustme.CA()
 CA_PEM = CA.cert_pem.bytes().decode()

@@ -142,18 +142,34 @@ def test_sweep_closes_old_broken_and_orphaned_connections() -> None:
     for connection, bucket, since in ((old, one, 0.0), (broken, one, 50.0), (young, one, 50.0), (orphan, two, 50.0)):
         pool.put(bucket, connection, since)
     broken.is_good = False
-    idle, links = pool.sweep(61.0, {SERVICE: (60.0, frozenset({ONE}))})
+    idle, links = pool.sweep(61.0, {SERVICE: (60.0, frozenset({ONE}), None)})
     assert set(idle) == {old, broken, orphan}
     assert links == []
     assert choose(pool, one).reused is young
 
 
-def test_changed_tls_settings_retire_what_is_idle() -> None:
+def test_changed_tls_settings_retire_what_is_idle_and_what_is_shared() -> None:
     pool, bucket = make()
     idle = dialled(pool, bucket)
     pool.put(bucket, idle, 1.0)
-    fresh, retired = pool.bucket(bucket.key, UpstreamTls(server_name="new.example"))
+    link = Shared()
+    bucket.shared.append(link)
+    fresh, retired, links = pool.bucket(bucket.key, UpstreamTls(server_name="new.example"))
     assert retired == [idle]
+    assert links == [link]
     assert fresh is not bucket
     late = Idle()
     assert pool.put(bucket, late, 2.0) is late, "what comes back from before is closed"
+
+
+def test_a_sweep_closes_what_was_verified_against_settings_that_are_gone() -> None:
+    """Nobody need ask for the service again: a CA or a pin that was taken away is gone for idle connections, too."""
+    pool, bucket = make()
+    idle = dialled(pool, bucket)
+    pool.put(bucket, idle, 1.0)
+    same = {SERVICE: (60.0, frozenset({ONE}), None)}
+    assert pool.sweep(2.0, same) == ([], [])
+    pinned = UpstreamTls(subject_alt_names=("spiffe://example.org/web",))
+    assert pool.sweep(3.0, {SERVICE: (60.0, frozenset({ONE}), pinned)}) == ([idle], [])
+    late = Idle()
+    assert pool.put(bucket, late, 4.0) is late

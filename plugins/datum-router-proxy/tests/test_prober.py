@@ -299,6 +299,17 @@ class Health(grpc.GenericRpcHandler):  # type: ignore[misc]  # grpcio has no typ
         return grpc.unary_unary_rpc_method_handler(check)
 
 
+def test_a_probe_takes_no_certificate_that_requests_would_not_take() -> None:
+    def probe(*pins: str) -> ProbeResult:
+        tls = UpstreamTls(ca_pem=CA_PEM, server_name="sni.example", subject_alt_names=pins)
+        return http_probe(answering(OK), ActiveHealthPolicy(), tls, certificate="internal.example")
+
+    assert probe("other.example", "internal.example").is_ok
+    result = probe("sni.example")
+    assert not result.is_ok
+    assert result.detail == "certificate not trusted: found internal.example, which is not in subjectAltNames"
+
+
 @pytest.fixture(params=["plain", "tls"])
 def health(request: pytest.FixtureRequest) -> Iterator[tuple[Health, Endpoint, UpstreamTls | None]]:
     handler = Health()

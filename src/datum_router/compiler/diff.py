@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, TypeVar
 
 import msgspec
 
@@ -19,7 +19,7 @@ from datum_router.reasons import Reason
 
 PART_DIGEST_BYTES = 16
 _MSGPACK = msgspec.msgpack.Encoder(order="deterministic")
-SECRET_FIELDS = frozenset({"key_pem", "cert_pem", "ca_pem"})
+SECRET_FIELDS = frozenset({"key_pem", "cert_pem", "ca_pem", "crl_pem"})
 
 
 def digest_of(data: SnapshotData) -> str:
@@ -219,6 +219,32 @@ def _redacted(value: object) -> object:
     if isinstance(value, dict):
         return {key: "<redacted>" if key in SECRET_FIELDS and item else _redacted(item) for key, item in value.items()}
     return [_redacted(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def without_secrets(data: SnapshotData) -> SnapshotData:
+    """Return a snapshot to be shown: nothing is in the place of PEM text. What has none is shared."""
+    return msgspec.structs.replace(
+        data,
+        services={
+            key: service if service.tls is None else msgspec.structs.replace(service, tls=_hidden(service.tls))
+            for key, service in data.services.items()
+        },
+        listeners=tuple(msgspec.structs.replace(one, tls=tuple(map(_hidden, one.tls))) for one in data.listeners),
+    )
+
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+def _hidden(part: S) -> S:
+    changes: dict[str, object] = {}
+    for name in part.__struct_fields__:
+        value = getattr(part, name)
+        if name in SECRET_FIELDS and value:
+            changes[name] = "<redacted>"
+        elif isinstance(value, msgspec.Struct):
+            changes[name] = _hidden(value)
+    return msgspec.structs.replace(part, **changes)
 
 
 def _keyed(value: object) -> dict[str, object] | None:

@@ -20,7 +20,7 @@ from datum_router.manifests.vpcservice import (
     VPCService,
 )
 from datum_router.model.policy import ActiveHealthPolicy, OutlierPolicy, ProbeType
-from datum_router.model.service import Service, ServiceKey, UpstreamProtocol, UpstreamTls
+from datum_router.model.service import UNRESOLVED, Service, ServiceKey, UpstreamProtocol, UpstreamTls
 from datum_router.plugins.protocols import Contribution, ManifestView, ResolveProblem
 from datum_router.reasons import Reason
 from datum_router.registry.bucket import Name
@@ -188,17 +188,59 @@ def _upstream_tls(
                 severity=Severity.WARNING,
             )
         )
+    cert_pem = key_pem = ""
+    if mode is TlsMode.MUTUAL:
+        cert_pem, key_pem = _own_identity(config, key, view, findings)
     tls = UpstreamTls(
         server_name=config.sni or "",
         ca_pem="\n".join(bundles),
         is_verified=not config.insecure_skip_verify,
         min_version=config.min_version.value,
+        subject_alt_names=config.subject_alt_names,
+        cert_pem=cert_pem,
+        key_pem=key_pem,
     )
     return tls, findings
 
 
-TRUST_NOBODY = "# unresolved reference: trust nobody\n"
-"""Stands for a bundle that is not there: an empty one would mean the system's CAs (F7, no silent downgrade)."""
+def _own_identity(
+    config: UpstreamTlsSpec, key: ObjectKey, view: ManifestView | None, findings: list[Finding]
+) -> tuple[str, str]:
+    """Return certificate and key for mode Mutual; `UNRESOLVED` if they are not there: nothing is sent without them."""
+    if view is None:
+        return UNRESOLVED, UNRESOLVED
+    path, ref = "spec.tls.clientCertificateRef", config.client_certificate_ref
+    if ref is None:
+        findings.append(
+            Finding(
+                key=key,
+                path=path,
+                reason=Reason.MISSING_FIELD,
+                message="mode Mutual needs a certificate of our own; no connection will be made without",
+                hint="name a secret of type kubernetes.io/tls in clientCertificateRef",
+            )
+        )
+        return UNRESOLVED, UNRESOLVED
+    secret = view.get("Secret", key.namespace, ref.name)
+    cert = secret.text("tls.crt") if isinstance(secret, Secret) else None
+    private = secret.text("tls.key") if isinstance(secret, Secret) else None
+    if cert and private:
+        return cert, private
+    is_there = isinstance(secret, Secret)
+    what = f"secret {key.namespace}/{ref.name}"
+    findings.append(
+        Finding(
+            key=key,
+            path=path,
+            reason=Reason.INVALID_CERTIFICATE_REF,
+            message=(f"{what} lacks tls.crt or tls.key" if is_there else f"no usable {what} is there")
+            + "; no connection to the upstream will be made without a certificate of our own",
+            hint="" if is_there else "apply a secret of type kubernetes.io/tls with that name",
+            severity=Severity.ERROR if is_there else Severity.WARNING,
+            is_reference=not is_there,
+        )
+    )
+    return UNRESOLVED, UNRESOLVED
 
 
 def _ca_bundles(config: UpstreamTlsSpec, key: ObjectKey, view: ManifestView | None) -> tuple[list[str], list[Finding]]:
@@ -206,14 +248,17 @@ def _ca_bundles(config: UpstreamTlsSpec, key: ObjectKey, view: ManifestView | No
     findings: list[Finding] = []
     for index, ref in enumerate(config.ca_certificate_refs):
         bundle = None if view is None else _ca_bundle(ref, key.namespace, view)
-        bundles.append(TRUST_NOBODY if bundle is None else bundle)
-        if bundle is None and view is not None:
+        # An empty bundle would mean the system's CAs.
+        is_usable = bool(bundle and bundle.strip())
+        bundles.append(bundle if bundle and is_usable else UNRESOLVED)
+        if not is_usable and view is not None:
             findings.append(
                 Finding(
                     key=key,
                     path=f"spec.tls.caCertificateRefs[{index}]",
                     reason=Reason.INVALID_CERTIFICATE_REF,
-                    message=f"{ref.kind.value.lower()} {key.namespace}/{ref.name} with {CA_KEY} is not there; "
+                    message=f"{ref.kind.value.lower()} {key.namespace}/{ref.name} with {CA_KEY} is not there, or "
+                    "that is empty; "
                     "no certificate of the upstream will be accepted",
                     severity=Severity.WARNING,
                     is_reference=True,

@@ -74,7 +74,8 @@ def _probe(name: str, kinds: str, message: str, *, is_list: bool = False) -> Cel
 
 _HTTP_ONLY: Final = "only a probe of type HTTP has"
 _HAS_TLS_SETTINGS: Final = (
-    f"{given('tls.sni')} || {filled('tls.caCertificateRefs')} || {given('tls.insecureSkipVerify')}"
+    f"{given('tls.sni')} || {filled('tls.caCertificateRefs')} || {given('tls.clientCertificateRef')}"
+    f" || {filled('tls.subjectAltNames')} || {given('tls.insecureSkipVerify')}"
     " && self.tls.insecureSkipVerify"
 )
 _SERVICE: Final = (
@@ -127,6 +128,18 @@ _UPSTREAM_TLS: Final = (
         rule=f"!self.insecureSkipVerify || !({filled('caCertificateRefs')})",
         message="caCertificateRefs have no effect while no certificate is verified",
         field="insecureSkipVerify",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
+    CelRule(
+        rule=f"!self.insecureSkipVerify || !({filled('subjectAltNames')})",
+        message="subjectAltNames have no effect while no certificate is verified",
+        field="insecureSkipVerify",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
+    CelRule(
+        rule=f"!({given('clientCertificateRef')}) || {given('mode')} && self.mode == 'Mutual'",
+        message="only mode Mutual shows a certificate of ours",
+        field="clientCertificateRef",
         reason=Reason.MUTUALLY_EXCLUSIVE,
     ),
 )

@@ -44,9 +44,6 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         ),
         NotServed(path="spec.discovery.dnsName", hint="write the addresses into endpoints"),
         NotServed(path="spec.circuitBreaker", hint="use healthCheck.passive to take failing endpoints out"),
-        NotServed(path="spec.tls.mode", values=("Mutual",), hint="use mode Simple"),
-        NotServed(path="spec.tls.clientCertificateRef", hint="use mode Simple, without a certificate of our own"),
-        NotServed(path="spec.tls.subjectAltNames", hint="use sni, the name that is verified"),
         NotServed(path="spec.tunnel", hint="use vpcAttachmentRef or endpoints"),
     ),
     "VPCRoute": (
@@ -170,6 +167,8 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.tls.sni": "compiler/services: upstream TLS",
         "spec.tls.caCertificateRefs[].name": "compiler/services: CA bundle",
         "spec.tls.caCertificateRefs[].kind": "compiler/services: CA bundle",
+        "spec.tls.clientCertificateRef.name": "compiler/services: our own identity",
+        "spec.tls.subjectAltNames": "policy/peer_names: pins",
         "spec.tls.minVersion": "compiler/services: upstream TLS",
         "spec.tls.insecureSkipVerify": "compiler/services: upstream TLS",
         "spec.locationRef.name": "compiler/places",

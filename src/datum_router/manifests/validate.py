@@ -146,7 +146,13 @@ def _upstream_tls(tls: UpstreamTlsSpec | None, protocol: Protocol) -> Iterator[P
         yield exclusive(f"{path}.mode", "protocol HTTPS needs TLS, but its mode is Disable", "set protocol: HTTP")
     if protocol is Protocol.H2C and tls.mode in (TlsMode.SIMPLE, TlsMode.MUTUAL):
         yield exclusive(f"{path}.mode", "protocol H2C is HTTP/2 without TLS", "set protocol: HTTPS or GRPC")
-    has_settings = bool(tls.sni or tls.ca_certificate_refs or tls.insecure_skip_verify)
+    has_settings = bool(
+        tls.sni
+        or tls.ca_certificate_refs
+        or tls.client_certificate_ref
+        or tls.subject_alt_names
+        or tls.insecure_skip_verify
+    )
     if has_settings and tls.mode is None and protocol is not Protocol.HTTPS:
         yield exclusive(
             f"{path}.mode",
@@ -156,6 +162,16 @@ def _upstream_tls(tls: UpstreamTlsSpec | None, protocol: Protocol) -> Iterator[P
     if tls.insecure_skip_verify and tls.ca_certificate_refs:
         yield exclusive(
             f"{path}.insecureSkipVerify", "caCertificateRefs have no effect while no certificate is verified"
+        )
+    if tls.insecure_skip_verify and tls.subject_alt_names:
+        yield exclusive(f"{path}.insecureSkipVerify", "subjectAltNames have no effect while no certificate is verified")
+    if tls.client_certificate_ref is not None and tls.mode is not None and tls.mode is not TlsMode.MUTUAL:
+        yield exclusive(
+            f"{path}.clientCertificateRef", f"mode {tls.mode.value} shows no certificate of ours", "set mode: Mutual"
+        )
+    elif tls.client_certificate_ref is not None and tls.mode is None and protocol is Protocol.HTTPS:
+        yield exclusive(
+            f"{path}.clientCertificateRef", "mode Simple, the default, shows no certificate of ours", "set mode: Mutual"
         )
 
 

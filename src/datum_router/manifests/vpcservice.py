@@ -32,6 +32,7 @@ from datum_router.manifests.meta import (
 )
 from datum_router.manifests.parts import CircuitBreaker, HttpHeader, LabelSelector, TlsVersion
 from datum_router.manifests.terms import PROTOCOL_TERMS, TLS_VERSION_TERMS, suggest_method
+from datum_router.policy.peer_names import MAX_PEER_NAME_CHARS, PIN_PATTERN
 
 GRPC_ALIAS = {"gRPC": "GRPC"}
 MAX_SPEC_ENDPOINTS = 10_000
@@ -199,17 +200,41 @@ class UpstreamTlsSpec(SpecPart, frozen=True, kw_only=True):
     """TLS towards the endpoints."""
 
     mode: Annotated[
-        TlsMode | None, Meta(description="Simple for protocol HTTPS, Disable for others, if not given.")
+        TlsMode | None,
+        Meta(
+            description="Simple for protocol HTTPS, Disable for others, if not given; Mutual shows a certificate of "
+            "our own."
+        ),
     ] = None
     sni: Annotated[HostText | None, Meta(description="Server name that is sent and verified.")] = None
     ca_certificate_refs: Annotated[
         tuple[CertificateRef, ...],
         Meta(description="CAs that are trusted, under the key `ca.crt`; the system's if empty.", max_length=16),
     ] = ()
-    client_certificate_ref: Annotated[LocalRef | None, Meta(description="Secret with our own certificate.")] = None
+    client_certificate_ref: Annotated[
+        LocalRef | None,
+        Meta(
+            description="Secret with our own certificate and key, `tls.crt` and `tls.key`, for mode Mutual; the "
+            "gateway's own identity if not given."
+        ),
+    ] = None
     subject_alt_names: Annotated[
-        tuple[Annotated[str, Meta(min_length=1, max_length=2048)], ...],
-        Meta(description="Names of which the certificate must hold one.", max_length=16),
+        tuple[
+            Annotated[
+                str,
+                Meta(
+                    pattern=PIN_PATTERN,
+                    max_length=MAX_PEER_NAME_CHARS,
+                    extra={"expected": "a DNS name, or a URI such as spiffe://example.org/ns/shop/sa/web"},
+                ),
+            ],
+            ...,
+        ],
+        Meta(
+            description="DNS names and URIs of which the certificate must hold one, exactly; `sni` is then sent, but "
+            "not verified.",
+            max_length=16,
+        ),
     ] = ()
     min_version: Annotated[TlsVersion, Meta(description="Lowest TLS version.", extra={"terms": TLS_VERSION_TERMS})] = (
         TlsVersion.TLS_1_2

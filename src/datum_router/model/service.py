@@ -23,20 +23,38 @@ class UpstreamProtocol(enum.StrEnum):
     GRPC = "GRPC"
 
 
+UNRESOLVED = "# unresolved reference\n"
+"""Stands for PEM text that should be there and is not: no connection can be made with it (F7, no silent downgrade)."""
+
+
 class UpstreamTls(msgspec.Struct, frozen=True, kw_only=True):
-    """TLS to the upstream.
+    """TLS to the upstream. Certificates and keys are PEM text; never logged or dumped.
 
     Attributes:
         server_name: For SNI and verification; empty = the endpoint's address.
         ca_pem: CA bundle; empty = the system's.
         is_verified: False accepts any certificate (a loud warning goes with it).
         min_version: `1.2` or `1.3`.
+        subject_alt_names: Pins, as `policy.peer_names` has them: the certificate must hold one of them, and the server
+            name is sent, but not verified (Gateway API BackendTLSPolicy). Empty = the server name is verified.
+        cert_pem, key_pem: Our own identity (mutual TLS); empty = none. Both are `UNRESOLVED` if there should be one.
     """
 
     server_name: str = ""
     ca_pem: str = ""
     is_verified: bool = True
     min_version: str = "1.2"
+    subject_alt_names: tuple[str, ...] = ()
+    cert_pem: str = ""
+    key_pem: str = ""
+
+    def __repr__(self) -> str:
+        identity = "<redacted>" if self.cert_pem or self.key_pem else "none"
+        return (
+            f"UpstreamTls(server_name={self.server_name!r}, ca_pem={'<redacted>' if self.ca_pem else 'system'}, "
+            f"is_verified={self.is_verified}, min_version={self.min_version!r}, "
+            f"subject_alt_names={self.subject_alt_names!r}, identity={identity})"
+        )
 
 
 class Service(msgspec.Struct, frozen=True, kw_only=True):

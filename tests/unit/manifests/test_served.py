@@ -63,14 +63,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
     ],
     ("VPCService", "spec.discovery.dnsName", "spec.discovery.dnsName", {"discovery": {"dnsName": "a.example"}}),
     ("VPCService", "spec.circuitBreaker", "spec.circuitBreaker", {"circuitBreaker": {}}),
-    ("VPCService", "spec.tls.mode", "spec.tls.mode", {"tls": {"mode": "Mutual"}}),
-    (
-        "VPCService",
-        "spec.tls.clientCertificateRef",
-        "spec.tls.clientCertificateRef",
-        {"tls": {"clientCertificateRef": {"name": "c"}}},
-    ),
-    ("VPCService", "spec.tls.subjectAltNames", "spec.tls.subjectAltNames", {"tls": {"subjectAltNames": ["a"]}}),
     ("VPCService", "spec.tunnel", "spec.tunnel", {"tunnel": {"connectorRef": {"name": "c"}}}),
     *[
         (

@@ -15,10 +15,11 @@ import trio
 
 from datum_router.compiler.compiler import CompileOptions, Compiler, CompileResult
 from datum_router.compiler.diagnostics import Diagnostic, count_by_severity
+from datum_router.compiler.diff import without_secrets
 from datum_router.compiler.ingress import HTTP_PORT
 from datum_router.errors import ConfigError
 from datum_router.health.view import HealthBook
-from datum_router.model.listener import Listener, TlsBinding
+from datum_router.model.listener import Listener
 from datum_router.observe import names
 from datum_router.observe.cells import CellKey
 from datum_router.plugins.manager import PluginSet
@@ -304,17 +305,7 @@ class Gateway:
         data = self.supervisor.data
         if data is None:
             return 503, {"error": "no configuration yet"}
-        redacted = tuple(
-            msgspec.structs.replace(
-                listener,
-                tls=tuple(
-                    TlsBinding(hostnames=binding.hostnames, cert_pem="<redacted>", key_pem="<redacted>")
-                    for binding in listener.tls
-                ),
-            )
-            for listener in data.listeners
-        )
-        return 200, msgspec.structs.replace(data, listeners=redacted)
+        return 200, without_secrets(data)
 
     def _diagnostics(self) -> Sequence[Diagnostic]:
         problem = self.supervisor.link_problem

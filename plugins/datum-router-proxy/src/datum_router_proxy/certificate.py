@@ -12,14 +12,14 @@ import contextlib
 import os
 import ssl
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from datum_router.manifests.problem import Problem
 from datum_router.reasons import Reason
 
 if TYPE_CHECKING:  # workers load pairs, too, and have no use for manifests' types
-    from datum_router.manifests.secret import Secret
+    from datum_router.manifests.secret import ConfigMap, Secret
 
 TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """TLS 1.2 suites: forward secrecy and AEAD only (RFC 9325 section 4.2; RFC 9113 appendix A forbids the others)."""
@@ -67,8 +67,55 @@ def load_pair(context: ssl.SSLContext, cert_pem: str, key_pem: str) -> None:
         context.load_cert_chain(cert, key, password=_refuse_password)
 
 
+def load_revocations(context: ssl.SSLContext, crl_pem: str) -> None:
+    """Load revocation lists, and have them looked at for every certificate of a chain.
+
+    Each CA of a chain needs a list that has not ended: whoever cannot be known not to be revoked is refused.
+
+    Raises:
+        ValueError, ssl.SSLError, OSError: They cannot be used.
+    """
+    if "X509 CRL" not in crl_pem:
+        raise ValueError("found no PEM block of an X509 CRL")
+    with pem_file(crl_pem) as path:
+        context.load_verify_locations(cafile=path)
+    context.verify_flags |= ssl.VERIFY_CRL_CHECK_CHAIN
+
+
 def validate_secret(secret: Secret) -> Iterator[Problem]:
-    """Yield why the pair of a Secret cannot be served, if it holds one; never any text of it."""
+    """Yield why pair, CA bundle or revocation lists of a Secret cannot be used, if it holds any; never text of them."""
+    yield from _validate_pair(secret)
+    place = secret.string_data or {}
+    # cert-manager leaves ca.crt empty where the issuer does not tell it.
+    ca_pem, crl_pem = secret.text("ca.crt") or "", secret.text("ca.crl") or ""
+    if ca_pem.strip() and not _is_readable(ca_pem):
+        yield _unreadable("ca.crt", place, "a certificate of the CA bundle cannot be read", "CERTIFICATE")
+    if crl_pem.strip():
+        try:
+            load_revocations(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), crl_pem)
+        except (ssl.SSLError, ValueError):
+            yield _unreadable("ca.crl", place, "a revocation list cannot be read", "X509 CRL")
+        except OSError:
+            return  # out of descriptors, say
+
+
+def validate_config_map(config_map: ConfigMap) -> Iterator[Problem]:
+    """Yield why the CA bundle of a ConfigMap cannot be used, if it holds one."""
+    ca_pem = (config_map.data or {}).get("ca.crt", "")
+    if ca_pem.strip() and not _is_readable(ca_pem):
+        yield _unreadable("ca.crt", {}, "a certificate of the CA bundle cannot be read", "CERTIFICATE")
+
+
+def _unreadable(name: str, text_data: Mapping[str, str], message: str, label: str) -> Problem:
+    return Problem(
+        path=f"{'stringData' if name in text_data else 'data'}[{name!r}]",
+        reason=Reason.INVALID_VALUE,
+        message=message,
+        hint=f"put whole PEM blocks there, each beginning with -----BEGIN {label}-----",
+    )
+
+
+def _validate_pair(secret: Secret) -> Iterator[Problem]:
     cert_pem, key_pem = secret.text("tls.crt"), secret.text("tls.key")
     if cert_pem is None or key_pem is None:
         return
@@ -100,11 +147,22 @@ def validate_secret(secret: Secret) -> Iterator[Problem]:
     )
 
 
-def _is_readable(cert_pem: str) -> bool:
+def load_authorities(context: ssl.SSLContext, ca_pem: str) -> None:
+    """Trust the certificates of a bundle, and only those: an intermediate as well as a root.
+
+    cert-manager writes into `ca.crt` the one or the other, as the issuer has it.
+
+    Raises:
+        ssl.SSLError, ValueError: There is none, or one cannot be read.
+    """
     # What stands around the blocks may be written in any letters; Python takes only ASCII here.
-    text = cert_pem.encode("ascii", "replace").decode("ascii")
+    context.load_verify_locations(cadata=ca_pem.encode("ascii", "replace").decode("ascii"))
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+
+
+def _is_readable(cert_pem: str) -> bool:
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+        load_authorities(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), cert_pem)
     except (ssl.SSLError, ValueError):
         return False
     return True

@@ -19,7 +19,7 @@ from datum_router_proxy.settings import from_text
 if TYPE_CHECKING:
     from datum_router.compiler.link import Snapshot
     from datum_router.manifests.problem import Problem
-    from datum_router.manifests.secret import Secret
+    from datum_router.manifests.secret import ConfigMap, Secret
     from datum_router.model.snapshot import Holder
     from datum_router.plugins.protocols import DataPlane, DataPlaneObserver, Prober
 
@@ -46,8 +46,17 @@ def datum_router_health_checks() -> Sequence[HealthCheckSpec]:
 
 @hookimpl
 def datum_router_validators() -> Sequence[ValidatorSpec]:
-    """Add the check whether the certificate and the key of a Secret can be served."""
-    return [ValidatorSpec(name="certificate", kind="Secret", validate=_validate_secret)]
+    """Add the checks whether certificates, keys and revocation lists can be used where they are named."""
+    return [
+        ValidatorSpec(name="certificate", kind="Secret", validate=_validate_secret),
+        ValidatorSpec(name="ca-bundle", kind="ConfigMap", validate=_validate_config_map),
+    ]
+
+
+def _validate_config_map(config_map: ConfigMap) -> Iterable[Problem]:
+    from datum_router_proxy.certificate import validate_config_map
+
+    return validate_config_map(config_map)
 
 
 def _validate_secret(secret: Secret) -> Iterable[Problem]:

@@ -20,7 +20,7 @@ from datum_router.model.endpoint import Endpoint
 from datum_router.model.policy import ActiveHealthPolicy, ProbeType
 from datum_router.model.service import UpstreamTls
 from datum_router.plugins.protocols import Prober, ProbeResult
-from datum_router_proxy.upstream.connect import client_context
+from datum_router_proxy.upstream.trust import client_context
 from datum_router_proxy.vpc import VpcInterfaces
 
 READ_BYTES = 65_536

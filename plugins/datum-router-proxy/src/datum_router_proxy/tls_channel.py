@@ -33,6 +33,22 @@ TLS_JOIN_BYTES = 65_536
 TLS_FEEDS = 4
 """Reads of `RECV_BYTES` that may yield no plaintext: a flood of empty records or key updates is cut off then."""
 
+_REFUSALS = frozenset(
+    {
+        "SSLV3_ALERT_BAD_CERTIFICATE",
+        "SSLV3_ALERT_CERTIFICATE_EXPIRED",
+        "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        "SSLV3_ALERT_CERTIFICATE_UNKNOWN",
+        "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE",
+        "TLSV13_ALERT_CERTIFICATE_REQUIRED",
+        "TLSV1_ALERT_ACCESS_DENIED",
+        "TLSV1_ALERT_DECRYPT_ERROR",
+        "TLSV1_ALERT_UNKNOWN_CA",
+    }
+)
+"""How a server says that it does not take our certificate, by OpenSSL's names. In TLS 1.3 it does so after a handshake
+that is complete for us (RFC 8446 section 4.4.2.4)."""
+
 
 class NamedSSLObject(ssl.SSLObject):
     """An SSL object that remembers the server name the client asked for (set by the SNI callback)."""
@@ -263,6 +279,8 @@ class TlsChannel:
                     break  # the next call meets the same error
                 with contextlib.suppress(ChannelError):
                     self._push()
+                if not self._object.server_side and exc.reason in _REFUSALS:
+                    self._raw.reset_reason = Reason.UPSTREAM_TLS
                 raise self._broken(exc.reason or "tls error") from exc
             if not data:
                 self._is_ended = True

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import functools
 import ipaddress
 import os
 import socket
@@ -13,17 +11,11 @@ import ssl
 from datum_router.errors import UpstreamError
 from datum_router.model.service import UpstreamTls
 from datum_router.reasons import Reason
-from datum_router_proxy.certificate import harden
 from datum_router_proxy.channel import Channel, ChannelError, PlainChannel
 from datum_router_proxy.loop import DeadlineExpired, Loop, current_task, park
 from datum_router_proxy.tls_channel import TlsChannel
+from datum_router_proxy.upstream.trust import client_context
 from datum_router_proxy.vpc import bind_to_device
-
-CONTEXT_CACHE = 256
-"""Client contexts kept, one per distinct (UpstreamTls, ALPN list)."""
-
-_VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
-
 
 _OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 """What socket(2) says when this process or machine has run out of something."""
@@ -146,31 +138,6 @@ async def _secure(channel: PlainChannel, tls: UpstreamTls, alpn: tuple[str, ...]
     except ValueError as exc:  # a name that cannot be a server name, or settings that make no context
         raise _tls_failed(address, port, str(exc)) from exc
     return secured
-
-
-@functools.lru_cache(maxsize=CONTEXT_CACHE)
-def client_context(tls: UpstreamTls, alpn: tuple[str, ...]) -> ssl.SSLContext:
-    """Return the context for these settings; a memo of a pure function, since loading CA bundles takes milliseconds.
-
-    Raises:
-        ssl.SSLError, ValueError: The CA bundle cannot be read.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = _VERSIONS.get(tls.min_version, ssl.TLSVersion.TLSv1_2)
-    harden(context)
-    if alpn:
-        context.set_alpn_protocols(list(alpn))
-    if not tls.is_verified:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    elif tls.ca_pem:
-        context.load_verify_locations(cadata=tls.ca_pem)
-    else:
-        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
-    # The common name is not an identity (RFC 9110 section 4.3.4); OpenSSL would fall back on it.
-    with contextlib.suppress(AttributeError):
-        context.hostname_checks_common_name = False
-    return context
 
 
 def _failed(address: str, port: int, said: str) -> UpstreamError:

@@ -267,7 +267,7 @@ class H1Upstream:
                 engine.receive_data(data)
                 event = engine.next_event()
         except ChannelError as error:
-            raise self._broken(str(error), Reason.UPSTREAM_RESET) from error
+            raise self._broken(str(error), _blame(error)) from error
         except RemoteProtocolError as error:
             reason = Reason.UPSTREAM_RESET if error.reason is Reason.TRUNCATED else error.reason
             raise self._broken(str(error), reason) from error
@@ -320,7 +320,7 @@ class H1Upstream:
         try:
             data = self._channel.recv()
         except ChannelError as error:
-            raise self._broken(str(error), Reason.UPSTREAM_RESET) from error
+            raise self._broken(str(error), _blame(error)) from error
         if data == b"":
             self._is_ended = True
             return END
@@ -364,3 +364,8 @@ class H1Upstream:
         if not self._is_closed:
             self._is_closed = True
             self._closed(self)
+
+
+def _blame(error: ChannelError) -> Reason:
+    """Return why a connection broke, as far as more is known than that it did."""
+    return error.reason if error.reason is Reason.UPSTREAM_TLS else Reason.UPSTREAM_RESET

@@ -149,16 +149,21 @@ class Pool(Generic[C, S]):
         """Connections of all services, dials included."""
         return sum(usage.connections for usage in self._usage.values())
 
-    def bucket(self, key: BucketKey, tls: UpstreamTls | None) -> tuple[Bucket[C, S], list[C]]:
-        """Return the bucket, and what is to be closed because the TLS settings have changed."""
+    def bucket(self, key: BucketKey, tls: UpstreamTls | None) -> tuple[Bucket[C, S], list[C], list[S]]:
+        """Return the bucket, and what is to be closed, or retired, because the TLS settings have changed.
+
+        Whom a connection was verified against must not be forgotten: a CA, a pin or an identity that is gone is gone
+        for connections that are there already, too.
+        """
         bucket = self._buckets.get(key)
         if bucket is not None and (bucket.tls is tls or bucket.tls == tls):
-            return bucket, []
+            return bucket, [], []
         fresh: Bucket[C, S] = Bucket(key, tls)
         self._buckets[key] = fresh
-        if bucket is not None:
-            bucket.is_dropped = True
-        return fresh, [connection for connection, _ in bucket.idle] if bucket is not None else []
+        if bucket is None:
+            return fresh, [], []
+        bucket.is_dropped = True
+        return fresh, [connection for connection, _ in bucket.idle], list(bucket.shared)
 
     def idle(self, key: tuple[str, str, int, str], tls: UpstreamTls | None) -> list[tuple[C, float]] | None:
         """Return the idle connections of a bucket, youngest last, if it is there and its TLS settings are these.
@@ -264,18 +269,19 @@ class Pool(Generic[C, S]):
             bucket.shared.remove(shared)
 
     def sweep(
-        self, now: float, endpoints: dict[ServiceKey, tuple[float, frozenset[EndpointKey]]]
+        self, now: float, endpoints: dict[ServiceKey, tuple[float, frozenset[EndpointKey], UpstreamTls | None]]
     ) -> tuple[list[C], list[S]]:
-        """Return what is to be closed: idle for too long, gone stale, or of endpoints that have left.
+        """Return what is to be closed: idle for too long, gone stale, of endpoints that have left, or made by other
+        TLS settings than those in force.
 
         Args:
-            endpoints: Idle limit in seconds and endpoints of every service that is served.
+            endpoints: Idle limit in seconds, endpoints and TLS settings of every service that is served.
         """
         idle_out: list[C] = []
         shared_out: list[S] = []
         for key, bucket in list(self._buckets.items()):
-            idle_limit, known = endpoints.get(key.service, (0.0, frozenset()))
-            if key.endpoint not in known:
+            idle_limit, known, tls = endpoints.get(key.service, (0.0, frozenset(), None))
+            if key.endpoint not in known or not (bucket.tls is tls or bucket.tls == tls):
                 idle_out += [connection for connection, _ in bucket.idle]
                 shared_out += bucket.shared
                 bucket.is_dropped = True

@@ -142,9 +142,9 @@ class Transport:
         mode, tls = _mode(service.protocol, service.tls, is_tunnel=is_tunnel)
         endpoint = lease.endpoint
         key = BucketKey(service.key, lease.key, endpoint.port, mode)
-        bucket, retired = self._pool.bucket(key, tls)
-        for old in retired:
-            old.close()
+        bucket, idle, shared = self._pool.bucket(key, tls)
+        if idle or shared:
+            self._discard(idle, shared)
         task = current_task()
         limits = service.limits
         is_waiting = is_watched = False
@@ -326,13 +326,14 @@ class Transport:
     # --- upkeep ----------------------------------------------------------------------------------------------------
 
     def sweep(self, snapshot: Snapshot) -> None:
-        """Close what has been idle too long, has gone stale, or belongs to endpoints that have left."""
-        endpoints: dict[ServiceKey, tuple[float, frozenset[EndpointKey]]] = {}
+        """Close what has been idle too long, has gone stale, or belongs to endpoints or TLS settings that have left."""
+        endpoints: dict[ServiceKey, tuple[float, frozenset[EndpointKey], UpstreamTls | None]] = {}
         for key in self._pool.services():
             state = snapshot.services.get(key)
             if state is not None:
                 service = state.service
-                endpoints[key] = (service.idle_timeout_s, frozenset(one.key for one in service.endpoints))
+                _, tls = _mode(service.protocol, service.tls, is_tunnel=False)
+                endpoints[key] = (service.idle_timeout_s, frozenset(one.key for one in service.endpoints), tls)
         self._discard(*self._pool.sweep(self._loop.now, endpoints))
 
     def shed(self) -> None:
