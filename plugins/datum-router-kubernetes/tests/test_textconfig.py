@@ -111,8 +111,12 @@ def test_keys_that_are_no_keys_are_refused_without_showing_them() -> None:
 
 
 BOMB = "\n".join(
-    ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12))]
-    + ["current-context: *a11", "contexts: [{name: *a11, context: {cluster: *a11}}]"]
+    [
+        "a0: &a0 {x: 1}",
+        *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)),
+        "current-context: c",
+        "contexts: [{name: c, context: {cluster: *a11}}]",
+    ]
 )
 MERGE_BOMB = "\n".join(
     ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 12))]

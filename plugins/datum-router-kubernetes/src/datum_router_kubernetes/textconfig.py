@@ -26,7 +26,7 @@ from datum_router.reasons import Reason
 NAME = "remote"
 """What context, cluster and user are called in what is made of it."""
 MAX_BYTES = 64 * 1024
-"""The longest text: certificates are a few kilobytes each, and reading it must not hold up what else the process does."""
+"""The longest text: certificates are a few kilobytes each, and reading it must not hold up the rest of the process."""
 MAX_DEPTH = 16
 """How deep it may be nested: a kubeconfig is six deep, `extensions` aside."""
 MAX_SHOWN_CHARS = 100
@@ -123,7 +123,7 @@ def _parse(text: str) -> Mapping[str, object]:
         raise _bad(f"it has {len(text)} characters", f"at most {MAX_BYTES}")
     try:
         _check_cost(text)
-        found = yaml.load(text, Loader=_LOADER)  # noqa: S506 - it is a safe one
+        found = yaml.load(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark  # its own text would show a piece of the credentials
         where = f" (line {mark.line + 1})" if mark is not None else ""
