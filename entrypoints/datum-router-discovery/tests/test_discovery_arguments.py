@@ -71,3 +71,14 @@ def test_settings_that_cannot_work_end_it_with_2(
     monkeypatch.setenv("DATUM_ROUTER_SOURCE", "kubernets")
     assert discovery.main([]) == 2
     assert "source 'kubernets' is not installed" in capsys.readouterr().err
+
+
+def test_misspelt_variables_are_told_by_the_program(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATUM_ROUTER_SOURCE", "kubernets")  # ends it
+    monkeypatch.setenv("DISCOVERY_STALE_SEC", "60")
+    assert discovery.main([]) == 2
+    said = capsys.readouterr().err
+    assert "DISCOVERY_STALE_SEC" in said
+    assert "DISCOVERY_STALE_SECS" in said

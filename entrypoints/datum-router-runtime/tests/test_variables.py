@@ -3,7 +3,12 @@
 import pytest
 
 from datum_router_runtime.settings import ENVIRONMENT
-from datum_router_runtime.variables import VARIABLES, warn_of_unknown_variables
+from datum_router_runtime.variables import (
+    DISCOVERY_VARIABLES,
+    VARIABLES,
+    warn_of_unknown_discovery_variables,
+    warn_of_unknown_variables,
+)
 
 
 def warnings(caplog: pytest.LogCaptureFixture, *names: str) -> list[tuple[str, str]]:
@@ -36,3 +41,32 @@ def test_known_variables_and_service_links_are_not(caplog: pytest.LogCaptureFixt
     ]
     assert warnings(caplog, *VARIABLES, *links) == []
     assert set(ENVIRONMENT) <= VARIABLES
+
+
+def discovery_warnings(caplog: pytest.LogCaptureFixture, *names: str) -> list[tuple[str, str]]:
+    warn_of_unknown_discovery_variables(dict.fromkeys(names, "1"))
+    return [(record.__dict__["found"], record.__dict__["expected"]) for record in caplog.records]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ("DISCOVERY_INTERVAL_SEC", "DISCOVERY_INTERVAL_SECS"),
+        ("DISCOVERY_STALE_SECONDS", "DISCOVERY_STALE_SECS"),
+        ("DISCOVERY_REMOVE_SECS", "DISCOVERY_REMOVED_SECS"),
+        ("DISCOVERY_XYZ", "one of DISCOVERY_INTERVAL_SECS, DISCOVERY_REMOVED_SECS, DISCOVERY_STALE_SECS"),
+    ],
+)
+def test_misspelt_variable_of_discovery_is_told(caplog: pytest.LogCaptureFixture, found: str, expected: str) -> None:
+    assert discovery_warnings(caplog, found, "PATH", "DATUM_ROUTER_LGO") == [(found, expected)]
+
+
+def test_known_variables_of_discovery_and_links_of_a_service_of_that_name_are_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    links = ["DISCOVERY_SERVICE_HOST", "DISCOVERY_PORT_443_TCP_ADDR", "DISCOVERY_EU_SERVICE_PORT_HTTPS"]
+    assert discovery_warnings(caplog, *DISCOVERY_VARIABLES, *links) == []
+
+
+def test_a_gateway_does_not_own_the_variables_of_discovery(caplog: pytest.LogCaptureFixture) -> None:
+    assert warnings(caplog, "DISCOVERY_XYZ") == []

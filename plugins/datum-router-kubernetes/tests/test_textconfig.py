@@ -81,7 +81,19 @@ def test_what_could_do_harm_is_refused(change: Callable[[dict], None], expected:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "]", "just text", "- a\n- b", f"token: {SECRET}\n  bad: [", "a: &a [*a]", "\x00", "x" * (MAX_BYTES + 1)],
+    [
+        "",
+        "]",
+        "just text",
+        "- a\n- b",
+        f"token: {SECRET}\n  bad: [",
+        "a: &a [*a]",
+        "[" * 5000,
+        "{a: " * 5000,
+        "1" * 5000,
+        "\x00",
+        "x" * (MAX_BYTES + 1),
+    ],
 )
 def test_garbage_is_refused_without_showing_it(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -96,3 +108,48 @@ def test_keys_that_are_no_keys_are_refused_without_showing_them() -> None:
     with pytest.raises(ConfigError, match="client-key-data is no base64 of a PEM block") as caught:
         read(json.dumps(raw))
     assert SECRET not in str(caught.value)
+
+
+BOMB = "\n".join(
+    [
+        "a0: &a0 {x: 1}",
+        *(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)),
+        "current-context: c",
+        "contexts: [{name: c, context: {cluster: *a11}}]",
+    ]
+)
+MERGE_BOMB = "\n".join(
+    ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 12))]
+)
+
+
+@pytest.mark.parametrize("text", [BOMB, MERGE_BOMB, "a: &a 1", f"{json.dumps(config())[:-1]}, more: &x {{y: 1}}}}"])
+def test_aliases_by_which_little_text_stands_for_much_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="it has a YAML anchor or alias"):
+        read(text)
+
+
+def test_nesting_is_bounded() -> None:
+    with pytest.raises(ConfigError, match="nested more than 16 deep"):
+        read(f"extensions: {'[' * 20}{']' * 20}")
+
+
+@pytest.mark.parametrize("path", [("clusters", 0, "cluster"), ("users", 0, "user")])
+def test_names_in_messages_are_bounded_and_printable(path: tuple[str | int, ...]) -> None:
+    nasty = "\x1b[2J\n" + "n" * 5000
+    raw = config()
+    what = str(path[2])
+    raw[path[0]][0]["name"] = nasty
+    raw["contexts"][0]["context"][what] = nasty
+    raw[path[0]][0][what] = {"exec": {"command": "sh"}, nasty: 1}
+    with pytest.raises(ConfigError) as caught:
+        read(json.dumps(raw))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+def test_a_name_that_is_no_text_is_refused() -> None:
+    raw = config()
+    raw["contexts"][0]["context"]["user"] = [[["u"]]]
+    with pytest.raises(ConfigError, match="users has no user without a name that is text"):
+        read(json.dumps(raw))

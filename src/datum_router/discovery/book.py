@@ -6,7 +6,8 @@ plans those and no others, and returns what has to be written. What was written 
 twice. A part of a cluster that has not been heard yet is left as it is published.
 
 An address that several clusters export in one VPC belongs to the first of them by name, of those whose export fits. Who
-claims what is kept by address, so that only parts that share one are planned again when one of them changes.
+claims what is kept by address, so that only parts that share one are planned again when one of them changes. A cluster
+that can be heard goes before one that cannot. Addresses are compared within VPCs of the own cluster (`vpcs`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from datum_router.discovery.marks import MAX_CONFLICT_CHARS
 from datum_router.discovery.plan import Change, Wanted, plan
 from datum_router.discovery.slices import Group, Slice, group_of, refusal
 from datum_router.discovery.standing import Patience, Phase, Standing, advance, time_of, time_text
+from datum_router.discovery.vpcs import OWN, Vpcs, localized
 from datum_router.model.endpoint import EndpointKey
 
 SHOWN = 5
@@ -43,10 +45,12 @@ class Counts(msgspec.Struct):
 
 
 class _Cluster:
-    __slots__ = ("exports", "is_expired", "is_heard", "standing")
+    __slots__ = ("conflicts", "exports", "is_expired", "is_heard", "said", "standing")
 
     def __init__(self) -> None:
-        self.exports: dict[Name, Export] = {}
+        self.said: dict[Name, Export] = {}  # as the cluster says it
+        self.exports: dict[Name, Export] = {}  # the same, each VPC called as here
+        self.conflicts: dict[Name, str] = {}  # what of an export that is asked for is left out
         self.is_heard = False  # since the book was made: what it exports is known
         self.is_expired = False
         self.standing = Standing()
@@ -63,6 +67,7 @@ class Book:
         "_parts",
         "_published",
         "_versions",
+        "_vpcs",
         "counts",
         "patience",
     )
@@ -77,6 +82,7 @@ class Book:
         self._parts: dict[Name, set[str]] = {}  # which clusters have a part of a service: exported or published
         self._versions: dict[tuple[str, str], tuple[int, Part]] = {}  # of slices by namespace and name
         self._dirty: dict[Part, None] = {}
+        self._vpcs = Vpcs()
 
     # --- what is known ---------------------------------------------------------------------------------------------
 
@@ -105,6 +111,11 @@ class Book:
         found = self._clusters.get(cluster)
         return 0 if found is None else len(found.exports)
 
+    def conflicts_of(self, cluster: str) -> Mapping[Name, str]:
+        """Return what is left out of a cluster's exports that are asked for, and why, as far as it is planned."""
+        found = self._clusters.get(cluster)
+        return {} if found is None else found.conflicts
+
     def published(self) -> list[Slice]:
         """Return what is published, in order of namespace and name. O(n log n)."""
         found = [one for slices in self._published.values() for one in slices.values()]
@@ -131,21 +142,41 @@ class Book:
         """Take what a cluster exports, None for what it does not any more; `is_whole`: and nothing else."""
         known = self._clusters.setdefault(cluster, _Cluster())
         if is_whole:
-            changes = {**dict.fromkeys(known.exports), **changes}
-        for name, export in changes.items():
-            before = known.exports.get(name)
-            if before == export:
-                continue
-            if export is None:
-                del known.exports[name]
+            changes = {**dict.fromkeys(known.said), **changes}
+        for name, said in changes.items():
+            if said is None:
+                known.said.pop(name, None)
             else:
-                known.exports[name] = export
-                self._parts.setdefault(name, set()).add(cluster)
-            self._claim(name, cluster, before, export)
-            self._dirty[name, cluster] = None
+                known.said[name] = said
+            self._put_export(cluster, known, name, said)
         if not known.is_heard:
             known.is_heard = True
             self._touch_all(cluster)
+
+    def put_vpcs(self, cluster: str, ids: Mapping[str, str]) -> None:
+        """Take all VPCs of a cluster (`OWN`: the own one), `namespace/name` -> identifier in base62, empty: none yet.
+
+        O(what the cluster exports) if anything is different; for the own cluster, of all of them.
+        """
+        if not self._vpcs.put(cluster, ids):
+            return
+        for name, known in self._clusters.items():
+            if cluster in (OWN, name):
+                for service, said in known.said.items():
+                    self._put_export(name, known, service, said)
+
+    def _put_export(self, cluster: str, known: _Cluster, name: Name, said: Export | None) -> None:
+        export = None if said is None else localized(said, cluster, self._vpcs)
+        before = known.exports.get(name)
+        if before == export:
+            return
+        if export is None:
+            del known.exports[name]
+        else:
+            known.exports[name] = export
+            self._parts.setdefault(name, set()).add(cluster)
+        self._claim(name, cluster, before, export)
+        self._dirty[name, cluster] = None
 
     def put_phase(self, cluster: str, phase: Phase, message: str = "", *, now: float) -> Standing:
         """Take how a cluster was found, and return how it stands; now in Unix seconds."""
@@ -210,6 +241,7 @@ class Book:
             if known.is_expired and known.standing.phase is Phase.REMOVED and not self._has_parts(cluster):
                 self.put_exports(cluster, {}, is_whole=True)
                 del self._clusters[cluster]
+                self._vpcs.put(cluster, {})
 
     def next_expiry(self) -> float:
         """Return when `expire` has something to do next, in Unix seconds; infinity: never, as things are."""
@@ -255,6 +287,7 @@ class Book:
         if known is None:  # nobody has said yet whether there is such a cluster
             return None
         if importer is None or known.is_expired:
+            known.conflicts.pop(name, None)
             return Wanted(namespace=name[0], service=name[1], cluster=cluster, owner_uid="")
         if not known.is_heard:
             if not known.standing.is_gone:
@@ -262,6 +295,10 @@ class Book:
             groups, conflict = _as_published(existing)
         else:
             groups, conflict = self._merged(name, cluster, importer, known.exports.get(name))
+        if conflict:
+            known.conflicts[name] = conflict
+        else:
+            known.conflicts.pop(name, None)
         return Wanted(
             namespace=name[0],
             service=name[1],
@@ -282,6 +319,8 @@ class Book:
         claims = self._claims.get(name, {})
         groups: dict[Group, dict[str, bool]] = {}
         taken: dict[str, list[str]] = {}
+        for why, address in export.left_out:
+            taken.setdefault(why, []).append(address)
         self.counts.visited += len(export.endpoints)
         last: tuple[object, ...] | None = None
         group = Group()
@@ -300,13 +339,16 @@ class Book:
         return groups, _told(taken)
 
     def _first(self, name: Name, clusters: tuple[str, ...], importer: Import) -> str:
-        """Return who has an address that several clusters export."""
+        """Return who has an address that several clusters export: the first by name, of those that can be heard."""
+        gone = ""
         for one in sorted(clusters):
             known = self._clusters[one]
             export = known.exports.get(name)
             if export is not None and not known.is_expired and not _misfit(importer, export):
-                return one
-        return ""
+                if not known.standing.is_gone:
+                    return one
+                gone = gone or one
+        return gone
 
     # --- bookkeeping -----------------------------------------------------------------------------------------------
 

@@ -18,11 +18,13 @@ class Export(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         protocol, port: As its spec has them.
         endpoints: Those that are its cluster's own; `Endpoint.cluster` is empty in all.
+        left_out: Why, and which address of an endpoint that may not be used.
     """
 
     protocol: str
     port: int
     endpoints: tuple[Endpoint, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
 
 
 class Import(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from datum_router.discovery.export import Export, Import
 from datum_router.discovery.plan import Put
 from datum_router.discovery.slices import Slice
 from datum_router.discovery.standing import Patience, Phase, time_text
+from datum_router.discovery.vpcs import OWN
 from datum_router.model.endpoint import make_endpoint
 
 API = ("shop", "api")
@@ -298,3 +299,78 @@ def test_work_is_for_what_changed_only() -> None:
     world.book.put_exports("b", {("shop", "s7"): export("10.0.1.7")})
     assert world.write() == 1
     assert world.book.counts.planned - before == 1
+
+
+# --- VPCs ------------------------------------------------------------------------------------------------------------
+
+
+def vpcs_of(world: World) -> set[str]:
+    return {one.group.vpc for one in world.there.values() if one.members}
+
+
+def test_one_vpc_under_two_names_has_each_address_once() -> None:
+    world = World()
+    world.book.put_vpcs(OWN, {"shop/mine": "jU"})
+    world.book.put_vpcs("b", {"shop/one": "jU"})
+    world.book.put_vpcs("c", {"other/two": "jU"})
+    world.book.put_import(API, WANTED)
+    world.ready("b", "10.0.0.1", vpc="shop/one")
+    world.ready("c", "10.0.0.1", "10.0.0.2", vpc="other/two")
+    world.write()
+    assert world.addresses == {"b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
+    assert vpcs_of(world) == {"shop/mine"}
+    assert world.conflicts == {"c": "10.0.0.1:8080@shop/mine: cluster b exports it, too"}
+
+
+def test_another_vpc_of_the_same_name_is_a_conflict_until_it_is_not() -> None:
+    world = World()
+    world.book.put_vpcs(OWN, {"shop/one": "jU"})
+    world.book.put_vpcs("b", {"shop/one": "kX"})
+    world.book.put_import(API, WANTED)
+    world.ready("b", "10.0.0.1", vpc="shop/one")
+    world.ready("c", "10.0.0.1", vpc="shop/two")
+    world.write()
+    assert world.addresses == {"c": {"10.0.0.1"}}
+    why = "vpc shop/one has identifier kX there and jU here: another network of the same name"
+    assert world.conflicts == {"b": f"10.0.0.1: {why}"}
+    assert world.book.conflicts_of("b") == {API: f"10.0.0.1: {why}"}
+    world.book.put_vpcs(OWN, {"shop/one": "kX"})
+    world.write()
+    assert world.addresses == {"b": {"10.0.0.1"}, "c": {"10.0.0.1"}}
+    assert world.book.conflicts_of("b") == world.conflicts == {}
+
+
+def test_an_identifier_that_comes_later_lets_endpoints_in() -> None:
+    world = World()
+    world.book.put_vpcs(OWN, {"shop/one": "jU"})
+    world.book.put_import(API, WANTED)
+    world.ready("b", "10.0.0.1", vpc="shop/one")
+    world.write()
+    assert world.addresses == {}
+    world.book.put_vpcs("b", {"shop/one": "jU"})
+    world.write()
+    assert world.addresses == {"b": {"10.0.0.1"}}
+    world.book.put_vpcs("b", {"shop/one": "jU"})
+    assert world.write() == 0
+
+
+def test_a_vpc_that_is_not_here_never_takes_a_name_of_here() -> None:
+    world = World()
+    world.book.put_vpcs("b", {"shop/one": "jU"})
+    world.book.put_import(API, WANTED)
+    world.ready("b", "10.0.0.1", vpc="shop/one")
+    world.write()
+    assert vpcs_of(world) == {"/jU"}
+
+
+def test_an_address_of_a_cluster_that_cannot_be_heard_goes_to_one_that_can() -> None:
+    world = World()
+    world.book.put_import(API, WANTED)
+    world.ready("b", "10.0.0.1")
+    world.ready("c", "10.0.0.1")
+    world.write()
+    assert world.addresses == {"b": {"10.0.0.1"}}
+    world.book.put_phase("b", Phase.REMOVED, now=T0 + 5)
+    world.write()
+    assert world.addresses == {"c": {"10.0.0.1"}}
+    assert world.conflicts == {"b": "10.0.0.1:8080: cluster c exports it, too"}

@@ -12,7 +12,7 @@ from datum_router_discovery.settings import HELP, settings
 from datum_router_runtime.discovery import run_discovery
 from datum_router_runtime.logsetup import setup_logging
 from datum_router_runtime.logtargets import warn_of_unknown_targets
-from datum_router_runtime.variables import warn_of_unknown_variables
+from datum_router_runtime.variables import warn_of_unknown_discovery_variables, warn_of_unknown_variables
 
 NAME = "datum-router-discovery"
 
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         setup_logging(os.environ)
         warn_of_unknown_targets(os.environ)
         warn_of_unknown_variables(os.environ)
+        warn_of_unknown_discovery_variables(os.environ)
         run_discovery(settings(os.environ))
     except DatumRouterError as error:
         sys.stderr.write(f"{NAME}: {error}\n")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from datum_router.compiler.diagnostics import nearest
 from datum_router_runtime import sourceenv
+from datum_router_runtime.discoverysettings import DISCOVERY_ENVIRONMENT
 from datum_router_runtime.settings import ADDRESSES, DATA_PLANE, ENVIRONMENT, TEXTS
 
 PREFIX = "DATUM_ROUTER_"
@@ -30,10 +31,14 @@ VARIABLES = frozenset(
         "DATUM_ROUTER_WORKERS",
     }
 )
+DISCOVERY_PREFIX = "DISCOVERY_"
+DISCOVERY_VARIABLES = frozenset(DISCOVERY_ENVIRONMENT)
+"""What only `datum-router-discovery` reads."""
 _SERVICE_LINK = re.compile(
-    r"DATUM_ROUTER_(?:.*_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
+    r"(?:.*_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"
 )
-"""What Kubernetes sets in every container of a namespace that has a Service called datum-router, or datum-router-x."""
+"""What Kubernetes sets in every container of a namespace that has a Service called datum-router, datum-router-x,
+discovery or discovery-x: how such a name goes on after its prefix."""
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +48,25 @@ def warn_of_unknown_variables(environ: Mapping[str, str]) -> None:
 
     It is a warning, no error: a plugin may read variables of its own.
     """
+    _warn(environ, PREFIX, VARIABLES, "a variable of docs/reference/settings.md")
+
+
+def warn_of_unknown_discovery_variables(environ: Mapping[str, str]) -> None:
+    """Do the same for the variables of the discovery daemon: to be called by it alone, since others do not own them."""
+    _warn(environ, DISCOVERY_PREFIX, DISCOVERY_VARIABLES, f"one of {', '.join(sorted(DISCOVERY_VARIABLES))}")
+
+
+def _warn(environ: Mapping[str, str], prefix: str, known: frozenset[str], otherwise: str) -> None:
+    # Without the prefix that they share, so that it does not make all of them look alike.
+    bare = [name.removeprefix(prefix) for name in sorted(known)]
     for name in sorted(environ):
-        if name.startswith(PREFIX) and name not in VARIABLES and not _SERVICE_LINK.fullmatch(name):
-            # Without the prefix that they share, so that it does not make all of them look alike.
-            near = nearest(name.removeprefix(PREFIX), [known.removeprefix(PREFIX) for known in sorted(VARIABLES)])
-            expected = f"{PREFIX}{near}" if near else "a variable of docs/reference/settings.md"
-            log.warning("environment variable sets nothing", extra={"found": name, "expected": expected})
+        rest = name.removeprefix(prefix)
+        if name.startswith(prefix) and name not in known and not _SERVICE_LINK.fullmatch(rest):
+            near = nearest(rest, bare)
+            log.warning(
+                "environment variable sets nothing",
+                extra={"found": name, "expected": f"{prefix}{near}" if near else otherwise},
+            )
 
 
 def is_tracing(environ: Mapping[str, str]) -> bool:

@@ -4,6 +4,9 @@ Who writes such a text chooses a server that this process talks to; it must choo
 send this process' own token to that server, an exec plugin would run a program here, and a server that is not verified
 could say what it likes. So only inline data is taken, and nothing that could do harm is passed over in silence. No
 message holds a value of the text beside names.
+
+Nor may a text cost more than its length: YAML's aliases and merge keys let a kilobyte stand for more than fits into
+memory, and no tool writes them into a kubeconfig, so they are refused before anything is built from it.
 """
 
 from __future__ import annotations
@@ -22,8 +25,13 @@ from datum_router.reasons import Reason
 
 NAME = "remote"
 """What context, cluster and user are called in what is made of it."""
-MAX_BYTES = 256 * 1024
-"""The longest text: certificates are a few kilobytes each."""
+MAX_BYTES = 64 * 1024
+"""The longest text: certificates are a few kilobytes each, and reading it must not hold up the rest of the process."""
+MAX_DEPTH = 16
+"""How deep it may be nested: a kubeconfig is six deep, `extensions` aside."""
+MAX_SHOWN_CHARS = 100
+"""How much of a name is shown in a message."""
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # PyYAML without libyaml is slower and gives the same
 
 CLUSTER_FIELDS = frozenset(("server", "certificate-authority-data", "tls-server-name"))
 USER_FIELDS = frozenset(("token", "client-certificate-data", "client-key-data"))
@@ -70,14 +78,15 @@ def read(text: str, context: str = "") -> Chosen:
     cluster_name, user_name = place.get("cluster"), place.get("user")
     cluster = _named(whole, "clusters", "cluster", cluster_name)
     user = _named(whole, "users", "user", user_name)
-    _check(cluster, f"cluster {cluster_name}", CLUSTER_FIELDS)
-    _check(user, f"user {user_name}", USER_FIELDS)
+    cluster_said, user_said = f"cluster {_shown(cluster_name)}", f"user {_shown(user_name)}"
+    _check(cluster, cluster_said, CLUSTER_FIELDS)
+    _check(user, user_said, USER_FIELDS)
     server = cluster.get("server")
     host = _host(server) if isinstance(server, str) else ""
     if not host:
-        raise _bad(f"cluster {cluster_name} has no usable server", "an https:// address without credentials in it")
+        raise _bad(f"{cluster_said} has no usable server", "an https:// address without credentials in it")
     if not user:
-        raise _bad(f"user {user_name} has no credentials", "token, or client-certificate-data and client-key-data")
+        raise _bad(f"{user_said} has no credentials", "token, or client-certificate-data and client-key-data")
     namespace = place.get("namespace")
     return Chosen(
         config={
@@ -89,8 +98,14 @@ def read(text: str, context: str = "") -> Chosen:
             "users": [{"name": NAME, "user": {key: user[key] for key in USER_FIELDS & user.keys()}}],
         },
         namespace=namespace if isinstance(namespace, str) else "",
-        note=f"user {user_name} at {host}",
+        note=f"{user_said} at {_shown(host)}",
     )
+
+
+def _shown(name: object) -> str:
+    """Return a name for messages: of a bounded length, and nothing in it that a terminal or a log would obey."""
+    text = str(name)[:MAX_SHOWN_CHARS] if isinstance(name, str) else ""
+    return text if text.isprintable() else ascii(text)
 
 
 def _host(server: str) -> str:
@@ -107,7 +122,8 @@ def _parse(text: str) -> Mapping[str, object]:
     if len(text) > MAX_BYTES:
         raise _bad(f"it has {len(text)} characters", f"at most {MAX_BYTES}")
     try:
-        found = yaml.safe_load(text)
+        _check_cost(text)
+        found = yaml.load(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark  # its own text would show a piece of the credentials
         where = f" (line {mark.line + 1})" if mark is not None else ""
@@ -119,6 +135,17 @@ def _parse(text: str) -> Mapping[str, object]:
     return found
 
 
+def _check_cost(text: str) -> None:
+    """Refuse what would cost more than its length. Raises a YAMLError as parsing does, too."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.AliasEvent) or (isinstance(event, yaml.NodeEvent) and event.anchor):
+            raise _bad("it has a YAML anchor or alias", _EXPECTED)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise _bad(f"it is nested more than {MAX_DEPTH} deep", _EXPECTED)
+
+
 def _named(whole: Mapping[str, object], lists: str, field: str, name: object) -> Mapping[str, object]:
     items = whole.get(lists)
     for item in items if isinstance(items, list) else ():
@@ -126,7 +153,8 @@ def _named(whole: Mapping[str, object], lists: str, field: str, name: object) ->
             found = item.get(field)
             if isinstance(found, dict):
                 return found
-    raise _bad(f"{lists} has no {field} {str(name)[:100]!r}", "one of that name")
+    said = repr(_shown(name)) if isinstance(name, str) else "without a name that is text"
+    raise _bad(f"{lists} has no {field} {said}", "one of that name")
 
 
 def _check(part: Mapping[str, object], where: str, known: frozenset[str]) -> None:
@@ -135,7 +163,7 @@ def _check(part: Mapping[str, object], where: str, known: frozenset[str]) -> Non
             continue
         if field not in known:
             raise _bad(
-                f"{where} has {str(field)[:100]}, which is not taken from a Secret",
+                f"{where} has {_shown(field)}, which is not taken from a Secret",
                 f"inline data only: {', '.join(sorted(known))}",
             )
         if not isinstance(value, str) or not value:
