@@ -44,6 +44,7 @@ class Reason(enum.StrEnum):
     PORT_UNAVAILABLE = "PortUnavailable"
     NO_ENDPOINTS = "NoEndpoints"
     NO_VPC_ADDRESS = "NoVPCAddress"
+    NO_EGRESS_LISTENER = "NoEgressListener"
     VPC_NOT_FOUND = "VPCNotFound"
     LOCATION_NOT_FOUND = "LocationNotFound"
     NO_COORDINATES = "NoCoordinates"
@@ -76,6 +77,9 @@ class Reason(enum.StrEnum):
     PREFLIGHT = "preflight"
     LOOP_DETECTED = "loop_detected"
     PLUGIN_DISABLED = "plugin_disabled"
+    EGRESS_DENIED = "egress_denied"
+    EGRESS_UNRESOLVED = "egress_unresolved"
+    EGRESS_RATE_LIMITED = "egress_rate_limited"
 
     # --- upstream ------------------------------------------------------------------------------------
     CONNECT_FAILED = "connect_failed"

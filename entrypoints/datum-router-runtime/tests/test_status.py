@@ -666,7 +666,7 @@ def test_what_is_known_is_counted_by_kind_and_condition() -> None:
         cluster = FakeCluster()
         many(cluster, 3)
         route(cluster, "lost", to="gone")
-        put(cluster, "VPCEgress", "out", {"destinations": [{"endpoint": "a.test", "port": 443}]})
+        put(cluster, "VPCEgress", "out", {"connectorRef": {"name": "never-good"}})
         process = Process(cluster)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(process.run)

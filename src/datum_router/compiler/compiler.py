@@ -18,6 +18,7 @@ import msgspec
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
 from datum_router.compiler.diff import combine_digests, part_digest
+from datum_router.compiler.egress import EgressCompiler
 from datum_router.compiler.ingress import Attached, IngressCompiler, IngressScope
 from datum_router.compiler.memo import Changes, Look, Made, Memo, RecordingView
 from datum_router.compiler.place import PlaceCompiler
@@ -51,6 +52,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
         fallback_listener: Used if `listen` is None and no VPCIngress is there.
         regex: The linear-time engine; None if none is installed: routes with patterns get a diagnostic.
         ingress_host: Address that listeners of VPCIngresses bind.
+        egress_listeners: Listeners for outbound traffic, beside all others; None for a process that is no gateway.
         are_credentials_known: False for a process that may not read Secrets and ConfigMaps: none is looked at, and
             nothing is said of those that are named. What it compiles is not to be served.
     """
@@ -59,6 +61,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
     fallback_listener: Listener | None = None
     regex: RegexEngine | None = None
     ingress_host: str = "0.0.0.0"
+    egress_listeners: tuple[Listener, ...] | None = None
     are_credentials_known: bool = True
 
 
@@ -101,6 +104,7 @@ class Compiler:
         "_bindings",
         "_contributions",
         "_digests",
+        "_egress_compiler",
         "_hints",
         "_last",
         "_options",
@@ -125,6 +129,12 @@ class Compiler:
         )
         self._route_compiler = RouteCompiler(plugins, regex=self._options.regex)
         self._place_compiler = PlaceCompiler([spec.create() for spec in plugins.places])
+        egress = self._options.egress_listeners
+        self._egress_compiler = EgressCompiler(
+            [spec.create() for spec in plugins.attachments],
+            are_credentials_known=self._options.are_credentials_known,
+            has_listener=None if egress is None else bool(egress),
+        )
         self._hints = Hints()
         self._last = SnapshotData()
         self._version = 0
@@ -139,6 +149,7 @@ class Compiler:
         self._routes: Memo[tuple[Rule, ...]] = Memo("VPCRoute")
         self._scope: Made[IngressScope] = Made(IngressScope(), (), (("VPCIngress",),))
         self._place_compiler.forget()
+        self._egress_compiler.forget()
         self._table = RuleTable()
         self._digests: dict[ServiceKey, bytes] = {}
 
@@ -159,6 +170,7 @@ class Compiler:
             for _ in self._bindings.update(view, changes, _check_binding):
                 pass
             self._place_compiler.update(view, changes)
+            self._egress_compiler.update(view, changes)
             removed, added = self._compile_scope(view, changes)
             yield from self._compile_routes(view, changes, removed, added)
             yield
@@ -174,6 +186,7 @@ class Compiler:
             *self._services.findings(),
             *self._bindings.findings(),
             *self._place_compiler.findings,
+            *self._egress_compiler.findings(),
             *self._scope.findings,
             *self._routes.findings(),
             *(_conflict(loser, winner) for loser, winner in self._table.conflicts()),
@@ -279,6 +292,10 @@ class Compiler:
         return tuple(old if (old := known.get(rule.id)) is not None and old == rule else rule for rule in rules)
 
     def _listeners(self) -> tuple[Listener, ...]:
+        """Return all listeners; those for outbound traffic come last and are there whatever the manifests say."""
+        return (*self._http_listeners(), *(self._options.egress_listeners or ()))
+
+    def _http_listeners(self) -> tuple[Listener, ...]:
         if self._options.listen is not None:
             # `--listen` is one plain listener that serves all routes, in place of what VPCIngresses ask for.
             return (self._options.listen,)
@@ -289,18 +306,26 @@ class Compiler:
 
     def _publish(self, services: Mapping[ServiceKey, Service], listeners: tuple[Listener, ...]) -> SnapshotData:
         last, rules, place = self._last, self._table.rules, self._place_compiler.place
+        egress = self._egress_compiler.policy
         if (
             self._version
             and last.listeners == listeners
             and last.place == place
+            and (last.egress is egress or last.egress == egress)
             and (last.services is services or last.services == services)
             and last.rules == rules  # by identity first, and no further than to the first difference
         ):
             return last
         self._version += 1
-        digest = combine_digests(self._digests, self._table.digests, listeners, place)
+        digest = combine_digests(self._digests, self._table.digests, listeners, place, egress)
         self._last = SnapshotData(
-            version=self._version, digest=digest, services=services, rules=rules, listeners=listeners, place=place
+            version=self._version,
+            digest=digest,
+            services=services,
+            rules=rules,
+            listeners=listeners,
+            place=place,
+            egress=egress,
         )
         return self._last
 

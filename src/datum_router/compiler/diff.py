@@ -10,6 +10,7 @@ import msgspec
 
 from datum_router.compiler.splice import differences, splice
 from datum_router.errors import ConfigError
+from datum_router.model.egress import EgressPolicy
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality
 from datum_router.model.listener import Listener
 from datum_router.model.route import Rule
@@ -23,12 +24,13 @@ SECRET_FIELDS = frozenset({"key_pem", "cert_pem", "ca_pem", "crl_pem"})
 
 
 def digest_of(data: SnapshotData) -> str:
-    """Return a hash of what `data` does: services, rules, listeners and place, not the version."""
+    """Return a hash of what `data` does: services, rules, listeners, place and egress policy, not the version."""
     return combine_digests(
         {key: part_digest(service) for key, service in data.services.items()},
         b"".join(map(part_digest, data.rules)),
         data.listeners,
         data.place,
+        data.egress,
     )
 
 
@@ -42,6 +44,7 @@ def combine_digests(
     rules: bytes | bytearray,
     listeners: Sequence[Listener],
     place: Locality = UNKNOWN_LOCALITY,
+    egress: EgressPolicy | None = None,
 ) -> str:
     """Return the digest of a snapshot out of those of its parts, so that one edit needs one part hashed anew.
 
@@ -59,6 +62,8 @@ def combine_digests(
     digest.update((len(rules) // PART_DIGEST_BYTES).to_bytes(8, "big"))
     digest.update(rules)
     digest.update(_encode((listeners, place)))
+    if egress is not None:
+        digest.update(_encode(egress))
     return digest.hexdigest()
 
 
@@ -89,6 +94,8 @@ def make_delta(old: SnapshotData, new: SnapshotData) -> SnapshotDelta:
         positions=tuple(added),
         listeners=None if old.listeners == new.listeners else new.listeners,
         place=None if old.place == new.place else new.place,
+        has_egress=old.egress is not new.egress and old.egress != new.egress,
+        egress=None if old.egress is new.egress or old.egress == new.egress else new.egress,
     )
 
 
@@ -134,6 +141,7 @@ def apply_delta(old: SnapshotData, delta: SnapshotDelta) -> SnapshotData:
         rules=rules,
         listeners=old.listeners if delta.listeners is None else delta.listeners,
         place=old.place if delta.place is None else delta.place,
+        egress=delta.egress if delta.has_egress else old.egress,
     )
 
 
@@ -145,10 +153,13 @@ class FieldChange(msgspec.Struct, frozen=True, kw_only=True):
     new: object = None
 
 
+ChangeKind = Literal["service", "rule", "listener", "place", "egress"]
+
+
 class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One object that was added, changed or removed between two snapshots."""
 
-    kind: Literal["service", "rule", "listener", "place"]
+    kind: ChangeKind
     name: str
     action: Literal["added", "changed", "removed"]
     fields: tuple[FieldChange, ...] = ()
@@ -157,9 +168,8 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
 def describe_changes(old: SnapshotData, new: SnapshotData) -> list[Change]:
     """Return all changes, sorted by kind and name."""
     changes: list[Change] = []
-    tables: Sequence[
-        tuple[Literal["service", "rule", "listener", "place"], Mapping[str, object], Mapping[str, object]]
-    ] = (
+    tables: Sequence[tuple[ChangeKind, Mapping[str, object], Mapping[str, object]]] = (
+        ("egress", _named_egress(old), _named_egress(new)),
         ("listener", {item.name: item for item in old.listeners}, {item.name: item for item in new.listeners}),
         ("place", _named_place(old), _named_place(new)),
         ("rule", {item.id: item for item in old.rules}, {item.id: item for item in new.rules}),
@@ -183,6 +193,10 @@ def describe_changes(old: SnapshotData, new: SnapshotData) -> list[Change]:
 
 def _named_place(data: SnapshotData) -> dict[str, object]:
     return {} if data.place == UNKNOWN_LOCALITY else {"gateway": data.place}
+
+
+def _named_egress(data: SnapshotData) -> dict[str, object]:
+    return {} if data.egress is None else {rule.name: rule for rule in data.egress.rules}
 
 
 def _plain(value: object) -> object:

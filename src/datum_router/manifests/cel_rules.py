@@ -196,9 +196,21 @@ RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
         CelRule(on="alpn", rule="self.all(a, self.exists_one(b, a == b))", message="expected each protocol once"),
     ),
     AllowedRoutes: _NAMESPACES,
-    EgressMatch: (network("destinationCidrs[]"), host("hostnames[]"), label_map("sourceLabels")),
+    EgressMatch: (
+        network("destinationCidrs[]"),
+        host("hostnames[]"),
+        label_map("sourceLabels"),
+        *path("pathPrefixes[]"),
+    ),
     EgressDestination: (address_or_host("endpoint"),),
-    EgressTls: (host("sni", is_wildcard_allowed=False),),
+    EgressTls: (
+        host("sni", is_wildcard_allowed=False),
+        *(
+            excludes(name, "!has(self.enabled) || !self.enabled", "without enabled: true this has no effect")
+            for name in ("sni", "caSecretName", "clientCertificateSecretName")
+        ),
+        excludes("caSecretName", "has(self.insecure) && self.insecure", "insecure accepts any certificate"),
+    ),
     **ROUTE_RULES,
 }
 """Rules by the Struct that they stand in; they hold wherever the Struct is used."""

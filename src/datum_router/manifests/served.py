@@ -92,7 +92,18 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         NotServed(path="spec.clientIP.proxyProtocol", hint="use trustedHops with X-Forwarded-For"),
         NotServed(path="spec.accessLog", hint="remove it: the gateway's own settings apply"),
     ),
-    "VPCEgress": (NotServed(path="spec", hint="remove it: outbound traffic is not controlled by this version"),),
+    "VPCEgress": (
+        NotServed(path="spec.connectorRef", hint="remove it: traffic leaves by the gateway's own routing table"),
+        NotServed(path="spec.timeouts.backendRequest", hint="use timeouts.request"),
+        NotServed(path="spec.retries.perTryTimeout", hint="use timeouts.request, the limit of all attempts together"),
+        NotServed(path="spec.retries.retryOn", hint="use retryOnStatus; failed connections are always tried again"),
+        NotServed(path="spec.retries.budgetPercent", hint="use maxRetries"),
+        NotServed(path="spec.retries.retryNonIdempotent", hint=_REMOVE),
+        NotServed(
+            path="spec.destinations[].tls.clientCertificateSecretName",
+            hint="use CONNECT, with the certificate at the client",
+        ),
+    ),
 }
 # `kind` of a parentRef is open text, so what is refused is everything but one value.
 ONLY_SERVED: Final[Mapping[str, tuple[tuple[str, str, str], ...]]] = {
@@ -280,7 +291,37 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.maxRequestBodyBytes": "compiler/ingress: listener",
         "spec.clientIP.trustedHops": "compiler/ingress: listener",
     },
-    "VPCEgress": {},
+    "VPCEgress": {
+        "spec.sourceVpcAttachment": "egress/decide: whose rule it is",
+        **{f"spec.sourceSelector.{name}": "compiler/egress: attachments" for name in _SELECTOR},
+        "spec.match.destinationCidrs": "egress/decide",
+        "spec.match.destinationPorts": "egress/decide",
+        "spec.match.protocols": "egress/decide",
+        "spec.match.sourceLabels": "egress/decide",
+        "spec.match.hostnames": "egress/decide",
+        "spec.match.methods": "egress/decide",
+        "spec.match.pathPrefixes": "egress/decide",
+        "spec.destinations[].endpoint": "egress/decide",
+        "spec.destinations[].port": "egress/decide",
+        "spec.destinations[].tls.enabled": "compiler/egress: TLS origination",
+        "spec.destinations[].tls.sni": "compiler/egress: TLS origination",
+        "spec.destinations[].tls.insecure": "compiler/egress: TLS origination",
+        "spec.destinations[].tls.caSecretName": "compiler/egress: CA bundle",
+        "spec.destinations[].tls.minVersion": "compiler/egress: TLS origination",
+        "spec.policy": "egress/decide",
+        "spec.priority": "egress/decide: order",
+        "spec.defaultAction": "egress/decide",
+        "spec.timeouts.request": "compiler/egress: requests that can be read",
+        "spec.timeouts.connect": "compiler/egress: dialling",
+        "spec.timeouts.streamIdle": "compiler/egress: tunnels",
+        "spec.retries.maxRetries": "policy/retry",
+        "spec.retries.retryOnStatus": "policy/retry",
+        "spec.retries.backoff.initialMs": "policy/backoff",
+        "spec.retries.backoff.maxMs": "policy/backoff",
+        "spec.log": "data plane: a log line for each decision",
+        "spec.rateLimit.requestsPerSecond": "data plane: decisions let through, in each worker",
+        "spec.rateLimit.burstSize": "data plane: decisions let through, in each worker",
+    },
 }
 
 

@@ -29,7 +29,7 @@ from datum_router.manifests.rules import (
     warning,
 )
 from datum_router.manifests.servicebinding import ServiceBinding
-from datum_router.manifests.vpcegress import VPCEgress
+from datum_router.manifests.vpcegress import EgressTls, VPCEgress
 from datum_router.manifests.vpcingress import IngressProtocol, VPCIngress
 from datum_router.manifests.vpcservice import (
     DiscoveryMethod,
@@ -232,10 +232,27 @@ def validate_egress(manifest: VPCEgress) -> Iterator[Problem]:
             yield from check_address(f"{path}.endpoint", item.endpoint)
         else:
             yield from check_host(f"{path}.endpoint", item.endpoint, is_wildcard_allowed=False)
-        if item.tls is not None and item.tls.sni is not None:
-            yield from check_host(f"{path}.tls.sni", item.tls.sni, is_wildcard_allowed=False)
+        if item.tls is not None:
+            yield from _egress_tls(f"{path}.tls", item.tls)
     if spec.match is None:
         return
     for index, text in enumerate(spec.match.destination_cidrs):
         yield from check_network(f"spec.match.destinationCidrs[{index}]", text)
     yield from check_hosts("spec.match.hostnames", spec.match.hostnames)
+    for index, text in enumerate(spec.match.path_prefixes):
+        yield from check_path(f"spec.match.pathPrefixes[{index}]", text)
+
+
+def _egress_tls(path: str, tls: EgressTls) -> Iterator[Problem]:
+    if tls.sni is not None:
+        yield from check_host(f"{path}.sni", tls.sni, is_wildcard_allowed=False)
+    if not tls.enabled:
+        for name, value in (
+            ("sni", tls.sni),
+            ("caSecretName", tls.ca_secret_name),
+            ("clientCertificateSecretName", tls.client_certificate_secret_name),
+        ):
+            if value is not None:
+                yield exclusive(f"{path}.{name}", "without enabled: true this has no effect", "set enabled: true")
+    elif tls.insecure and tls.ca_secret_name is not None:
+        yield exclusive(f"{path}.caSecretName", "insecure accepts any certificate", "remove one of the two")

@@ -18,11 +18,13 @@ from datum_router.manifests.meta import (
     NetworkText,
     ObjectMeta,
     ObservedGeneration,
+    PathText,
     Port,
     SpecPart,
     StatusPart,
 )
 from datum_router.manifests.parts import LabelSelector, Retries, Timeouts, TlsVersion
+from datum_router.manifests.vpcroute import Method
 
 
 class Verdict(enum.StrEnum):
@@ -30,6 +32,17 @@ class Verdict(enum.StrEnum):
 
     ALLOW = "Allow"
     DENY = "Deny"
+
+
+class TrafficProtocol(enum.StrEnum):
+    """What traffic is, as far as the router can tell: all is TCP; requests that it can read are HTTP; connections that
+    begin with a TLS handshake for the destination's name are TLS, and HTTPS is another word for that.
+    """
+
+    TCP = "TCP"
+    HTTP = "HTTP"
+    TLS = "TLS"
+    HTTPS = "HTTPS"
 
 
 class EgressMatch(SpecPart, frozen=True, kw_only=True):
@@ -40,20 +53,43 @@ class EgressMatch(SpecPart, frozen=True, kw_only=True):
     ] = ()
     destination_ports: Annotated[tuple[Port, ...], Meta(description="Ports of the destination.", max_length=256)] = ()
     protocols: Annotated[
-        tuple[Annotated[str, Meta(min_length=1, max_length=63)], ...],
-        Meta(description="Protocols, such as TCP or HTTP.", max_length=16),
+        tuple[TrafficProtocol, ...],
+        Meta(
+            description="TCP holds for all, HTTP for requests that can be read, TLS and HTTPS for handshakes.",
+            max_length=16,
+        ),
     ] = ()
-    source_labels: Annotated[Labels | None, Meta(description="Labels of the sending pod.")] = None
+    source_labels: Annotated[
+        Labels | None, Meta(description="Labels of the sender's VPCAttachment, with exact values.")
+    ] = None
     hostnames: Annotated[
         tuple[HostText, ...], Meta(description="Host names, `*.` in front is a wildcard.", max_length=256)
+    ] = ()
+    methods: Annotated[
+        tuple[Method, ...],
+        Meta(
+            description="Methods of requests. Unreadable traffic is never allowed by these, but denied.", max_length=64
+        ),
+    ] = ()
+    path_prefixes: Annotated[
+        tuple[PathText, ...],
+        Meta(
+            description="Paths of requests begin with one of these, by whole segments. Unreadable traffic is never "
+            "allowed by these, but denied.",
+            max_length=64,
+        ),
     ] = ()
 
 
 class EgressTls(SpecPart, frozen=True, kw_only=True):
     """TLS towards the destination."""
 
-    enabled: Annotated[bool, Meta(description="Whether TLS is spoken.")] = False
-    sni: Annotated[HostText | None, Meta(description="Server name that is sent and verified.")] = None
+    enabled: Annotated[bool, Meta(description="Whether plain requests for this destination are sent to it by TLS.")] = (
+        False
+    )
+    sni: Annotated[
+        HostText | None, Meta(description="Server name that is sent and verified; the endpoint if not given.")
+    ] = None
     insecure: Annotated[bool, Meta(description="Accept any certificate. For tests only.")] = False
     ca_secret_name: Annotated[Name | None, Meta(description="Secret with the CAs that are trusted.")] = None
     client_certificate_secret_name: Annotated[Name | None, Meta(description="Secret with our own certificate.")] = None
@@ -78,15 +114,21 @@ class EgressRateLimit(SpecPart, frozen=True, kw_only=True):
 class VPCEgressSpec(SpecPart, frozen=True, kw_only=True):
     """Whose traffic, where to, and whether it may pass."""
 
-    source_vpc_attachment: Annotated[Name | None, Meta(description="Attachment whose traffic this is about.")] = None
+    source_vpc_attachment: Annotated[
+        Name | None,
+        Meta(description="Attachment whose traffic this is about; the whole namespace without it and sourceSelector."),
+    ] = None
     source_selector: Annotated[LabelSelector | None, Meta(description="Attachments by label.")] = None
     match: Annotated[EgressMatch | None, Meta(description="Conditions on the traffic.")] = None
     destinations: Annotated[
-        tuple[EgressDestination, ...], Meta(description="External services that are meant.", max_length=64)
+        tuple[EgressDestination, ...],
+        Meta(description="External services that are meant; any if empty.", max_length=64),
     ] = ()
     policy: Annotated[Verdict, Meta(description="What happens to the traffic.")] = Verdict.ALLOW
     priority: Annotated[int, Meta(description="Lower numbers first; Deny wins a tie.", ge=0, le=65535)] = 1000
-    default_action: Annotated[Verdict | None, Meta(description="What happens to all other traffic.")] = None
+    default_action: Annotated[
+        Verdict | None, Meta(description="What happens to other traffic of the same source; Deny if no rule says.")
+    ] = None
     connector_ref: Annotated[LocalRef | None, Meta(description="Connector that the traffic takes.")] = None
     timeouts: Annotated[Timeouts | None, Meta(description="Time limits.")] = None
     retries: Annotated[Retries | None, Meta(description="When a failed attempt is tried again.")] = None

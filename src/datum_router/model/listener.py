@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from datum_router.model.egress import EgressListener
+
 
 class TlsBinding(msgspec.Struct, frozen=True, kw_only=True):
     """A certificate for some host names. `cert_pem` and `key_pem` are PEM text; never logged or dumped."""
@@ -29,6 +31,7 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
         hostnames: Hosts it serves, empty = any; a TLS listener answers 421 to others.
         attachment: In a data plane, of the listener as one connection sees it: the VPCAttachment (`namespace/name`)
             behind the interface that it came in by. Always empty in a snapshot.
+        egress: It is for outbound traffic, and serves no routes; None: it is for requests from outside.
     """
 
     name: str
@@ -41,3 +44,4 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     max_request_body_bytes: int = 0
     hostnames: tuple[str, ...] = ()
     attachment: str = ""
+    egress: EgressListener | None = None

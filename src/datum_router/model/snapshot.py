@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
+from datum_router.model.egress import EgressPolicy
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality
 from datum_router.model.listener import Listener
 from datum_router.model.route import Rule
@@ -27,6 +28,7 @@ class SnapshotData(msgspec.Struct, frozen=True, kw_only=True):
         digest: Hash of the content; equal digests mean equal behaviour, across processes and restarts.
         rules: In precedence order, most specific first.
         place: Where the cluster is that this comes from, and with it a gateway whose settings do not name its place.
+        egress: What may leave, and where to; None while there is no VPCEgress: then nothing may.
     """
 
     version: int = 0
@@ -35,6 +37,7 @@ class SnapshotData(msgspec.Struct, frozen=True, kw_only=True):
     rules: tuple[Rule, ...] = ()
     listeners: tuple[Listener, ...] = ()
     place: Locality = UNKNOWN_LOCALITY
+    egress: EgressPolicy | None = None
 
 
 class SnapshotDelta(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +45,7 @@ class SnapshotDelta(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         removed_rules: Positions in the old order of rules that are gone or changed, ascending.
+        has_egress, egress: Whether the egress policy is another, and what it is then.
         rules, positions: Rules that are new or changed, and where each stands in the new order, ascending.
     """
 
@@ -55,6 +59,8 @@ class SnapshotDelta(msgspec.Struct, frozen=True, kw_only=True):
     positions: tuple[int, ...] = ()
     listeners: tuple[Listener, ...] | None = None
     place: Locality | None = None
+    has_egress: bool = False
+    egress: EgressPolicy | None = None
 
 
 class Holder(Generic[T]):

@@ -3,6 +3,7 @@
 from datum_router.manifests.problem import Problem
 from datum_router.plugins.hookspecs import hookimpl
 from datum_router.plugins.protocols import (
+    AttachmentFinder,
     DataPlane,
     DataPlaneObserver,
     Delete,
@@ -22,6 +23,7 @@ from datum_router.plugins.protocols import (
 )
 from datum_router.plugins.specs import (
     API_VERSION,
+    AttachmentSpec,
     BalancerSpec,
     DataPlaneSpec,
     FilterSpec,
@@ -35,6 +37,8 @@ from datum_router.plugins.specs import (
 
 __all__ = [
     "API_VERSION",
+    "AttachmentFinder",
+    "AttachmentSpec",
     "BalancerSpec",
     "DataPlane",
     "DataPlaneObserver",

@@ -8,6 +8,7 @@ import pluggy
 
 from datum_router.manifests.table import ResourceKind
 from datum_router.plugins.specs import (
+    AttachmentSpec,
     BalancerSpec,
     ClusterSpec,
     DataPlaneSpec,
@@ -64,6 +65,15 @@ def datum_router_places() -> Sequence[PlaceSpec]:
     """Add ways to find out from manifests where the gateway is, for example a ServingLocation of its cluster.
 
     Used by gateways whose settings do not name their place.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def datum_router_attachments() -> Sequence[AttachmentSpec]:
+    """Add ways to find out from manifests which attachments to VPCs there are, with their labels and addresses.
+
+    VPCEgresses are about the traffic of attachments. Asked only while there is a VPCEgress.
     """
     raise NotImplementedError
 

@@ -22,6 +22,7 @@ from datum_router.model.policy import ProbeType
 from datum_router.plugins import hookspecs
 from datum_router.plugins.specs import (
     API_VERSION,
+    AttachmentSpec,
     BalancerSpec,
     ClusterSpec,
     DataPlaneSpec,
@@ -70,6 +71,7 @@ class PluginSet(msgspec.Struct, frozen=True, kw_only=True):
     sources: Mapping[str, SourceSpec]
     resolvers: tuple[ResolverSpec, ...]
     places: tuple[PlaceSpec, ...]
+    attachments: tuple[AttachmentSpec, ...]
     balancers: Mapping[str, BalancerSpec]
     filters: Mapping[str, FilterSpec]
     health_checks: Mapping[ProbeType, HealthCheckSpec]
@@ -284,6 +286,9 @@ def _collect(loaded: Sequence[LoadedPlugin], results: Mapping[str, Sequence[tupl
     resolvers = typed("datum_router_endpoint_resolvers", ResolverSpec)
     _by_name(resolvers, "resolver", lambda spec: spec.name)
     places = _by_name(typed("datum_router_places", PlaceSpec), "place", lambda spec: spec.name)
+    attachments = _by_name(
+        typed("datum_router_attachments", AttachmentSpec), "attachment finder", lambda spec: spec.name
+    )
     probes = _by_name(typed("datum_router_health_checks", HealthCheckSpec), "health check", lambda spec: spec.type)
     return PluginSet(
         plugins=tuple(loaded),
@@ -291,6 +296,7 @@ def _collect(loaded: Sequence[LoadedPlugin], results: Mapping[str, Sequence[tupl
         sources=_by_name(typed("datum_router_sources", SourceSpec), "source", lambda spec: spec.name),
         resolvers=tuple(sorted((spec for _, spec in resolvers), key=lambda spec: (spec.priority, spec.name))),
         places=tuple(spec for _, spec in sorted(places.items())),
+        attachments=tuple(spec for _, spec in sorted(attachments.items())),
         balancers=_by_name(balancers, "balancer", lambda spec: spec.name),
         filters=_by_name(filters, "filter", lambda spec: spec.name),
         health_checks={ProbeType(name): spec for name, spec in probes.items()},

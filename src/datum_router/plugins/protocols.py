@@ -10,6 +10,7 @@ import msgspec
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin
 from datum_router.manifests.meta import ObjectKey
+from datum_router.model.egress import EgressAttachment
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Endpoint, EndpointKey, Locality
 from datum_router.model.listener import Listener
 from datum_router.model.outcome import Outcome
@@ -234,6 +235,17 @@ class PlaceFinder(Protocol):
 
     def find(self, view: ManifestView) -> PlaceResult:
         """Return what was found; asked again when anything changes that it looked at in the view."""
+        ...
+
+
+# --- attachments -------------------------------------------------------------------------------------------------
+
+
+class AttachmentFinder(Protocol):
+    """Find out from manifests which attachments to VPCs there are, that traffic comes from: pure, no I/O."""
+
+    def find(self, view: ManifestView) -> Sequence[EgressAttachment]:
+        """Return all of them, in order of name; asked again when anything changes that it looked at in the view."""
         ...
 
 

@@ -11,7 +11,15 @@ from datum_router.manifests.problem import Problem
 from datum_router.model.policy import ProbeType
 from datum_router.model.route import BalancingPolicy, PluginFilter
 from datum_router.plugins.cluster import Cluster
-from datum_router.plugins.protocols import DataPlane, DataPlaneObserver, EndpointResolver, PlaceFinder, Prober, Source
+from datum_router.plugins.protocols import (
+    AttachmentFinder,
+    DataPlane,
+    DataPlaneObserver,
+    EndpointResolver,
+    PlaceFinder,
+    Prober,
+    Source,
+)
 
 if TYPE_CHECKING:
     from datum_router.balancing.base import Balancer
@@ -88,6 +96,13 @@ class PlaceSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     create: Callable[[], PlaceFinder]
+
+
+class AttachmentSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A way to find out which attachments there are. All are asked, and what they know is joined."""
+
+    name: str
+    create: Callable[[], AttachmentFinder]
 
 
 class BalancerSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -224,10 +224,10 @@ def test_what_is_not_served_is_refused_where_it_is_said() -> None:
     assert only["rule"] == "self == r'VPCIngress'"
 
 
-def test_below_what_is_refused_as_a_whole_there_are_no_rules_but_of_a_whole_kind() -> None:
+def test_below_what_is_refused_as_a_whole_there_are_no_rules() -> None:
     assert rules_of("VPCIngress", "spec", "defaultTimeouts")
     assert rules_of("VPCIngress", "spec", "defaultTimeouts", "connect") == []
-    assert rules_of("VPCEgress", "spec")[0]["rule"] == "false"
+    assert rules_of("VPCEgress", "spec", "timeouts", "backendRequest")[0]["rule"] == "false"
     assert rules_of("VPCEgress", "spec", "timeouts", "connect")
 
 

@@ -166,7 +166,32 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
             ("accessLog", {}),
         )
     ],
-    ("VPCEgress", "spec", "spec", {"policy": "Deny"}),
+    ("VPCEgress", "spec.connectorRef", "spec.connectorRef", {"connectorRef": {"name": "c"}}),
+    (
+        "VPCEgress",
+        "spec.timeouts.backendRequest",
+        "spec.timeouts.backendRequest",
+        {"timeouts": {"backendRequest": "1s"}},
+    ),
+    *[
+        ("VPCEgress", f"spec.retries.{name}", f"spec.retries.{name}", {"retries": {name: value}})
+        for name, value in (
+            ("perTryTimeout", "1s"),
+            ("retryOn", ["reset"]),
+            ("budgetPercent", 10),
+            ("retryNonIdempotent", True),
+        )
+    ],
+    (
+        "VPCEgress",
+        "spec.destinations[].tls.clientCertificateSecretName",
+        "spec.destinations[0].tls.clientCertificateSecretName",
+        {
+            "destinations": [
+                {"endpoint": "a.example", "port": 1, "tls": {"enabled": True, "clientCertificateSecretName": "c"}}
+            ]
+        },
+    ),
 ]
 
 

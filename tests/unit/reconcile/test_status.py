@@ -119,16 +119,25 @@ def test_a_good_ingress(desk: Desk) -> None:
     assert [one.type for one in status.listeners[0].conditions] == ["Accepted", "Programmed"]
 
 
-def test_an_egress_is_not_served_by_this_version(desk: Desk) -> None:
+def test_an_egress_is_active_once_it_is_in_force_everywhere(desk: Desk) -> None:
     key = desk.put("VPCEgress", "out", {"destinations": [{"endpoint": "example.test", "port": 443}]})
     desk.compile()
     status = desk.desired(key)
     assert isinstance(status, VPCEgressStatus)
     assert states(status) == {
-        "Accepted": "False NotServed",
-        "ResolvedRefs": "Unknown Pending",
-        "Programmed": "False Invalid",
+        "Accepted": "True Accepted",
+        "ResolvedRefs": "True ResolvedRefs",
+        "Programmed": "True Programmed",
     }
+    assert status.active
+
+
+def test_an_egress_whose_attachment_is_not_there_is_in_force_and_says_so(desk: Desk) -> None:
+    key = desk.put("VPCEgress", "out", {"sourceVpcAttachment": "gone"})
+    desk.compile()
+    status = desk.desired(key)
+    assert isinstance(status, VPCEgressStatus)
+    assert states(status)["ResolvedRefs"] == "False AttachmentNotFound"
     assert not status.active
 
 

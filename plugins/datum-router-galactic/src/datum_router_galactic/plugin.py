@@ -15,7 +15,8 @@ from datum_router.manifests.location import (
 )
 from datum_router.manifests.table import ResourceKind
 from datum_router.plugins.hookspecs import hookimpl
-from datum_router.plugins.specs import PlaceSpec, PluginInfo, ResolverSpec
+from datum_router.plugins.specs import AttachmentSpec, PlaceSpec, PluginInfo, ResolverSpec
+from datum_router_galactic.attachments import GalacticAttachmentFinder
 from datum_router_galactic.kinds import (
     BY_LABEL,
     GROUP,
@@ -100,3 +101,9 @@ def datum_router_endpoint_resolvers() -> Sequence[ResolverSpec]:
 def datum_router_places() -> Sequence[PlaceSpec]:
     """Add the ServingLocation of the cluster."""
     return [PlaceSpec(name="serving-location", create=ServingPlaceFinder)]
+
+
+@hookimpl
+def datum_router_attachments() -> Sequence[AttachmentSpec]:
+    """Add the VPCAttachments, whose traffic VPCEgresses are about."""
+    return [AttachmentSpec(name="galactic", create=GalacticAttachmentFinder)]

@@ -1,0 +1,1 @@
+"""Outbound decisions: what a destination is, which addresses are closed, and what the policy says. Pure."""
