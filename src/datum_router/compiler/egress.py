@@ -13,7 +13,7 @@ import msgspec
 from datum_router.compiler.diagnostics import Severity
 from datum_router.compiler.memo import Changes, Made, Memo, RecordingView
 from datum_router.compiler.refs import Finding
-from datum_router.compiler.services import CA_KEY, TRUST_NOBODY
+from datum_router.compiler.services import CA_KEY
 from datum_router.egress.address import parse_address
 from datum_router.egress.decide import in_order
 from datum_router.egress.destination import BadDestination, canonical_name
@@ -30,7 +30,7 @@ from datum_router.model.egress import (
     EgressTarget,
 )
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
-from datum_router.model.service import UpstreamTls
+from datum_router.model.service import UNRESOLVED, UpstreamTls
 from datum_router.plugins.protocols import AttachmentFinder, ManifestView
 from datum_router.reasons import Reason
 from datum_router.routing.normalize import normalize_rule_path
@@ -298,7 +298,7 @@ class _Egress:
 
     def _ca(self, path: str, name: str) -> str:
         if self.view is None:
-            return TRUST_NOBODY
+            return UNRESOLVED
         secret = self.view.get("Secret", self.key.namespace, name)
         bundle = secret.text(CA_KEY) if isinstance(secret, Secret) else None
         if bundle is None:
@@ -309,7 +309,7 @@ class _Egress:
                 "will be accepted",
                 is_reference=True,
             )
-        return bundle or TRUST_NOBODY
+        return bundle or UNRESOLVED
 
     def _timeouts(self) -> TimeoutPolicy:
         spec = self.manifest.spec
