@@ -64,6 +64,11 @@ class Reason(enum.StrEnum):
     CLUSTER_UNREACHABLE = "ClusterUnreachable"
     CLUSTER_REMOVED = "ClusterRemoved"
     INVALID_KUBECONFIG = "InvalidKubeconfig"
+    OWN_CLUSTER = "OwnCluster"
+    DUPLICATE_CLUSTER = "DuplicateCluster"
+    TOO_MANY_CLUSTERS = "TooManyClusters"
+    WRITE_FAILED = "WriteFailed"
+    HEARD = "Heard"
 
     # --- routing and balancing ----------------------------------------------------------------------
     ROUTED = "routed"

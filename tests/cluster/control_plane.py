@@ -39,7 +39,9 @@ from tests.cluster.plane import (
 __all__ = [
     "ADMIN",
     "CONTROLLER",
+    "DISCOVERY",
     "GATEWAY",
+    "REMOTE_READER",
     "REPOSITORY",
     "Answer",
     "ControlPlane",

@@ -7,6 +7,8 @@ import contextlib
 import itertools
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 import yaml
 
 from tests.cluster.control_plane import REPOSITORY, ControlPlane, ProgramsMissing, free_ports, running
-from tests.cluster.plane import REMOTE_READER
+from tests.cluster.plane import REMOTE_READER, Plane
 from tests.cluster.stage import SLICES, SYSTEM, Stage, install, own_address, route, service
 from tests.conftest import Backend, answer, eventually
 from tests.processes import ServiceProcess
@@ -44,18 +46,7 @@ class Clusters:
 
     def join(self, name: str, text: str) -> dict[str, Any]:
         """Have A know a cluster by a kubeconfig."""
-        return self.a.put(
-            {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "metadata": {
-                    "name": name,
-                    "namespace": SYSTEM,
-                    "labels": {"router.datum.net/remote-cluster": "true"},
-                },
-                "data": {"kubeconfig": base64.b64encode(text.encode()).decode()},
-            }
-        )
+        return self.a.put(remote_secret(name, text))
 
     def leave(self, name: str) -> None:
         """Take a cluster's Secret away."""
@@ -85,6 +76,11 @@ class Clusters:
         items = self.slices(name).get(cluster, [])
         return {item["metadata"]["annotations"].get("router.datum.net/stale-since", "") for item in items}
 
+    def lease(self, cluster: str) -> dict[str, Any]:
+        """Return the Lease that says how a cluster stands."""
+        path = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/cluster-{cluster}"
+        return self.a.plane.request("GET", path).json()
+
     def versions(self, name: str) -> dict[str, str]:
         """Return the versions of all slices of a service."""
         return {
@@ -94,7 +90,17 @@ class Clusters:
         }
 
 
-def kubeconfig(plane: ControlPlane, *, server: str = "") -> str:
+def remote_secret(name: str, text: str) -> dict[str, object]:
+    """Return the Secret by which a cluster is joined."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": SYSTEM, "labels": {"router.datum.net/remote-cluster": "true"}},
+        "data": {"kubeconfig": base64.b64encode(text.encode()).decode()},
+    }
+
+
+def kubeconfig(plane: Plane, *, server: str = "") -> str:
     """Return a kubeconfig for the account that others read a cluster with, all data inline."""
     raw = json.loads(plane.kubeconfig(REMOTE_READER).read_text())
     cluster = raw["clusters"][0]["cluster"]
@@ -230,6 +236,65 @@ def test_garbage_and_a_dead_host_hurt_nothing_else(clusters: Clusters, daemon: S
     for name in ("garbage", "dead", "nasty"):
         clusters.leave(name)
     until(lambda: not {"garbage", "dead", "nasty"} & states(daemon).keys(), "all three forgotten", daemon)
+
+
+def test_what_is_said_of_each_cluster_is_seen_with_kubectl_and_the_command(
+    clusters: Clusters, daemon: ServiceProcess
+) -> None:
+    clusters.join("garbage", "{] no: yaml")
+    clusters.join("self", kubeconfig(clusters.a.plane))
+    clusters.join("twice", kubeconfig(clusters.c.plane))
+    expected = {
+        "b": ("True", "False", "ExportConflict"),
+        "c": ("True", "False", "Ready"),
+        "garbage": ("False", "False", "InvalidKubeconfig"),
+        "self": ("False", "False", "OwnCluster"),
+        "twice": ("False", "False", "DuplicateCluster"),
+    }
+    until(lambda: columns(clusters) == expected, f"all told, found {columns(clusters)}", daemon)
+    assert clusters.ports("odd") == {"b": set(), "c": {9002}}, "no endpoint is there twice"
+    assert clusters.a.plane.kubectl(
+        "wait", "-n", SYSTEM, "--for=jsonpath={.metadata.labels.router\\.datum\\.net/ready}=True", "lease/cluster-c"
+    ).returncode == 0  # fmt: skip
+    lease = clusters.lease("b")
+    assert [(one["kind"], one["name"]) for one in lease["metadata"]["ownerReferences"]] == [("Secret", "b")]
+    table = command(clusters, "get", "clusters", "-n", SYSTEM)
+    assert table[0].split() == ["NAME", "READY", "STALE", "SERVICES", "SLICES", "REASON", "MESSAGE"]
+    rows = {line.split()[0]: line for line in table[1:]}
+    assert rows.keys() == expected.keys()
+    assert "ExportConflict" in rows["b"]
+    assert "shop/odd: spec.protocol is GRPC there and HTTP here" in rows["b"]
+    versions = {name: clusters.lease(name)["metadata"]["resourceVersion"] for name in expected}
+    time.sleep(2.5)  # a whole resync: whether anything is written is what is looked at
+    assert {name: clusters.lease(name)["metadata"]["resourceVersion"] for name in expected} == versions
+    for name in ("garbage", "self", "twice"):
+        clusters.leave(name)
+    until(lambda: columns(clusters).keys() == {"b", "c"}, "all three forgotten", daemon)
+
+
+def columns(clusters: Clusters) -> dict[str, tuple[str, ...]]:
+    """Return what `kubectl get leases` shows of each cluster: ready, stale, reason."""
+    labels = ",".join(f"router.datum.net/{name}" for name in ("ready", "stale", "reason"))
+    done = clusters.a.plane.kubectl(
+        "get", "leases", "-n", SYSTEM, "-l", "router.datum.net/component=remote-cluster", "-L", labels, "--no-headers"
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines()]
+    return {row[0].removeprefix("cluster-"): tuple(row[-3:]) for row in rows}
+
+
+def command(clusters: Clusters, *arguments: str) -> list[str]:
+    """Run `datum-router` as an administrator of A and return the lines that it prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "datum_router_cli", *arguments],
+        env={**os.environ, "KUBECONFIG": str(clusters.a.plane.kubeconfig()), "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def test_a_kubeconfig_that_goes_bad_leaves_the_one_before_in_force(clusters: Clusters, daemon: ServiceProcess) -> None:

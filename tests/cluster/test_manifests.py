@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
-from tests.cluster.control_plane import CONTROLLER, GATEWAY, ControlPlane, ProgramsMissing, running
+from tests.cluster.control_plane import CONTROLLER, DISCOVERY, GATEWAY, ControlPlane, ProgramsMissing, running
 from tests.cluster.foreign import foreign_crds
 from tests.cluster.stage import crd, install_crd
 from tests.manifests.documents import MANIFESTS, NAMESPACE, REPOSITORY, Document, files, of_kind
@@ -202,9 +202,9 @@ spec: {{holderIdentity: {holder}}}
 """
 
 
-def lease(plane: ControlPlane, verb: str, name: str, *, holder: str = "x", pod: str = "") -> str:
+def lease(plane: ControlPlane, verb: str, name: str, *, holder: str = "x", pod: str = "", user: str = GATEWAY) -> str:
     """Write a Lease as a gateway, with the token of a pod if one is named; return what kubectl says against it."""
-    account = ("--as", GATEWAY, "--as-group", "system:serviceaccounts", "--as-group", "system:authenticated")
+    account = ("--as", user, "--as-group", "system:serviceaccounts", "--as-group", "system:authenticated")
     extra = ("--as-user-extra", f"authentication.kubernetes.io/pod-name={pod}") if pod else ()
     # Server-side apply would take rights that a gateway does not have.
     done = plane.kubectl(verb, *account, *extra, "-f", "-", stdin=LEASE.format(name=name, holder=holder))
@@ -237,3 +237,18 @@ def test_the_policy_ties_a_gateway_to_its_own_lease(fresh: ControlPlane) -> None
     )
     assert theft.status == 422, theft.body
     assert b"expected one whose name begins with gateway-" in theft.body
+
+
+def test_the_policy_ties_discovery_to_its_own_leases(fresh: ControlPlane) -> None:
+    applied = fresh.kubectl("apply", "-f", str(MANIFESTS / "policies"))
+    assert applied.returncode == 0, applied.stderr
+    leases = f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases"
+    deadline = time.monotonic() + PATIENCE_S
+    while not (said := lease(fresh, "create", "router-other", user=DISCOVERY)):  # until the policy is taken up
+        assert time.monotonic() < deadline
+        assert fresh.request("DELETE", f"{leases}/router-other").status == 200
+    assert "found lease router-other, expected router-discovery, or one whose name begins with cluster" in said
+    for name in ("router-discovery", "cluster-b", "cluster.long.0123456789abcdef"):
+        assert not lease(fresh, "create", name, user=DISCOVERY)
+        assert not lease(fresh, "delete", name, user=DISCOVERY)
+    assert "found lease gateway-x" in lease(fresh, "create", "gateway-x", user=DISCOVERY)

@@ -103,6 +103,7 @@ def test_people_get_their_rights_by_aggregation() -> None:
         "datum-router-places": set(),
         "datum-router-controller": set(),
         "datum-router-discovery": set(),
+        "datum-router-cluster-id": set(),
         "datum-router-view": {"view", "edit", "admin"},
         "datum-router-edit": {"edit", "admin"},
     }

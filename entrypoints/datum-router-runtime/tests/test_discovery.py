@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
@@ -18,20 +19,32 @@ from datum_router.discovery.standing import Phase
 from datum_router.errors import ClusterRejected, ClusterUnavailable, ConfigError, SourceError
 from datum_router.manifests.meta import ObjectKey
 from datum_router.observe.names import DISCOVERY_METRICS
+from datum_router.plugins.cluster import LeaseRecord
 from datum_router.plugins.protocols import Delete, Emit, Problems, SourceEvent, Synced, Upsert
 from datum_router.reasons import Reason
 from datum_router.testing.cluster import FakeCluster
+from datum_router_galactic import plugin as galactic
+from datum_router_runtime import discoveryterm
+from datum_router_runtime.clusterreports import MIN_PAUSE_S, MINOR_PAUSE_S
 from datum_router_runtime.discovery import Discovery
 from datum_router_runtime.discoverysettings import DiscoverySettings
 from datum_router_runtime.discoveryterm import Term
 from datum_router_runtime.remote import CONNECT_PATIENCE_S
 from datum_router_runtime.settings import Address
-from tests.controllers import PLUGINS, plugin_of, plugins
+from tests.controllers import plugin_of, plugins
 
 NAME = "kubernetes"
 ORIGIN = Origin(source=NAME)
 START_AT = 1_700_000_000.0
-PLURALS = {"VPCService": "vpcservices", "Secret": "secrets", "EndpointSlice": "endpointslices"}
+PLURALS = {
+    "VPCService": "vpcservices",
+    "Secret": "secrets",
+    "EndpointSlice": "endpointslices",
+    "Namespace": "namespaces",
+    "VPC": "vpcs",
+    "VPCAttachment": "vpcattachments",
+}
+KINDS = plugins(galactic)
 
 
 class Api:
@@ -77,7 +90,7 @@ def _event(raw: Mapping[str, Any], is_gone: bool) -> SourceEvent:
     if not is_gone:
         return Upsert(source=NAME, raw=raw, origin=ORIGIN)
     meta = raw["metadata"]
-    return Delete(source=NAME, key=ObjectKey(kind=raw["kind"], namespace=meta["namespace"], name=meta["name"]))
+    return Delete(source=NAME, key=ObjectKey(kind=raw["kind"], namespace=meta.get("namespace", ""), name=meta["name"]))
 
 
 class World:
@@ -89,19 +102,25 @@ class World:
         self.settings = DiscoverySettings(**{"stale_s": 600.0, "removed_s": 60.0, "debounce_s": 0.0, **settings})
         self.writes: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
+        self.report_writes: Counter[str] = Counter()
+        self.report_errors: Counter[str] = Counter()
+        self.clock_is_off_s = 0.0
+        self.made = 0
         self.term = self.new_term()
 
     def new_term(self) -> Term:
         return Term(
             self.settings,
-            PLUGINS,
+            KINDS,
             self.a,
             local=Api(self.a),
             make_remote=self._make_remote,
             is_leading=lambda: True,
             writes=self.writes,
             errors=self.errors,
-            wall_clock=lambda: START_AT + trio.current_time(),
+            report_writes=self.report_writes,
+            report_errors=self.report_errors,
+            wall_clock=lambda: START_AT + trio.current_time() + self.clock_is_off_s,
         )
 
     def _make_remote(self, text: str) -> Api:
@@ -113,6 +132,22 @@ class World:
         data = {"kubeconfig": base64.b64encode((text or name).encode()).decode()}
         meta = {"name": name, "namespace": namespace, "labels": {"router.datum.net/remote-cluster": label}}
         self.a.put({"apiVersion": "v1", "kind": "Secret", "metadata": meta, "data": data}, plural="secrets")
+
+    def identify(self, cluster: FakeCluster) -> None:
+        """Give a cluster the namespace whose uid says which one it is."""
+        self.made += 1
+        for number in range(self.made):  # uids are counted in each cluster by itself
+            raw = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"n{number}", "namespace": "shop"}}
+            cluster.put(raw, plural="configmaps")
+        cluster.put({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}, plural="namespaces")
+
+    def report(self, name: str) -> dict[str, tuple[str, str]]:
+        """Return status and reason of each condition in a cluster's Lease."""
+        record = self.a.leases.get(("system", f"cluster-{name}"))
+        if record is None:
+            return {}
+        found = json.loads(record.annotations["router.datum.net/conditions"])
+        return {one["type"]: (one["status"], one["reason"]) for one in found}
 
     def leave(self, name: str) -> None:
         self.a.remove("secrets", ObjectKey(kind="Secret", namespace="system", name=name))
@@ -155,6 +190,12 @@ def put(cluster: FakeCluster, name: str, spec: Mapping[str, Any]) -> None:
     meta = {"name": name, "namespace": "shop"}
     raw = {"apiVersion": "router.datum.net/v1alpha1", "kind": "VPCService", "metadata": meta}
     cluster.put({**raw, "spec": {"port": 80, **spec}}, plural="vpcservices")
+
+
+def put_vpc(cluster: FakeCluster, name: str, identifier: str) -> None:
+    raw = {"apiVersion": "galactic.datumapis.com/v1alpha", "kind": "VPC", "spec": {"networks": ["10.0.0.0/8"]}}
+    status = {"ready": True, "identifier": identifier}
+    cluster.put({**raw, "metadata": {"name": name, "namespace": "shop"}, "status": status}, plural="vpcs")
 
 
 @pytest.fixture
@@ -381,6 +422,325 @@ def test_a_slice_that_somebody_deletes_is_written_again(world: World) -> None:
             "endpointslices", ObjectKey(kind="EndpointSlice", namespace=meta["namespace"], name=meta["name"])
         )
         await trio.sleep(2)
+        assert world.published == {"b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
+
+    world.run(script)
+
+
+# --- which cluster it is ---------------------------------------------------------------------------------------------
+
+
+def test_a_secret_of_the_own_cluster_is_refused(world: World) -> None:
+    world.remotes["mirror"] = Api(world.a)
+    world.identify(world.a)
+    world.join("mirror")
+    world.serve("mirror", "both", "10.9.9.9", discovery={"method": "endpointslice"})
+
+    async def script(world: World) -> None:
+        await trio.sleep(10)
+        assert world.published == {"b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
+        assert world.phases()["mirror"] is Phase.REFUSED
+        assert world.report("mirror")["Accepted"] == ("False", "OwnCluster")
+        assert ("mirror", "Warning", "OwnCluster") in {
+            (one.name, one.type, one.reason) for one in world.a.seen_events("system")
+        }
+
+    world.run(script)
+
+
+def same(world: World) -> None:
+    """Have two Secrets lead to one cluster, the one of a being added later."""
+    world.remotes["a"] = Api(world.remotes["b"].cluster)
+    world.identify(world.remotes["b"].cluster)
+    world.a.clock.advance(60.0)
+    world.join("a")
+
+
+def test_two_secrets_of_one_cluster_do_not_double_it_and_the_second_takes_over(world: World) -> None:
+    same(world)
+
+    async def script(world: World) -> None:
+        await trio.sleep(10)
+        assert world.published == {"b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
+        assert world.report("a")["Accepted"] == ("False", "DuplicateCluster")
+        assert world.report("b")["Accepted"] == ("True", "Accepted")
+        world.leave("b")
+        await trio.sleep(10)
+        assert world.published == {"a": {"10.0.0.1"}, "b": set(), "c": {"10.0.0.2"}}
+        assert world.report("a")["Accepted"] == ("True", "Accepted")
+        await trio.sleep(world.settings.removed_s)
+        assert world.published == {"a": {"10.0.0.1"}, "c": {"10.0.0.2"}}
+
+    world.run(script)
+
+
+def test_a_duplicate_is_known_by_a_daemon_that_starts_while_the_first_is_away(world: World) -> None:
+    same(world)
+
+    async def first(world: World) -> None:
+        await trio.sleep(10)
+
+    world.run(first)
+    world.term = world.new_term()
+    world.remotes["b"].is_silent = True
+
+    async def second(world: World) -> None:
+        await trio.sleep(2 * CONNECT_PATIENCE_S)
+        assert world.published == {"b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
+        assert world.report("a")["Accepted"] == ("False", "DuplicateCluster")
+
+    world.run(second)
+
+
+def test_a_secret_that_comes_to_lead_to_another_cluster_is_no_duplicate_any_more(world: World) -> None:
+    same(world)
+    world.remotes["other"] = Api(FakeCluster())
+    put(
+        world.remotes["other"].cluster, "api", {"endpoints": [{"address": "10.0.0.7"}], "exportTo": {"clusters": "All"}}
+    )
+
+    async def script(world: World) -> None:
+        await trio.sleep(10)
+        world.join("a", "other")
+        await trio.sleep(10)
+        assert world.published == {"a": {"10.0.0.7"}, "b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
+
+    world.run(script)
+
+
+def test_a_secret_that_is_renamed_moves_its_endpoints_without_a_gap(world: World) -> None:
+    world.identify(world.remotes["b"].cluster)
+
+    async def script(world: World) -> None:
+        await trio.sleep(2)
+        world.join("renamed", "b")
+        world.leave("b")
+        for _ in range(100):
+            await trio.sleep(0.1)
+            assert "10.0.0.1" in set().union(*world.published.values())
+        assert world.published["renamed"] == {"10.0.0.1"}
+        assert world.published["b"] == set()
+
+    world.run(script)
+
+
+def test_vpcs_are_matched_by_identifier(world: World) -> None:
+    put_vpc(world.a, "mine", "0000000004d2")
+    for name, identifier in (("b", "0000000004d2"), ("c", "0000000004d3")):
+        cluster = world.remotes[name].cluster
+        put_vpc(cluster, "mine" if name == "c" else "theirs", identifier)
+    attach(world, "b", "theirs", "10.1.0.5")
+    attach(world, "c", "mine", "10.1.0.6")
+
+    async def script(world: World) -> None:
+        await trio.sleep(10)
+        assert world.published == {"b": {"10.1.0.5"}, "c": set()}
+        (item,) = [raw for raw in world.a.objects("endpointslices") if _raw(raw)["endpoints"]]
+        assert _raw(item)["metadata"]["annotations"]["router.datum.net/vpc"] == "shop/mine"
+        assert world.report("c")["Synced"] == ("False", "ExportConflict")
+        put_vpc(world.remotes["c"].cluster, "mine", "0000000004d2")
+        await trio.sleep(10)
+        assert world.published == {"b": {"10.1.0.5"}, "c": {"10.1.0.6"}}
+        assert world.report("c")["Synced"] == ("True", "Synced")
+
+    world.run(script)
+
+
+def _raw(item: Any) -> Any:
+    return item
+
+
+def attach(world: World, where: str, vpc: str, address: str) -> None:
+    cluster = world.remotes[where].cluster
+    raw = {"apiVersion": "galactic.datumapis.com/v1alpha", "kind": "VPCAttachment"}
+    spec = {"vpc": {"name": vpc, "namespace": "shop"}, "interface": {"addresses": [f"{address}/24"]}}
+    meta = {"name": "att", "namespace": "shop"}
+    cluster.put(
+        {**raw, "metadata": meta, "spec": spec, "status": {"ready": True, "identifier": "002a"}},
+        plural="vpcattachments",
+    )
+    cluster.remove("vpcservices", ObjectKey(kind="VPCService", namespace="shop", name="api"))
+    put(cluster, "api", {"vpcAttachmentRef": {"name": "att"}, "exportTo": {"clusters": "All"}})
+
+
+# --- what is said of clusters ----------------------------------------------------------------------------------------
+
+WELL = {
+    "Accepted": ("True", "Accepted"),
+    "Ready": ("True", "Ready"),
+    "Synced": ("True", "Synced"),
+    "Stale": ("False", "Heard"),
+}
+
+
+def test_each_cluster_has_a_lease_with_conditions_that_is_written_when_something_differs(world: World) -> None:
+    world.join("garbage", "{]")
+
+    async def script(world: World) -> None:
+        await trio.sleep(3 * MINOR_PAUSE_S)
+        assert world.report("b") == world.report("c") == WELL
+        assert world.report("garbage")["Accepted"] == ("False", "InvalidKubeconfig")
+        assert world.report("garbage")["Ready"] == ("False", "InvalidKubeconfig")
+        before = dict(world.report_writes)
+        await trio.sleep(20 * world.settings.interval_s)
+        assert world.report_writes == before, "nothing is written at rest"
+        world.remotes["b"].say("the API does not answer")
+        await trio.sleep(MIN_PAUSE_S + 1)
+        assert world.report("b")["Ready"] == ("False", "ClusterUnreachable")
+        assert world.report("b")["Stale"] == ("True", "ClusterStale")
+        world.remotes["b"].say("")
+        await trio.sleep(MIN_PAUSE_S + 1)
+        assert world.report("b") == WELL
+        world.leave("garbage")
+        await trio.sleep(2)
+        assert world.report("garbage") == {}
+
+    world.run(script)
+
+
+def test_a_cluster_that_flaps_costs_few_writes_of_its_lease(world: World) -> None:
+    async def script(world: World) -> None:
+        await trio.sleep(3 * MINOR_PAUSE_S)
+        before = world.report_writes["put"]
+        for number in range(300):
+            world.remotes["b"].say("" if number % 2 else f"fault {number}")
+            await trio.sleep(0.2)
+        assert world.report_writes["put"] - before <= 60 / MIN_PAUSE_S + 1
+        world.remotes["b"].say("")
+        await trio.sleep(MIN_PAUSE_S + 1)
+        assert world.report("b") == WELL
+
+    world.run(script)
+
+
+def test_leases_that_cannot_be_written_are_tried_again_and_endpoints_do_not_wait(world: World) -> None:
+    world.a.fail("list_leases", ClusterUnavailable("no answer"))
+    world.a.fail("write_lease", ClusterUnavailable("no answer"), times=8)
+
+    async def script(world: World) -> None:
+        await trio.sleep(2)
+        assert world.published == {"b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
+        await trio.sleep(60)
+        assert world.report("b") == world.report("c") == WELL
+        assert world.report_errors == {"ClusterUnavailable": 8}
+
+    world.run(script)
+
+
+def test_a_lease_that_somebody_changes_is_put_right_and_one_of_somebody_else_is_left(world: World) -> None:
+    world.join("d", "{]")
+    foreign = LeaseRecord(namespace="system", name="cluster-d", holder="somebody")
+
+    async def script(world: World) -> None:
+        await world.a.write_lease(foreign)
+        await trio.sleep(3 * MINOR_PAUSE_S)
+        assert world.a.leases["system", "cluster-d"].holder == "somebody"
+        there = world.a.leases["system", "cluster-b"]
+        await world.a.write_lease(msgspec.structs.replace(there, annotations={}))
+        orphan = msgspec.structs.replace(there, name="cluster-gone", version="")
+        await world.a.write_lease(orphan)
+        await trio.sleep(world.settings.interval_s + MINOR_PAUSE_S)
+        assert world.report("b") == WELL
+        assert ("system", "cluster-gone") not in world.a.leases
+
+    world.run(script)
+
+
+def test_a_new_term_writes_no_lease_that_is_as_it_should_be(world: World) -> None:
+    async def wait(world: World) -> None:
+        await trio.sleep(3 * MINOR_PAUSE_S)
+
+    world.run(wait)
+    before = {name: lease.version for name, lease in world.a.leases.items()}
+    transitions = {name: lease.annotations for name, lease in world.a.leases.items()}
+    world.term = world.new_term()
+    world.run(wait)
+    assert {name: lease.annotations for name, lease in world.a.leases.items()} == transitions
+    assert before.keys() == world.a.leases.keys()
+
+
+# --- hostile and unlucky ---------------------------------------------------------------------------------------------
+
+
+def test_clusters_beyond_the_limit_are_told_and_taken_when_there_is_room(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discoveryterm, "MAX_CLUSTERS", 2)
+    world.remotes["late"] = Api(FakeCluster())
+    world.a.clock.advance(60.0)
+    world.join("late")
+
+    async def script(world: World) -> None:
+        await trio.sleep(10)
+        assert world.report("late")["Accepted"] == ("False", "TooManyClusters")
+        world.leave("b")
+        await trio.sleep(10)
+        assert world.report("late") == WELL
+
+    world.run(script)
+
+
+def test_a_clock_that_is_set_takes_no_endpoints_away(world: World) -> None:
+    async def script(world: World) -> None:
+        await trio.sleep(2)
+        world.remotes["b"].say("the API does not answer")
+        await trio.sleep(2)
+        world.clock_is_off_s = 10 * 86_400.0
+        await trio.sleep(60)
+        assert "b" in world.published
+        world.clock_is_off_s = -10 * 86_400.0
+        await trio.sleep(world.settings.stale_s)
+        assert "b" not in world.published
+
+    world.run(script)
+
+
+def test_what_a_remote_cluster_says_steers_no_terminal_and_no_log(world: World) -> None:
+    async def script(world: World) -> None:
+        await trio.sleep(2)
+        world.remotes["b"].say("\x1b[2J\r\nfake line\u202e" + "x" * 5000)
+        await trio.sleep(MIN_PAUSE_S + 2)
+        (state,) = [one for one in world.term.states() if one.name == "b"]
+        assert state.message.isprintable()
+        assert len(state.message) <= 500
+        assert all(one.note.isprintable() for one in world.a.seen_events("system"))
+        record = world.a.leases["system", "cluster-b"]
+        assert all(text.isprintable() for text in record.annotations.values())
+
+    world.run(script)
+
+
+def test_a_label_that_is_taken_away_is_a_cluster_that_left(world: World) -> None:
+    async def script(world: World) -> None:
+        await trio.sleep(2)
+        world.join("b", label="false")
+        await trio.sleep(2)
+        assert world.phases()["b"] is Phase.REMOVED
+        assert world.report("b") == {}
+        world.join("b")
+        await trio.sleep(10)
+        assert world.phases()["b"] is Phase.READY
+        assert world.published["b"] == {"10.0.0.1"}
+
+    world.run(script)
+
+
+def test_objects_that_are_made_anew_with_the_same_content_own_what_belongs_to_them(world: World) -> None:
+    async def script(world: World) -> None:
+        await trio.sleep(3 * MINOR_PAUSE_S)
+        for kind, plural, where, name in (
+            ("VPCService", "vpcservices", "shop", "api"),
+            ("Secret", "secrets", "system", "b"),
+        ):
+            world.a.remove(plural, ObjectKey(kind=kind, namespace=where, name=name))
+        world.ask()
+        world.join("b")
+        await trio.sleep(world.settings.interval_s + MINOR_PAUSE_S)
+        (service,), secrets = world.a.objects("vpcservices"), world.a.objects("secrets")
+        owners = {_raw(one)["metadata"]["ownerReferences"][0]["uid"] for one in world.a.objects("endpointslices")}
+        assert owners == {_raw(service)["metadata"]["uid"]}
+        uids = {_raw(one)["metadata"]["name"]: _raw(one)["metadata"]["uid"] for one in secrets}
+        assert [one.uid for one in world.a.leases["system", "cluster-b"].owners] == [uids["b"]]
         assert world.published == {"b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
 
     world.run(script)

@@ -12,6 +12,7 @@ that can be heard goes before one that cannot. Addresses are compared within VPC
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -66,6 +67,7 @@ class Book:
         "_imports",
         "_parts",
         "_published",
+        "_slices",
         "_versions",
         "_vpcs",
         "counts",
@@ -79,6 +81,7 @@ class Book:
         self._clusters: dict[str, _Cluster] = {}
         self._claims: dict[Name, dict[EndpointKey, tuple[str, ...]]] = {}
         self._published: dict[Part, dict[str, Slice]] = {}
+        self._slices: Counter[str] = Counter()  # published ones by cluster
         self._parts: dict[Name, set[str]] = {}  # which clusters have a part of a service: exported or published
         self._versions: dict[tuple[str, str], tuple[int, Part]] = {}  # of slices by namespace and name
         self._dirty: dict[Part, None] = {}
@@ -110,6 +113,10 @@ class Book:
         """Return how many services a cluster exports."""
         found = self._clusters.get(cluster)
         return 0 if found is None else len(found.exports)
+
+    def slices_of(self, cluster: str) -> int:
+        """Return how many slices of a cluster are published."""
+        return self._slices[cluster]
 
     def conflicts_of(self, cluster: str) -> Mapping[Name, str]:
         """Return what is left out of a cluster's exports that are asked for, and why, as far as it is planned."""
@@ -214,6 +221,7 @@ class Book:
         _, part = known
         slices = self._published.get(part)
         if slices is not None and slices.pop(name, None) is not None:
+            self._slices[part[1]] -= 1
             self._dirty[part] = None
             if not slices:
                 del self._published[part]
@@ -385,6 +393,7 @@ class Book:
         slices = self._published.setdefault(part, {})
         self._parts.setdefault(part[0], set()).add(part[1])
         if slices.get(found.name) != found:
+            self._slices[part[1]] += found.name not in slices
             slices[found.name] = found
             if not is_own:
                 self._dirty[part] = None

@@ -19,6 +19,8 @@ class Phase(enum.StrEnum):
     UNREACHABLE = "Unreachable"
     INVALID = "Invalid"
     """Its Secret holds no usable kubeconfig, and never did since the daemon has started."""
+    REFUSED = "Refused"
+    """Its kubeconfig leads to the own cluster, or to one that another Secret leads to: nothing of it is published."""
     REMOVED = "Removed"
     """It has no Secret (any more)."""
 
@@ -31,6 +33,7 @@ REASONS = {
     Phase.READY: Reason.READY,
     Phase.UNREACHABLE: Reason.CLUSTER_UNREACHABLE,
     Phase.INVALID: Reason.INVALID_KUBECONFIG,
+    Phase.REFUSED: Reason.DUPLICATE_CLUSTER,
     Phase.REMOVED: Reason.CLUSTER_REMOVED,
 }
 

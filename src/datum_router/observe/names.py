@@ -103,7 +103,7 @@ CONDITION = Label(
 )
 SOURCE_KIND = Label(name="kind", objects="kinds that a source reads from an API")
 STATUS = Label(name="status", values=("True", "False", "Unknown"))
-PHASE = Label(name="phase", values=("Connecting", "Ready", "Unreachable", "Invalid", "Removed"))
+PHASE = Label(name="phase", values=("Connecting", "Ready", "Unreachable", "Invalid", "Refused", "Removed"))
 SLICE_ACT = Label(name="act", values=("put", "remove"))
 WRITE_ERROR = Label(
     name="error",
@@ -406,6 +406,19 @@ SLICE_WRITES = _counter("datum_router_discovery_slice_writes_total", "slices", "
 SLICE_WRITE_ERRORS = _counter(
     "datum_router_discovery_slice_write_errors_total", "slices", "Slices that could not be written; tried again."
 )
+CLUSTER_CONFLICTS = _gauge(
+    "datum_router_discovery_conflicts",
+    "services",
+    "Services of one cluster of whose export something is left out.",
+)
+CLUSTER_REPORT_WRITES = _counter(
+    "datum_router_discovery_report_writes_total", "leases", "Leases of clusters written and removed.", SLICE_ACT
+)
+CLUSTER_REPORT_ERRORS = _counter(
+    "datum_router_discovery_report_write_errors_total",
+    "leases",
+    "Leases of clusters that could not be written; tried again.",
+)
 
 _SOURCE = (
     SOURCE_LISTS, SOURCE_LIST_SECONDS, SOURCE_RELISTS, SOURCE_WATCHES, SOURCE_WATCH_RESTARTS, SOURCE_EVENTS,
@@ -440,7 +453,8 @@ CONTROLLER_METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _C
 
 _DISCOVERY = (
     LEADING, TERMS, LEASE_FAILURES, REMOTE_CLUSTERS, IMPORTS, EXPORTS, SLICES, STALE_SLICES, SLICES_FAILING,
-    SLICE_WRITES, SLICE_WRITE_ERRORS, CLUSTER_WRITES, CLUSTER_WRITES_DELAYED,
+    CLUSTER_CONFLICTS, SLICE_WRITES, SLICE_WRITE_ERRORS, CLUSTER_REPORT_WRITES, CLUSTER_REPORT_ERRORS,
+    CLUSTER_WRITES, CLUSTER_WRITES_DELAYED,
     BUILD_INFO, UPTIME, CPU, RSS, FDS, MAX_FDS, LOG_DROPPED, SCRAPES,
 )  # fmt: skip
 

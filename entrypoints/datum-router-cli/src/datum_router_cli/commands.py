@@ -12,6 +12,7 @@ from datum_router_cli.check import check
 from datum_router_cli.diff import diff
 from datum_router_cli.explain import explain
 from datum_router_cli.failure import RouterGroup
+from datum_router_cli.get import get
 from datum_router_cli.plugins import plugins
 from datum_router_cli.run import run
 from datum_router_cli.schema import schema
@@ -49,6 +50,7 @@ def cli(ctx: click.Context, log_format: str | None) -> None:
       datum-router explain ./manifests GET http://localhost/api/v1/users
       datum-router run ./manifests --listen 127.0.0.1:8080
       datum-router apply -f ./manifests --wait
+      datum-router get clusters
     """
     if log_format is not None:
         os.environ["DATUM_ROUTER_LOG_FORMAT"] = log_format  # worker processes read it there
@@ -58,5 +60,5 @@ def cli(ctx: click.Context, log_format: str | None) -> None:
     warn_of_unknown_variables(os.environ)
 
 
-for command in (check, explain, diff, run, apply, plugins, schema):
+for command in (check, explain, diff, run, apply, get, plugins, schema):
     cli.add_command(command)

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable
 
+import msgspec
 import trio
 
 import datum_router
@@ -74,6 +75,8 @@ class Discovery:
         self.addresses: dict[str, Address] = {}
         self.writes: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
+        self.report_writes: Counter[str] = Counter()
+        self.report_errors: Counter[str] = Counter()
         self._cpu = CpuClock()
         self._started_at = time.monotonic()
         self._scrapes = 0
@@ -118,6 +121,8 @@ class Discovery:
             is_leading=lambda: self.leader.is_leading,
             writes=self.writes,
             errors=self.errors,
+            report_writes=self.report_writes,
+            report_errors=self.report_errors,
         )
         await self.term.run()
 
@@ -171,6 +176,8 @@ class Discovery:
             "planned": 0 if book is None else book.counts.planned,
             "writes": dict(self.writes),
             "write_errors": dict(self.errors),
+            "report_writes": dict(self.report_writes),
+            "report_write_errors": dict(self.report_errors),
             "failing": 0 if self.term is None else self.term.failing,
             "cluster": self.cluster.counts(),
         }
@@ -202,7 +209,9 @@ class Discovery:
             (names.SLICES, len(published)),
             (names.STALE_SLICES, sum(1 for one in published if one.stale_since)),
             (names.SLICES_FAILING, 0 if term is None else term.failing),
+            (names.CLUSTER_CONFLICTS, sum(one.conflicts for one in states)),
             (names.SLICE_WRITE_ERRORS, self.errors.total()),
+            (names.CLUSTER_REPORT_ERRORS, self.report_errors.total()),
             (names.CLUSTER_WRITES, counts.writes),
             (names.CLUSTER_WRITES_DELAYED, counts.writes_delayed),
             (names.UPTIME, round(time.monotonic() - self._started_at, 3)),
@@ -216,29 +225,21 @@ class Discovery:
             yield (names.REMOTE_CLUSTERS.name, (phase.value,)), count
         for act in names.SLICE_ACT.values:
             yield (names.SLICE_WRITES.name, (act,)), self.writes[act]
+            yield (names.CLUSTER_REPORT_WRITES.name, (act,)), self.report_writes[act]
 
 
 def _shown(one: ClusterState) -> dict[str, object]:
-    """Return a cluster with its conditions, as the page shows it."""
-    ready = {
-        "type": "Ready",
-        "status": "True" if one.phase is Phase.READY else "False",
-        "reason": str(one.reason),
-        "message": one.message,
-        "lastTransitionTime": time_text(one.since_at),
-    }
-    accepted = {
-        "type": "Accepted",
-        "status": "False" if one.problem else "True",
-        "reason": "InvalidKubeconfig" if one.problem else "Accepted",
-        "message": one.problem,
-    }
+    """Return a cluster with its conditions, as the page shows it; one without a Secret has no conditions any more."""
     return {
         "name": one.name,
         "phase": one.phase.value,
+        "reason": str(one.reason),
+        "message": one.message,
+        "since": time_text(one.since_at),
         "services": one.exports,
         "slices": one.slices,
-        "conditions": [accepted, ready],
+        "id": "" if one.report is None else one.report.id,
+        "conditions": [] if one.report is None else msgspec.to_builtins(one.report.conditions),
     }
 
 

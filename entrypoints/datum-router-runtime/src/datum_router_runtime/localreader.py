@@ -1,30 +1,50 @@
-"""What a discovery daemon reads of its own cluster: services that ask, slices that it wrote, and kubeconfigs."""
+"""What a discovery daemon reads of its own cluster: services that ask, slices that it wrote, kubeconfigs, VPCs, and
+which cluster it is.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
 
+import msgspec
 import trio
 
 from datum_router.discovery.slices import SLICE, SLICES, PublishedSlice
 from datum_router.errors import SourceError
+from datum_router.manifests.meta import ObjectMeta
 from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.plugins.protocols import Problems, Source, SourceEvent, Synced
 from datum_router.registry.store import Store, StoreView
+from datum_router_runtime.clusterfacts import NAMESPACE_KIND, VPC_KIND
 from datum_router_runtime.turns import Signal
 
 log = logging.getLogger(__name__)
 
+LOCAL_KINDS = frozenset({"VPCService", "Secret", VPC_KIND, NAMESPACE_KIND})
+"""Kinds that are read beside its own EndpointSlices."""
 FIRST_BACKOFF_S = 0.25
 MAX_BACKOFF_S = 30.0
 
 
 def local_kinds(kinds: KindTable) -> KindTable:
-    """Return the kinds that are read, of those that plugins offer; EndpointSlice in our own, narrow form."""
-    own = [kind for kind in kinds if kind.kind in ("VPCService", "Secret")]
+    """Return the kinds that are read, of those that plugins offer; EndpointSlice in our own, narrow form.
+
+    Of all of them it counts which object it is, and not only what it says: what the daemon writes is owned by some of
+    them, so that one that was made anew with the same content is another owner.
+    """
+    own = [_with_identity(kind) for kind in kinds if kind.kind in LOCAL_KINDS]
     row = ResourceKind(group=SLICE.group, version=SLICE.version, kind=SLICE.kind, plural=SLICES, struct=PublishedSlice)
     return KindTable([*own, row])
+
+
+def _with_identity(kind: ResourceKind) -> ResourceKind:
+    def content(manifest: msgspec.Struct) -> object:
+        meta = getattr(manifest, "metadata", None)
+        mark = (meta.uid, meta.labels, meta.deletion_timestamp) if isinstance(meta, ObjectMeta) else None
+        return (mark, kind.content_of(manifest))
+
+    return msgspec.structs.replace(kind, content=content)
 
 
 class LocalReader:

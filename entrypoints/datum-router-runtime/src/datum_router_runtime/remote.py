@@ -15,6 +15,7 @@ import trio
 from datum_router.compiler.compiler import CompileOptions, Compiler, CompileResult
 from datum_router.compiler.diagnostics import Severity
 from datum_router.discovery.export import Export, Name, export_of
+from datum_router.discovery.report import plain
 from datum_router.discovery.standing import Phase
 from datum_router.errors import SourceError
 from datum_router.manifests.meta import ObjectKey
@@ -24,12 +25,13 @@ from datum_router.model.service import Service
 from datum_router.plugins.manager import PluginSet
 from datum_router.plugins.protocols import Emit, Problems, Source, SourceEvent
 from datum_router.registry.store import Store, StoreView
+from datum_router_runtime.clusterfacts import cluster_id, vpc_ids
 from datum_router_runtime.feed import Feed
 
 CONNECT_PATIENCE_S = 30.0
 """A cluster of which not everything could be read for so long (seconds) cannot be reached."""
 MAX_MESSAGE_CHARS = 500
-NOT_READ = frozenset({"VPCRoute", "VPCIngress", "VPCEgress", "Lease", "Secret", "ConfigMap", "Namespace"})
+NOT_READ = frozenset({"VPCRoute", "VPCIngress", "VPCEgress", "Lease", "Secret", "ConfigMap"})
 """Kinds that no endpoint comes from."""
 
 Told = Callable[[Mapping[Name, Export | None], bool], None]
@@ -42,7 +44,7 @@ def with_kinds(plugins: PluginSet, kinds: KindTable) -> PluginSet:
 
 
 def remote_plugins(plugins: PluginSet) -> PluginSet:
-    """Return the plugins with those kinds alone that endpoints come from."""
+    """Return the plugins with those kinds alone that endpoints come from, and Namespace, which says whose they are."""
     return with_kinds(plugins, KindTable([kind for kind in plugins.kinds if kind.kind not in NOT_READ]))
 
 
@@ -51,6 +53,9 @@ class RemoteCluster:
 
     Attributes:
         is_heard: What it exports is known.
+        exports: What it exports, once it is heard.
+        vpcs: Identifier (base62) of each of its VPCs by `namespace/name`, once it is heard.
+        id: Which cluster it is, once it is heard; empty: that may not be read.
     """
 
     def __init__(
@@ -72,6 +77,10 @@ class RemoteCluster:
             changed: Called when `phase` may say something else; must not block.
         """
         self.is_heard = False
+        self.exports: dict[Name, Export] = {}
+        self.vpcs: Mapping[str, str] = {}
+        self.id = ""
+        self._kinds = plugins.kinds
         self._told = told
         self._changed = changed
         self._complaints: dict[str, str] = {}
@@ -97,7 +106,7 @@ class RemoteCluster:
         """Return how the cluster is found now, and why."""
         if self._complaints:
             text = "; ".join(dict.fromkeys(self._complaints.values()))
-            return Phase.UNREACHABLE, text[:MAX_MESSAGE_CHARS]
+            return Phase.UNREACHABLE, plain(text[:MAX_MESSAGE_CHARS])
         if self.is_heard:
             return Phase.READY, ""
         if trio.current_time() - self._started_at >= CONNECT_PATIENCE_S:
@@ -147,7 +156,14 @@ class RemoteCluster:
         is_first, self.is_heard = not self.is_heard, True
         if is_first:
             changes = {where: export for where, export in changes.items() if export is not None}
-        if changes or is_first:
+        for where, export in changes.items():
+            if export is None:
+                self.exports.pop(where, None)
+            else:
+                self.exports[where] = export
+        vpcs, self.id = vpc_ids(view, self._kinds), cluster_id(view) or self.id
+        is_other, self.vpcs = vpcs != self.vpcs, vpcs
+        if changes or is_first or is_other:
             self._told(changes, is_first)
             self._changed()
 

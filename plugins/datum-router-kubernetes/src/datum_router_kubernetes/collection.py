@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from datum_router.discovery.identity import IDENTITY_NAMESPACE
 from datum_router.discovery.marks import MANAGED_SELECTOR, REMOTE_SELECTOR
 from datum_router.manifests.credentials import CREDENTIAL_KINDS
 from datum_router.manifests.meta import GROUP, ObjectKey
@@ -102,7 +103,7 @@ def collections_of(
     of reach: a Role of one namespace does not reach them.
 
     Discovery reads of Secrets those of its own namespace that hold a remote cluster's kubeconfig, of EndpointSlices its
-    own.
+    own, and of namespaces, here and there, the one whose uid says which cluster it is.
     """
     found: list[Collection] = []
     names: set[str] = set()
@@ -121,6 +122,8 @@ def collections_of(
         elif which == LEASES:
             if settings.role is Role.CONTROLLER:
                 found.append(_collection(kind, namespace=own_namespace, label_selector=REPORT_SELECTOR))
+        elif which == NAMESPACES and settings.role in (Role.DISCOVERY, Role.REMOTE):
+            found.append(_collection(kind, name=IDENTITY_NAMESPACE, is_optional=True))
         elif which == NAMESPACES and settings.namespaces:
             found += [_collection(kind, name=name, is_optional=True) for name in settings.namespaces]
         else:

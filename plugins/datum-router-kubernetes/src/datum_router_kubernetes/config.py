@@ -30,7 +30,7 @@ class Role(enum.StrEnum):
 
     Only gateways read Secrets, those that manifests name; only controllers read the gateways' Leases. Discovery reads
     the EndpointSlices that it writes and, in its own namespace, Secrets with the label for remote clusters; of those
-    clusters it reads neither (`remote`).
+    clusters (`remote`) it reads neither. Of namespaces both read the one that says which cluster it is.
     """
 
     GATEWAY = "gateway"

@@ -142,6 +142,11 @@ class FakeCluster:
         """Return copies of all objects of a kind, by namespace and name."""
         return [copy.deepcopy(one.raw) for (kind, _), one in sorted(self._objects.items()) if kind == plural]
 
+    @property
+    def leases(self) -> Mapping[tuple[str, str], LeaseRecord]:
+        """Return all leases by namespace and name."""
+        return dict(sorted(self._leases.items()))
+
     def status_of(self, plural: str, key: ObjectKey) -> Mapping[str, object]:
         """Return an object's status, empty if it has none; KeyError if it is not there."""
         status = self._objects[plural, key].raw.get("status", {})
