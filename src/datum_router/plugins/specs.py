@@ -11,7 +11,15 @@ from datum_router.manifests.problem import Problem
 from datum_router.model.policy import ProbeType
 from datum_router.model.route import BalancingPolicy, PluginFilter
 from datum_router.plugins.cluster import Cluster
-from datum_router.plugins.protocols import DataPlane, DataPlaneObserver, EndpointResolver, PlaceFinder, Prober, Source
+from datum_router.plugins.protocols import (
+    DataPlane,
+    DataPlaneObserver,
+    EndpointResolver,
+    PlaceFinder,
+    Prober,
+    RateLimitStore,
+    Source,
+)
 
 if TYPE_CHECKING:
     from datum_router.balancing.base import Balancer
@@ -136,6 +144,18 @@ class DataPlaneSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     validate: Callable[[Mapping[str, str]], object] | None = None
     create: Callable[[Holder[Snapshot], DataPlaneObserver, Mapping[str, str]], DataPlane]
+
+
+class RateLimitStoreSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A store of rate limits that gateways share, by the name that the setting `rate_limit_store` uses.
+
+    Attributes:
+        create: Takes the text settings of `rate_limit_store_config`; does no I/O. Raises ConfigError for one that is
+            missing, unknown or wrong. Called in each worker, and once before in the supervisor, to find that out.
+    """
+
+    name: str
+    create: Callable[[Mapping[str, str]], RateLimitStore]
 
 
 class ClusterSpec(msgspec.Struct, frozen=True, kw_only=True):

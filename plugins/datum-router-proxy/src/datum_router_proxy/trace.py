@@ -13,9 +13,14 @@ from datum_router_proxy.request import Request
 
 
 class Trace:
-    """One request's story. Times are CLOCK_MONOTONIC seconds; `stalled_at`: since when the client takes nothing."""
+    """One request's story. Times are CLOCK_MONOTONIC seconds; `stalled_at`: since when the client takes nothing.
+
+    Attributes:
+        added: Fields of ours for the upstream's response, before filters see it.
+    """
 
     __slots__ = (
+        "added",
         "attempts",
         "body",
         "bytes_out",
@@ -31,6 +36,7 @@ class Trace:
     )
 
     def __init__(self, body: RequestBody, started_at: float) -> None:
+        self.added: tuple[tuple[bytes, bytes], ...] = ()
         self.body = body
         self.started_at = started_at
         self.deadline = math.inf
