@@ -66,6 +66,7 @@ VARIABLES = (
     ("DATUM_ROUTER_TOPOLOGY", "topology", "`name=value,name=value`"),
     ("DATUM_ROUTER_LOCATION", "location", "`name=iad-1,latitude=38.9445,longitude=-77.4558`, or some of it"),
     ("DATUM_ROUTER_DATA_PLANE_CONFIG", "data_plane_config", "`name=value,name=value`"),
+    ("DATUM_ROUTER_RATE_LIMIT_STORE_CONFIG", "rate_limit_store_config", "`name=value,name=value`"),
     ("DATUM_ROUTER_VPC_INTERFACES", "data_plane_config", "`namespace/name=interface,...`: `vpc_interfaces` below"),
     ("DATUM_ROUTER_VPC_ATTACHMENTS", "data_plane_config", "`namespace/name=interface,...`: `vpc_attachments` below"),
     ("DATUM_ROUTER_VPC_REQUIRED", "data_plane_config", "`true` or `false`: `vpc_required` below"),

@@ -78,6 +78,8 @@ class Reason(enum.StrEnum):
     NO_HEALTHY_ENDPOINT = "no_healthy_endpoint"
     CIRCUIT_OPEN = "circuit_open"
     LOCALITY_REQUIRED = "locality_required"
+    RATE_LIMITED = "rate_limited"
+    RATE_LIMIT_UNKNOWN = "rate_limit_unknown"
     REDIRECTED = "redirected"
     PREFLIGHT = "preflight"
     LOOP_DETECTED = "loop_detected"

@@ -171,6 +171,7 @@ def test_json_holds_the_same(invoke: Invoke) -> None:
         "line": 12,
         "conditions": ['path prefix "/api/v1"', "method GET or POST"],
         "filters": [],
+        "limits": [],
         "balancing": "round-robin",
     }
     assert [(item["service"], item["share_percent"]) for item in document["destinations"]] == [
@@ -308,3 +309,36 @@ def test_a_place_that_is_none_is_refused(invoke: Invoke) -> None:
     result = invoke("GET", "http://localhost/", "--at", "latitude=99,longitude=0")
     assert result.exit_code == 2
     assert "--at: found latitude '99', expected degrees from -90 to 90" in result.stderr
+
+
+LIMITED = """\
+apiVersion: router.datum.net/v1alpha1
+kind: VPCIngress
+metadata: {name: front}
+spec:
+  host: shop.test
+  rateLimit: {requests: 50, keys: [SourceIP]}
+---
+apiVersion: router.datum.net/v1alpha1
+kind: VPCService
+metadata: {name: a}
+spec: {port: 80, endpoints: [{address: 10.0.0.1}]}
+---
+apiVersion: router.datum.net/v1alpha1
+kind: VPCRoute
+metadata: {name: a}
+spec:
+  hostnames: [shop.test, other.test]
+  destinations: [{vpcServiceRef: {name: a}}]
+  rateLimit: {requests: 100, unit: Minute, burst: 20, keys: ["Header:X-Tenant"]}
+"""
+
+
+def test_limits_that_hold_for_the_request_are_shown(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(LIMITED)
+    own = "rate limit of the route: 100 a minute for each value of x-tenant, 20 at once; else 429"
+    front = "rate limit of the ingress: 50 a second for each client address, 50 at once; else 429"
+    text = " ".join(invoke("explain", str(tmp_path), "GET", "http://shop.test:8080/").output.split())
+    assert text.index(front) < text.index(own)
+    document = json.loads(invoke("explain", str(tmp_path), "GET", "http://shop.test:8080/", "--output", "json").output)
+    assert document["winner"]["limits"] == [front, own]

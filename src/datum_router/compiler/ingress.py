@@ -11,12 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 import msgspec
 
 from datum_router.compiler.diagnostics import Severity, did_you_mean
+from datum_router.compiler.limits import rate_policy
 from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
 from datum_router.compiler.services import service_key
 from datum_router.manifests.meta import ObjectKey, key_of
 from datum_router.manifests.secret import Secret
 from datum_router.manifests.vpcingress import IngressListener, IngressProtocol, PathType, VPCIngress
 from datum_router.manifests.vpcroute import ParentRef, VPCRoute
+from datum_router.model.limits import HostRateLimit, RateScope
 from datum_router.model.listener import Listener, TlsBinding
 from datum_router.model.route import BackendRef, Match, PathKind, PathMatch, Rule, RuleId
 from datum_router.plugins.protocols import ManifestView
@@ -362,6 +364,11 @@ class IngressCompiler:
             merged = tuple(dict.fromkeys((*names, *hostnames))) if names and hostnames else ()
             tls = (*before.tls, binding) if is_tls and binding is not None else before.tls
             listener = msgspec.structs.replace(before, hostnames=merged, tls=tls)
+        if spec.rate_limit is not None:
+            limit_of_hosts = HostRateLimit(
+                hostnames=hostnames, policy=rate_policy(spec.rate_limit, RateScope.INGRESS, key)
+            )
+            listener = msgspec.structs.replace(listener, rate_limits=(*listener.rate_limits, limit_of_hosts))
         self._listeners[item.port] = listener
         return listener
 

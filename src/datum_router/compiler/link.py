@@ -28,11 +28,14 @@ from datum_router.model.route import BackendRef, HashOn, Rule
 from datum_router.model.service import Service, ServiceKey
 from datum_router.model.snapshot import SnapshotData
 from datum_router.observe.meter import RequestMeter
+from datum_router.policy.ratelimit import RateLimiter
 from datum_router.policy.timeout import first_limit, has_try_limits
 from datum_router.reasons import Reason
 from datum_router.routing.host import host_matches
 from datum_router.routing.matcher import Matcher
 
+HostLimiters = tuple[tuple[tuple[str, ...], RateLimiter], ...]
+"""Host names and the rate limits of what comes in for them; the first that fits counts."""
 _NO_SPLIT = Split(())
 NO_FILTERS: Mapping[int, tuple[Filter, ...]] = {}
 NO_EXCLUSIONS: frozenset[EndpointKey] = frozenset()
@@ -145,6 +148,8 @@ class LinkedRule:
         has_repeatable_filters, response_key: See `filters.base`; True and empty without filters.
         has_try_limits, first_limit_s, first_reason: See `policy.timeout`, said once for all requests.
         extra: What it has beside plain filters; a rule that has any keeps off the fast lanes.
+        limiter: Rate limits of the route; None if there are none.
+        needs_pipeline: Something has to be looked at for each request that no fast lane looks at.
         meters: The data plane's, by protocol and service: they live as long as the rule.
     """
 
@@ -161,7 +166,9 @@ class LinkedRule:
         "first_reason",
         "has_repeatable_filters",
         "has_try_limits",
+        "limiter",
         "meters",
+        "needs_pipeline",
         "response_key",
         "retry",
         "rule",
@@ -174,6 +181,8 @@ class LinkedRule:
         filters: tuple[Filter, ...],
         balancers: dict[ServiceKey, tuple[ServiceState, ServiceBalancer]],
         destination_filters: Mapping[int, tuple[Filter, ...]] = NO_FILTERS,
+        *,
+        limiter: RateLimiter | None = None,
     ) -> None:
         """Join the parts.
 
@@ -181,6 +190,8 @@ class LinkedRule:
             destination_filters: By the position of their destination.
         """
         self.rule = rule
+        self.limiter = limiter
+        self.needs_pipeline = limiter is not None
         self.filters = filters
         self.has_repeatable_filters = not filters or are_repeatable(rule.filters)
         self.response_key = response_key(rule.filters) if filters else b""
@@ -365,6 +376,7 @@ class Snapshot:
 
     __slots__ = (
         "_hosts",
+        "_limiters",
         "data",
         "default",
         "digest",
@@ -385,8 +397,10 @@ class Snapshot:
         default: Matcher,
         *,
         matches_request_id: bool = False,
+        limiters: Mapping[str, HostLimiters] = {},
     ) -> None:
         self.data = data
+        self._limiters = limiters
         self.matches_request_id = matches_request_id
         self.mark = object()
         self.version = data.version
@@ -406,6 +420,13 @@ class Snapshot:
         matcher = self.matchers.get(head.listener, self.default) if self.matchers else self.default
         rule = matcher.match(head)
         return None if rule is None else self.rules[rule.id]
+
+    def limiter(self, listener: str, host: str) -> RateLimiter | None:
+        """Return the rate limits of a listener for `host`, which come before those of routes."""
+        for hostnames, limiter in self._limiters.get(listener, ()) if self._limiters else ():
+            if any(host_matches(name, host) for name in hostnames):
+                return limiter
+        return None
 
     def serves_host(self, listener: str, host: str) -> bool:
         """Tell whether a listener is there for `host` (421 otherwise on TLS listeners)."""

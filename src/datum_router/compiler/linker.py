@@ -20,7 +20,7 @@ from datum_router.balancing.base import Balancer
 from datum_router.balancing.guarded import GuardedBalancer
 from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.compiler.diff import rule_differences
-from datum_router.compiler.link import LinkedRule, ServiceState, Snapshot
+from datum_router.compiler.link import HostLimiters, LinkedRule, ServiceState, Snapshot
 from datum_router.compiler.steps import in_one_go
 from datum_router.filters.base import CheckedFilter, Filter, build_filter
 from datum_router.health.trial import LocalPermits, TrialDesk
@@ -30,9 +30,13 @@ from datum_router.model.request import REQUEST_ID
 from datum_router.model.route import FilterConfig, PluginFilter, Rule, RuleId
 from datum_router.model.service import ServiceKey
 from datum_router.model.snapshot import SnapshotData
+from datum_router.observe import names
+from datum_router.observe.cells import Cell
 from datum_router.plugins.manager import BUILTIN, PluginSet
-from datum_router.plugins.protocols import HealthChange
+from datum_router.plugins.protocols import HealthChange, RateLimitStore
+from datum_router.policy.buckets import SECRET_BYTES, BucketTable, local_table
 from datum_router.policy.plugin_guard import PluginHook, PluginPart, PluginWatch
+from datum_router.policy.ratelimit import RateLimiter
 from datum_router.routing.matcher import STEP_RULES, Matcher
 from datum_router.routing.regex import RegexEngine
 
@@ -47,6 +51,7 @@ class Linker:
 
     __slots__ = (
         "_bound_rules",
+        "_buckets",
         "_desk",
         "_health",
         "_is_place_fixed",
@@ -54,6 +59,7 @@ class Linker:
         "_locality",
         "_moved",
         "_plugins",
+        "_rate_store",
         "_regex",
         "_request_id_rules",
         "_retired",
@@ -69,6 +75,8 @@ class Linker:
         gateway_locality: Locality = UNKNOWN_LOCALITY,
         desk: TrialDesk | None = None,
         watch: PluginWatch | None = None,
+        buckets: BucketTable | None = None,
+        rate_store: RateLimitStore | None = None,
     ) -> None:
         """Begin with nothing.
 
@@ -76,8 +84,12 @@ class Linker:
             gateway_locality: Where this gateway is whatever snapshots say; unknown = where they say.
             desk: For trials of half-open endpoints. Without one permits count in this process alone and verdicts go
                 nowhere: right where nobody says that an endpoint is half-open.
+            buckets: Of rate limits; without a table they count in this process alone.
+            rate_store: Asked in place of `buckets`.
         """
         self._plugins = plugins
+        self._buckets = buckets
+        self._rate_store = rate_store
         self._desk = desk or TrialDesk(LocalPermits(), lambda _verdict: None)
         self._watch = watch or PluginWatch()
         self._regex = regex
@@ -123,7 +135,15 @@ class Linker:
         self._bound_rules += _count_bound(new) - _count_bound(old)
         self._request_id_rules += _count_request_id(new) - _count_request_id(old)
         self._moved.clear()
-        snapshot = Snapshot(data, rules, states, matchers, default, matches_request_id=self._request_id_rules > 0)
+        snapshot = Snapshot(
+            data,
+            rules,
+            states,
+            matchers,
+            default,
+            matches_request_id=self._request_id_rules > 0,
+            limiters=self._host_limiters(data),
+        )
         self._last = snapshot
         return snapshot
 
@@ -145,6 +165,15 @@ class Linker:
         states = [*self._states.values(), *self._retired]
         self._retired = [state for state in self._retired if state.limits.requests]
         return states
+
+    def take_cells(self) -> list[Cell]:
+        """Return what rate limits have counted since the last call."""
+        table = self._buckets
+        if table is None or not table.forgotten:
+            return []
+        cell = Cell(names.RATE_LIMIT_FORGOTTEN.name, (), table.forgotten)
+        table.forgotten = 0
+        return [cell]
 
     # --- place -----------------------------------------------------------------------------------------------------
 
@@ -247,7 +276,26 @@ class Linker:
             for position, ref in enumerate(rule.destinations)
             if ref.filters
         }
-        return LinkedRule(rule, filters, balancers, destination_filters)
+        limiter = RateLimiter(rule.rate_limits, self._table(), self._rate_store) if rule.rate_limits else None
+        return LinkedRule(rule, filters, balancers, destination_filters, limiter=limiter)
+
+    def _table(self) -> BucketTable:
+        """Return the table of buckets. Whoever serves hands one in, with a secret that nobody can guess."""
+        if self._buckets is None:
+            self._buckets = local_table(bytes(SECRET_BYTES))
+        return self._buckets
+
+    def _host_limiters(self, data: SnapshotData) -> dict[str, HostLimiters]:
+        return {
+            listener.name: tuple(
+                [
+                    (item.hostnames, RateLimiter((item.policy,), self._table(), self._rate_store))
+                    for item in listener.rate_limits
+                ]
+            )
+            for listener in data.listeners
+            if listener.rate_limits
+        }
 
     def _filter(self, config: FilterConfig, rule: Rule) -> Filter:
         if isinstance(config, PluginFilter):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from datum_router.compiler.cors import compile_cors, preflight_rules
 from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.compiler.ingress import IngressScope
+from datum_router.compiler.limits import route_rates
 from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
 from datum_router.compiler.services import service_key
 from datum_router.filters.base import filter_problem
@@ -60,7 +63,10 @@ class RouteCompiler:
         if balancing is None:
             return [], findings
         destinations = _destinations(route, key, view, findings)
-        filters = tuple([compile_filter(item) for item in spec.filters])
+        # Limits are no steps of the filters: all of them come first.
+        steps = [index for index, item in enumerate(spec.filters) if item.type is not wire.FilterType.RATE_LIMIT]
+        filters = tuple([compile_filter(spec.filters[index]) for index in steps])
+        rates = route_rates(route, key)
         matches = spec.matches or (spec.match or wire.RouteMatch(),)
         name = f"{key.namespace}/{key.name}"
         cors = compile_cors(spec.cors)
@@ -81,6 +87,7 @@ class RouteCompiler:
                 locality=locality,
                 retry=retry,
                 timeouts=timeouts,
+                rate_limits=rates,
                 created_at=created,
                 index=index,
                 cors=cors,
@@ -88,7 +95,7 @@ class RouteCompiler:
             where = f"spec.matches[{index}]" if spec.matches else "spec.match"
             unusable = self._match_problems(rule, key, where, is_grpc=item.grpc_service is not None)
             if filters or any(ref.filters for ref in destinations):
-                unusable += _filter_problems(rule, key)
+                unusable += _filter_problems(rule, key, steps)
             if unusable:
                 findings += unusable
             else:
@@ -144,10 +151,10 @@ class RouteCompiler:
         )
 
 
-def _filter_problems(rule: Rule, key: ObjectKey) -> list[Finding]:
+def _filter_problems(rule: Rule, key: ObjectKey, steps: Sequence[int]) -> list[Finding]:
     return [
         Finding(key=key, path=f"spec.filters[{index}]", reason=Reason.INVALID_VALUE, message=problem)
-        for index, config in enumerate(rule.filters)
+        for index, config in zip(steps, rule.filters, strict=True)
         if (problem := filter_problem(config, rule))
     ] + [
         Finding(

@@ -175,7 +175,11 @@ class RateUnit(enum.StrEnum):
 
 
 class RateLimit(SpecPart, frozen=True, kw_only=True):
-    """How many requests are let through; others are answered with 429."""
+    """How many requests are let through; others are answered with 429.
+
+    All workers of a gateway count together, replicas do not, unless they share a store (setting `rate_limit_store`).
+    Clients of one IPv6 network of 64 bits count as one. Requests without a header that is named count together.
+    """
 
     requests: Annotated[int, Meta(description="Requests per unit.", ge=1, le=MAX_COUNT)]
     unit: Annotated[RateUnit, Meta(description="Unit of time.")] = RateUnit.SECOND

@@ -61,13 +61,11 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         NotServed(path="spec.timeouts.streamIdle", hint="use timeouts.request"),
         NotServed(
             path="spec.filters[].type",
-            values=("RequestMirror", "RateLimit"),
+            values=("RequestMirror",),
             hint="use RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect or URLRewrite",
         ),
         NotServed(path="spec.filters[].requestMirror", hint=_REMOVE),
-        NotServed(path="spec.filters[].rateLimit", hint=_REMOVE),
         NotServed(path="spec.sessionAffinity", hint="use loadBalancing consistent-hash with hashOn Cookie or Header"),
-        NotServed(path="spec.rateLimit", hint=_REMOVE),
         NotServed(path="spec.circuitBreaker", hint="use healthCheck.passive of the VPCService"),
     ),
     "ServiceBinding": (NotServed(path="spec.portMappings[].protocol", values=("UDP",), hint="use TCP"),),
@@ -85,7 +83,6 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         NotServed(path="spec.gatewaySelector", hint="remove it: every gateway opens the listeners"),
         NotServed(path="spec.allowedRoutes", hint="remove it: every route may name this VPCIngress"),
         NotServed(path="spec.defaultTimeouts", hint="use timeouts of the VPCRoute"),
-        NotServed(path="spec.rateLimit", hint=_REMOVE),
         NotServed(path="spec.clientIP.proxyProtocol", hint="use trustedHops with X-Forwarded-For"),
         NotServed(path="spec.accessLog", hint="remove it: the gateway's own settings apply"),
     ),
@@ -131,6 +128,7 @@ _SELECTOR: Final = (
     "matchLabels",
     *(f"matchExpressions[].{name}" for name in ("key", "operator", "values")),
 )
+_RATES: Final = ("requests", "unit", "burst", "keys")
 _HEADER_LISTS: Final = ("set[].name", "set[].value", "add[].name", "add[].value", "remove")
 _PATH_PARTS: Final = ("path.type", "path.replaceFullPath", "path.replacePrefixMatch")
 
@@ -248,6 +246,8 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
                 "maxAgeSeconds",
             )
         },
+        **{f"spec.filters[].rateLimit.{name}": "policy/ratelimit" for name in _RATES},
+        **{f"spec.rateLimit.{name}": "policy/ratelimit" for name in _RATES},
         "spec.sourceVpcAttachment": "routing/source: the attachment that a request came in by",
         "spec.locality.mode": "balancing/locality",
         "spec.locality.topologyKey": "balancing/locality",
@@ -290,6 +290,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.listeners[].protocol": "compiler/ingress: listener",
         "spec.maxRequestBodyBytes": "compiler/ingress: listener",
         "spec.clientIP.trustedHops": "compiler/ingress: listener",
+        **{f"spec.rateLimit.{name}": "policy/ratelimit" for name in _RATES},
     },
     "VPCEgress": {
         "spec.sourceVpcAttachment": "egress/decide: whose rule it is",

@@ -29,6 +29,7 @@ from datum_router.manifests.rules import (
     warning,
 )
 from datum_router.manifests.servicebinding import ServiceBinding
+from datum_router.manifests.validate_limits import check_rate_limit
 from datum_router.manifests.vpcegress import EgressTls, VPCEgress
 from datum_router.manifests.vpcingress import IngressProtocol, VPCIngress
 from datum_router.manifests.vpcservice import (
@@ -207,6 +208,7 @@ def validate_ingress(manifest: VPCIngress) -> Iterator[Problem]:
         names.setdefault(listener.name, index)
         if listener.protocol is IngressProtocol.HTTPS and spec.tls is None:
             yield missing("spec.tls", f"listener {listener.name} speaks HTTPS, but no certificate is named")
+    yield from check_rate_limit("spec.rateLimit", spec.rate_limit)
     yield from check_selector("spec.gatewaySelector", spec.gateway_selector)
     if spec.allowed_routes is not None:
         yield from check_selector("spec.allowedRoutes.selector", spec.allowed_routes.selector)

@@ -23,6 +23,7 @@ from datum_router.manifests.rules import (
     warning,
 )
 from datum_router.manifests.validate_filters import check_cors, check_grpc
+from datum_router.manifests.validate_limits import check_rate_limit
 from datum_router.manifests.vpcroute import (
     FilterType,
     HashAlgorithm,
@@ -85,6 +86,7 @@ def validate_route(manifest: VPCRoute) -> Iterator[Problem]:
         yield from _balancing(spec, spec.load_balancing_config)
     if spec.locality is not None:
         yield from _locality("spec.locality", spec.locality)
+    yield from check_rate_limit("spec.rateLimit", spec.rate_limit)
     yield from check_retries("spec.retries", spec.retries)
     yield from check_timeouts("spec.timeouts", spec.timeouts)
     yield from _tries(spec)
@@ -202,6 +204,7 @@ def _filters(path: str, filters: Sequence[RouteFilter], spec: VPCRouteSpec) -> I
 
 
 def _filter(path: str, item: RouteFilter, spec: VPCRouteSpec) -> Iterator[Problem]:
+    yield from check_rate_limit(f"{path}.rateLimit", item.rate_limit)
     if item.request_header_modifier is not None:
         yield from _header_modifier(f"{path}.requestHeaderModifier", item.request_header_modifier)
     if item.response_header_modifier is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from datum_router.model.egress import EgressListener
+from datum_router.model.limits import HostRateLimit
 
 
 class TlsBinding(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +30,7 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
         trusted_hops: How many proxies in front of us may be believed in X-Forwarded-For.
         max_request_body_bytes: 0 = no limit.
         hostnames: Hosts it serves, empty = any; a TLS listener answers 421 to others.
+        rate_limits: Of what comes in for some of its hosts, before routes are looked at.
         attachment: In a data plane, of the listener as one connection sees it: the VPCAttachment (`namespace/name`)
             behind the interface that it came in by. Always empty in a snapshot.
         egress: It is for outbound traffic, and serves no routes; None: it is for requests from outside.
@@ -43,5 +45,6 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     trusted_hops: int = 0
     max_request_body_bytes: int = 0
     hostnames: tuple[str, ...] = ()
+    rate_limits: tuple[HostRateLimit, ...] = ()
     attachment: str = ""
     egress: EgressListener | None = None

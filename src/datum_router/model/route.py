@@ -8,6 +8,7 @@ from typing import NewType
 import msgspec
 
 from datum_router.model.filters import CorsPolicy
+from datum_router.model.limits import RateLimitPolicy
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
 from datum_router.model.service import ServiceKey
 
@@ -184,6 +185,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         route: `namespace/name` of the manifest it came from (bounded metric label).
         hostnames: Exact lower-case names or `*.suffix`; empty = any host.
         listeners: Listener names it is bound to; empty = all.
+        rate_limits: All of them must let a request through, before the filters see it.
         created_at: Unix time of the manifest's creation, for ties; 0 = unknown.
         index: Position within its manifest, the last tie-breaker.
         cors: None: the rule knows nothing of other origins.
@@ -201,6 +203,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     locality: LocalityPolicy = LocalityPolicy()
     retry: RetryPolicy = RetryPolicy()
     timeouts: TimeoutPolicy = TimeoutPolicy()
+    rate_limits: tuple[RateLimitPolicy, ...] = ()
     created_at: float = 0.0
     index: int = 0
     cors: CorsPolicy | None = None

@@ -14,6 +14,7 @@ import msgspec
 from datum_router.compiler.diagnostics import Severity
 from datum_router.health.outlier import BreakerState
 from datum_router.health.view import HealthReason
+from datum_router.model.limits import RateScope
 from datum_router.policy.plugin_guard import PluginHook
 from datum_router.policy.retry import REFUSALS
 from datum_router.reasons import Reason
@@ -84,6 +85,8 @@ WHY = Label(name="why", values=REFUSALS)
 STATE = Label(name="state", values=ENDPOINT_STATES)
 BREAKER = Label(name="state", values=tuple(str(state) for state in BreakerState))
 CHANGE = Label(name="change", values=tuple(str(reason) for reason in HealthReason))
+RATE_SCOPE = Label(name="scope", values=tuple(str(scope) for scope in RateScope))
+RATE_DECISION = Label(name="decision", values=("allowed", "limited", "failed_open", "failed_closed"))
 SEVERITY = Label(name="severity", values=tuple(str(severity) for severity in Severity))
 PLUGIN = Label(name="plugin", objects="entry point of a plugin that is installed")
 HOOK = Label(name="hook", values=tuple(str(hook) for hook in PluginHook))
@@ -189,6 +192,19 @@ PERMITS_REFUSED = _counter(
     "Requests and retries that found the service's limits reached (answered with circuit_open).",
     SERVICE,
     PERMIT,
+)
+RATE_LIMIT_DECISIONS = _counter(
+    "datum_router_rate_limit_decisions_total",
+    "requests",
+    "Requests that a rate limit was asked for: let through, limited (answered with 429, counted under the limit that "
+    "refused), or decided without the shared store, which did not answer.",
+    RATE_SCOPE,
+    RATE_DECISION,
+)
+RATE_LIMIT_FORGOTTEN = _counter(
+    "datum_router_rate_limit_keys_forgotten_total",
+    "keys",
+    "Clients whose use was forgotten too early, since more of them came at once than can be kept (65,536).",
 )
 CIRCUIT_OPEN = _gauge(
     "datum_router_circuit_open",
@@ -429,6 +445,7 @@ _ALL = (
     REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, PROTOCOL_REQUESTS, REASONS, IN_FLIGHT, TUNNELS,
     REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY,
     ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
+    RATE_LIMIT_DECISIONS, RATE_LIMIT_FORGOTTEN,
     UPSTREAM_CONNECTIONS, UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,
     FILTERED, ENDPOINTS, BREAKERS, PANIC, SPILLING, PROBES, HEALTH_CHANGES, PLUGIN_FAILURES, PLUGIN_DISABLED,
     CONFIG_VERSION, CONFIG_RELOADED_AT, CONFIG_FAILURES, DIAGNOSTICS, COMPILATIONS, COMPILE_SECONDS, COMPILE_LAST,

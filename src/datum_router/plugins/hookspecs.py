@@ -16,6 +16,7 @@ from datum_router.plugins.specs import (
     HealthCheckSpec,
     PlaceSpec,
     PluginInfo,
+    RateLimitStoreSpec,
     ResolverSpec,
     SourceSpec,
     ValidatorSpec,
@@ -92,6 +93,17 @@ def datum_router_filters() -> Sequence[FilterSpec]:
     """Add head transformers.
 
     One that fails five times in a row within a minute is disabled for its route for a minute: `policy.plugin_guard`.
+    """
+    raise NotImplementedError
+
+
+@hookspec
+def datum_router_rate_limit_stores() -> Sequence[RateLimitStoreSpec]:
+    """Add stores that rate limits of several gateways count in, named by the gateway's setting `rate_limit_store`.
+
+    Without one each gateway counts for itself, over all of its workers. A store is asked for every request that a limit
+    holds for, within `rate_limit_timeout_s`; if it does not answer the request is let through, or refused with 503 if
+    `rate_limit_fail_closed` is set. `datum_router.testing.ratelimit` has the conformance suite.
     """
     raise NotImplementedError
 

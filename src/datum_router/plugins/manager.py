@@ -30,6 +30,7 @@ from datum_router.plugins.specs import (
     HealthCheckSpec,
     PlaceSpec,
     PluginInfo,
+    RateLimitStoreSpec,
     ResolverSpec,
     SourceSpec,
     ValidatorSpec,
@@ -41,7 +42,9 @@ T = TypeVar("T")
 
 BUILTIN = "builtin"
 HOOK_NAMES = tuple(sorted(name for name in vars(hookspecs) if name.startswith("datum_router_")))
-SERVING_HOOKS = frozenset(("datum_router_balancers", "datum_router_data_planes", "datum_router_filters"))
+SERVING_HOOKS = frozenset(
+    ("datum_router_balancers", "datum_router_data_planes", "datum_router_filters", "datum_router_rate_limit_stores")
+)
 """The hooks whose answers a process needs that serves, and neither reads manifests nor probes."""
 
 
@@ -77,6 +80,7 @@ class PluginSet(msgspec.Struct, frozen=True, kw_only=True):
     health_checks: Mapping[ProbeType, HealthCheckSpec]
     data_planes: Mapping[str, DataPlaneSpec]
     clusters: Mapping[str, ClusterSpec]
+    rate_limit_stores: Mapping[str, RateLimitStoreSpec]
     authors: Mapping[PluginHook, Mapping[str, str]]
 
 
@@ -302,6 +306,9 @@ def _collect(loaded: Sequence[LoadedPlugin], results: Mapping[str, Sequence[tupl
         health_checks={ProbeType(name): spec for name, spec in probes.items()},
         data_planes=_by_name(typed("datum_router_data_planes", DataPlaneSpec), "data plane", lambda spec: spec.name),
         clusters=_by_name(typed("datum_router_clusters", ClusterSpec), "cluster", lambda spec: spec.name),
+        rate_limit_stores=_by_name(
+            typed("datum_router_rate_limit_stores", RateLimitStoreSpec), "rate limit store", lambda spec: spec.name
+        ),
         authors={
             PluginHook.BALANCER: {spec.name: plugin for plugin, spec in balancers},
             PluginHook.FILTER: {spec.name: plugin for plugin, spec in filters},

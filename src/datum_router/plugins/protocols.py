@@ -12,6 +12,7 @@ from datum_router.compiler.diagnostics import Diagnostic, Origin
 from datum_router.manifests.meta import ObjectKey
 from datum_router.model.egress import EgressAttachment
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Endpoint, EndpointKey, Locality
+from datum_router.model.limits import RateLimitPolicy
 from datum_router.model.listener import Listener
 from datum_router.model.outcome import Outcome
 from datum_router.model.policy import ActiveHealthPolicy
@@ -19,6 +20,7 @@ from datum_router.model.service import ServiceKey, UpstreamTls
 from datum_router.observe.cells import Cell
 from datum_router.observe.events import RequestEnded
 from datum_router.observe.meter import RequestMeter
+from datum_router.policy.buckets import Draw
 from datum_router.reasons import Reason
 
 if TYPE_CHECKING:
@@ -343,6 +345,32 @@ class DataPlane(Protocol):
 
         Called about once a second and on a scrape, by one caller. A gauge that is not returned any more is gone.
         """
+        ...
+
+
+# --- rate limits ---------------------------------------------------------------------------------------------------
+
+
+class RateLimitStore(Protocol):
+    """Buckets of rate limits that several gateways share. One for each worker of a gateway."""
+
+    async def take(self, key: str, policy: RateLimitPolicy) -> Draw:
+        """Take a token out of the bucket of a key, which is full at first; the result is that of `BucketTable.draw`.
+
+        Calls overlap, and may be cancelled when they take too long: a token may be gone then.
+
+        Args:
+            key: Up to 600 printable ASCII characters, made of names of manifests and a hash; nothing of a client's.
+            policy: How large the bucket is and how fast it fills again. One key never comes with two policies.
+
+        Raises:
+            OSError: The store cannot be reached, or does not work. Anything else counts as broken promise; both let the
+                request through, or not, as the gateway's setting says.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections; called once, at the end."""
         ...
 
 

@@ -18,6 +18,7 @@ from datum_router.plugins.protocols import (
     EndpointResolver,
     PlaceFinder,
     Prober,
+    RateLimitStore,
     Source,
 )
 
@@ -151,6 +152,18 @@ class DataPlaneSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     validate: Callable[[Mapping[str, str]], object] | None = None
     create: Callable[[Holder[Snapshot], DataPlaneObserver, Mapping[str, str]], DataPlane]
+
+
+class RateLimitStoreSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """A store of rate limits that gateways share, by the name that the setting `rate_limit_store` uses.
+
+    Attributes:
+        create: Takes the text settings of `rate_limit_store_config`; does no I/O. Raises ConfigError for one that is
+            missing, unknown or wrong. Called in each worker, and once before in the supervisor, to find that out.
+    """
+
+    name: str
+    create: Callable[[Mapping[str, str]], RateLimitStore]
 
 
 class ClusterSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -97,16 +97,8 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
         "spec.filters[0].requestMirror",
         {"filters": [{"type": "RequestMirror", "requestMirror": MIRROR}]},
     ),
-    (
-        "VPCRoute",
-        "spec.filters[].rateLimit",
-        "spec.filters[0].rateLimit",
-        {"filters": [{"type": "RateLimit", "rateLimit": {"requests": 1}}]},
-    ),
-    ("VPCRoute", "spec.filters[].type", "spec.filters[0].type", {"filters": [{"type": "RateLimit"}]}),
     ("VPCRoute", "spec.filters[].type", "spec.filters[0].type", {"filters": [{"type": "RequestMirror"}]}),
     ("VPCRoute", "spec.sessionAffinity", "spec.sessionAffinity", {"sessionAffinity": {}}),
-    ("VPCRoute", "spec.rateLimit", "spec.rateLimit", {"rateLimit": {"requests": 1}}),
     ("VPCRoute", "spec.circuitBreaker", "spec.circuitBreaker", {"circuitBreaker": {}}),
     (
         "VPCRoute",
@@ -154,7 +146,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
             ("gatewaySelector", SELECTOR),
             ("allowedRoutes", {}),
             ("defaultTimeouts", {}),
-            ("rateLimit", {"requests": 1}),
             ("accessLog", {}),
         )
     ],

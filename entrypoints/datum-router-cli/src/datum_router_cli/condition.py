@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datum_router.model.filters import CorsPolicy
+from datum_router.model.listener import Listener
 from datum_router.model.route import (
     BalancingPolicy,
     HashOn,
@@ -15,6 +16,8 @@ from datum_router.model.route import (
     Rewrite,
     Rule,
 )
+from datum_router.policy.ratelimit import describe_rate
+from datum_router.routing.host import host_matches
 from datum_router.routing.path import describe_path
 from datum_router.routing.value import describe_value
 
@@ -40,6 +43,15 @@ def describe_conditions(rule: Rule) -> list[str]:
     if match.source_attachment:
         found.append(f"came in by attachment {match.source_attachment}")
     return found
+
+
+def describe_limits(rule: Rule, listener: Listener | None, host: str) -> list[str]:
+    """Return what limits requests for `host` that the rule takes at a listener, one in a text each."""
+    rates = list(rule.rate_limits)
+    if listener is not None:
+        held = [one for one in listener.rate_limits if any(host_matches(name, host) for name in one.hostnames)]
+        rates[:0] = [one.policy for one in held[:1]]
+    return [describe_rate(policy) for policy in rates]
 
 
 def describe_filters(rule: Rule) -> list[str]:

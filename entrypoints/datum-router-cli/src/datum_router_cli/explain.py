@@ -17,7 +17,13 @@ from datum_router.model.route import Rule
 from datum_router.policy.explain import PolicyReport, explain_policy, policy_lines
 from datum_router.registry.store import StoreView
 from datum_router.routing.explain import CandidateVerdict, Explanation, explain_match
-from datum_router_cli.condition import describe_balancing, describe_conditions, describe_filters, redirect_status
+from datum_router_cli.condition import (
+    describe_balancing,
+    describe_conditions,
+    describe_filters,
+    describe_limits,
+    redirect_status,
+)
 from datum_router_cli.destination import DestinationReport, Down, describe_destinations, destination_lines
 from datum_router_cli.failure import RouterCommand
 from datum_router_cli.listener import choose_listener, serves_host
@@ -217,11 +223,15 @@ class Answer:
             "line": line,
             "conditions": describe_conditions(rule),
             "filters": describe_filters(rule),
+            "limits": self._limits(rule),
             "balancing": describe_balancing(rule.balancing, rule.locality),
         }
 
     def _policy(self, rule: Rule) -> PolicyReport:
         return explain_policy(rule.retry, rule.timeouts, self._head.method)
+
+    def _limits(self, rule: Rule) -> list[str]:
+        return describe_limits(rule, self._listener, self._head.host)
 
     def print(self, console: Console) -> None:
         """Print the answer for people."""
@@ -240,7 +250,7 @@ class Answer:
             say(console, f"no route: {status}{why}", "bold red")
         else:
             say(console, f"winner: {winner.id}{self._shown_place(winner)}", "bold green")
-            for line in (*describe_conditions(winner), *describe_filters(winner)):
+            for line in (*describe_conditions(winner), *self._limits(winner), *describe_filters(winner)):
                 say(console, f"    {line}")
             if outcome in ("redirected", "preflight"):
                 say(console, f"answered by the router: {status}")

@@ -23,6 +23,7 @@ from datum_router.model.listener import Listener
 from datum_router.observe import names
 from datum_router.observe.cells import CellKey
 from datum_router.plugins.manager import PluginSet
+from datum_router.reasons import Reason
 from datum_router.registry.store import Store
 from datum_router.routing.regex import load_engine
 from datum_router_runtime.admin import Page
@@ -102,6 +103,30 @@ def check_data_plane(settings: GatewaySettings, plugins: PluginSet) -> None:
             raise ConfigError(f"DATUM_ROUTER_DATA_PLANE_CONFIG: {error}", reason=error.reason) from error
 
 
+def check_rate_limit_store(settings: GatewaySettings, plugins: PluginSet) -> None:
+    """Refuse a store of rate limits that no worker could create.
+
+    Raises:
+        ConfigError: No installed plugin offers it, or it refuses its settings; says what would be right.
+    """
+    name = settings.rate_limit_store
+    if not name:
+        if settings.rate_limit_store_config:
+            raise ConfigError(
+                "DATUM_ROUTER_RATE_LIMIT_STORE_CONFIG: found settings but no DATUM_ROUTER_RATE_LIMIT_STORE, expected "
+                "the name of the store that they are for",
+                reason=Reason.MISSING_FIELD,
+            )
+        return
+    spec = plugins.rate_limit_stores.get(name)
+    if spec is None:
+        raise not_installed("rate limit store", name, plugins.rate_limit_stores, settings.disabled_plugins)
+    try:
+        spec.create(settings.rate_limit_store_config)
+    except ConfigError as error:
+        raise ConfigError(f"DATUM_ROUTER_RATE_LIMIT_STORE_CONFIG: {error}", reason=error.reason) from error
+
+
 class Announce:
     """What a gateway tells whoever started it; the command line prints it. Methods do nothing here."""
 
@@ -129,6 +154,7 @@ class Gateway:
         self._announce = announce or Announce()
         self.plugins = plugins or load(settings.disabled_plugins, os.environ)
         check_data_plane(settings, self.plugins)
+        check_rate_limit_store(settings, self.plugins)
         self.store = Store(self.plugins.kinds)
         self.compiler = Compiler(self.plugins, compile_options(settings))
         self.book = HealthBook(random.Random())

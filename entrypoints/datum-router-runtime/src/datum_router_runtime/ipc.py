@@ -52,6 +52,8 @@ class Configure(_Message, frozen=True, kw_only=True):
     lameduck_s: float
     grace_s: float
     access_log: bool
+    rate_limit_store: str = ""
+    rate_limit_store_config: Mapping[str, str] = {}
     plugins: tuple[PluginModule, ...]
 
 

@@ -204,6 +204,9 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         identity: What this gateway is called in its reports; empty = POD_NAME, else the host's name.
         snapshot_file: Where the last good snapshot is kept, to be served after a restart while the source cannot be
             reached; empty = nowhere. It may hold private keys.
+        rate_limit_store: Name of a plugin's store that rate limits count in together with other gateways; empty = each
+            gateway counts for itself, over all of its workers.
+        rate_limit_store_config: Its text settings.
         disabled_plugins: Entry-point names that are not loaded.
     """
 
@@ -233,6 +236,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     cluster: str = ""
     identity: str = ""
     snapshot_file: str = ""
+    rate_limit_store: str = ""
+    rate_limit_store_config: Mapping[str, str] = {}
     disabled_plugins: tuple[str, ...] = ()
 
     @classmethod
@@ -324,7 +329,11 @@ ENVIRONMENT = {
 }
 """Environment variable -> field, for plain seconds."""
 
-TEXTS = {"DATUM_ROUTER_IDENTITY": "identity", "DATUM_ROUTER_SNAPSHOT_FILE": "snapshot_file"}
+TEXTS = {
+    "DATUM_ROUTER_IDENTITY": "identity",
+    "DATUM_ROUTER_SNAPSHOT_FILE": "snapshot_file",
+    "DATUM_ROUTER_RATE_LIMIT_STORE": "rate_limit_store",
+}
 """Environment variable -> field, for plain text."""
 
 ADDRESSES = {"DATUM_ROUTER_PROBES": "probes", "DATUM_ROUTER_METRICS": "metrics"}
@@ -357,7 +366,8 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
     """Return the settings that the environment gives, by name of the field, those of gateways included.
 
     Besides `ENVIRONMENT`, `TEXTS` and `ADDRESSES`: `DATUM_ROUTER_WORKERS=4`, `DATUM_ROUTER_DISABLE_PLUGINS=a,b`, and as
-    `name=value,name=value` `DATUM_ROUTER_TOPOLOGY`, `DATUM_ROUTER_LOCATION` and `DATUM_ROUTER_DATA_PLANE_CONFIG`.
+    `name=value,name=value` `DATUM_ROUTER_TOPOLOGY`, `DATUM_ROUTER_LOCATION`, `DATUM_ROUTER_DATA_PLANE_CONFIG` and
+    `DATUM_ROUTER_RATE_LIMIT_STORE_CONFIG`.
 
     Raises:
         ConfigError: A value that cannot be read; names the variable.
@@ -396,6 +406,7 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
         ("DATUM_ROUTER_TOPOLOGY", "topology", "topology.datum.net/city-code=IAD"),
         ("DATUM_ROUTER_LOCATION", "location", "name=iad-1,latitude=38.9445,longitude=-77.4558"),
         ("DATUM_ROUTER_DATA_PLANE_CONFIG", "data_plane_config", "keep_alive_timeout_s=30"),
+        ("DATUM_ROUTER_RATE_LIMIT_STORE_CONFIG", "rate_limit_store_config", "url=redis://localhost:6379"),
     ):
         if text := environ.get(variable, ""):
             pairs = found[field] = parse_pairs(text, variable, example)

@@ -1,7 +1,8 @@
 """A worker process: one data plane, told by the supervisor over the control channel whose descriptor is argv[1].
 
 The worker links snapshots, serves, and reports counters and outcomes. It never reads manifests and never probes. If
-the supervisor goes away it serves on for `orphan_grace_s`, then drains. argv[2] is the file of `trials.FilePermits`.
+the supervisor goes away it serves on for `orphan_grace_s`, then drains. argv[2] is the file of `trials.FilePermits`,
+argv[3] that of `sharedbuckets.map_buckets`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from datum_router.observe import names
 from datum_router.observe.cells import Cell
 from datum_router.observe.services import service_cells
 from datum_router.plugins.manager import SERVING_HOOKS, PluginSet, candidate_of, load_plugins
-from datum_router.plugins.protocols import DataPlane, HealthChange
+from datum_router.plugins.protocols import DataPlane, HealthChange, RateLimitStore
+from datum_router.policy.buckets import BucketTable
 from datum_router.policy.plugin_guard import PluginWatch
 from datum_router.routing.regex import load_engine
 from datum_router_runtime.ipc import (
@@ -50,6 +52,7 @@ from datum_router_runtime.ipc import (
 )
 from datum_router_runtime.logsetup import dropped_lines, setup_logging
 from datum_router_runtime.reporter import Reporter, access_log
+from datum_router_runtime.sharedbuckets import map_buckets
 from datum_router_runtime.trials import FilePermits
 from datum_router_runtime.turns import in_turns
 
@@ -81,21 +84,31 @@ class Worker:
         "_pending",
         "_plane",
         "_reporter",
+        "rate_store",
     )
 
     def __init__(
-        self, channel: ControlChannel, config: Configure, plugins: PluginSet, reporter: Reporter, permits: Permits
+        self,
+        channel: ControlChannel,
+        config: Configure,
+        plugins: PluginSet,
+        reporter: Reporter,
+        permits: Permits,
+        buckets: BucketTable,
     ) -> None:
         self._channel = channel
         self._config = config
         self._reporter = reporter
         self._data = SnapshotData()
+        self.rate_store = make_rate_store(config, plugins)
         self._linker = Linker(
             plugins,
             regex=load_engine(),
             gateway_locality=config.place,
             desk=TrialDesk(permits, reporter.trial_ended),
             watch=PluginWatch(time.monotonic, reporter.plugin_event),
+            buckets=buckets,
+            rate_store=self.rate_store,
         )
         self._holder: Holder[Snapshot] = Holder(self._linker.link(self._data))
         spec = plugins.data_planes[config.data_plane]  # the supervisor has checked name and settings
@@ -153,7 +166,7 @@ class Worker:
         cells: list[Cell] | None = None
         if is_full:
             dropped = dropped_lines()
-            cells = [*self._plane.take_cells(), *service_cells(self._linker.take_states())]
+            cells = [*self._plane.take_cells(), *service_cells(self._linker.take_states()), *self._linker.take_cells()]
             cells.append(Cell(names.LOG_DROPPED.name, (), dropped - self._dropped_lines))
             self._dropped_lines = dropped
         return self._reporter.take(self._plane.stats(), cells=cells, answers=answers)
@@ -262,7 +275,13 @@ async def serve(channel: ControlChannel, config: Configure, reporter: Reporter, 
         nursery.cancel_scope.cancel()
 
 
-async def run(fd: int, permits_fd: int) -> None:
+def make_rate_store(config: Configure, plugins: PluginSet) -> RateLimitStore | None:
+    """Return the store that rate limits are to count in, None if that is the gateway's own table."""
+    name = config.rate_limit_store
+    return plugins.rate_limit_stores[name].create(config.rate_limit_store_config) if name else None
+
+
+async def run(fd: int, permits_fd: int, buckets_fd: int) -> None:
     """Be a worker on the control channel `fd`."""
     channel = ControlChannel(socket.socket(fileno=fd))
     try:
@@ -274,12 +293,14 @@ async def run(fd: int, permits_fd: int) -> None:
             hooks=SERVING_HOOKS,
         )
         reporter = Reporter(has_access_log=config.access_log and access_log.isEnabledFor(logging.INFO))
-        worker = Worker(channel, config, plugins, reporter, FilePermits(permits_fd))
+        worker = Worker(channel, config, plugins, reporter, FilePermits(permits_fd), map_buckets(buckets_fd))
         await channel.send(Hello(pid=os.getpid()))
         await serve(channel, config, reporter, worker)
         with trio.CancelScope(shield=True, deadline=trio.current_time() + 1.0):
             await channel.send(worker.report(is_full=True))
             await channel.send(Drained())
+            if worker.rate_store is not None:
+                await worker.rate_store.close()
     except ControlClosed:
         log.debug("control channel closed", extra={"at": time.monotonic()})
     finally:
@@ -287,11 +308,11 @@ async def run(fd: int, permits_fd: int) -> None:
 
 
 def main() -> None:
-    """Entry point of `python -m datum_router_runtime.worker FD PERMITS_FD`."""
+    """Entry point of `python -m datum_router_runtime.worker FD PERMITS_FD BUCKETS_FD`."""
     setup_logging(os.environ)
     for number in (signal.SIGINT, signal.SIGHUP):  # they reach the whole terminal group; the supervisor decides
         signal.signal(number, signal.SIG_IGN)
-    trio.run(run, int(sys.argv[1]), int(sys.argv[2]))
+    trio.run(run, int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
 
 
 if __name__ == "__main__":

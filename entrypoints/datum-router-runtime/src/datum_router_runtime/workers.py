@@ -54,6 +54,7 @@ from datum_router_runtime.ipc import (
     Report,
 )
 from datum_router_runtime.settings import GatewaySettings, read_place
+from datum_router_runtime.sharedbuckets import open_buckets_file
 from datum_router_runtime.sockets import ListenerGroup, bind_group
 from datum_router_runtime.trials import open_permits_file
 from datum_router_runtime.turns import Signal
@@ -215,7 +216,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Keep all workers running until `drain` has finished, or until cancelled (then workers are ended)."""
-        with open_permits_file() as self._permits:
+        with open_permits_file() as self._permits, open_buckets_file() as self._buckets:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._retry_binding)
                 async with trio.open_nursery() as workers:
@@ -344,7 +345,7 @@ class Supervisor:
     async def _run_worker(self, index: int) -> WorkerLink:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:
-            fds = [theirs.fileno(), self._permits.fileno()]
+            fds = [theirs.fileno(), self._permits.fileno(), self._buckets.fileno()]
             process = await trio.lowlevel.open_process(
                 [sys.executable, "-m", "datum_router_runtime.worker", *map(str, fds)],
                 stdin=subprocess.DEVNULL,
@@ -498,6 +499,8 @@ class Supervisor:
             lameduck_s=settings.lameduck_s,
             grace_s=settings.grace_s,
             access_log=settings.access_log,
+            rate_limit_store=settings.rate_limit_store,
+            rate_limit_store_config=settings.rate_limit_store_config,
             plugins=tuple(
                 PluginModule(entry_point=plugin.entry_point, distribution=plugin.distribution, target=plugin.target)
                 for plugin in self._plugins

@@ -150,6 +150,7 @@ class ProxyDataPlane:
             Cell(names.IN_FLIGHT.name, (), self._pipeline.in_flight),
             Cell(names.TUNNELS.name, (), len(self._pipeline.tunnels)),
             *self._pipeline.accounts.take_cells(),
+            *self._pipeline.gate.take_cells(),
             *self._transport.take_cells(),
         ]
         for listener in (*self._listeners.values(), *self._removed):

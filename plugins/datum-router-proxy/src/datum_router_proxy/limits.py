@@ -76,6 +76,10 @@ SETTINGS: Mapping[str, tuple[Shown, ...]] = {
     "linger_bytes": (_rejected("h1", Reason.BODY_TOO_LARGE),),
     "linger_s": (_rejected("h1", Reason.BODY_TOO_LARGE),),
     "memory_limit_bytes": (_rejected("h1", Reason.OVERLOADED), _rejected("h2", Reason.OVERLOADED)),
+    "rate_limit_timeout_s": (
+        Shown(metric=names.RATE_LIMIT_DECISIONS, labels={"decision": "failed_open"}),
+        Shown(metric=names.RATE_LIMIT_DECISIONS, labels={"decision": "failed_closed"}),
+    ),
     "moves_per_turn": _UNFAIR,
 }
 """By field of `ProxySettings`."""

@@ -41,6 +41,7 @@ from datum_router_proxy.exchange import (
 from datum_router_proxy.express import Begun, ExpressLane
 from datum_router_proxy.extras import Extras
 from datum_router_proxy.flight import Flights
+from datum_router_proxy.gate import Gate
 from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
 from datum_router_proxy.pump import Pump
 from datum_router_proxy.relay import Relay
@@ -69,13 +70,14 @@ class Pipeline:
         is_draining: Answers over HTTP/1 say that they are the last one of their connection: we end, or memory is short.
         overload_reply: What every new request is told instead of being served (threat E8); in_flight: those under way.
         flights: How requests begin that may need no step of a task of their own.
+        gate: Asked for requests that limits hold for.
         tunnels, accounts: WebSockets that are open and the task of each; what requests tell telemetry.
     """
 
     __slots__ = (
         "_attempts", "_date", "_express", "_extras", "_holder", "_ids", "_listener_limits", "_observer", "_pump",
-        "_transport", "accounts", "flights", "h1_cache", "h1_limits", "h2_lines", "in_flight", "is_draining", "loop",
-        "overload_reply", "settings", "tunnels",
+        "_transport", "accounts", "flights", "gate", "h1_cache", "h1_limits", "h2_lines", "in_flight", "is_draining",
+        "loop", "overload_reply", "settings", "tunnels",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +100,7 @@ class Pipeline:
         self._observer = observer
         self.accounts = Accounts(loop, observer)
         self._transport = transport
+        self.gate = Gate(loop, settings)
         self._listener_limits: dict[str, int] = {}
         self._pump = pump = Pump(loop, settings)
         self._date = DateField()
@@ -238,6 +241,8 @@ class Pipeline:
             if refusal is not None:
                 return refusal
             rule = snapshot.match(head)
+        if begun is None and (refusal := await self.gate.admit(snapshot, rule, head, trace)) is not None:
+            return refusal
         if rule is None:
             return LocalReply(status=404, reason=Reason.NO_ROUTE, detail="no route matches the request")
         trace.rule = rule.rule

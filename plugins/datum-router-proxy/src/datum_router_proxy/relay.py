@@ -53,6 +53,7 @@ class Relay:
         )
         if not any(name == b"date" for name, _ in fields):
             fields.append(self._date.refresh(self._loop.now).field)
+        fields += trace.added
         head = ResponseHead(status=response.status, headers=Headers(fields))
         if rule.extra is None:
             head = apply_response(rule.filters, head)

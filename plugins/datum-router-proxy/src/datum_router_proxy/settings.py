@@ -51,6 +51,8 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
             before its connection is closed (A18).
         memory_limit_bytes: At 95 % of it caches and keep-alive go, at 98 % new requests are answered 503; -1 = the
             container's (cgroup v2 `memory.max`) if it has one, 0 = off, else of one worker's resident memory (E8).
+        rate_limit_timeout_s: How long a request waits for a shared store of rate limits (hook rate_limit_stores).
+        rate_limit_fail_closed: What then: true answers 503, false lets it through.
         moves_per_turn: Pieces of body one request moves before others get the loop (trap in section J).
         vpc_interfaces: Interfaces that lead into VPCs, `namespace/name=interface,...`: what is dialled in a VPC is
             bound to its interface (SO_BINDTODEVICE), so that equal addresses of two VPCs never mix.
@@ -87,6 +89,8 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
     linger_bytes: int = 65_536
     linger_s: float = 1.0
     memory_limit_bytes: int = -1
+    rate_limit_timeout_s: float = 0.05
+    rate_limit_fail_closed: bool = False
     moves_per_turn: int = 16
     vpc_interfaces: str = ""
     vpc_attachments: str = ""

@@ -21,9 +21,11 @@ class Trace:
         stalled_at: Since when the client takes nothing.
         tries: The clock of the present attempt; None if attempts have no limits of their own.
         filters: Of the destination that was last tried.
+        added: Fields of ours for the upstream's response, before filters see it.
     """
 
     __slots__ = (
+        "added",
         "attempts",
         "body",
         "bytes_out",
@@ -41,6 +43,7 @@ class Trace:
     )
 
     def __init__(self, body: RequestBody, started_at: float) -> None:
+        self.added: tuple[tuple[bytes, bytes], ...] = ()
         self.body = body
         self.started_at = started_at
         self.deadline = math.inf
