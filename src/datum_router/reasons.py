@@ -80,6 +80,7 @@ class Reason(enum.StrEnum):
     CONNECT_FAILED = "connect_failed"
     CONNECT_TIMEOUT = "connect_timeout"
     RESPONSE_TIMEOUT = "response_timeout"
+    PER_TRY_TIMEOUT = "per_try_timeout"
     UPSTREAM_RESET = "upstream_reset"
     UPSTREAM_REFUSED_STREAM = "upstream_refused_stream"
     UPSTREAM_PROTOCOL = "upstream_protocol"

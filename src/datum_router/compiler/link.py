@@ -27,6 +27,7 @@ from datum_router.model.route import BackendRef, HashOn, Rule
 from datum_router.model.service import Service, ServiceKey
 from datum_router.model.snapshot import SnapshotData
 from datum_router.observe.meter import RequestMeter
+from datum_router.policy.timeout import first_limit, has_try_limits
 from datum_router.reasons import Reason
 from datum_router.routing.host import host_matches
 from datum_router.routing.matcher import Matcher
@@ -126,6 +127,7 @@ class LinkedRule:
 
     Attributes:
         has_repeatable_filters, response_key: See `filters.base`; True and empty without filters.
+        has_try_limits, first_limit_s, first_reason: See `policy.timeout`, said once for all requests.
         meters: The data plane's, by protocol and service: they live as long as the rule.
     """
 
@@ -136,7 +138,10 @@ class LinkedRule:
         "_split",
         "_uses_hash",
         "filters",
+        "first_limit_s",
+        "first_reason",
         "has_repeatable_filters",
+        "has_try_limits",
         "meters",
         "response_key",
         "retry",
@@ -156,6 +161,8 @@ class LinkedRule:
         self.response_key = response_key(rule.filters) if filters else b""
         self.retry: RetryPolicy = rule.retry
         self.timeouts: TimeoutPolicy = rule.timeouts
+        self.has_try_limits = has_try_limits(rule.timeouts)
+        self.first_limit_s, self.first_reason = first_limit(rule.timeouts)
         self.meters: dict[tuple[str, str], RequestMeter] = {}
         self._balancers = balancers
         self._uses_hash = uses_hash(rule.balancing)

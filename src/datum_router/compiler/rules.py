@@ -254,12 +254,22 @@ def _timeouts(route: VPCRoute) -> TimeoutPolicy:
     spec = route.spec
     request_s = float(spec.timeout_seconds)
     connect_s: float | None = None
+    backend_request_s = 0.0
     if spec.timeouts is not None:
         if spec.timeouts.request is not None:
             request_s = parse_duration(spec.timeouts.request)
         if spec.timeouts.connect is not None:
             connect_s = parse_duration(spec.timeouts.connect)
-    return TimeoutPolicy(request_s=request_s, connect_s=connect_s)
+        if spec.timeouts.backend_request is not None:
+            backend_request_s = parse_duration(spec.timeouts.backend_request)
+    retries = spec.retries
+    per_try = None if retries is None else retries.per_try_timeout
+    return TimeoutPolicy(
+        request_s=request_s,
+        connect_s=connect_s,
+        per_try_s=0.0 if per_try is None else parse_duration(per_try),
+        backend_request_s=backend_request_s,
+    )
 
 
 def compile_filter(item: wire.RouteFilter) -> FilterConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from datum_router.manifests.meta import parse_duration
 from datum_router.manifests.problem import Problem
 from datum_router.manifests.rules import (
     check_header,
@@ -83,6 +84,24 @@ def validate_route(manifest: VPCRoute) -> Iterator[Problem]:
         yield from _locality("spec.locality", spec.locality)
     yield from check_retries("spec.retries", spec.retries)
     yield from check_timeouts("spec.timeouts", spec.timeouts)
+    yield from _tries(spec)
+
+
+def _tries(spec: VPCRouteSpec) -> Iterator[Problem]:
+    """Warn of a limit of one attempt that the limit of the whole request leaves no time for."""
+    retries, timeouts = spec.retries, spec.timeouts
+    if retries is None or retries.per_try_timeout is None:
+        return
+    if timeouts is not None and timeouts.request is not None:
+        whole, name = parse_duration(timeouts.request), f"timeouts.request ({timeouts.request})"
+    else:
+        whole, name = float(spec.timeout_seconds), f"timeoutSeconds ({spec.timeout_seconds})"
+    if 0 < whole <= parse_duration(retries.per_try_timeout):
+        yield warning(
+            "spec.retries.perTryTimeout",
+            f"found {retries.per_try_timeout}, which never ends an attempt before {name} ends the request",
+            "make it shorter than the limit of the request, by the number of tries",
+        )
 
 
 # --- matches ---------------------------------------------------------------------------------------------------

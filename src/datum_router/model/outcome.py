@@ -27,6 +27,7 @@ ENDPOINT_FAILURES = frozenset(
         Reason.UPSTREAM_PROTOCOL,
         Reason.UPSTREAM_TLS,
         Reason.RESPONSE_TIMEOUT,
+        Reason.PER_TRY_TIMEOUT,
         Reason.BAD_UPGRADE,
         Reason.TOO_MANY_INTERIM,
         Reason.TRUNCATED,

@@ -66,10 +66,19 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TimeoutPolicy(msgspec.Struct, frozen=True, kw_only=True):
-    """`request_s`: the whole request with retries, to the last byte of the answer; 0 = none. `connect_s`: one dial."""
+    """Time limits of a rule; 0 = none.
+
+    Attributes:
+        request_s: The whole request with retries, to the last byte of the answer.
+        connect_s: One dial; None: as the service says.
+        per_try_s: One attempt, until its response head (Envoy's `per_try_timeout`).
+        backend_request_s: One attempt, to the last byte of the answer (Gateway API `backendRequest`, GEP-1742).
+    """
 
     request_s: float = 30.0
     connect_s: float | None = None
+    per_try_s: float = 0.0
+    backend_request_s: float = 0.0
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ RETRIABLE = frozenset(
         Reason.UPSTREAM_RESET,
         Reason.UPSTREAM_REFUSED_STREAM,
         Reason.RESPONSE_TIMEOUT,
+        Reason.PER_TRY_TIMEOUT,
     }
 )
 """Failures that another endpoint may not have. Refusals by our own limits are none: retrying feeds an overload. Without

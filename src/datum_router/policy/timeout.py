@@ -1,10 +1,16 @@
-"""Deadlines: one moment per request, in monotonic seconds; `NO_DEADLINE` is infinity, so arithmetic needs no cases."""
+"""Deadlines: moments in monotonic seconds; `NO_DEADLINE` is infinity, so arithmetic needs no cases.
+
+A request has one deadline. Each of its attempts may have two more: one for its response head (`perTryTimeout`) and one
+for its whole answer (`backendRequest`). The clock of an attempt stands while the router waits for the client's body:
+how slow a client is says nothing about an endpoint, and Envoy too begins to count when it has the whole request.
+"""
 
 from __future__ import annotations
 
 import math
 
 from datum_router.model.policy import TimeoutPolicy
+from datum_router.reasons import Reason
 
 NO_DEADLINE = math.inf
 
@@ -40,3 +46,31 @@ def upstream_grpc_timeout_s(deadline: float, *, now: float) -> float | None:
     The upstream gets what is left, not what the client once stated: a retry must not outlive the client's patience.
     """
     return None if deadline == NO_DEADLINE else remaining_s(deadline, now=now)
+
+
+def has_try_limits(policy: TimeoutPolicy) -> bool:
+    """Tell whether attempts have limits of their own, which must be noticed sooner than those of requests."""
+    return policy.per_try_s > 0 or policy.backend_request_s > 0
+
+
+def try_deadline(policy: TimeoutPolicy, *, begun_at: float, waited_s: float, is_answered: bool) -> float:
+    """Return when an attempt must have got further, not looking at the request's deadline.
+
+    Args:
+        begun_at: When its endpoint was chosen.
+        waited_s: How long of that it was the client's turn to send its body.
+        is_answered: Its response head has come: what is left is `backend_request_s`.
+    """
+    limits = [policy.backend_request_s] if is_answered else [policy.backend_request_s, policy.per_try_s]
+    return min((begun_at + waited_s + limit for limit in limits if limit > 0), default=NO_DEADLINE)
+
+
+def first_limit(policy: TimeoutPolicy) -> tuple[float, Reason]:
+    """Return what a first attempt has until its response head, 0 = for ever, and what has expired then.
+
+    That is `try_deadline` or the request's own limit for a request that is here whole, known before it comes.
+    """
+    attempt_s = try_deadline(policy, begun_at=0.0, waited_s=0.0, is_answered=False)
+    if attempt_s != NO_DEADLINE and (policy.request_s <= 0 or attempt_s < policy.request_s):
+        return attempt_s, Reason.PER_TRY_TIMEOUT
+    return max(0.0, policy.request_s), Reason.REQUEST_TIMEOUT

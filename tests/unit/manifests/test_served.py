@@ -114,18 +114,11 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
     *[
         ("VPCRoute", f"spec.retries.{name}", f"spec.retries.{name}", {"retries": {name: value}})
         for name, value in (
-            ("perTryTimeout", "1s"),
             ("retryOn", ["reset"]),
             ("budgetPercent", 20),
             ("retryNonIdempotent", True),
         )
     ],
-    (
-        "VPCRoute",
-        "spec.timeouts.backendRequest",
-        "spec.timeouts.backendRequest",
-        {"timeouts": {"backendRequest": "1s"}},
-    ),
     ("VPCRoute", "spec.timeouts.streamIdle", "spec.timeouts.streamIdle", {"timeouts": {"streamIdle": "1s"}}),
     ("VPCRoute", "spec.cors", "spec.cors", {"cors": {}}),
     (

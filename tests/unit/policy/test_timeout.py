@@ -6,10 +6,14 @@ from datum_router.model.policy import TimeoutPolicy
 from datum_router.policy.timeout import (
     NO_DEADLINE,
     connect_deadline,
+    first_limit,
+    has_try_limits,
     remaining_s,
     request_deadline,
+    try_deadline,
     upstream_grpc_timeout_s,
 )
+from datum_router.reasons import Reason
 
 
 @pytest.mark.parametrize(
@@ -53,3 +57,41 @@ def test_the_upstream_is_told_the_time_left() -> None:
     assert upstream_grpc_timeout_s(110.0, now=104.0) == 6.0
     assert upstream_grpc_timeout_s(100.0, now=104.0) == 0.0
     assert upstream_grpc_timeout_s(NO_DEADLINE, now=104.0) is None
+
+
+@pytest.mark.parametrize(
+    ("per_try_s", "backend_s", "is_answered", "expected"),
+    [
+        (0.0, 0.0, False, NO_DEADLINE),
+        (2.0, 0.0, False, 103.0),
+        (2.0, 0.0, True, NO_DEADLINE),
+        (0.0, 5.0, False, 106.0),
+        (0.0, 5.0, True, 106.0),
+        (2.0, 5.0, False, 103.0),
+        (2.0, 5.0, True, 106.0),
+        (5.0, 2.0, False, 103.0),
+    ],
+)
+def test_an_attempt_has_one_limit_for_its_head_and_one_for_all_of_it(
+    per_try_s: float, backend_s: float, is_answered: bool, expected: float
+) -> None:
+    policy = TimeoutPolicy(per_try_s=per_try_s, backend_request_s=backend_s)
+    assert has_try_limits(policy) is (per_try_s + backend_s > 0)
+    assert try_deadline(policy, begun_at=100.0, waited_s=1.0, is_answered=is_answered) == expected
+
+
+@pytest.mark.parametrize(
+    ("request_s", "per_try_s", "expected"),
+    [
+        (30.0, 0.0, (30.0, Reason.REQUEST_TIMEOUT)),
+        (0.0, 0.0, (0.0, Reason.REQUEST_TIMEOUT)),
+        (30.0, 1.0, (1.0, Reason.PER_TRY_TIMEOUT)),
+        (0.0, 1.0, (1.0, Reason.PER_TRY_TIMEOUT)),
+        (1.0, 1.0, (1.0, Reason.REQUEST_TIMEOUT)),
+        (1.0, 30.0, (1.0, Reason.REQUEST_TIMEOUT)),
+    ],
+)
+def test_what_a_first_attempt_has_until_its_head(
+    request_s: float, per_try_s: float, expected: tuple[float, Reason]
+) -> None:
+    assert first_limit(TimeoutPolicy(request_s=request_s, per_try_s=per_try_s)) == expected

@@ -20,12 +20,13 @@ class RequestBody:
         is_done: Everything, the end included, was handed to the present attempt.
         is_replayable: Another attempt can have it from its first byte.
         bytes_in: Body bytes read from the client.
+        waited_s: How long in all it was the client's turn, up to `waiting_since`.
         waiting_since: When we began to wait for the client; None while it is not its turn.
     """
 
     __slots__ = (
-        "_cursor", "_downstream", "_has_body", "_is_grpc", "_kept", "_kept_bytes", "_most", "_settings", "_waited_s",
-        "bytes_in", "is_done", "is_replayable", "waiting_since",
+        "_cursor", "_downstream", "_has_body", "_is_grpc", "_kept", "_kept_bytes", "_most", "_settings", "bytes_in",
+        "is_done", "is_replayable", "waited_s", "waiting_since",
     )  # fmt: skip
 
     def __init__(
@@ -39,7 +40,7 @@ class RequestBody:
         self._kept: list[bytes] = []
         self._kept_bytes = 0
         self._cursor = 0
-        self._waited_s = 0.0
+        self.waited_s = 0.0
         self.waiting_since: float | None = None
         self.bytes_in = 0
         self.is_done = not has_body
@@ -96,7 +97,7 @@ class RequestBody:
 
     def _got(self, size: int, now: float) -> None:
         if self.waiting_since is not None:
-            self._waited_s += now - self.waiting_since
+            self.waited_s += now - self.waiting_since
             self.waiting_since = None
         self.bytes_in += size
         if self._most and self.bytes_in > self._most:
@@ -133,4 +134,4 @@ class RequestBody:
             return None
         idle_s = self._settings.body_idle_timeout_s
         paid_s = self.bytes_in / self._settings.body_min_rate
-        return min(since + idle_s, since + max(0.0, idle_s + paid_s - self._waited_s))
+        return min(since + idle_s, since + max(0.0, idle_s + paid_s - self.waited_s))

@@ -27,6 +27,7 @@ from datum_router_proxy.accounts import Accounts
 from datum_router_proxy.answers import NOT_SIMPLE, Answer, AnswerBook, DateField, SharedAnswerBook
 from datum_router_proxy.channel import ChannelError
 from datum_router_proxy.exchange import ClientGone
+from datum_router_proxy.limit import TryClock
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, park
 from datum_router_proxy.request import ID_BYTES, MAX_BODY_BYTES, RequestIds, Template
 from datum_router_proxy.upstream.h1 import H1Upstream
@@ -224,9 +225,12 @@ class ExpressLane:
         begun.upstream = upstream
         channel = upstream.channel
         channel.task = task
-        limit = begun.rule.timeouts.request_s
+        rule = begun.rule
+        limit = rule.first_limit_s
         task.deadline = begun.started_at + limit if limit > 0 else math.inf
-        task.deadline_reason = _REQUEST_TIMEOUT
+        task.deadline_reason = rule.first_reason
+        if rule.has_try_limits:
+            self._loop.alarm(task)
         try:
             channel.send(before + request_id + after + body)
         except ChannelError:  # reading tells the pipeline the same again
@@ -354,6 +358,8 @@ class ExpressLane:
         upstream = begun.upstream = link.begin(task, is_reused=link.is_greeted)
         limit = request_deadline(rule.timeouts, now=self._loop.now, grpc_timeout_s=template.grpc_timeout_s)
         task.deadline, task.deadline_reason = limit, _REQUEST_TIMEOUT
+        if rule.has_try_limits:
+            TryClock(rule.timeouts, begun.started_at).arm(task, self._loop)
         if len(request_id) == ID_BYTES:
             line = _ID_LINE + request_id
         else:

@@ -73,6 +73,8 @@ class Pump:
             if limit < ends_at:
                 ends_at, reason = limit, Reason.WRITE_TIMEOUT
         task.deadline, task.deadline_reason = ends_at, reason
+        if trace.tries is not None:
+            trace.tries.arm(task, self._loop)
 
     async def flushed(self, downstream: Downstream) -> None:
         """Park until the client's side has taken everything."""

@@ -10,12 +10,14 @@ from datum_router.model.request import LocalReply
 from datum_router.reasons import Reason
 from datum_router_proxy.exchange import Downstream
 from datum_router_proxy.request import Request, Template
+from datum_router_proxy.trace import Trace
 from datum_router_proxy.wire import grpc
 
 Field = tuple[bytes, bytes]
 
 _SAID = {
     Reason.CONNECT_FAILED: "the upstream could not be reached",
+    Reason.PER_TRY_TIMEOUT: "the upstream did not answer in the time of one try",
     Reason.CONNECT_TIMEOUT: "the upstream did not accept a connection in time",
     Reason.UPSTREAM_RESET: "the upstream closed the connection before it had answered",
     Reason.UPSTREAM_REFUSED_STREAM: "the upstream refused the request before it had looked at it",
@@ -97,10 +99,22 @@ def send_local_reply(downstream: Downstream, request: Request, reply: LocalReply
     return reply.status
 
 
+def try_timed_out(*, is_unprocessed: bool) -> UpstreamError:
+    """Return how an attempt ends whose own time is over."""
+    return UpstreamError(
+        "no answer in the time of one try",
+        reason=Reason.PER_TRY_TIMEOUT,
+        status_hint=504,
+        is_unprocessed=is_unprocessed,
+    )
+
+
 def timed_out(reason: Reason) -> LocalReply:
     """Return what to say when a deadline has passed, by what it was for."""
     if reason is Reason.BODY_TIMEOUT:
         return LocalReply(status=408, reason=reason, detail="the request body came too slowly")
+    if reason is Reason.PER_TRY_TIMEOUT:
+        return LocalReply(status=504, reason=reason, detail="the client was too slow for the time of one try")
     return LocalReply(status=504, reason=reason, detail="the request took longer than the route allows")
 
 
@@ -121,3 +135,15 @@ def refuse(snapshot: Snapshot, template: Template, *, most_bytes: int, max_via_h
     if template.is_options_star:
         return LocalReply(status=200, reason=Reason.ROUTED)
     return None
+
+
+def cut_short(downstream: Downstream, request: Request, trace: Trace, error: UpstreamError) -> None:
+    """End a response that has begun so that nobody takes it for complete."""
+    trace.reason = error.reason
+    if request.template.is_grpc and downstream.protocol == "h2" and not downstream.is_gone:
+        is_late = error.reason in (Reason.REQUEST_TIMEOUT, Reason.PER_TRY_TIMEOUT)
+        code = grpc.GrpcStatus.DEADLINE_EXCEEDED if is_late else grpc.GrpcStatus.UNAVAILABLE
+        downstream.send_end(grpc.status_fields(code, str(error.reason)))
+        downstream.flush()
+    else:
+        downstream.abort(error.reason)

@@ -9,11 +9,17 @@ from datum_router.model.route import Rule
 from datum_router.observe.events import RequestEnded
 from datum_router.reasons import Reason
 from datum_router_proxy.body import RequestBody
+from datum_router_proxy.limit import TryClock
 from datum_router_proxy.request import Request
 
 
 class Trace:
-    """One request's story. Times are CLOCK_MONOTONIC seconds; `stalled_at`: since when the client takes nothing."""
+    """One request's story. Times are CLOCK_MONOTONIC seconds.
+
+    Attributes:
+        stalled_at: Since when the client takes nothing.
+        tries: The clock of the present attempt; None if attempts have no limits of their own.
+    """
 
     __slots__ = (
         "attempts",
@@ -28,6 +34,7 @@ class Trace:
         "stalled_at",
         "started_at",
         "status",
+        "tries",
     )
 
     def __init__(self, body: RequestBody, started_at: float) -> None:
@@ -35,6 +42,7 @@ class Trace:
         self.started_at = started_at
         self.deadline = math.inf
         self.stalled_at: float | None = None
+        self.tries: TryClock | None = None
         self.status = 0
         self.reason = Reason.ROUTED
         self.rule: Rule | None = None

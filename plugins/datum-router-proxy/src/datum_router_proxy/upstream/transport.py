@@ -290,9 +290,13 @@ class Transport:
             while not waiter.is_called:
                 await park()
         except DeadlineExpired as exc:
-            if not is_ours:
+            if is_ours:
+                said = f"no connection got free within {self._settings.pool_wait_s:g} s"
+            elif exc.reason is Reason.PER_TRY_TIMEOUT:
+                said = "no connection got free in the time of one try"  # the endpoint has not been asked
+            else:
                 raise
-            raise self._overflow(service, f"no connection got free within {self._settings.pool_wait_s:g} s") from exc
+            raise self._overflow(service, said) from exc
         finally:
             if is_ours:
                 task.deadline, task.deadline_reason = outer, outer_reason

@@ -1,0 +1,239 @@
+"""One try at an endpoint: connection, request, response; how it ended, and whether another one may follow.
+
+Theory of operation. `Attempts.run` is called once per lease. It returns None once the response has been relayed (or has
+begun and been cut short), else a `Failure`: what the client is told if nothing better comes, and what `policy.retry`
+says of another try. Whatever happens, the exchange with the endpoint is over when it returns.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from datum_router.compiler.link import Lease, LinkedRule
+from datum_router.errors import RemoteProtocolError, UpstreamError
+from datum_router.model.outcome import Outcome
+from datum_router.model.request import LocalReply, RequestHead
+from datum_router.plugins.protocols import DataPlaneObserver
+from datum_router.policy.retry import IDEMPOTENT, RetryDecision, decide
+from datum_router.policy.timeout import remaining_s
+from datum_router.reasons import Reason
+from datum_router_proxy.accounts import Accounts
+from datum_router_proxy.body import BodyTooLarge
+from datum_router_proxy.exchange import ClientGone, Downstream, Interim, Upstream, UpstreamHead
+from datum_router_proxy.express import Begun
+from datum_router_proxy.limit import TryClock
+from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
+from datum_router_proxy.pump import Pump
+from datum_router_proxy.relay import Relay
+from datum_router_proxy.replies import cut_short, for_upstream_error, try_timed_out
+from datum_router_proxy.request import Request, is_clients_choice, upstream_request
+from datum_router_proxy.settings import ProxySettings
+from datum_router_proxy.trace import Trace
+from datum_router_proxy.upstream.transport import Transport
+from datum_router_proxy.wire import hygiene
+
+log = logging.getLogger(__name__)
+
+_NOT_THE_ENDPOINT = frozenset((Reason.POOL_OVERFLOW, Reason.LOCAL_RESOURCES, Reason.BAD_FILTER_OUTPUT, Reason.INTERNAL))
+"""How an attempt may end that says nothing about its endpoint, and must not count against it."""
+
+
+class Failure:
+    """An attempt that led to no response: how it ended, what the client is told if there is no other, and what next."""
+
+    __slots__ = ("decision", "reply")
+
+    def __init__(self, decision: RetryDecision, reply: LocalReply) -> None:
+        self.decision = decision
+        self.reply = reply
+
+
+class Attempts:
+    """Makes attempts; one per pipeline."""
+
+    __slots__ = ("_accounts", "_loop", "_observer", "_pump", "_relay", "_settings", "_transport")
+
+    def __init__(
+        self,
+        loop: Loop,
+        transport: Transport,
+        observer: DataPlaneObserver,
+        accounts: Accounts,
+        settings: ProxySettings,
+        *,
+        pump: Pump,
+        relay: Relay,
+    ) -> None:
+        self._loop = loop
+        self._transport = transport
+        self._observer = observer
+        self._accounts = accounts
+        self._settings = settings
+        self._pump = pump
+        self._relay = relay
+
+    async def run(
+        self,
+        downstream: Downstream,
+        request: Request,
+        head: RequestHead,
+        rule: LinkedRule,
+        lease: Lease,
+        trace: Trace,
+        begun: Begun | None,
+    ) -> Failure | None:
+        """Try one endpoint; None once the response has been relayed or, having begun, aborted."""
+        trace.attempts += 1
+        if rule.has_try_limits:
+            begun_at = self._loop.now if begun is None else begun.started_at
+            trace.tries = TryClock(rule.timeouts, begun_at, trace.body)
+            trace.tries.arm(current_task(), self._loop)
+        trace.service = lease.state.service.key
+        trace.endpoint = lease.key
+        template = request.template
+        body = trace.body
+        upstream: Upstream | None = None
+        status = 0
+        is_fresh = False
+        ended = Reason.INTERNAL
+        is_unprocessed = False
+        try:
+            while True:
+                if begun is not None and begun.upstream is not None:
+                    upstream = begun.upstream
+                    body.note_sent()
+                    if begun.raised is not None:
+                        raise begun.raised
+                elif begun is not None and begun.raised is not None:
+                    raise begun.raised
+                else:
+                    upstream = await self._transport.open(
+                        lease,
+                        downstream,
+                        is_tunnel=template.is_tunnel,
+                        is_fresh=is_fresh,
+                        connect_s=rule.timeouts.connect_s,
+                    )
+                try:
+                    if begun is None or begun.upstream is None:
+                        upstream.send_head(
+                            upstream_request(request, head, trace.deadline, now=self._loop.now, rng=self._loop.rng)
+                        )
+                        if not template.has_body and not template.is_tunnel:
+                            upstream.send_end()
+                    response = await self._response(downstream, upstream, trace)
+                    break
+                except UpstreamError as error:
+                    is_stale = upstream.is_reused and not is_fresh and not upstream.has_received
+                    may_repeat = error.is_unprocessed or not upstream.is_sent or head.method in IDEMPOTENT
+                    if not (is_stale and may_repeat and body.is_replayable and not template.is_tunnel):
+                        raise
+                    # The peer closed an idle connection as we took it (threat U4): once more, on a new one.
+                    upstream.cancel()
+                    body.rewind()
+                    is_fresh = True
+                    begun = None
+            status = response.status
+            if trace.tries is not None:
+                trace.tries.is_answered = True
+            if lease.trial is not None:
+                # Its head decides: what is streamed afterwards may take hours.
+                lease.trial.settle(self._outcome(lease, upstream, status=status, reason=Reason.ROUTED).outcome_class)
+            if status in rule.retry.retry_on_status:
+                outcome = self._outcome(lease, upstream, status=status, reason=Reason.ROUTED)
+                decision = self._decide(outcome, head, rule, lease, trace, downstream)
+                if decision.retry:
+                    ended = Reason.ROUTED
+                    reply = LocalReply(status=status, reason=Reason.ROUTED, detail=f"the upstream answered {status}")
+                    return Failure(decision, reply)
+            await self._relay.run(downstream, request, upstream, rule, response, trace)
+            ended = Reason.ROUTED
+            return None
+        except (UpstreamError, DeadlineExpired) as caught:
+            if isinstance(caught, UpstreamError):
+                broken = caught
+            elif caught.reason is Reason.PER_TRY_TIMEOUT and trace.stalled_at is None:
+                broken = try_timed_out(is_unprocessed=upstream is None or not upstream.is_sent)
+            else:
+                ended = _blame(caught, request, rule)
+                raise
+            ended = broken.reason
+            is_unprocessed = broken.is_unprocessed
+            log.debug("attempt failed", extra={"error": str(broken), "request_id": request.request_id})
+            outcome = self._outcome(lease, upstream, status=status, reason=ended, is_unprocessed=is_unprocessed)
+            if downstream.has_started:
+                cut_short(downstream, request, trace, broken)
+                return None
+            return Failure(self._decide(outcome, head, rule, lease, trace, downstream), for_upstream_error(broken))
+        except ClientGone:
+            ended = Reason.DOWNSTREAM_RESET
+            raise
+        except TaskCancelled as cancelled:
+            ended = _blame(cancelled, request, rule)
+            raise
+        except (RemoteProtocolError, BodyTooLarge):
+            ended = Reason.DOWNSTREAM_RESET
+            raise
+        finally:
+            if upstream is not None:
+                upstream.cancel()
+            if ended not in _NOT_THE_ENDPOINT:
+                outcome = self._outcome(lease, upstream, status=status, reason=ended, is_unprocessed=is_unprocessed)
+                self._observer.attempt_ended(outcome)
+                if lease.trial is not None:
+                    lease.trial.settle(outcome.outcome_class)
+
+    async def _response(self, downstream: Downstream, upstream: Upstream, trace: Trace) -> UpstreamHead:
+        """Move the request up until the final response head comes; 103 is passed on, other interim ones are not."""
+        interim = 0
+        while True:
+            event = await self._pump.next_event(downstream, upstream, trace)
+            if isinstance(event, UpstreamHead):
+                return event
+            if isinstance(event, Interim):
+                interim += 1
+                if interim > self._settings.max_interim:
+                    raise UpstreamError("too many interim responses", reason=Reason.TOO_MANY_INTERIM)
+                if event.status == 103:
+                    downstream.send_informational(103, hygiene.response_fields_for_downstream(event.fields))
+            else:
+                raise AssertionError("upstream: body before head")  # noqa: TRY004  # a broken invariant of ours
+
+    def _outcome(
+        self, lease: Lease, upstream: Upstream | None, *, status: int, reason: Reason, is_unprocessed: bool = False
+    ) -> Outcome:
+        return Outcome(
+            service=lease.state.service.key,
+            endpoint=lease.key,
+            status=status,
+            reason=reason,
+            is_sent=upstream is not None and upstream.is_sent,
+            is_unprocessed=is_unprocessed,
+        )
+
+    def _decide(
+        self, outcome: Outcome, head: RequestHead, rule: LinkedRule, lease: Lease, trace: Trace, downstream: Downstream
+    ) -> RetryDecision:
+        decision = decide(
+            outcome,
+            attempt=trace.attempts,
+            method=head.method,
+            policy=rule.retry,
+            is_body_replayable=trace.body.is_replayable,
+            is_response_started=downstream.has_started,
+            remaining_s=remaining_s(trace.deadline, now=self._loop.now),
+            budget_ok=lease.state.limits.has_retry_budget,
+            rng=self._loop.rng,
+        )
+        return self._accounts.decided(decision)
+
+
+def _blame(error: TaskCancelled | DeadlineExpired, request: Request, rule: LinkedRule) -> Reason:
+    """Return how an attempt ended that a deadline of the whole request or a cancellation has ended.
+
+    A deadline counts against the endpoint, unless the client chose it or kept us waiting.
+    """
+    is_ours = error.reason is Reason.CONNECT_TIMEOUT or (
+        error.reason is Reason.REQUEST_TIMEOUT and not is_clients_choice(request, rule)
+    )
+    return Reason.RESPONSE_TIMEOUT if is_ours else Reason.DOWNSTREAM_RESET
