@@ -59,8 +59,8 @@ class Outage:
     ended_at: float
 
     def was_in_flight(self, one: Answer) -> bool:
-        """Tell whether a request was under way at the moment of the cut, or begun before its probes had failed."""
-        return one.began < self.out_at and one.ended > self.cutting_at
+        """Tell whether a request was under way at the moment of the cut."""
+        return one.began < self.cut_at and one.ended > self.cutting_at
 
     def is_out(self, began: float) -> bool:
         """Tell whether a request began while it was known that the cloud is out."""
