@@ -11,7 +11,7 @@ import functools
 import json
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed, wait
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ PRODUCT = tuple(
 """What a user installs in every cluster."""
 PROGRAMS = ("etcd", "kube-apiserver", "kubectl")
 GALACTIC_KINDS = frozenset({"VPC", "VPCAttachment"})
+ABORT_PAUSE_S = 0.2
 APPLY_PATIENCE_S = 60.0
 """How long a new kind may take until the API server serves it (seconds)."""
 
@@ -189,15 +190,26 @@ def _files(paths: Sequence[Path]) -> list[str]:
     return [word for path in paths for word in ("-f", str(path))]
 
 
-def together(*work: Callable[[], object]) -> None:
+def together(work: Sequence[Callable[[], object]], *, abort: Callable[[], object]) -> None:
     """Do several things at once, and wait for all of them.
+
+    Args:
+        abort: Makes them end early if one fails or this is interrupted; called until none is left, since one may just
+            have been about to start something.
 
     Raises:
         LabError: Or whatever else the first one that failed raised.
     """
     with ThreadPoolExecutor(len(work)) as pool:
-        for done in [pool.submit(one) for one in work]:
-            done.result()
+        doing = [pool.submit(one) for one in work]
+        try:
+            for one in as_completed(doing):
+                one.result()
+        except BaseException:
+            while not all(one.done() for one in doing):
+                abort()
+                wait(doing, timeout=ABORT_PAUSE_S)
+            raise
 
 
 @contextlib.contextmanager
@@ -209,9 +221,12 @@ def running(home: Path) -> Iterator[Mapping[str, Cluster]]:
         one.start()
         one.install()
 
-    try:
-        together(*(functools.partial(prepare, one) for one in clusters.values()))
-        yield clusters
-    finally:
+    def stop() -> None:
         for one in clusters.values():
             one.stop()
+
+    try:
+        together([functools.partial(prepare, one) for one in clusters.values()], abort=stop)
+        yield clusters
+    finally:
+        stop()

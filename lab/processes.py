@@ -96,7 +96,7 @@ def running(logs: Path, clusters: Mapping[str, Cluster]) -> Iterator[Processes]:
     processes = Processes(logs)
     try:
         starting = [_start_backends(processes), *_start_product(processes, clusters[AWS.name])]
-        together(*starting)
+        together(starting, abort=processes.stop)
         yield processes
     finally:
         processes.stop()

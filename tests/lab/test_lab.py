@@ -6,6 +6,7 @@ import ipaddress
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -190,12 +191,24 @@ def test_only_what_labs_that_have_ended_left_is_deleted(monkeypatch: pytest.Monk
     assert {one.name for one in tmp_path.glob("datum-*")} == {f"datum-router-lab-{one}-x" for one in (used, others)}
 
 
-def test_several_things_at_once_end_before_a_failure_is_told() -> None:
-    ended: list[str] = []
+def test_if_one_of_several_things_fails_the_others_are_made_to_end() -> None:
+    is_aborted = threading.Event()
+    aborts: list[bool] = []
 
     def fail() -> None:
         raise network.LabError("broken")
 
+    def abort() -> None:
+        aborts.append(True)
+        if len(aborts) == 2:  # it was just about to start something when it was told first
+            is_aborted.set()
+
     with pytest.raises(network.LabError, match="broken"):
-        cluster.together(fail, lambda: ended.append("other"))
-    assert ended == ["other"]
+        cluster.together([fail, is_aborted.wait], abort=abort)
+    assert len(aborts) == 2
+
+
+def test_several_things_that_go_well_are_waited_for() -> None:
+    done: list[int] = []
+    cluster.together([lambda: done.append(1), lambda: done.append(2)], abort=pytest.fail)
+    assert sorted(done) == [1, 2]
