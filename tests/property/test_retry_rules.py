@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import math
 import random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datum_router.health.circuit import RETRY_BUDGET_PERCENT, ServiceLimits
+from datum_router.health.circuit import ServiceLimits
 from datum_router.model.endpoint import EndpointKey
 from datum_router.model.outcome import Outcome
-from datum_router.model.policy import ConnectionLimits, RetryPolicy
+from datum_router.model.policy import ConnectionLimits, RetryCondition, RetryPolicy
 from datum_router.model.service import ServiceKey
 from datum_router.policy.retry import MAX_UNREACHED_RETRIES, decide
 from datum_router.reasons import Reason
@@ -82,6 +83,61 @@ def test_a_retry_is_made_exactly_when_every_condition_holds(method: str, attempt
             assert decision.why
 
 
+NEVER = {Reason.ROUTED, *Reason} - OTHER_ENDPOINT_MAY_HELP - {Reason.ROUTED}
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    outcome=st.sampled_from(outcomes()),
+    method=st.sampled_from(("GET", "PUT", "POST", "PATCH")),
+    conditions=st.sets(st.sampled_from(RetryCondition)),
+    non_idempotent=st.booleans(),
+    grpc=st.sampled_from((None, 0, 8, 14)),
+    asked_s=st.sampled_from((None, 0.0, 5.0, 10.0, 10.1, math.inf)),
+    seed=st.integers(0, 1000),
+)
+def test_nothing_is_tried_twice_that_the_user_has_not_named_or_may_have_been_processed(
+    outcome: Outcome,
+    method: str,
+    conditions: set[RetryCondition],
+    non_idempotent: bool,
+    grpc: int | None,
+    asked_s: float | None,
+    seed: int,
+) -> None:
+    policy = RetryPolicy(
+        max_retries=2,
+        retry_on=tuple(conditions),
+        retry_on_status=(503,),
+        retry_on_grpc=(14,),
+        retry_non_idempotent=non_idempotent,
+    )
+    decision = decide(
+        outcome,
+        attempt=1,
+        method=method,
+        policy=policy,
+        is_body_replayable=True,
+        is_response_started=False,
+        remaining_s=100.0,
+        budget_ok=True,
+        rng=random.Random(seed),
+        grpc_status=grpc,
+        retry_after_s=asked_s,
+    )
+    if decision.retry:
+        assert outcome.reason not in NEVER
+        if outcome.reason is Reason.ROUTED:
+            assert outcome.status == 503 or grpc == 14
+            assert method in SAFE or non_idempotent
+        elif outcome.is_sent and not outcome.is_unprocessed:
+            assert method in SAFE or non_idempotent
+        assert asked_s is None or asked_s <= decision.delay_s <= asked_s + policy.max_backoff_s
+        assert decision.delay_s <= 2 * policy.max_backoff_s, "whatever it asks for, the wait is bounded"
+    elif outcome.reason in OTHER_ENDPOINT_MAY_HELP and conditions == set(RetryCondition) and asked_s is None:
+        assert method not in SAFE, "with all conditions named only what is not safe is left"
+
+
 class Permits:
     """What is under way, counted naively."""
 
@@ -95,9 +151,12 @@ class Permits:
     steps=st.lists(st.sampled_from(("first", "first", "first", "retry", "retry", "end", "end-retry")), max_size=120),
     begun=st.integers(0, 30),
     minimum=st.sampled_from((0, 0, 1, 3)),
+    percent=st.sampled_from((0, 20, 50, 100)),
     most=st.integers(1, 60),
 )
-def test_permits_stay_within_limits_and_budget(steps: list[str], begun: int, minimum: int, most: int) -> None:
+def test_permits_stay_within_limits_and_budget(
+    steps: list[str], begun: int, minimum: int, most: int, percent: int
+) -> None:
     limits = ServiceLimits(ConnectionLimits(max_parallel_requests=most, max_parallel_retries=minimum))
     held = Permits()
     for step in [*["first"] * begun, *steps]:
@@ -107,13 +166,13 @@ def test_permits_stay_within_limits_and_budget(steps: list[str], begun: int, min
             assert (limits.acquire_request() is None) is is_free
             held.first += is_free
         elif step == "retry":
-            budget = max(minimum, total * RETRY_BUDGET_PERCENT // 100) if minimum else 0
+            budget = max(minimum, held.first * percent // 100) if minimum else 0
             is_free = total < most and held.retries < budget
-            assert limits.has_retry_budget is (held.retries < budget)
-            assert (limits.acquire_request(is_retry=True) is None) is is_free
+            assert limits.has_retry_budget(percent) is (held.retries < budget)
+            assert (limits.acquire_request(is_retry=True, budget_percent=percent) is None) is is_free
             held.retries += is_free
             if is_free:
-                assert held.retries <= max(minimum, (held.first + held.retries) * RETRY_BUDGET_PERCENT / 100)
+                assert held.retries <= max(minimum, held.first * percent / 100)
         elif step == "end" and held.first:
             limits.release_request()
             held.first -= 1

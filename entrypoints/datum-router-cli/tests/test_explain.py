@@ -99,6 +99,12 @@ def test_text_names_winner_destinations_and_why_each_other_rule_lost(invoke: Inv
         "        10.0.0.1:8080 (weight 100, priority 0, topology.datum.net/city-code=IAD, from static)",
         "        [fd00::1]:8080 (weight 100, priority 1, topology.datum.net/city-code=IAD, from static)",
         "    25% default/elsewhere (weight 25, priority 0): VPCServiceNotFound",
+        "retries: up to 1 on connect-failure, reset, refused-stream",
+        "    after a random wait of up to 0.1 s, twice as long each time, up to 10 s",
+        "    as long as retries in flight are at most 20 % of first tries, or 3",
+        "    what may have been processed is repeated: GET is idempotent",
+        "    an endpoint that cannot be reached is followed by up to 4 others",
+        "timeouts: request 30 s",
         "lost:",
         "    default/wide#0 (conf/all.yaml:26)",
         "        lost to default/api-routes#0 because its path prefix is longer (7 characters against 4)",
@@ -132,7 +138,21 @@ def test_json_holds_the_same(invoke: Invoke) -> None:
     result = invoke("POST", "http://localhost/api/v1/users", "--output", "json", "--source-ip", "fd00::9")
     assert result.exit_code == 0
     document = json.loads(result.stdout)
-    assert set(document) == {"request", "outcome", "status", "winner", "destinations", "losers", "diagnostics"}
+    assert set(document) == {
+        "request", "outcome", "status", "winner", "destinations", "policy", "losers", "diagnostics",
+    }  # fmt: skip
+    assert document["policy"] == {
+        "max_retries": 1,
+        "retry_on": ["connect-failure", "reset", "refused-stream"],
+        "repeats": "never",
+        "why": "POST is not idempotent, and retryNonIdempotent is false",
+        "budget_percent": 20,
+        "backoff_s": [0.1, 10.0],
+        "request_s": 30.0,
+        "connect_s": None,
+        "per_try_s": None,
+        "backend_request_s": None,
+    }
     assert document["request"] == {
         "method": "POST",
         "scheme": "http",

@@ -271,7 +271,10 @@ class LinkedRule:
                 status=500, reason=Reason.BACKEND_NOT_FOUND, detail="the route's destination is not there"
             )
         state, balancer = pair
-        refused = state.limits.acquire_request(is_retry=is_retry)
+        if is_retry:
+            refused = state.limits.acquire_request(is_retry=True, budget_percent=self.retry.budget_percent)
+        else:
+            refused = state.limits.acquire_request()
         if refused is not None:
             return LocalReply(
                 status=503,

@@ -9,9 +9,10 @@ from datum_router.compiler.services import service_key
 from datum_router.filters.base import filter_problem
 from datum_router.manifests import vpcroute as wire
 from datum_router.manifests.meta import ObjectKey, key_of, parse_duration
+from datum_router.manifests.parts import GRPC_CONDITIONS, STATUS_CONDITIONS
 from datum_router.manifests.terms import BALANCER_TERMS
 from datum_router.manifests.vpcroute import VPCRoute
-from datum_router.model.policy import RetryPolicy, TimeoutPolicy
+from datum_router.model.policy import RETRY_BUDGET_PERCENT, RetryCondition, RetryPolicy, TimeoutPolicy
 from datum_router.model.route import (
     BackendRef,
     BalancingPolicy,
@@ -242,9 +243,16 @@ def _retry(route: VPCRoute) -> RetryPolicy:
     if retries is None:
         return RetryPolicy()
     backoff = retries.backoff
+    named = retries.retry_on
+    failures = tuple(one for one in RetryCondition if one.value in named)
+    statuses = {*retries.retry_on_status, *(status for one in named for status in STATUS_CONDITIONS.get(one, ()))}
     return RetryPolicy(
         max_retries=retries.max_retries,
-        retry_on_status=retries.retry_on_status,
+        retry_on=failures if named else tuple(RetryCondition),
+        retry_on_status=tuple(sorted(statuses)),
+        retry_on_grpc=tuple(sorted(GRPC_CONDITIONS[one] for one in named if one in GRPC_CONDITIONS)),
+        retry_non_idempotent=retries.retry_non_idempotent,
+        budget_percent=RETRY_BUDGET_PERCENT if retries.budget_percent is None else retries.budget_percent,
         initial_backoff_s=0.1 if backoff is None else backoff.initial_ms / 1000,
         max_backoff_s=10.0 if backoff is None else backoff.max_ms / 1000,
     )

@@ -1,17 +1,15 @@
 """Permits: how much may be under way at one service in one process, so that a slow service fails fast.
 
-Counters only; whoever acquires must release exactly once. Retries are limited by a budget: at most
-`RETRY_BUDGET_PERCENT` of the requests in flight, but `max_parallel_retries` at least, so that a small service can
-retry at all. 0 retries mean none whatever the budget says.
+Counters only; whoever acquires must release exactly once. Retries are limited by a budget: at most a share of the
+*first tries* in flight (`RETRY_BUDGET_PERCENT`), so that an upstream where everything fails gets at most 1.2 times the
+requests that came; but `max_parallel_retries` at least, so that a small service can retry at all. 0 retries mean none
+whatever the budget says. Hedges are retries here: they cost an upstream the same.
 """
 
 from __future__ import annotations
 
-from datum_router.model.policy import ConnectionLimits
+from datum_router.model.policy import RETRY_BUDGET_PERCENT, ConnectionLimits
 from datum_router.reasons import Reason
-
-RETRY_BUDGET_PERCENT = 20
-"""Retries in flight as a share of all requests in flight (Envoy retry budget)."""
 
 
 class ServiceLimits:
@@ -59,20 +57,19 @@ class ServiceLimits:
         """Tell whether another request would be refused."""
         return self.requests >= self._limits.max_parallel_requests
 
-    @property
-    def has_retry_budget(self) -> bool:
-        """Tell whether one more retry may start now."""
+    def has_retry_budget(self, percent: int = RETRY_BUDGET_PERCENT) -> bool:
+        """Tell whether one more retry may start now, with retries up to `percent` of the first tries in flight."""
         least = self._limits.max_parallel_retries
-        return least > 0 and self.retries < max(least, self.requests * RETRY_BUDGET_PERCENT // 100)
+        return least > 0 and self.retries < max(least, (self.requests - self.retries) * percent // 100)
 
-    def acquire_request(self, *, is_retry: bool = False) -> Reason | None:
+    def acquire_request(self, *, is_retry: bool = False, budget_percent: int = RETRY_BUDGET_PERCENT) -> Reason | None:
         """Begin a request (one attempt); return why it is refused, None if it may go."""
         if self.requests >= self._limits.max_parallel_requests:
             self.refused += 1
             self.refused_requests += 1
             return Reason.CIRCUIT_OPEN
         if is_retry:
-            if not self.has_retry_budget:
+            if not self.has_retry_budget(budget_percent):
                 self.refused += 1
                 self.refused_retries += 1
                 return Reason.CIRCUIT_OPEN

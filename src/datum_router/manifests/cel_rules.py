@@ -22,9 +22,18 @@ from datum_router.manifests.cel import (
     needs,
     network,
     path,
+    texts,
 )
 from datum_router.manifests.cel_route import ROUTE_RULES
-from datum_router.manifests.parts import HttpHeader, LabelSelector, LabelSelectorRequirement, RetryBackoff, Timeouts
+from datum_router.manifests.parts import (
+    GRPC_CONDITIONS,
+    HttpHeader,
+    LabelSelector,
+    LabelSelectorRequirement,
+    Retries,
+    RetryBackoff,
+    Timeouts,
+)
 from datum_router.manifests.servicebinding import ServiceBindingSpec
 from datum_router.manifests.vpcegress import EgressDestination, EgressMatch, EgressTls
 from datum_router.manifests.vpcingress import AllowedRoutes, IngressRule, IngressTls, VPCIngressSpec
@@ -50,6 +59,12 @@ _NAMESPACES: Final = (
 )
 _BACKOFF: Final = CelRule(
     rule="self.initialMs <= self.maxMs", message="expected initialMs to be at most maxMs", field="initialMs"
+)
+_RETRIES: Final = CelRule(
+    rule=f"!({filled('retryOn')}) || !self.retryOn.exists(c, c in {texts(GRPC_CONDITIONS)}) || self.retryNonIdempotent",
+    message="codes of gRPC in retryOn need retryNonIdempotent: true, since calls of gRPC are POST",
+    field="retryNonIdempotent",
+    reason=Reason.MISSING_FIELD,
 )
 _TIMEOUTS: Final = (
     lasting("connect"),
@@ -169,6 +184,7 @@ RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
     LabelSelectorRequirement: _SELECTOR,
     HttpHeader: (header_changed("name"),),
     RetryBackoff: (_BACKOFF,),
+    Retries: (_RETRIES,),
     Timeouts: _TIMEOUTS,
     VPCServiceSpec: _SERVICE,
     HealthCheck: (*path("httpPath", is_sent=True), host_port("host"), _STATUS_RANGE),

@@ -107,13 +107,30 @@ class RetryBackoff(SpecPart, frozen=True, kw_only=True):
 
 
 class RetryOn(enum.StrEnum):
-    """What kind of failure is tried again."""
+    """What kind of failure is tried again; the names are Envoy's, of `retry_on` and `retry_grpc_on`."""
 
     CONNECT_FAILURE = "connect-failure"
     RESET = "reset"
     REFUSED_STREAM = "refused-stream"
     RETRIABLE_4XX = "retriable-4xx"
     GATEWAY_ERROR = "gateway-error"
+    CANCELLED = "cancelled"
+    DEADLINE_EXCEEDED = "deadline-exceeded"
+    RESOURCE_EXHAUSTED = "resource-exhausted"
+    INTERNAL = "internal"
+    UNAVAILABLE = "unavailable"
+
+
+GRPC_CONDITIONS = {
+    RetryOn.CANCELLED: 1,
+    RetryOn.DEADLINE_EXCEEDED: 4,
+    RetryOn.RESOURCE_EXHAUSTED: 8,
+    RetryOn.INTERNAL: 13,
+    RetryOn.UNAVAILABLE: 14,
+}
+"""Conditions that are codes of gRPC, with their numbers (gRPC status codes)."""
+STATUS_CONDITIONS = {RetryOn.RETRIABLE_4XX: (409,), RetryOn.GATEWAY_ERROR: (502, 503, 504)}
+"""Conditions that are statuses of HTTP."""
 
 
 Status = Annotated[int, Meta(ge=100, le=599)]
@@ -129,9 +146,21 @@ class Retries(SpecPart, frozen=True, kw_only=True):
     backoff: Annotated[RetryBackoff | None, Meta(description="Waits between attempts.")] = None
     per_try_timeout: Annotated[Duration | None, Meta(description="Time limit of one attempt.")] = None
     retry_on: Annotated[
-        tuple[RetryOn, ...], Meta(description="Failures without a response that are tried again.", max_length=16)
+        tuple[RetryOn, ...],
+        Meta(
+            description="Failures that are tried again. connect-failure, reset and refused-stream are failures without "
+            "a response, all three of them if none is given; retriable-4xx (409) and gateway-error (502, 503, 504) are "
+            "added to retryOnStatus; the others are codes of gRPC and need retryNonIdempotent.",
+            max_length=16,
+        ),
     ] = ()
-    budget_percent: Annotated[Percent | None, Meta(description="Retries as a share of all requests in flight.")] = None
+    budget_percent: Annotated[
+        Percent | None,
+        Meta(
+            description="Retries in flight as a share of first tries in flight at the service, 20 if not given; 3 at "
+            "once are always allowed."
+        ),
+    ] = None
     retry_non_idempotent: Annotated[
         bool, Meta(description="Try again even if the backend may have acted on the first attempt.")
     ] = False

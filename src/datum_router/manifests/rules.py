@@ -17,7 +17,7 @@ from datum_router.manifests.meta import (
     ObjectMeta,
     parse_duration,
 )
-from datum_router.manifests.parts import LabelSelector, Retries, SelectorOperator, Timeouts
+from datum_router.manifests.parts import GRPC_CONDITIONS, LabelSelector, Retries, SelectorOperator, Timeouts
 from datum_router.manifests.problem import Problem, shown
 from datum_router.manifests.vpcroute import MAX_REGEX_BYTES
 from datum_router.reasons import Reason
@@ -274,8 +274,19 @@ def check_timeouts(path: str, timeouts: Timeouts | None) -> Iterator[Problem]:
 
 
 def check_retries(path: str, retries: Retries | None) -> Iterator[Problem]:
-    """Check the waits between attempts."""
-    backoff = None if retries is None else retries.backoff
+    """Check the waits between attempts, and that what is tried again may be."""
+    if retries is None:
+        return
+    for index, condition in enumerate(retries.retry_on):
+        if condition in GRPC_CONDITIONS and not retries.retry_non_idempotent:
+            yield missing(
+                f"{path}.retryNonIdempotent",
+                f"retryOn[{index}] is {condition.value}, a code of gRPC, and calls of gRPC are POST: the backend may "
+                "have acted on what it answered, expected retryNonIdempotent: true to try it again",
+                "say retryNonIdempotent: true if every call of the route may be made twice, or remove the condition",
+            )
+            break
+    backoff = retries.backoff
     if backoff is not None and backoff.initial_ms > backoff.max_ms:
         yield invalid(
             f"{path}.backoff.initialMs", f"found {backoff.initial_ms}, expected at most maxMs ({backoff.max_ms})"

@@ -50,17 +50,38 @@ class OutlierPolicy(msgspec.Struct, frozen=True, kw_only=True):
     half_open_requests: int = 1
 
 
+class RetryCondition(enum.StrEnum):
+    """A kind of failure without a response, by Envoy's names of `retry_on`."""
+
+    CONNECT_FAILURE = "connect-failure"
+    RESET = "reset"
+    REFUSED_STREAM = "refused-stream"
+
+
+RETRY_BUDGET_PERCENT = 20
+"""Retries in flight as a share of first tries in flight, if a route says nothing else (Envoy retry budget)."""
+
+
 class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """When a further attempt is made at another endpoint.
 
     Attributes:
         max_retries: Attempts beyond the first one.
-        retry_on_status: Statuses that are tried again (idempotent methods only).
+        retry_on: Failures without a response that are tried again.
+        retry_on_status: Statuses that are.
+        retry_on_grpc: Codes of gRPC that are, in responses without messages (Trailers-Only).
+        retry_non_idempotent: Try again even if the upstream may have acted on a request that is not idempotent.
+        budget_percent: Retries in flight as a share of first tries in flight at the service.
         initial_backoff_s, max_backoff_s: Full-jitter exponential backoff between attempts that reached an upstream.
+            `max_backoff_s` also bounds what `Retry-After` can ask for.
     """
 
     max_retries: int = 1
+    retry_on: tuple[RetryCondition, ...] = tuple(RetryCondition)
     retry_on_status: tuple[int, ...] = ()
+    retry_on_grpc: tuple[int, ...] = ()
+    retry_non_idempotent: bool = False
+    budget_percent: int = RETRY_BUDGET_PERCENT
     initial_backoff_s: float = 0.1
     max_backoff_s: float = 10.0
 

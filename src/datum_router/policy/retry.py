@@ -1,36 +1,44 @@
 """Whether a failed attempt is tried again, and when. One decision, no state; the caller waits and picks.
 
+    how the attempt ended                           condition (`retryOn`)   repeated if the upstream may have acted
+    no connection, no TLS, no descriptor            connect-failure         (it cannot have)
+    reset, closed, no head in time                  reset                   idempotent methods, or if the route says so
+    REFUSED_STREAM                                  refused-stream          (it has not)
+    a status of `retryOnStatus`                     -                       idempotent methods, or if the route says so
+    a status of gRPC without messages               by its name             idempotent methods, or if the route says so
+
 The rule that stands above all others (RFC 9110 section 9.2.2): what the upstream may have acted on is repeated only
-if the method is idempotent. An attempt that provably was not processed (no connection, REFUSED_STREAM, a stream above
-GOAWAY's last id: RFC 9113 section 8.7) may be repeated with any method, as long as the body can be sent once more.
+if the method is idempotent, or if the user has said that it may (`retryNonIdempotent`). An attempt that provably was
+not processed (no connection, REFUSED_STREAM, a stream above GOAWAY's last id: RFC 9113 section 8.7) may be repeated
+with any method, as long as the body can be sent once more.
 """
 
 from __future__ import annotations
 
 import random
+from typing import Final
 
 import msgspec
 
 from datum_router.model.outcome import Outcome
-from datum_router.model.policy import RetryPolicy
+from datum_router.model.policy import RetryCondition, RetryPolicy
 from datum_router.policy.backoff import full_jitter
 from datum_router.reasons import Reason
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """RFC 9110 section 9.2.2. A method that is not known is not idempotent."""
 
-RETRIABLE = frozenset(
-    {
-        Reason.CONNECT_FAILED,
-        Reason.CONNECT_TIMEOUT,
-        Reason.LOCAL_RESOURCES,
-        Reason.UPSTREAM_TLS,
-        Reason.UPSTREAM_RESET,
-        Reason.UPSTREAM_REFUSED_STREAM,
-        Reason.RESPONSE_TIMEOUT,
-        Reason.PER_TRY_TIMEOUT,
-    }
-)
+CONDITION_OF: Final = {
+    Reason.CONNECT_FAILED: RetryCondition.CONNECT_FAILURE,
+    Reason.CONNECT_TIMEOUT: RetryCondition.CONNECT_FAILURE,
+    Reason.LOCAL_RESOURCES: RetryCondition.CONNECT_FAILURE,
+    Reason.UPSTREAM_TLS: RetryCondition.CONNECT_FAILURE,
+    Reason.UPSTREAM_RESET: RetryCondition.RESET,
+    Reason.RESPONSE_TIMEOUT: RetryCondition.RESET,
+    Reason.PER_TRY_TIMEOUT: RetryCondition.RESET,
+    Reason.UPSTREAM_REFUSED_STREAM: RetryCondition.REFUSED_STREAM,
+}
+RETRIABLE = frozenset(CONDITION_OF)
 """Failures that another endpoint may not have. Refusals by our own limits are none: retrying feeds an overload. Without
 descriptors for a new connection another endpoint may still have an idle one."""
 
@@ -66,6 +74,7 @@ _NOT_IDEMPOTENT = _no("maybe_processed")
 _NO_BODY = _no("body_not_replayable")
 _NO_BUDGET = _no("budget_exhausted")
 _NO_TIME = _no("deadline")
+_TOLD_TO_WAIT = _no("retry_after")
 
 REFUSALS = tuple(
     verdict.why
@@ -79,6 +88,7 @@ REFUSALS = tuple(
         _NO_BODY,
         _NO_BUDGET,
         _NO_TIME,
+        _TOLD_TO_WAIT,
     )
 )
 """Every `why` of a decision against a retry."""
@@ -95,6 +105,8 @@ def decide(
     remaining_s: float,
     budget_ok: bool,
     rng: random.Random,
+    grpc_status: int | None = None,
+    retry_after_s: float | None = None,
 ) -> RetryDecision:
     """Decide on one ended attempt.
 
@@ -104,19 +116,22 @@ def decide(
         is_response_started: Any byte of the response has gone to the client (RFC 9110 allows no second one).
         remaining_s: Time until the request's deadline; infinity without one.
         budget_ok: `ServiceLimits.has_retry_budget`.
+        grpc_status: Code of a gRPC response without messages (Trailers-Only); None for any other response.
+        retry_after_s: How long the upstream asked to be left alone (`policy.retry_after`); infinity: for good.
     """
     if is_response_started:
         return _RESPONSE_STARTED
     if outcome.reason is Reason.DOWNSTREAM_RESET:
         return _DOWNSTREAM_GONE
     if outcome.reason is Reason.ROUTED:
-        if outcome.status not in policy.retry_on_status:
-            return _SUCCEEDED if outcome.status < 500 else _NOT_RETRIABLE
-        is_safe = method in IDEMPOTENT  # it answered, so it has acted
-    elif outcome.reason in RETRIABLE:
-        is_safe = outcome.is_unprocessed or not outcome.is_sent or method in IDEMPOTENT
+        if outcome.status not in policy.retry_on_status and grpc_status not in policy.retry_on_grpc:
+            return _SUCCEEDED if outcome.status < 500 and not grpc_status else _NOT_RETRIABLE
+        may_have_acted = True  # it answered
+    elif CONDITION_OF.get(outcome.reason) in policy.retry_on:
+        may_have_acted = outcome.is_sent and not outcome.is_unprocessed
     else:
         return _NOT_RETRIABLE
+    is_safe = not may_have_acted or method in IDEMPOTENT or policy.retry_non_idempotent
     allowed = policy.max_retries
     if allowed and not _has_reached_upstream(outcome):
         allowed = max(allowed, MAX_UNREACHED_RETRIES)
@@ -131,9 +146,14 @@ def decide(
     delay = 0.0
     if _has_reached_upstream(outcome):
         delay = full_jitter(attempt, initial_s=policy.initial_backoff_s, max_s=policy.max_backoff_s, rng=rng)
+    if retry_after_s is not None:
+        if retry_after_s > policy.max_backoff_s:
+            return _TOLD_TO_WAIT
+        delay += retry_after_s  # the jitter stays on top: all of its clients were told the same
     if remaining_s <= delay:
         return _NO_TIME
-    return RetryDecision(retry=True, delay_s=delay, why="status" if outcome.status else outcome.reason.value)
+    why = "status" if outcome.status in policy.retry_on_status else "grpc_status"
+    return RetryDecision(retry=True, delay_s=delay, why=why if outcome.status else outcome.reason.value)
 
 
 def _has_reached_upstream(outcome: Outcome) -> bool:

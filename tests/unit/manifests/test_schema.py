@@ -216,9 +216,9 @@ def test_what_is_not_served_is_refused_where_it_is_said() -> None:
     assert (whole["rule"], whole["reason"]) == ("false", "FieldValueForbidden")
     (value,) = rules_of("VPCService", "spec", "protocol")
     assert value["rule"] == "!(self in [r'TCP'])"
-    (default,) = rules_of("VPCRoute", "spec", "retries", "retryNonIdempotent")
+    (default,) = rules_of("VPCIngress", "spec", "httpsRedirect")
     assert default["rule"] == "self == false"
-    (empty,) = rules_of("VPCRoute", "spec", "retries", "retryOn")
+    (empty,) = rules_of("VPCIngress", "spec", "tls", "cipherSuites")
     assert empty["rule"] == "self.size() == 0"
     (only,) = rules_of("VPCRoute", "spec", "parentRefs", "[]", "kind")
     assert only["rule"] == "self == r'VPCIngress'"

@@ -111,14 +111,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
         )
         for name, value in (("ttl", "1h"), ("path", "/"))
     ],
-    *[
-        ("VPCRoute", f"spec.retries.{name}", f"spec.retries.{name}", {"retries": {name: value}})
-        for name, value in (
-            ("retryOn", ["reset"]),
-            ("budgetPercent", 20),
-            ("retryNonIdempotent", True),
-        )
-    ],
     ("VPCRoute", "spec.timeouts.streamIdle", "spec.timeouts.streamIdle", {"timeouts": {"streamIdle": "1s"}}),
     ("VPCRoute", "spec.cors", "spec.cors", {"cors": {}}),
     (

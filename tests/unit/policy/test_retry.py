@@ -7,7 +7,7 @@ import pytest
 
 from datum_router.model.endpoint import EndpointKey
 from datum_router.model.outcome import Outcome
-from datum_router.model.policy import RetryPolicy
+from datum_router.model.policy import RetryCondition, RetryPolicy
 from datum_router.model.service import ServiceKey
 from datum_router.policy.retry import IDEMPOTENT, MAX_UNREACHED_RETRIES, RETRIABLE, RetryDecision, decide
 from datum_router.reasons import Reason
@@ -38,6 +38,8 @@ def verdict(
     started: bool = False,
     remaining: float = math.inf,
     budget: bool = True,
+    grpc_status: int | None = None,
+    retry_after_s: float | None = None,
 ) -> RetryDecision:
     return decide(
         ended,
@@ -49,6 +51,8 @@ def verdict(
         remaining_s=remaining,
         budget_ok=budget,
         rng=random.Random(1),
+        grpc_status=grpc_status,
+        retry_after_s=retry_after_s,
     )
 
 
@@ -144,3 +148,49 @@ def test_default_policy_allows_one_retry_and_more_for_what_reached_nobody() -> N
     assert not verdict(RESET, policy=RetryPolicy(), attempt=2).retry
     assert verdict(REFUSED, policy=RetryPolicy(), attempt=MAX_UNREACHED_RETRIES).retry
     assert not verdict(REFUSED, policy=RetryPolicy(), attempt=MAX_UNREACHED_RETRIES + 1).retry
+
+
+ALL_OF = {
+    RetryCondition.CONNECT_FAILURE: [Reason.CONNECT_FAILED, Reason.CONNECT_TIMEOUT, Reason.UPSTREAM_TLS],
+    RetryCondition.RESET: [Reason.UPSTREAM_RESET, Reason.RESPONSE_TIMEOUT, Reason.PER_TRY_TIMEOUT],
+    RetryCondition.REFUSED_STREAM: [Reason.UPSTREAM_REFUSED_STREAM],
+}
+
+
+@pytest.mark.parametrize("named", RetryCondition)
+def test_only_conditions_that_are_named_are_tried_again(named: RetryCondition) -> None:
+    policy = RetryPolicy(retry_on=(named,))
+    for condition, reasons in ALL_OF.items():
+        for reason in reasons:
+            found = verdict(outcome(reason, unprocessed=True), policy=policy)
+            assert found.retry is (condition is named)
+            assert found.why == (reason.value if found.retry else "not_retriable")
+
+
+@pytest.mark.parametrize("ended", [RESET, outcome(status=503, sent=True)])
+def test_the_user_may_say_that_anything_may_be_made_twice(ended: Outcome) -> None:
+    policy = RetryPolicy(retry_on_status=(503,), retry_non_idempotent=True)
+    assert verdict(ended, method="POST", policy=policy).retry
+
+
+@pytest.mark.parametrize(
+    ("code", "non_idempotent", "why"),
+    [
+        (14, True, "grpc_status"),
+        (14, False, "maybe_processed"),
+        (0, True, "not_a_failure"),
+        (13, True, "not_retriable"),
+    ],
+)
+def test_codes_of_grpc_that_are_named(code: int, non_idempotent: bool, why: str) -> None:
+    policy = RetryPolicy(retry_on_grpc=(8, 14), retry_non_idempotent=non_idempotent)
+    assert verdict(outcome(status=200, sent=True), method="POST", policy=policy, grpc_status=code).why == why
+
+
+def test_what_the_upstream_asks_for_is_waited_for_within_bounds() -> None:
+    busy = outcome(status=503, sent=True)
+    policy = RetryPolicy(retry_on_status=(503,), max_backoff_s=5.0)
+    without = verdict(busy, policy=policy).delay_s
+    assert verdict(busy, policy=policy, retry_after_s=3.0).delay_s == 3.0 + without
+    assert verdict(busy, policy=policy, retry_after_s=5.1) == RetryDecision(retry=False, why="retry_after")
+    assert verdict(busy, policy=policy, retry_after_s=3.0, remaining=3.0).why == "deadline"

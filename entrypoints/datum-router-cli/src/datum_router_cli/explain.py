@@ -13,6 +13,7 @@ from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality
 from datum_router.model.listener import Listener
 from datum_router.model.request import RequestHead
 from datum_router.model.route import Rule
+from datum_router.policy.explain import PolicyReport, explain_policy, policy_lines
 from datum_router.registry.store import StoreView
 from datum_router.routing.explain import CandidateVerdict, Explanation, explain_match
 from datum_router_cli.condition import describe_balancing, describe_conditions, describe_filters, redirect_status
@@ -189,6 +190,7 @@ class Answer:
             "status": status,
             "winner": self._rule(winner) if winner is not None else None,
             "destinations": self._destinations,
+            "policy": self._policy(winner) if winner is not None and status is None else None,
             "losers": [
                 {
                     **self._rule(self._rules[loser.rule_id]),
@@ -214,6 +216,9 @@ class Answer:
             "filters": describe_filters(rule),
             "balancing": describe_balancing(rule.balancing, rule.locality),
         }
+
+    def _policy(self, rule: Rule) -> PolicyReport:
+        return explain_policy(rule.retry, rule.timeouts, self._head.method)
 
     def print(self, console: Console) -> None:
         """Print the answer for people."""
@@ -247,6 +252,8 @@ class Answer:
                 say(console, f"    {line}")
         if not any(report.weight for report in self._destinations):
             say(console, "    none has a weight above 0: answered with 503", "red")
+        for line in policy_lines(self._policy(winner)):
+            say(console, line)
 
     def _losers(self) -> list[CandidateVerdict]:
         return [candidate for candidate in self._found.candidates if not candidate.is_winner]

@@ -15,6 +15,7 @@ from datum_router.model.outcome import Outcome
 from datum_router.model.request import LocalReply, RequestHead
 from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router.policy.retry import IDEMPOTENT, RetryDecision, decide
+from datum_router.policy.retry_after import retry_after_s
 from datum_router.policy.timeout import remaining_s
 from datum_router.reasons import Reason
 from datum_router_proxy.accounts import Accounts
@@ -30,7 +31,7 @@ from datum_router_proxy.request import Request, is_clients_choice, upstream_requ
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.trace import Trace
 from datum_router_proxy.upstream.transport import Transport
-from datum_router_proxy.wire import hygiene
+from datum_router_proxy.wire import grpc, hygiene
 
 log = logging.getLogger(__name__)
 
@@ -139,9 +140,10 @@ class Attempts:
             if lease.trial is not None:
                 # Its head decides: what is streamed afterwards may take hours.
                 lease.trial.settle(self._outcome(lease, upstream, status=status, reason=Reason.ROUTED).outcome_class)
-            if status in rule.retry.retry_on_status:
+            if (code := _retriable(response, request, rule)) is not None:
                 outcome = self._outcome(lease, upstream, status=status, reason=Reason.ROUTED)
-                decision = self._decide(outcome, head, rule, lease, trace, downstream)
+                asked_s = retry_after_s(response.fields, is_grpc=template.is_grpc)
+                decision = self._decide(outcome, head, rule, lease, trace, downstream, code, asked_s)
                 if decision.retry:
                     ended = Reason.ROUTED
                     reply = LocalReply(status=status, reason=Reason.ROUTED, detail=f"the upstream answered {status}")
@@ -212,7 +214,15 @@ class Attempts:
         )
 
     def _decide(
-        self, outcome: Outcome, head: RequestHead, rule: LinkedRule, lease: Lease, trace: Trace, downstream: Downstream
+        self,
+        outcome: Outcome,
+        head: RequestHead,
+        rule: LinkedRule,
+        lease: Lease,
+        trace: Trace,
+        downstream: Downstream,
+        grpc_status: int = 0,
+        asked_s: float | None = None,
     ) -> RetryDecision:
         decision = decide(
             outcome,
@@ -222,10 +232,26 @@ class Attempts:
             is_body_replayable=trace.body.is_replayable,
             is_response_started=downstream.has_started,
             remaining_s=remaining_s(trace.deadline, now=self._loop.now),
-            budget_ok=lease.state.limits.has_retry_budget,
+            budget_ok=lease.state.limits.has_retry_budget(rule.retry.budget_percent),
             rng=self._loop.rng,
+            grpc_status=grpc_status,
+            retry_after_s=asked_s,
         )
         return self._accounts.decided(decision)
+
+
+def _retriable(response: UpstreamHead, request: Request, rule: LinkedRule) -> int | None:
+    """Return the gRPC code of a response that the route may try again, 0 if it has none; None if it may not.
+
+    Only a response without messages counts (Trailers-Only): with any other one a call is committed (gRPC proposal A6).
+    """
+    policy = rule.retry
+    code = 0
+    if request.template.is_grpc and policy.retry_on_grpc and response.is_bodyless:
+        code = grpc.status_of(response.fields)
+        if code in policy.retry_on_grpc:
+            return code
+    return code if response.status in policy.retry_on_status else None
 
 
 def _blame(error: TaskCancelled | DeadlineExpired, request: Request, rule: LinkedRule) -> Reason:

@@ -394,7 +394,9 @@ class ExpressLane:
         trailers, has_grpc_status = self._shared_answers.trailers(
             trailer_fields, te_trailers=template.te_trailers, is_grpc=template.is_grpc
         )
-        if template.is_grpc and not (answer.speaks_grpc and (answer.has_grpc_status or has_grpc_status)):
+        if template.is_grpc and not (
+            answer.speaks_grpc and (has_grpc_status or (answer.has_grpc_status and not rule.retry.retry_on_grpc))
+        ):
             return False
         try:
             if not downstream.send_answer(answer, self._date, data, trailers):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+from collections.abc import Iterable
 from typing import Final
 
 from datum_router_proxy.wire import grammar
@@ -85,6 +86,14 @@ def encode_timeout(seconds: float) -> bytes:
         if amount < 10**8:
             return b"%d%b" % (amount, unit)
     return b"%dH" % min(nanoseconds // (3600 * 10**9), 10**8 - 1)
+
+
+def status_of(fields: Iterable[Field]) -> int:
+    """Return the code in the first `grpc-status` of `fields`: UNKNOWN if it is no number, 0 if there is none."""
+    for name, value in fields:
+        if name == b"grpc-status":
+            return int(value) if len(value) <= 3 and value.isdigit() else GrpcStatus.UNKNOWN
+    return GrpcStatus.OK
 
 
 def status_from_http(status: int) -> GrpcStatus:

@@ -1,0 +1,85 @@
+"""Say what a rule's retries and time limits come to for one request: what `datum-router explain` shows of them."""
+
+from __future__ import annotations
+
+import msgspec
+
+from datum_router.model.policy import RetryPolicy, TimeoutPolicy
+from datum_router.policy.retry import IDEMPOTENT, MAX_UNREACHED_RETRIES
+
+
+class PolicyReport(msgspec.Struct, frozen=True, kw_only=True):
+    """The effective policy for one method. Seconds; None: no limit of that kind.
+
+    Attributes:
+        repeats: When an attempt that the upstream may have acted on is repeated: `always`, `never`, with `why`.
+        retry_on: Conditions, statuses and codes of gRPC, as text.
+    """
+
+    max_retries: int
+    retry_on: tuple[str, ...]
+    repeats: str
+    why: str
+    budget_percent: int
+    backoff_s: tuple[float, float]
+    request_s: float | None
+    connect_s: float | None
+    per_try_s: float | None
+    backend_request_s: float | None
+
+
+def explain_policy(retry: RetryPolicy, timeouts: TimeoutPolicy, method: str) -> PolicyReport:
+    """Return what the policies mean for a request with `method`."""
+    is_safe = method in IDEMPOTENT
+    if not retry.max_retries:
+        repeats, why = "never", "maxRetries is 0"
+    elif is_safe:
+        repeats, why = "always", f"{method} is idempotent"
+    elif retry.retry_non_idempotent:
+        repeats, why = "always", "retryNonIdempotent says so"
+    else:
+        repeats, why = "never", f"{method} is not idempotent, and retryNonIdempotent is false"
+    return PolicyReport(
+        max_retries=retry.max_retries,
+        retry_on=(
+            *(condition.value for condition in retry.retry_on),
+            *(f"status {status}" for status in retry.retry_on_status),
+            *(f"grpc-status {code}" for code in retry.retry_on_grpc),
+        )
+        if retry.max_retries
+        else (),
+        repeats=repeats,
+        why=why,
+        budget_percent=retry.budget_percent,
+        backoff_s=(retry.initial_backoff_s, retry.max_backoff_s),
+        request_s=timeouts.request_s or None,
+        connect_s=timeouts.connect_s,
+        per_try_s=timeouts.per_try_s or None,
+        backend_request_s=timeouts.backend_request_s or None,
+    )
+
+
+def policy_lines(report: PolicyReport) -> list[str]:
+    """Return the report as lines for people."""
+    if not report.max_retries:
+        lines = [f"retries: none ({report.why})"]
+    else:
+        first, longest = report.backoff_s
+        lines = [
+            f"retries: up to {report.max_retries} on {', '.join(report.retry_on) or 'nothing'}",
+            f"    after a random wait of up to {first:g} s, twice as long each time, up to {longest:g} s",
+            f"    as long as retries in flight are at most {report.budget_percent} % of first tries, or 3",
+            f"    what may have been processed is {'repeated' if report.repeats == 'always' else 'not repeated'}: "
+            f"{report.why}",
+        ]
+        if 0 < report.max_retries < MAX_UNREACHED_RETRIES and "connect-failure" in report.retry_on:
+            lines.append(f"    an endpoint that cannot be reached is followed by up to {MAX_UNREACHED_RETRIES} others")
+    limits = (
+        ("request", report.request_s),
+        ("connect", report.connect_s),
+        ("one try, to its response head", report.per_try_s),
+        ("one try as a whole", report.backend_request_s),
+    )
+    said = [f"{name} {seconds:g} s" for name, seconds in limits if seconds]
+    lines.append(f"timeouts: {', '.join(said) or 'none'}")
+    return lines

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+
+from datum_router.model.policy import RetryCondition, RetryPolicy, TimeoutPolicy
+from datum_router.policy.explain import explain_policy, policy_lines
+
+
+@pytest.mark.parametrize(
+    ("policy", "method", "repeats", "why"),
+    [
+        (RetryPolicy(), "GET", "always", "GET is idempotent"),
+        (RetryPolicy(), "POST", "never", "POST is not idempotent, and retryNonIdempotent is false"),
+        (RetryPolicy(retry_non_idempotent=True), "POST", "always", "retryNonIdempotent says so"),
+        (RetryPolicy(max_retries=0), "GET", "never", "maxRetries is 0"),
+    ],
+)
+def test_it_says_whether_what_may_have_been_processed_is_repeated_and_why(
+    policy: RetryPolicy, method: str, repeats: str, why: str
+) -> None:
+    report = explain_policy(policy, TimeoutPolicy(), method)
+    assert (report.repeats, report.why) == (repeats, why)
+
+
+def test_the_lines_hold_all_that_is_in_force() -> None:
+    retry = RetryPolicy(
+        max_retries=2,
+        retry_on=(RetryCondition.RESET,),
+        retry_on_status=(503,),
+        retry_on_grpc=(14,),
+        budget_percent=10,
+        initial_backoff_s=0.025,
+        max_backoff_s=1.0,
+    )
+    timeouts = TimeoutPolicy(request_s=9.0, connect_s=0.5, per_try_s=2.0, backend_request_s=4.0)
+    assert policy_lines(explain_policy(retry, timeouts, "PUT")) == [
+        "retries: up to 2 on reset, status 503, grpc-status 14",
+        "    after a random wait of up to 0.025 s, twice as long each time, up to 1 s",
+        "    as long as retries in flight are at most 10 % of first tries, or 3",
+        "    what may have been processed is repeated: PUT is idempotent",
+        "timeouts: request 9 s, connect 0.5 s, one try, to its response head 2 s, one try as a whole 4 s",
+    ]
+
+
+def test_no_limits_and_no_retries_are_said_as_well() -> None:
+    report = explain_policy(RetryPolicy(max_retries=0), TimeoutPolicy(request_s=0.0), "GET")
+    assert policy_lines(report) == ["retries: none (maxRetries is 0)", "timeouts: none"]
+    assert report.retry_on == ()
