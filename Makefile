@@ -114,10 +114,16 @@ demo-check: .venv/.ready ## The demo unattended on free ports: every example req
 	command -v ip || { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
 	  iproute2; } && touch $@ || echo "lab: iproute2 could not be installed"
 
-lab: .venv/.ready .run/tools/.ip ## Three clouds and two tenants with equal addresses over real SRv6, in network namespaces: needs root (LAB=--keep leaves it there)
+# The same programs as for test-cluster; where they cannot be built the lab says what is missing.
+.PHONY: lab-programs
+lab-programs:
+	@if command -v go >/dev/null; then $(MAKE) -s --no-print-directory .run/cluster; else test -x .run/cluster/kubectl; fi || \
+	  echo "lab: etcd, kube-apiserver and kubectl could not be built: that needs Go, and the first time a network"
+
+lab: .venv/.ready .run/tools/.ip lab-programs ## Three clouds, each a cluster, and two tenants with equal addresses over real SRv6, in network namespaces: needs root (LAB=--keep leaves it there)
 	$(BIN)/python -m lab $(LAB)
 
-lab-check: .venv/.ready .run/tools/.ip ## The same, exit 0 only if all of it held; without root or SRv6 it says what it needs (outside CI: exit 0)
+lab-check: .venv/.ready .run/tools/.ip lab-programs ## The same, exit 0 only if all of it held; without root, SRv6 or Go it says what it needs (outside CI: exit 0)
 	$(BIN)/python -m lab --check
 
 .venv-bench/.ready: benchmarks/requirements.txt benchmarks/gatebench/install.py .venv/.ready

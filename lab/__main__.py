@@ -10,18 +10,22 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from types import FrameType
 
-from lab import story
-from lab.network import LabError, built, missing, namespace
-from lab.plan import GATEWAY_PORT, GATEWAYS, PUBLIC_ADDRESS, VISITOR, draw_map
-from lab.processes import running
-from lab.traffic import wait_for
+from lab import cluster, network, outage, processes, story
+from lab.network import LabError
+from lab.plan import CLOUDS, GATEWAY_HOST, GATEWAY_PORT, PUBLIC_ADDRESS, VISITOR, draw_map
+from lab.story import Lab, Say
 
 ACCESS_LOGGER = "datum_router.access"
+STEPS: tuple[tuple[str, Callable[[Lab, Say], list[str]]], ...] = (
+    ("Three clusters: what GCP and on-prem export is reached by its name in AWS", story.join),
+    ("A request enters in AWS and is answered in GCP", story.example),
+    ("Two tenants with equal addresses", story.tenants),
+    ("A cloud is cut off, and returns", outage.failover),
+)
 
 
 def say(text: str) -> None:
@@ -30,42 +34,48 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
+@contextlib.contextmanager
+def whole_lab() -> Iterator[Lab]:
+    """Build everything, nothing applied yet but what a user installs; take it down at the end, whatever happens."""
+    with contextlib.ExitStack() as stack:
+        home = stack.enter_context(network.home())
+        stack.enter_context(network.built())
+        clusters = stack.enter_context(cluster.running(home))
+        yield Lab(clusters, stack.enter_context(processes.running(home, clusters)))
+
+
 def show() -> list[str]:
     """Run the whole story; return what did not hold."""
     say(draw_map())
     wrong: list[str] = []
     began = time.monotonic()
-    with contextlib.ExitStack() as stack:
-        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="datum-router-lab-")))
-        stack.enter_context(built())
-        stack.enter_context(running(logs))
-        wait_for("every backend is probed healthy through its VPC", story.gateway_is_ready)
-        say(f"built, and every backend healthy, in {time.monotonic() - began:.1f} s\n")
-        say("1. A request enters in AWS and is answered in GCP")
-        wrong += story.example(say)
-        say("\n2. Two tenants with equal addresses")
-        wrong += story.tenants(say)
-        say("\n3. A cloud is cut off, and returns")
-        wrong += story.failover(say, logs / "gateway.log")
+    with whole_lab() as lab:
+        took_s = time.monotonic() - began
+        say(f"three clusters, gateway, controller, discovery and four backends run after {took_s:.1f} s")
+        for number, (title, step) in enumerate(STEPS, 1):
+            say(f"\n{number}. {title}")
+            wrong += step(lab, say)
         if wrong:
-            log = [line for line in (logs / "gateway.log").read_text().splitlines() if ACCESS_LOGGER not in line]
-            say("\nlast lines of the gateway's log:\n" + "\n".join(log[-15:]))
+            for name in ("gateway", "discovery"):
+                log = [line for line in lab.processes.log(name).read_text().splitlines() if ACCESS_LOGGER not in line]
+                say(f"\nlast lines of {name}'s log:\n" + "\n".join(log[-15:]))
     return wrong
 
 
 def keep() -> None:
     """Build the lab and leave it to who is there, until interrupted."""
-    with contextlib.ExitStack() as stack:
-        logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="datum-router-lab-")))
-        stack.enter_context(built())
-        stack.enter_context(running(logs))
-        wait_for("every backend is probed healthy through its VPC", story.gateway_is_ready)
+    with whole_lab() as lab:
+        story.join(lab, lambda _: None)
         say(draw_map())
-        visitor = f"ip netns exec {namespace(VISITOR)} curl -g -H 'Host: blue.example.com'"
+        visitor = f"ip netns exec {network.namespace(VISITOR)} curl -g -H 'Host: blue.example.com'"
         say(f"Try:  {visitor} 'http://[{PUBLIC_ADDRESS}]:{GATEWAY_PORT}/api/v1/users'")
-        say(f"      ip netns exec {namespace(GATEWAYS[0].host)} ip -6 rule")
-        say(f"      ip -s -n {namespace('gcp')} -6 route   # packets that segments took out")
-        say(f"Log:  {logs}/gateway.log. Ctrl-C takes everything down.")
+        for node in CLOUDS:
+            kubectl = " ".join(lab.clusters[node.name].kubectl_command())
+            say(f'      {node.name}() {{ ip netns exec {network.namespace(node.name)} {kubectl} "$@"; }}')
+        say("      aws get vpcservices,vpcroutes,endpointslices -A; gcp -n blue get vpcservices")
+        say(f"      ip netns exec {network.namespace(GATEWAY_HOST)} ip -6 rule")
+        say(f"      ip -s -n {network.namespace('gcp')} -6 route   # packets that segments took out")
+        say(f"Logs: {lab.processes.log('gateway').parent}/*.log. Ctrl-C takes everything down.")
         signal.pause()
 
 
@@ -75,8 +85,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="exit 0 where the lab cannot run, unless CI is set")
     parser.add_argument("--keep", action="store_true", help="only build it, and leave it there until Ctrl-C")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, _interrupt)
-    lacking = missing()
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        del os.environ[name]  # nothing in here is beyond a proxy
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
+    lacking = network.missing() or cluster.programs_missing()
     if lacking:
         say(f"the lab needs what is not here: {lacking}")
         return 1 if os.environ.get("CI") or not arguments.check else 0
@@ -97,6 +110,8 @@ def main() -> int:
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # everything is taken down now, and a second Ctrl-C does not stop that
     raise KeyboardInterrupt
 
 

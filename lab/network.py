@@ -1,7 +1,7 @@
 """Network namespaces and what is in them: made by iproute2, entered by threads, deleted at the end.
 
 Every namespace is called `srp-PROCESS-NAME`, so that nothing of anybody else is touched: only what this process has
-made is deleted, and at the start what a process has left that is no more.
+made is deleted, and at the start what a process has left that is no more, with whatever still runs in there.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import contextlib
 import ctypes
 import os
 import shutil
+import signal
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -34,6 +36,7 @@ from lab.plan import (
 )
 
 PREFIX = "srp-"
+HOME_PREFIX = "datum-router-lab-"
 POD_MTU = 1400
 """SRv6 adds 64 bytes: an IPv6 header and one segment."""
 _CLONE_NEWNET = 0x40000000
@@ -127,12 +130,30 @@ def built() -> Iterator[None]:
 
 
 def delete_leftovers() -> None:
-    """Delete namespaces of labs whose process has ended without doing so."""
+    """Delete what labs have left whose process was killed: their namespaces, what runs in these, their files."""
     for found in sorted(_RUN.glob(f"{PREFIX}*")):
-        owner = found.name.removeprefix(PREFIX).partition("-")[0]
-        if owner.isdecimal() and not Path(f"/proc/{owner}").exists():
+        if _is_left(found.name.removeprefix(PREFIX)):
             with contextlib.suppress(LabError):
+                for process in ip("netns", "pids", found.name).split():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(process), signal.SIGKILL)
                 ip("netns", "del", found.name)
+    for found in sorted(Path(tempfile.gettempdir()).glob(f"{HOME_PREFIX}*")):
+        if _is_left(found.name.removeprefix(HOME_PREFIX)):
+            shutil.rmtree(found, ignore_errors=True)
+
+
+def _is_left(name: str) -> bool:
+    """Tell whether a name of ours, without what it begins with, is of a process that has ended."""
+    owner = name.partition("-")[0]
+    return owner.isdecimal() and not Path(f"/proc/{owner}").exists()
+
+
+@contextlib.contextmanager
+def home() -> Iterator[Path]:
+    """Give a directory for logs, data and kubeconfigs; delete it at the end."""
+    with tempfile.TemporaryDirectory(prefix=f"{HOME_PREFIX}{os.getpid()}-", ignore_cleanup_errors=True) as made:
+        yield Path(made)
 
 
 def _cable(one: str, interface: str, other: str, other_interface: str) -> None:
@@ -245,9 +266,10 @@ def segment_packets(pod: Pod) -> int:
     return total
 
 
-def encap_route(pod: Pod, node: Node) -> str:
-    """Return the kernel's route from a node to a pod of another one."""
-    return " ".join(ip("-6", "route", "show", pod.ipv6, "table", pod.tenant.table, inside=node.name).split())
+def encap_route(pod: Pod, node: Node, address: str) -> str:
+    """Return the kernel's route from a node to an address of a pod of another one."""
+    family = "-6" if ":" in address else "-4"
+    return " ".join(ip(family, "route", "show", address, "table", pod.tenant.table, inside=node.name).split())
 
 
 def missing() -> str:

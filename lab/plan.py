@@ -12,6 +12,10 @@ pods of two tenants. Both tenants use the *same* addresses, so nothing but the V
   takes the outer header off (`End.DT6`, and `End.DX4` for IPv4, whose table look-up would need a VRF) and delivers.
 
 The gateway's pod is in AWS and is attached to both tenants' VPCs, by an interface for each.
+
+Each cloud is a cluster of its own, whose API is reached over the Internet like anything else: it is cut off with its
+cloud. Gateway, controller and discovery daemon are those of AWS's cluster; what GCP's and on-prem's export comes to
+AWS by discovery.
 """
 
 from __future__ import annotations
@@ -20,6 +24,10 @@ from dataclasses import dataclass
 
 GATEWAY_PORT = 8080
 ADMIN_PORT = 9901
+"""Of the gateway."""
+DISCOVERY_PORT = 9902
+CONTROLLER_PORT = 9903
+API_PORT = 6443
 BACKEND_PORT = 8080
 SEGMENT_ROUTING_HEADER = 43
 """IPv6 next header: routing (RFC 8200 section 4.4); type 4 is segment routing (RFC 8754)."""
@@ -48,6 +56,11 @@ class Node:
     def router(self) -> str:
         """Its way to the Internet."""
         return f"{self.underlay}::1"
+
+    @property
+    def api(self) -> str:
+        """Address and port of its cluster's API server."""
+        return f"[{self.address}]:{API_PORT}"
 
     @property
     def locator(self) -> str:
@@ -128,6 +141,10 @@ AWS = Node("aws", "AWS", 1, "2001:db8:a")
 GCP = Node("gcp", "GCP", 2, "2001:db8:c")
 PREM = Node("prem", "on-prem", 3, "2001:db8:d")
 NODES = (EDGE, AWS, GCP, PREM)
+CLOUDS = (AWS, GCP, PREM)
+"""Those with a cluster of their own."""
+REMOTES = (GCP, PREM)
+"""Those that AWS's discovery joins."""
 
 BLUE = Tenant("blue", 1, 0x4D2)
 GREEN = Tenant("green", 2, 0x4D3)
@@ -141,7 +158,7 @@ GATEWAYS = (
 BACKENDS = tuple(
     Pod(f"{node.name}-{tenant.name}", node, tenant, "galactic0", node.number, 10)
     for tenant in TENANTS
-    for node in (GCP, PREM)
+    for node in REMOTES
 )
 CLIENTS = tuple(Pod(f"edge-{tenant.name}", EDGE, tenant, "galactic0", 9, 9) for tenant in TENANTS)
 PODS = (*GATEWAYS, *BACKENDS, *CLIENTS)
@@ -169,11 +186,12 @@ def draw_map() -> str:
     def clients(node: Node) -> list[str]:
         return [f"{pod.tenant.name:<6} {pod.ipv4}  {pod.ipv6}" for pod in (*CLIENTS, *BACKENDS) if pod.node is node]
 
-    edge = _box("edge", [f"visitor {VISITOR_ADDRESS}", *clients(EDGE), f"segments {EDGE.locator}"])
+    edge = _box("edge", [f"visitor {VISITOR_ADDRESS}", *clients(EDGE), f"segments {EDGE.locator}", ""])
     aws = [f"{pod.interface} {pod.tenant.name:<6} {pod.ipv4}  {pod.ipv6}" for pod in GATEWAYS]
-    aws = _box("AWS", [f"router-gateway {PUBLIC_ADDRESS}", *aws, f"segments {AWS.locator}"])
-    gcp = _box("GCP", [*clients(GCP), f"segments {GCP.locator}"])
-    prem = _box("on-prem", [*clients(PREM), f"segments {PREM.locator}"])
+    aws = [f"router-gateway {PUBLIC_ADDRESS}", *aws, f"segments {AWS.locator}", f"cluster {AWS.api} discovery"]
+    aws = _box("AWS", aws)
+    gcp = _box("GCP", [*clients(GCP), f"segments {GCP.locator}", f"cluster {GCP.api}"])
+    prem = _box("on-prem", [*clients(PREM), f"segments {PREM.locator}", f"cluster {PREM.api}"])
     one, other = backend(GCP, BLUE), backend(GCP, GREEN)
     lines = [
         *_beside(edge, aws),

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
 
-from lab.network import cut_off, encap_route, reconnect, segment_packets
+from lab.cluster import MANIFESTS, Cluster
+from lab.network import encap_route, segment_packets
 from lab.plan import (
     AWS,
     BLUE,
     CLIENTS,
+    DISCOVERY_PORT,
+    EDGE,
     GATEWAYS,
     GCP,
     PREM,
     PUBLIC_ADDRESS,
+    REMOTES,
     TENANTS,
     VISITOR,
     Node,
@@ -26,29 +28,41 @@ from lab.plan import (
     Tenant,
     backend,
 )
-from lab.traffic import Answer, Load, Wire, ask_many, health, tapped, wait_for
+from lab.processes import Processes
+from lab.traffic import Answer, Wire, ask_many, health, page, tapped, wait_for
+from lab.verdict import Logged, SliceSeen, read_log, slice_of
 
 TENANT_REQUESTS = 1000
-RATE = 100.0
-LOAD_THREADS = 24
-BEFORE_S = 2.0
-AFTER_S = 3.0
-SLOW_START_S = 4.0
-"""As in lab/manifests."""
-NOTICED_S = 0.1
-"""From when a page says that an endpoint is out until every worker surely knows."""
-
+SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
+API_ROUTE = "blue/public-api"
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Logged:
-    """A request as the gateway's access log has it; `began` is Unix time."""
+class Lab:
+    """What is built.
 
-    began: float
-    status: int
-    endpoint: str
-    attempts: int
+    Attributes:
+        clusters: By the names of their nodes.
+    """
+
+    clusters: Mapping[str, Cluster]
+    processes: Processes
+
+    @property
+    def here(self) -> Cluster:
+        """AWS's cluster, where the gateway is."""
+        return self.clusters[AWS.name]
+
+    def slices(self) -> list[SliceSeen]:
+        """Return what discovery has published in AWS."""
+        items = self.here.get(SLICES)["items"]
+        assert isinstance(items, list)
+        return [one for one in map(slice_of, items) if one is not None]
+
+    def log(self, route: str, *, skew_s: float = 0.0) -> list[Logged]:
+        """Return what the gateway's access log says of a route."""
+        return read_log(self.processes.log("gateway").read_text(), route, skew_s=skew_s)
 
 
 def gateway_is_ready() -> bool:
@@ -60,23 +74,92 @@ def gateway_is_ready() -> bool:
     return True
 
 
-def example(say: Say) -> list[str]:
-    """Send the example of the README: in at AWS, answered in GCP; show its path."""
-    pod = backend(GCP, BLUE)
-    before = segment_packets(pod)
-    with tapped(AWS.name, b"GET /api/v1/users ") as wire:
-        (answer,) = ask_many(VISITOR, PUBLIC_ADDRESS, name="blue.example.com", path="/api/v1/users", times=1)
-    decapsulated = segment_packets(pod) - before
-    out = [one for one in wire.marked if one.segment in (pod.segment4, pod.segment6)]
-    say(f"  GET http://blue.example.com/api/v1/users from the visitor at the edge: {answer.status} by {answer.cloud}")
-    say(f"    1 visitor > edge > Internet > AWS > router-gateway at {PUBLIC_ADDRESS}, which chooses blue/my-api")
-    say(f"    2 out by {GATEWAYS[0].interface} (SO_BINDTODEVICE), blue's interface, to the AWS node")
-    say(f"    3 route there: {encap_route(pod, AWS)}")
-    for one in out[:1]:
+def join(lab: Lab, say: Say) -> list[str]:
+    """Have AWS route to services that other clouds' clusters export, one cloud after the other."""
+    lab.here.apply(MANIFESTS / AWS.name)
+    lab.here.join([lab.clusters[node.name] for node in REMOTES])
+    say("  kubectl apply -f lab/manifests/aws  and a Secret with a kubeconfig for each of GCP and on-prem")
+    wait_for("discovery reads GCP's and on-prem's clusters", lambda: _ready_clusters() == {one.name for one in REMOTES})
+    wrong: list[str] = []
+    wait_for("the routes are in force", lambda: _status("/shop") != 404)
+    if (status := _status("/shop")) != 503:
+        wrong.append(f"before anything was exported the route answered {status}, expected 503")
+    say(f"  both clusters are read by AWS's discovery; nothing is exported yet, so /shop is answered with {status}")
+    for node in REMOTES:
+        began = time.monotonic()
+        lab.clusters[node.name].apply(MANIFESTS / node.name)
+        applied = time.monotonic()
+        at = wait_for(f"AWS answers from {node.title}", functools.partial(_answers_from, node))
         say(
-            f"    4 seen on the Internet: {one.node} > {one.segment} [segment routing] {one.source} > {one.destination}"
+            f"  kubectl apply -f lab/manifests/{node.name}  in its cluster took {applied - began:.1f} s; "
+            f"{max(0.0, at - applied):.1f} s later a request in AWS is answered by {node.title}"
         )
-    say(f"    5 in GCP its segments took {decapsulated} packets out (probes among them), to blue's backend")
+    wait_for("every backend is probed healthy through its VPC", gateway_is_ready)
+    say("  EndpointSlices in AWS's cluster, as discovery wrote them:")
+    found = sorted(lab.slices(), key=lambda one: (one.annotations["vpc"], one.service, one.cluster, one.endpoints))
+    for one in found:
+        vpc, place = one.annotations["vpc"], one.annotations.get("location", "")
+        addresses = " ".join(address for address, _ in one.endpoints)
+        say(f"    {one.service:<7} of cluster {one.cluster:<5} in VPC {vpc:<10} {addresses:<13} {place}".rstrip())
+    expected = {(tenant.name, "shop", node.name) for tenant in TENANTS for node in REMOTES}
+    expected |= {(tenant.name, "my-api", GCP.name) for tenant in TENANTS}
+    if {(one.annotations["vpc"].partition("/")[0], one.service, one.cluster) for one in found} != expected:
+        wrong.append(f"discovery published {found}, expected slices of {sorted(expected)}")
+    wait_for("the controller tells of all endpoints", lambda: _endpoint_count(lab) == 4)
+    say("  kubectl -n blue get vpcservices,vpcroutes")
+    for line in lab.here.kubectl("-n", "blue", "get", "vpcservices,vpcroutes").splitlines():
+        say(f"    {line}".rstrip())
+    return wrong
+
+
+def _ready_clusters() -> set[str]:
+    found = page(AWS.name, DISCOVERY_PORT, "/clusters")
+    assert isinstance(found, list)
+    return {
+        one["name"]
+        for one in found
+        if any(what["type"] == "Ready" and what["status"] == "True" for what in one["conditions"])
+    }
+
+
+def _status(path: str) -> int:
+    (answer,) = ask_many(VISITOR, PUBLIC_ADDRESS, name="blue.example.com", path=path, times=1)
+    return answer.status
+
+
+def _answers_from(node: Node) -> bool:
+    answers = ask_many(VISITOR, PUBLIC_ADDRESS, name="blue.example.com", path="/shop", times=4)
+    return node.name in {one.cloud for one in answers}
+
+
+def _endpoint_count(lab: Lab) -> int:
+    status = lab.here.get("/apis/router.datum.net/v1alpha1/namespaces/blue/vpcservices/shop").get("status")
+    return status.get("endpointCount", 0) if isinstance(status, dict) else 0
+
+
+def example(lab: Lab, say: Say) -> list[str]:
+    """Send the example of the README: in at AWS, answered in GCP; show its path."""
+    pod, path = backend(GCP, BLUE), "/api/v1/users"
+    before = segment_packets(pod)
+    with tapped(AWS.name, f"GET {path} ".encode()) as wire:
+        (answer,) = ask_many(VISITOR, PUBLIC_ADDRESS, name="blue.example.com", path=path, times=1)
+    decapsulated = segment_packets(pod) - before
+    address = pod.ipv6 if answer.sender.startswith("fd") else pod.ipv4
+    out = [one for one in wire.marked if one.segment in (pod.segment4, pod.segment6)]
+    wait_for("the request is in the access log", lambda: bool(lab.log(API_ROUTE)))
+    logged = lab.log(API_ROUTE)[-1]
+    say(f"  GET http://blue.example.com{path} from {EDGE.title}: {answer.status} by {answer.cloud}, "
+        f"tenant {answer.tenant}, in {1000 * (answer.ended - answer.began):.1f} ms")  # fmt: skip
+    say(f"    1 edge      visitor > Internet > AWS > router-gateway [{PUBLIC_ADDRESS}]")
+    say(f"    2 AWS       VPCRoute {API_ROUTE} > VPCService blue/my-api > endpoint {logged.endpoint}")
+    say("                (that of a slice of cluster gcp, which discovery has written)")
+    say(f"    3 AWS       VPC blue/net, {pod.tenant.vpc:012x}: out by {GATEWAYS[0].interface} (SO_BINDTODEVICE)")
+    say(f"    4 AWS node  {encap_route(pod, AWS, address)}")
+    for one in out[:1]:
+        say(f"    5 Internet  {one.node} > {one.segment} | segment routing | {one.source} > {one.destination}")
+        say(f"                seen on the cable; the segment: node {pod.node.number} = GCP, VPC {pod.tenant.vpc:012x}, "
+            f"attachment {pod.attachment:04x}")  # fmt: skip
+    say(f"    6 GCP       its segments took {decapsulated} packets out (probes among them) > backend {pod.host}")
     wrong: list[str] = []
     if (answer.status, answer.cloud, answer.tenant) != (200, "gcp", "blue"):
         wrong.append(f"the example was answered with {answer}, expected 200 by gcp, blue")
@@ -86,7 +169,7 @@ def example(say: Say) -> list[str]:
     return wrong
 
 
-def tenants(say: Say) -> list[str]:
+def tenants(_lab: Lab, say: Say) -> list[str]:
     """Have both tenants ask from equal addresses, through their VPCs, and by name from the Internet."""
     wrong: list[str] = []
     for pod, gateway in zip(CLIENTS, GATEWAYS, strict=True):
@@ -99,7 +182,7 @@ def tenants(say: Say) -> list[str]:
         moved = sum(segment_packets(one) - before[one.host] for one in _backends(pod.tenant))
         say(
             f"  {pod.tenant.name}: {_count(pod.tenant, answers)} of {TENANT_REQUESTS} requests from {pod.ipv6} were "
-            f"answered by its own backends ({_shares(clouds)}; {_shares(families)}; {moved} packets by its segments)"
+            f"answered by its own backends ({shown(clouds)}; {shown(families)}; {moved} packets by its segments)"
         )
         if set(families) != {"IPv4", "IPv6"} or set(clouds) != {"gcp", "prem"}:
             wrong.append(f"{pod.tenant.name}: expected both clouds and both families, found {clouds} and {families}")
@@ -116,79 +199,6 @@ def tenants(say: Say) -> list[str]:
     if stranger.status != 404:
         wrong.append(f"a request by no attachment was answered with {stranger.status}, expected 404")
     return wrong
-
-
-def failover(say: Say, log: Path) -> list[str]:
-    """Cut GCP off under load, wait until its probes have failed, connect it again; judge every request."""
-    pod = backend(GCP, BLUE)
-    dead = (f"{pod.ipv4}:", f"[{pod.ipv6}]:")
-
-    def is_out() -> bool:
-        states = health("blue/shop")
-        return all(state == "unhealthy" for key, state in states.items() if key.startswith(dead))
-
-    def is_back() -> bool:
-        return all(state == "healthy" for state in health("blue/shop").values())
-
-    skew = time.time() - time.monotonic()  # from the clock of this program to that of the log
-    with Load(
-        VISITOR, PUBLIC_ADDRESS, name="blue.example.com", path="/shop", per_second=RATE, threads=LOAD_THREADS
-    ) as load:
-        time.sleep(BEFORE_S)
-        cut_at = time.monotonic()
-        cut_off(GCP)
-        out_at = wait_for("probes of both endpoints in GCP fail", is_out)
-        time.sleep(AFTER_S)
-        joined_at = time.monotonic()
-        reconnect(GCP)
-        back_at = wait_for("probes of both endpoints in GCP pass", is_back)
-        time.sleep(SLOW_START_S + AFTER_S)
-    answers = load.answers
-    cut_off_for = [one for one in answers if cut_at <= one.began < out_at + NOTICED_S]
-    while_out = [one for one in answers if out_at + NOTICED_S <= one.began < joined_at]
-    failed = [one for one in answers if one.status != 200]
-    first = next((one.ended for one in answers if one.began > cut_at and one.cloud == "prem"), cut_at)
-    say(f"  {len(answers)} requests at {RATE:g}/s; before: {_shares(_clouds(answers, 0, cut_at))}")
-    say(f"  t=0.00 s  GCP is cut off: its packets vanish; first answer by on-prem after {first - cut_at:.2f} s")
-    say(f"  t={out_at - cut_at:.2f} s  its probes have failed: {_failed_of(cut_off_for)} in flight until then")
-    say(f"  after that {len(while_out)} requests: {_shares(Counter(one.cloud for one in while_out))}, "
-        f"{sum(one.status != 200 for one in while_out)} failed")  # fmt: skip
-    say(f"  t={joined_at - cut_at:.2f} s  GCP is connected again; probes pass after {back_at - joined_at:.2f} s")
-    shares = [_share(answers, back_at + second, back_at + second + 1) for second in range(int(SLOW_START_S + AFTER_S))]
-    say("  share of GCP, second by second: " + " ".join(f"{share:.0%}" for share in shares))
-    wrong: list[str] = []
-    astray = [one for one in failed if not cut_at - 2.0 <= one.began < out_at + NOTICED_S]
-    if astray:
-        wrong.append(f"{len(astray)} requests failed that were not in flight, the first: {astray[0]}")
-    entries = read_log(log, "blue/public-shop")
-    logged = [one for one in entries if out_at + NOTICED_S <= one.began - skew < joined_at]
-    elsewhere = [one for one in entries if one.status != 200 and not one.endpoint.startswith(dead)]
-    if elsewhere:
-        wrong.append(f"{len(elsewhere)} requests failed that were not with GCP, the first: {elsewhere[0]}")
-    sent = [one for one in logged if one.endpoint.startswith(dead) or one.attempts != 1]
-    if sent or not logged:
-        wrong.append(f"{len(sent)} of {len(logged)} requests went to GCP after its probes had failed: {sent[:1]}")
-    if not while_out or any(one.cloud != "prem" for one in while_out):
-        wrong.append("not every request was answered on-prem while GCP was out")
-    end = sum(shares[-2:]) / 2
-    if not (shares[0] < 0.8 * end and end > 0.3):
-        wrong.append(f"GCP did not return gradually: {shares}, expected less at first than at the end")
-    return wrong
-
-
-def read_log(path: Path, route: str) -> list[Logged]:
-    """Return the requests of a route in the gateway's access log."""
-    found: list[Logged] = []
-    for line in path.read_text().splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if entry.get("route") != route or "duration_ms" not in entry:
-            continue
-        ended = datetime.fromisoformat(entry["time"]).timestamp()
-        found.append(Logged(ended - entry["duration_ms"] / 1000, entry["status"], entry["endpoint"], entry["attempts"]))
-    return found
 
 
 def _backends(tenant: Tenant) -> tuple[Pod, ...]:
@@ -208,18 +218,6 @@ def _bare(wire: Wire) -> list[str]:
     return [f"{wire.bare} packets of tenants went over the Internet without SRv6"] if wire.bare else []
 
 
-def _clouds(answers: Sequence[Answer], start: float, end: float) -> Counter[str]:
-    return Counter(one.cloud for one in answers if start <= one.began < end)
-
-
-def _share(answers: Sequence[Answer], start: float, end: float, node: Node = GCP) -> float:
-    clouds = _clouds(answers, start, end)
-    return clouds[node.name] / max(1, clouds.total())
-
-
-def _shares(counts: Counter[str]) -> str:
+def shown(counts: Counter[str]) -> str:
+    """Return counts as text."""
     return ", ".join(f"{name or 'none'} {count}" for name, count in sorted(counts.items()))
-
-
-def _failed_of(answers: Sequence[Answer]) -> str:
-    return f"{sum(one.status != 200 for one in answers)} of {len(answers)} requests failed,"

@@ -23,6 +23,8 @@ CAPTURED_BYTES = 512
 MAX_SEEN_PATHS = 1000
 ANSWER_TIMEOUT_S = 10.0
 """More than any timeout of a route."""
+PATIENCE_S = 60.0
+"""How long anything may take on a slow machine that takes a second or two on others."""
 
 
 @dataclass(frozen=True)
@@ -265,27 +267,33 @@ def _is_tenants(packet: bytes) -> bool:
 # --- the gateway's view ---------------------------------------------------------------------------------------------
 
 
-def admin(path: str) -> object:
-    """Return a page of the gateway's admin listener."""
+def page(host: str, port: int, path: str) -> object:
+    """Return a page of an admin listener in a namespace, whatever its status.
+
+    Raises:
+        LabError: Nobody listens there, or what is there is no JSON.
+    """
 
     def work() -> object:
-        connection = http.client.HTTPConnection("127.0.0.1", ADMIN_PORT, timeout=10)
-        connection.request("GET", path)
-        body: object = json.loads(connection.getresponse().read())
-        connection.close()
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_TIMEOUT_S)
+        try:
+            connection.request("GET", path)
+            body: object = json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
         return body
 
-    return inside(GATEWAY_HOST, work)
+    return inside(host, work)
 
 
 def health(service: str) -> dict[str, str]:
     """Return endpoint -> what probes say of it, of one service."""
-    page = admin("/health")
-    assert isinstance(page, dict)
-    return {one["endpoint"]: one["state"] for one in page["endpoints"] if one["service"] == service}
+    found = page(GATEWAY_HOST, ADMIN_PORT, "/health")
+    assert isinstance(found, dict)
+    return {one["endpoint"]: one["state"] for one in found["endpoints"] if one["service"] == service}
 
 
-def wait_for(what: str, condition: Callable[[], bool], *, timeout_s: float = 30.0) -> float:
+def wait_for(what: str, condition: Callable[[], bool], *, timeout_s: float = PATIENCE_S) -> float:
     """Wait until something is so and return when it was first seen, in monotonic seconds.
 
     Raises:

@@ -71,11 +71,19 @@ def free_ports(count: int) -> list[int]:
 class ControlPlane(Plane):
     """One etcd and one kube-apiserver, which can be stopped, started again and compacted."""
 
-    def __init__(self, home: Path, *, audit: bool = False) -> None:
+    def __init__(self, home: Path, *, audit: bool = False, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Make it; nothing runs yet.
+
+        Args:
+            host: IP address that the API is served at. The lab's are in network namespaces, which `start` is called in.
+            port: 0: a free one.
+        """
         self.home = home
+        self._host = host
         home.mkdir(parents=True, exist_ok=True)
         self.audit_log = home / "audit.jsonl" if audit else None
-        self._etcd_port, self._peer_port, self.port = free_ports(3)
+        self._etcd_port, self._peer_port, free = free_ports(3)
+        self.port = port or free
         self._etcd: subprocess.Popen[bytes] | None = None
         self._api: subprocess.Popen[bytes] | None = None
         self._tokens: dict[str, tuple[str, tuple[str, ...]]] = {}
@@ -84,7 +92,7 @@ class ControlPlane(Plane):
             namespace = account.split(":")[2]
             self.add_user(account, groups=("system:serviceaccounts", f"system:serviceaccounts:{namespace}"))
         self._write_certificates()
-        self.server = f"https://127.0.0.1:{self.port}"
+        self.server = f"https://[{host}]:{self.port}" if ":" in host else f"https://{host}:{self.port}"
         self._trust = ssl.create_default_context(cafile=str(home / "ca.crt"))
 
     def add_user(self, name: str, *, groups: Sequence[str] = ()) -> None:
@@ -93,7 +101,7 @@ class ControlPlane(Plane):
 
     def _write_certificates(self) -> None:
         authority = trustme.CA()
-        server = authority.issue_cert("127.0.0.1", "localhost")
+        server = authority.issue_cert(self._host, "localhost")
         authority.cert_pem.write_to_path(self.home / "ca.crt")
         server.private_key_pem.write_to_path(self.home / "server.key")
         (self.home / "server.crt").write_bytes(b"".join(blob.bytes() for blob in server.cert_chain_pems))
@@ -133,13 +141,13 @@ class ControlPlane(Plane):
         command = [
             str(program("kube-apiserver")),
             *("--etcd-servers", f"http://127.0.0.1:{self._etcd_port}"),
-            *("--bind-address", "127.0.0.1", "--advertise-address", "127.0.0.1", "--secure-port", str(self.port)),
+            *("--bind-address", self._host, "--advertise-address", self._host, "--secure-port", str(self.port)),
             *("--tls-cert-file", str(self.home / "server.crt")),
             *("--tls-private-key-file", str(self.home / "server.key")),
             *("--token-auth-file", str(tokens), "--authorization-mode", "RBAC"),
             *(
                 "--service-cluster-ip-range",
-                "10.96.0.0/16",
+                "fd96::/112" if ":" in self._host else "10.96.0.0/16",  # of the family that the API is served in
                 "--service-account-issuer",
                 "https://kubernetes.default.svc",
             ),
