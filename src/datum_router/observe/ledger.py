@@ -24,6 +24,7 @@ MAX_OWN = 1000
 ROUTE_BYTES = 3 * 1024 * 1024
 SERVICE_BYTES = 1536 * 1024
 LISTENER_BYTES = 128 * 1024
+EGRESS_BYTES = 128 * 1024
 """Exposition that each kind of object may fill; with everything else it stays below 5 MiB (threat K15)."""
 
 IDLE_S = 600.0
@@ -124,9 +125,9 @@ _POSITIONS: Mapping[str, tuple[int, str]] = {
     metric.name: (position, label.name)
     for metric in names.METRICS.values()
     for position, label in enumerate(metric.labels)
-    if label.name in (names.SERVICE.name, names.LISTENER.name)
+    if label.name in (names.SERVICE.name, names.LISTENER.name, names.EGRESS.name)
 }
-"""Where a metric carries the name of a service or listener."""
+"""Where a metric carries the name of a service, listener or egress."""
 
 
 class Ledger:
@@ -142,6 +143,7 @@ class Ledger:
         self._objects = {
             names.SERVICE.name: _Objects(SERVICE_BYTES),
             names.LISTENER.name: _Objects(LISTENER_BYTES),
+            names.EGRESS.name: _Objects(EGRESS_BYTES),
         }
 
     def add(self, metric: names.Metric, value: float = 1, *labels: str) -> None:
@@ -182,7 +184,13 @@ class Ledger:
         return (name, (*labels[:position], names.OTHER, *labels[position + 1 :]))
 
     def expire(
-        self, *, routes: Collection[str], services: Collection[str], listeners: Collection[str], now: float
+        self,
+        *,
+        routes: Collection[str],
+        services: Collection[str],
+        listeners: Collection[str],
+        egresses: Collection[str] = (),
+        now: float,
     ) -> None:
         """Drop series of objects that are not there any more and have not been counted for `IDLE_S`. O(series)."""
         for pair in [
@@ -193,7 +201,11 @@ class Ledger:
             del self._pairs[pair]
             self._pair_bytes -= _pair_cost(pair)
         self._folded_pairs &= set(routes)
-        for kind, living in ((names.SERVICE.name, services), (names.LISTENER.name, listeners)):
+        for kind, living in (
+            (names.SERVICE.name, services),
+            (names.LISTENER.name, listeners),
+            (names.EGRESS.name, egresses),
+        ):
             for key in self._objects[kind].expire(living, now):
                 self._counters.pop(key, None)
 

@@ -14,6 +14,7 @@ import msgspec
 from datum_router.compiler.diagnostics import Severity
 from datum_router.health.outlier import BreakerState
 from datum_router.health.view import HealthReason
+from datum_router.model.egress import EgressReason
 from datum_router.model.limits import RateScope
 from datum_router.policy.plugin_guard import PluginHook
 from datum_router.policy.retry import REFUSALS
@@ -122,6 +123,11 @@ def _gauge(name: str, unit: str, text: str, *labels: Label) -> Metric:
     return Metric(name=name, kind=Kind.GAUGE, unit=unit, help=text, labels=labels)
 
 
+EGRESS = Label(name="egress", objects="`namespace/name` of a VPCEgress, `none` or `other`")
+EGRESS_VERDICT = Label(name="verdict", values=("allow", "deny"))
+EGRESS_REASON = Label(name="reason", values=tuple(str(reason) for reason in EgressReason))
+LOOKUP_RESULT = Label(name="result", values=("answered", "cut", "cached", "not_found", "failed", "timeout", "too_many"))
+
 # --- requests ----------------------------------------------------------------------------------------------------
 REQUESTS = _counter(
     "datum_router_requests_total", "requests", "Requests that have ended.", ROUTE, SERVICE, CODE_CLASS
@@ -165,6 +171,31 @@ TURNED_AWAY = _counter(
     "connections",
     "Client connections reset at once because a limit on connections was reached.",
     LISTENER,
+)
+
+# --- outbound traffic ------------------------------------------------------------------------------------------------
+EGRESS_DECISIONS = _counter(
+    "datum_gateway_egress_decisions_total",
+    "decisions",
+    "Decisions on outbound connections and requests, by verdict and why.",
+    EGRESS_VERDICT,
+    EGRESS_REASON,
+)
+EGRESS_BY_POLICY = _counter(
+    "datum_gateway_egress_policy_decisions_total",
+    "decisions",
+    "The same decisions by the VPCEgress that decided; `none` if none did.",
+    EGRESS,
+    EGRESS_VERDICT,
+)
+EGRESS_CONNECTIONS = _gauge(
+    "datum_gateway_egress_connections",
+    "connections",
+    "Outbound tunnels and requests that are open, by the VPCEgress that let them through.",
+    EGRESS,
+)
+EGRESS_LOOKUPS = _counter(
+    "datum_gateway_egress_lookups_total", "lookups", "Names of destinations that were looked up.", LOOKUP_RESULT
 )
 
 # --- upstream ------------------------------------------------------------------------------------------------------
@@ -447,7 +478,9 @@ _ALL = (
     ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
     RATE_LIMIT_DECISIONS, RATE_LIMIT_FORGOTTEN,
     UPSTREAM_CONNECTIONS, UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,
-    FILTERED, ENDPOINTS, BREAKERS, PANIC, SPILLING, PROBES, HEALTH_CHANGES, PLUGIN_FAILURES, PLUGIN_DISABLED,
+    FILTERED,
+    EGRESS_DECISIONS, EGRESS_BY_POLICY, EGRESS_CONNECTIONS, EGRESS_LOOKUPS,
+    ENDPOINTS, BREAKERS, PANIC, SPILLING, PROBES, HEALTH_CHANGES, PLUGIN_FAILURES, PLUGIN_DISABLED,
     CONFIG_VERSION, CONFIG_RELOADED_AT, CONFIG_FAILURES, DIAGNOSTICS, COMPILATIONS, COMPILE_SECONDS, COMPILE_LAST,
     ROUTES, SERVICES, DECODE_SECONDS, *_SOURCE, REPORTS, REPORT_FAILURES, SNAPSHOT_FILE_FAILURES,
     BUILD_INFO, UPTIME, WORKERS, WORKERS_UP, WORKERS_LAGGING, WORKER_RESTARTS, WORKER_REPLACEMENTS, CPU, RSS, FDS,

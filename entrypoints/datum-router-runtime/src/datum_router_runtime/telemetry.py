@@ -72,10 +72,13 @@ class Telemetry:
         """Drop series of objects that are gone and have been quiet for long enough."""
         data = self._supervisor.data
         if data is not None:
+            egresses = [] if data.egress is None else [rule.name for rule in data.egress.rules]
+            services = {f"egress:{name}" for name in egresses}
             self._supervisor.ledger.expire(
-                routes={rule.route for rule in data.rules},
-                services=data.services.keys(),
+                routes={rule.route for rule in data.rules} | services,
+                services=data.services.keys() | services,
                 listeners={listener.name for listener in data.listeners},
+                egresses=egresses,
                 now=now,
             )
 

@@ -248,6 +248,11 @@ class PlainChannel:
         self.last_progress = loop.now
         loop.register(sock.fileno(), self)
 
+    @property
+    def sock(self) -> socket.socket:
+        """The socket, to ask the kernel about it."""
+        return self._sock
+
     # --- reading -----------------------------------------------------------------------------------------------
 
     def recv(self, size: int = RECV_BYTES) -> bytes | None:

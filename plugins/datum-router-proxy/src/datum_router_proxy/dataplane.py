@@ -16,6 +16,9 @@ from datum_router.observe import names
 from datum_router.observe.cells import Cell
 from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router_proxy.channel import Channel
+from datum_router_proxy.egress.connection import EgressConnection
+from datum_router_proxy.egress.desk import EgressDesk
+from datum_router_proxy.egress.server import RuleBook
 from datum_router_proxy.loop import Loop
 from datum_router_proxy.memory import MemoryGauge, needed_descriptors, raise_descriptor_limit
 from datum_router_proxy.overload import Pressure, pressure
@@ -48,6 +51,7 @@ class ProxyDataPlane:
         "_attachments",
         "_connections",
         "_counts",
+        "_egress",
         "_holder",
         "_listeners",
         "_loop",
@@ -71,7 +75,8 @@ class ProxyDataPlane:
         self._pipeline = Pipeline(self._loop, holder, observer, settings, self._transport)
         self._listeners: dict[str, ListenerTask] = {}
         self._removed: list[ListenerTask] = []  # until their last connection is closed, for telemetry
-        self._connections: set[Unknown] = set()
+        self._connections: set[Unknown | EgressConnection] = set()
+        self._egress = RuleBook(EgressDesk(self._loop, holder, settings))
         self._counts = AcceptCounts()
         self._accept_limits = AcceptLimits(
             max_per_listener=settings.max_connections_per_listener,
@@ -97,6 +102,8 @@ class ProxyDataPlane:
     def add_listener(self, listener: Listener, sock: socket.socket) -> None:
         """Start accepting on a bound, listening socket."""
         self._pipeline.limit_body(listener.name, listener.max_request_body_bytes)
+        if sock.family != socket.AF_UNIX:
+            self._egress.desk.own_ports.add(sock.getsockname()[1])
         self._listeners[listener.name] = ListenerTask(
             self._loop,
             listener,
@@ -152,6 +159,7 @@ class ProxyDataPlane:
             *self._pipeline.accounts.take_cells(),
             *self._pipeline.gate.take_cells(),
             *self._transport.take_cells(),
+            *self._egress.desk.take_cells(),
         ]
         for listener in (*self._listeners.values(), *self._removed):
             cells += listener.take_cells()
@@ -161,6 +169,11 @@ class ProxyDataPlane:
     # --- connections ---------------------------------------------------------------------------------------------
 
     def _on_connection(self, channel: Channel, listener: Listener) -> None:
+        if listener.egress is not None:
+            outbound = EgressConnection(self._pipeline, self._egress, channel, listener)
+            self._connections.add(outbound)
+            self._loop.spawn(self._serve_egress(outbound), name=f"connection {listener.name}")
+            return
         connection = Unknown(self._pipeline, channel, listener)
         self._connections.add(connection)
         self._loop.spawn(self._serve(connection), name=f"connection {listener.name}")
@@ -172,9 +185,18 @@ class ProxyDataPlane:
             if connection.serving is not None:
                 await connection.serving.run(connection.take_first())
         finally:
-            self._connections.discard(connection)
-            if self._phase is not Phase.SERVING and not self._connections:
-                self._advance()
+            self._ended(connection)
+
+    async def _serve_egress(self, connection: EgressConnection) -> None:
+        try:
+            await connection.run()
+        finally:
+            self._ended(connection)
+
+    def _ended(self, connection: Unknown | EgressConnection) -> None:
+        self._connections.discard(connection)
+        if self._phase is not Phase.SERVING and not self._connections:
+            self._advance()
 
     # --- upkeep --------------------------------------------------------------------------------------------------
 
@@ -208,6 +230,7 @@ class ProxyDataPlane:
         self._pipeline.shed()
         huffman_decoder().forget()
         self._transport.shed()
+        self._egress.desk.shed()
         for connection in list(self._connections):
             connection.begin_drain()  # GOAWAY, once each; those that stay are served on
 

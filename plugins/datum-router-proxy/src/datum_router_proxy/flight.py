@@ -68,6 +68,30 @@ class Counts(Protocol):
         ...
 
 
+class Takeoff(Protocol):
+    """What connections ask of `Flights`; another that never begins anything will do."""
+
+    def fly(self, template: Template, task: Task, on_input: Callable[[], bool]) -> Begun | None:
+        """See `Flights.fly`."""
+        ...
+
+    def arrive(self, downstream: SinglyDownstream, template: Template, begun: Begun) -> bool | None:
+        """See `Flights.arrive`."""
+        ...
+
+    def land(self, template: Template, begun: Begun, error: Exception) -> None:
+        """See `Flights.land`."""
+        ...
+
+    def crash(self, begun: Begun) -> None:
+        """See `Flights.crash`."""
+        ...
+
+    def launch(self, downstream: FlyingDownstream, template: Template) -> AnyFlight | Begun | None:
+        """See `Flights.launch`."""
+        ...
+
+
 class Flights:
     """Where requests begin that may need no step of a task of their own; one per process."""
 

@@ -42,6 +42,10 @@ def _just(metric: Metric) -> Shown:
     return Shown(metric=metric)
 
 
+def _lookup(result: str) -> Shown:
+    return Shown(metric=names.EGRESS_LOOKUPS, labels={"result": result})
+
+
 _NOT_READ = (_ended("h1", Reason.WRITE_TIMEOUT), _ended("h2", Reason.WRITE_TIMEOUT))
 _FLOW_CONTROL = (_rejected("h2", Reason.FLOW_CONTROL), *_NOT_READ)
 _TOO_MANY = (_rejected("tcp", Reason.TOO_MANY_CONNECTIONS), _just(names.TURNED_AWAY))
@@ -81,6 +85,12 @@ SETTINGS: Mapping[str, tuple[Shown, ...]] = {
         Shown(metric=names.RATE_LIMIT_DECISIONS, labels={"decision": "failed_closed"}),
     ),
     "moves_per_turn": _UNFAIR,
+    "egress_lookup_timeout_s": (_lookup("timeout"),),
+    "egress_lookups": (_lookup("too_many"),),
+    "egress_addresses": (_lookup("cut"),),
+    # Both are about what need not be asked again.
+    "egress_ttl_min_s": (_lookup("cached"),),
+    "egress_ttl_max_s": (_lookup("cached"),),
 }
 """By field of `ProxySettings`."""
 
@@ -165,6 +175,8 @@ _COUNTED: Mapping[str, str] = {
     "closed_streams_remembered": "streams",
     "continuation_frames": "frames",
     "control_queue_frames": "frames",
+    "egress_addresses": "addresses",
+    "egress_lookups": "names",
     "empty_frames": "frames",
     "frames_per_round": "frames",
     "interim_responses": "responses",

@@ -131,6 +131,7 @@ class Template:
         kept_id: The request id of a trusted peer; None: each request gets a new one.
         planned_for, rule: For the snapshot with that mark the express lane has found this rule, or None: it does not
             serve it.
+        proxied_scheme: Of a target in absolute-form, as a client of a proxy writes it: `http` or `https`; else empty.
         sent: What the filters of `rule` make of `head`; the same object if there are none.
         h1_head: If it is plain, `sent` as the engine for HTTP/1 upstreams would write it: before and after the id.
     """
@@ -139,8 +140,8 @@ class Template:
         "_after", "_before", "_h1_around", "_h1_authority", "_h1_fields", "_h1_for", "_h1_tail", "_h2_fields",
         "_h2_head", "_varying", "attachment", "authority", "client_ip", "content_length", "expects_continue",
         "grpc_timeout_s", "h1_head", "has_body", "head", "host", "is_grpc", "is_options_star", "is_plain", "is_simple",
-        "is_tunnel", "kept_id", "listener", "method", "path", "planned_for", "query", "refusal", "rule", "scheme",
-        "sent", "te_trailers", "via_hops", "websocket_key",
+        "is_tunnel", "kept_id", "listener", "method", "path", "planned_for", "proxied_scheme", "query", "refusal",
+        "rule", "scheme", "sent", "te_trailers", "via_hops", "websocket_key",
     )  # fmt: skip
 
     head: RequestHead
@@ -170,6 +171,7 @@ class Template:
         self.is_plain = False
         self.is_simple = False
         self.planned_for: object = None
+        self.proxied_scheme = ""
         self.rule: LinkedRule | None = None
         self.h1_head = (b"", b"")
         # What does not depend on the target, as bytes, and what it was made for: rules with filters may differ in it.
@@ -270,6 +272,7 @@ class Template:
         new.is_plain = self.is_plain
         new.is_simple = True
         new.planned_for = None
+        new.proxied_scheme = ""
         new.rule = None
         new._after = self._after
         new._varying = self._varying
@@ -486,6 +489,8 @@ def _around_value(lines: bytes, name: bytes, value: bytes) -> tuple[bytes, bytes
 def from_h1(head: H1RequestHead, hop: hygiene.Hop, listener: str) -> Template:
     """Make a template of an HTTP/1 head."""
     template = Template(method=head.method, hop=hop, listener=listener)
+    if head.form is TargetForm.ABSOLUTE:
+        template.proxied_scheme = head.target.partition(b":")[0].lower().decode("ascii")
     framing = head.framing
     if framing.kind is FramingKind.LENGTH:
         template.content_length = framing.length

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import math
 from collections.abc import Mapping
 
 import msgspec
 
+from datum_router.egress.address import Network
 from datum_router.errors import ConfigError
 from datum_router.reasons import Reason
 from datum_router_proxy.vpc import VpcInterfaces, parse_interfaces
@@ -19,6 +21,10 @@ _KINDS: Mapping[object, tuple[type[float] | type[int] | type[bool], str]] = {
     bool: (bool, "true or false"),
 }
 """Type of a field -> what its text is converted to, and what to call that."""
+
+
+DNS_PORT = 53
+"""Where name servers listen (RFC 1035 section 4.2)."""
 
 
 class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,6 +65,15 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
         vpc_attachments: VPCAttachments of this gateway and their interfaces, in the same form: what comes in by an
             interface matches `sourceVpcAttachment` of routes.
         vpc_required: Never dial into a VPC that `vpc_interfaces` does not name; else the main routing table is used.
+        egress_nameservers: Name servers that are asked for destinations of outbound traffic, as `ADDRESS` or
+            `ADDRESS:PORT` (IPv6 in brackets) with commas between them; empty: those of /etc/resolv.conf.
+        egress_closed: Networks that are closed to outbound traffic beside those that always are, with commas between
+            them: what is inside the cluster and has public addresses.
+        egress_lookup_timeout_s: How long name servers may take for one name (U14).
+        egress_lookups: Names that are asked for at once; who asks for another one meanwhile is refused (U14).
+        egress_addresses: Addresses of one name that are looked at; more are left out (U14).
+        egress_ttl_min_s, egress_ttl_max_s: How long an answer is kept at least and at most, whatever its TTL says; that
+            a name is not there is kept for the former (U14).
         hpack_codec: Header compression of HTTP/2, both roles: `table` (ours) or `hpack` (the package, several times
             slower; for comparison, or should ours be in doubt). Limits and verdicts are the same (D4, D5).
     """
@@ -95,6 +110,13 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
     vpc_interfaces: str = ""
     vpc_attachments: str = ""
     vpc_required: bool = False
+    egress_nameservers: str = ""
+    egress_closed: str = ""
+    egress_lookup_timeout_s: float = 5.0
+    egress_lookups: int = 256
+    egress_addresses: int = 32
+    egress_ttl_min_s: float = 5.0
+    egress_ttl_max_s: float = 300.0
     hpack_codec: str = CODECS[0]
 
     def __post_init__(self) -> None:
@@ -120,6 +142,14 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
             )
         self.vpcs()
         self.attachments()
+        self.nameservers()
+        self.closed_networks()
+        if self.egress_ttl_min_s > self.egress_ttl_max_s:
+            raise ConfigError(
+                f"proxy setting egress_ttl_min_s: found {self.egress_ttl_min_s:g}, expected at most egress_ttl_max_s, "
+                f"{self.egress_ttl_max_s:g}",
+                reason=Reason.INVALID_VALUE,
+            )
         if self.connection_window_bytes < 65_535:
             raise ConfigError(
                 f"proxy setting connection_window_bytes: found {self.connection_window_bytes}, expected at least 65535",
@@ -143,6 +173,38 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
                 )
             by_interface[interface] = attachment
         return by_interface
+
+    def nameservers(self) -> tuple[tuple[str, int], ...]:
+        """Return addresses and ports of `egress_nameservers`."""
+        found: list[tuple[str, int]] = []
+        for text in filter(None, (part.strip() for part in self.egress_nameservers.split(","))):
+            host, colon, port = text.rpartition(":") if text.count(":") == 1 or "]:" in text else (text, "", "")
+            try:
+                address = str(ipaddress.ip_address(host.removeprefix("[").removesuffix("]")))
+                number = int(port) if colon and port.isascii() and port.isdecimal() else 0 if colon else DNS_PORT
+                if not 1 <= number <= 65535:
+                    raise ValueError
+            except ValueError as error:
+                raise ConfigError(
+                    f"proxy setting egress_nameservers: found {text!r}, expected ADDRESS or ADDRESS:PORT such as "
+                    "10.96.0.10 or [fd00::10]:53",
+                    reason=Reason.INVALID_VALUE,
+                ) from error
+            found.append((address, number))
+        return tuple(found)
+
+    def closed_networks(self) -> tuple[Network, ...]:
+        """Return the networks of `egress_closed`."""
+        found: list[Network] = []
+        for text in filter(None, (part.strip() for part in self.egress_closed.split(","))):
+            try:
+                found.append(ipaddress.ip_network(text, strict=False))
+            except ValueError as error:
+                raise ConfigError(
+                    f"proxy setting egress_closed: found {text!r}, expected networks such as 203.0.113.0/24",
+                    reason=Reason.INVALID_VALUE,
+                ) from error
+        return tuple(found)
 
 
 def from_text(values: Mapping[str, str]) -> ProxySettings:

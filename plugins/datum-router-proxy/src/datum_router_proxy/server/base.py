@@ -7,7 +7,7 @@ from typing import Protocol
 from datum_router.reasons import Reason
 from datum_router_proxy.exchange import Downstream
 from datum_router_proxy.express import Begun
-from datum_router_proxy.flight import Flights
+from datum_router_proxy.flight import Takeoff
 from datum_router_proxy.loop import Loop
 from datum_router_proxy.request import Template
 from datum_router_proxy.settings import ProxySettings
@@ -18,13 +18,40 @@ from datum_router_proxy.wire.http1 import HeadCache, Http1Limits
 class Server(Protocol):
     """See `pipeline.Pipeline`, which is it."""
 
-    loop: Loop
-    settings: ProxySettings
-    h1_limits: Http1Limits
-    h1_cache: HeadCache
-    h2_lines: LineCache
-    is_draining: bool
-    flights: Flights
+    @property
+    def loop(self) -> Loop:
+        """The loop that everything runs on."""
+        ...
+
+    @property
+    def settings(self) -> ProxySettings:
+        """Limits and timeouts."""
+        ...
+
+    @property
+    def h1_limits(self) -> Http1Limits:
+        """What heads of HTTP/1 are held to."""
+        ...
+
+    @property
+    def h1_cache(self) -> HeadCache:
+        """Heads that were parsed before."""
+        ...
+
+    @property
+    def h2_lines(self) -> LineCache:
+        """Lines of header blocks that were encoded before."""
+        ...
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether answers over HTTP/1 say that they are the last one of their connection."""
+        ...
+
+    @property
+    def flights(self) -> Takeoff:
+        """How requests begin that may need no step of a task of their own."""
+        ...
 
     async def serve(self, downstream: Downstream, template: Template, begun: Begun | None = None) -> None:
         """Answer one request; see `pipeline`."""

@@ -1,0 +1,1 @@
+"""Outbound traffic: the forward proxy, TLS by server name, and the names that destinations have."""

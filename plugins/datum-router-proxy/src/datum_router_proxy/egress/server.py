@@ -1,0 +1,279 @@
+"""Absolute-form requests of proxy clients: decided here, and carried by the pipeline like any other request.
+
+Theory of operation. A connection of an egress listener is an ordinary HTTP/1 connection whose server is an
+`EgressServer`. It turns each decision into what the pipeline knows: a rule whose one service has the addresses that may
+be dialled as its endpoints. Framing, hop-by-hop fields, limits, retries and accounts are the pipeline's. Nothing takes
+the fast lanes: those begin before anybody has decided.
+
+Rules that were made are kept while the policy stays the same: so endpoints take turns, and limits count.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Final
+
+from datum_router.balancing.locality import SharedCandidates
+from datum_router.balancing.round_robin import RoundRobin
+from datum_router.balancing.service_balancer import ServiceBalancer
+from datum_router.compiler.link import Lease, LinkedRule, ServiceState, Snapshot
+from datum_router.egress.decide import Verdict
+from datum_router.egress.destination import BadDestination, Destination, parse_destination
+from datum_router.health.trial import LocalPermits, TrialDesk
+from datum_router.health.view import HealthTable
+from datum_router.model.egress import EgressReason, EgressRule
+from datum_router.model.endpoint import make_endpoint
+from datum_router.model.listener import Listener
+from datum_router.model.request import LocalReply
+from datum_router.model.route import BackendRef, BalancingPolicy, LocalityPolicy, Rule, RuleId
+from datum_router.model.service import Service, ServiceKey, UpstreamProtocol
+from datum_router.reasons import Reason
+from datum_router.routing.normalize import BadHost, parse_authority
+from datum_router_proxy.egress.desk import Decision, EgressDesk
+from datum_router_proxy.exchange import ClientGone, Downstream
+from datum_router_proxy.express import Begun
+from datum_router_proxy.flight import AnyFlight, FlyingDownstream, SinglyDownstream, Takeoff
+from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled
+from datum_router_proxy.pipeline import Pipeline
+from datum_router_proxy.replies import refuse
+from datum_router_proxy.request import Template
+from datum_router_proxy.settings import ProxySettings
+from datum_router_proxy.wire.hpack_codec import LineCache
+from datum_router_proxy.wire.http1 import HeadCache, Http1Limits
+
+HTTP_PORT: Final = 80
+MAX_RULES: Final = 1024
+"""Destinations whose rules are kept; the one that was not used for longest goes first."""
+
+STATUS: Final = {
+    EgressReason.BAD_DESTINATION: 400,
+    EgressReason.RATE_LIMITED: 429,
+    EgressReason.NAME_NOT_FOUND: 502,
+    EgressReason.RESOLUTION_FAILED: 502,
+    EgressReason.RESOLUTION_TIMEOUT: 504,
+    EgressReason.TOO_MANY_LOOKUPS: 503,
+}
+"""What a client is told; everything else is 403."""
+
+_REASONS: Final = {
+    EgressReason.BAD_DESTINATION: Reason.BAD_HOST,
+    EgressReason.RATE_LIMITED: Reason.EGRESS_RATE_LIMITED,
+    EgressReason.NAME_NOT_FOUND: Reason.EGRESS_UNRESOLVED,
+    EgressReason.RESOLUTION_FAILED: Reason.EGRESS_UNRESOLVED,
+    EgressReason.RESOLUTION_TIMEOUT: Reason.EGRESS_UNRESOLVED,
+    EgressReason.TOO_MANY_LOOKUPS: Reason.EGRESS_UNRESOLVED,
+}
+
+
+def reply_to(verdict: Verdict) -> LocalReply:
+    """Return what a client is told that was denied: which kind of reason, and no address (those are for the log)."""
+    status = STATUS.get(verdict.reason, 403)
+    again = status in (429, 503)
+    return LocalReply(
+        status=status,
+        reason=_REASONS.get(verdict.reason, Reason.EGRESS_DENIED),
+        detail=verdict.reason.value,
+        headers=((b"retry-after", b"1"),) if again else (),
+    )
+
+
+class _Grounded:
+    """Flights that never begin: every request is put before its task."""
+
+    __slots__ = ()
+
+    def fly(self, template: Template, task: Task, on_input: Callable[[], bool]) -> Begun | None:
+        return None
+
+    def arrive(self, downstream: SinglyDownstream, template: Template, begun: Begun) -> bool | None:
+        return False
+
+    def land(self, template: Template, begun: Begun, error: Exception) -> None:
+        begun.raised = begun.raised or error
+
+    def crash(self, begun: Begun) -> None:
+        begun.drop()
+
+    def launch(self, downstream: FlyingDownstream, template: Template) -> AnyFlight | Begun | None:
+        return None
+
+
+class EgressServer:
+    """See `server.base.Server`; one for each connection, since the listener says whose traffic it is."""
+
+    __slots__ = ("_book", "_client", "_listener", "_pipeline", "flights", "h1_cache", "h1_limits", "h2_lines")
+
+    def __init__(self, pipeline: Pipeline, book: RuleBook, listener: Listener, client: str) -> None:
+        self._pipeline = pipeline
+        self._book = book
+        self._listener = listener
+        self._client = client
+        self.flights: Takeoff = _Grounded()
+        self.h1_limits: Http1Limits = pipeline.h1_limits
+        self.h1_cache: HeadCache = pipeline.h1_cache
+        self.h2_lines: LineCache = pipeline.h2_lines
+
+    @property
+    def loop(self) -> Loop:
+        """The loop."""
+        return self._pipeline.loop
+
+    @property
+    def settings(self) -> ProxySettings:
+        """The settings."""
+        return self._pipeline.settings
+
+    @property
+    def is_draining(self) -> bool:
+        """See `Pipeline.is_draining`."""
+        return self._pipeline.is_draining
+
+    def rejected(self, protocol: str, reason: Reason) -> None:
+        """Count a refusal."""
+        self._pipeline.rejected(protocol, reason)
+
+    async def serve(self, downstream: Downstream, template: Template, begun: Begun | None = None) -> None:
+        """Decide about one request, and have it answered."""
+        downstream.settle()
+        rule: LinkedRule = self._book.refused
+        policy = ""
+        try:
+            reply = self._unfit(template)
+            if reply is None:
+                decision = await self._decide(downstream, template)
+                if decision.verdict.is_allowed:
+                    policy = decision.verdict.policy
+                    rule = self._book.rule(decision)
+                else:
+                    reply = reply_to(decision.verdict)
+        except (ClientGone, TaskCancelled, DeadlineExpired) as error:
+            reason = Reason.DOWNSTREAM_RESET if isinstance(error, ClientGone) else error.reason
+            downstream.abort(reason)
+            return
+        loop = self.loop
+        chosen: Lease | LocalReply = rule.select(template.head, rng=loop.rng, now=loop.now) if reply is None else reply
+        begun = Begun(rule, chosen, loop.now)
+        if not policy:
+            await self._pipeline.serve(downstream, template, begun)
+            return
+        self._book.desk.opened(policy)
+        try:
+            await self._pipeline.serve(downstream, template, begun)
+        finally:
+            self._book.desk.closed(policy)
+
+    def _unfit(self, template: Template) -> LocalReply | None:
+        """Return the reply to what is no request to a proxy, whatever the policy says."""
+        if self._pipeline.overload_reply is not None:
+            return self._pipeline.overload_reply
+        snapshot: Snapshot = self._book.snapshot
+        reply = refuse(
+            snapshot,
+            template,
+            most_bytes=self._pipeline.body_limit(template.listener),
+            max_via_hops=self.settings.max_via_hops,
+        )
+        if reply is not None:
+            return reply
+        if template.proxied_scheme != "http":
+            said = (
+                "https goes by CONNECT"
+                if template.proxied_scheme
+                else "this is a proxy: the target has to be a whole URL"
+            )
+            return LocalReply(status=400, reason=Reason.BAD_TARGET, detail=said)
+        return None
+
+    async def _decide(self, downstream: Downstream, template: Template) -> Decision:
+        downstream.watch()  # a name may take its time; a client that leaves ends it
+        try:
+            return await self._book.desk.decide(
+                self._listener,
+                self._client,
+                _destination(template),
+                method=template.method,
+                path=template.path,
+            )
+        finally:
+            downstream.unwatch()
+
+
+def _destination(template: Template) -> Destination | BadDestination:
+    parsed = parse_authority(template.authority)
+    if isinstance(parsed, BadHost):
+        return BadDestination(parsed.detail)
+    return parse_destination(parsed.host, parsed.port or HTTP_PORT)
+
+
+_Key = tuple[str, tuple[str, ...], int, object]
+
+
+class RuleBook:
+    """Rules for the pipeline, by what was decided; one per process.
+
+    Attributes:
+        refused: The rule of what is answered without going anywhere.
+    """
+
+    __slots__ = ("_policy", "_rules", "_trials", "desk", "refused")
+
+    def __init__(self, desk: EgressDesk) -> None:
+        self.desk = desk
+        self._trials = TrialDesk(LocalPermits(), lambda _verdict: None)
+        self._rules: OrderedDict[_Key, LinkedRule] = OrderedDict()
+        self._policy: object = None
+        self.refused = LinkedRule(Rule(id=RuleId("egress:"), route=""), (), {})
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """Return the snapshot in force."""
+        return self.desk.snapshot
+
+    def rule(self, decision: Decision) -> LinkedRule:
+        """Return the rule for a decision that allows."""
+        verdict, destination = decision.verdict, decision.destination
+        assert verdict.rule is not None
+        assert destination is not None
+        policy = self.desk.table.policy
+        if policy is not self._policy:
+            self._rules.clear()
+            self._policy = policy
+        tls = None if verdict.target is None else verdict.target.tls
+        key = (verdict.policy, verdict.addresses, destination.port, tls)
+        found = self._rules.get(key)
+        if found is None:
+            found = self._rules[key] = self._make(verdict.rule, verdict, destination)
+            if len(self._rules) > MAX_RULES:
+                self._rules.popitem(last=False)
+        else:
+            self._rules.move_to_end(key)
+        return found
+
+    def _make(self, egress: EgressRule, verdict: Verdict, destination: Destination) -> LinkedRule:
+        tls = None if verdict.target is None else verdict.target.tls
+        key = ServiceKey(f"egress:{egress.name}")
+        service = Service(
+            key=key,
+            protocol=UpstreamProtocol.HTTP if tls is None else UpstreamProtocol.HTTPS,
+            endpoints=tuple(make_endpoint(address, destination.port) for address in verdict.addresses),
+            tls=tls,
+        )
+        rule = Rule(
+            id=RuleId(f"egress:{egress.name}"),
+            route=f"egress:{egress.name}",
+            destinations=(BackendRef(service=key),),
+            retry=egress.retry,
+            timeouts=egress.timeouts,
+        )
+        state = ServiceState(service, HealthTable().view(key), self._trials)
+        balancer = ServiceBalancer(
+            service,
+            balancing=BalancingPolicy(),
+            locality=LocalityPolicy(),
+            balancer=RoundRobin(BalancingPolicy()),
+            health=state.view,
+            shared=SharedCandidates(),
+        )
+        state.balancers[balancer] = None
+        return LinkedRule(rule, (), {key: (state, balancer)})
