@@ -69,6 +69,7 @@ class Reason(enum.StrEnum):
     TOO_MANY_CLUSTERS = "TooManyClusters"
     WRITE_FAILED = "WriteFailed"
     HEARD = "Heard"
+    FLAPPING = "Flapping"
 
     # --- routing and balancing ----------------------------------------------------------------------
     ROUTED = "routed"

@@ -18,10 +18,10 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from datum_router.discovery.export import Export, Import, Name
-from datum_router.discovery.marks import MAX_CONFLICT_CHARS
+from datum_router.discovery.marks import MAX_CONFLICT_CHARS, MAX_GROUPS
 from datum_router.discovery.plan import Change, Wanted, plan
 from datum_router.discovery.slices import Group, Slice, group_of, refusal
-from datum_router.discovery.standing import Patience, Phase, Standing, advance, time_of, time_text
+from datum_router.discovery.standing import Patience, Phase, Standing, advance, calmed, time_of, time_text
 from datum_router.discovery.vpcs import OWN, Vpcs, localized
 from datum_router.model.endpoint import EndpointKey
 
@@ -196,13 +196,10 @@ class Book:
         if phase is Phase.REMOVED and before.phase is Phase.CONNECTING and marked is not None:
             now = min(now, marked)  # it was removed before the daemon started
         known.standing = advance(before, phase, message, now=now, marked_at=marked)
-        if known.standing.is_gone:
-            if not before.is_gone or before.since_at != known.standing.since_at:
-                self._touch_all(cluster)
-        else:
-            was_expired, known.is_expired = known.is_expired, False
-            if before.is_gone or was_expired:
-                self._touch_all(cluster)
+        was_expired = known.is_expired
+        known.is_expired = was_expired and known.standing.is_gone
+        if (before.marked_at, was_expired) != (known.standing.marked_at, known.is_expired):
+            self._touch_all(cluster)
         return known.standing
 
     def observe(self, found: Slice, version: str) -> None:
@@ -239,9 +236,15 @@ class Book:
     # --- what follows ----------------------------------------------------------------------------------------------
 
     def expire(self, *, now: float) -> None:
-        """Have what is no longer kept removed, and forget clusters of which nothing is left; now in Unix seconds."""
+        """Have what is no longer kept removed, and marks that are over; forget clusters of which nothing is left.
+
+        now in Unix seconds.
+        """
         for cluster, known in list(self._clusters.items()):
             if not known.standing.is_gone:
+                if known.standing.calm_at <= now:
+                    known.standing = calmed(known.standing, now=now)
+                    self._touch_all(cluster)
                 continue
             if not known.is_expired and now >= known.standing.expires_at(self.patience):
                 known.is_expired = True
@@ -255,9 +258,9 @@ class Book:
         """Return when `expire` has something to do next, in Unix seconds; infinity: never, as things are."""
         return min(
             (
-                known.standing.expires_at(self.patience)
+                known.standing.expires_at(self.patience) if known.standing.is_gone else known.standing.calm_at
                 for known in self._clusters.values()
-                if known.standing.is_gone and not known.is_expired
+                if not known.is_expired
             ),
             default=float("inf"),
         )
@@ -313,7 +316,7 @@ class Book:
             cluster=cluster,
             owner_uid=importer.uid,
             groups=groups,
-            stale_since=time_text(known.standing.since_at) if known.standing.is_gone else "",
+            stale_since=time_text(known.standing.marked_at) if known.standing.marked_at else "",
             conflict=conflict,
         )
 
@@ -343,17 +346,23 @@ class Book:
             alike = (one.port, one.vpc, one.locality, one.weight, one.priority, one.origin, ":" in one.address)
             if alike != last:
                 last, group = alike, group_of(one)
+            if group not in groups and len(groups) >= MAX_GROUPS:
+                why = (
+                    f"it differs from the other endpoints in port, VPC, place or weight, and {MAX_GROUPS} kinds are all"
+                )
+                taken.setdefault(why, []).append(str(one.key))
+                continue
             groups.setdefault(group, {})[one.address] = one.is_serving
         return groups, _told(taken)
 
     def _first(self, name: Name, clusters: tuple[str, ...], importer: Import) -> str:
-        """Return who has an address that several clusters export: the first by name, of those that can be heard."""
+        """Return who has an address that several clusters export: the first by name, of those that are not stale."""
         gone = ""
         for one in sorted(clusters):
             known = self._clusters[one]
             export = known.exports.get(name)
             if export is not None and not known.is_expired and not _misfit(importer, export):
-                if not known.standing.is_gone:
+                if not known.standing.marked_at:
                     return one
                 gone = gone or one
         return gone

@@ -35,5 +35,10 @@ MAX_CLUSTER_NAME_CHARS: Final = 63
 """A cluster's name is the value of a label."""
 MAX_SLICE_ENDPOINTS: Final = 100
 """Endpoints in one slice: as Kubernetes' own controller has it; the API takes 1000."""
+MAX_GROUPS: Final = 100
+"""Kinds of endpoints (family, port, VPC, place, weight) that slices are written of for one service and cluster; each
+has slices of its own, so that endpoints that all differ would be a slice each. Others are left out."""
+MAX_TOPOLOGY_CHARS: Final = 4096
+"""Longest text of `TOPOLOGY_ANNOTATION`; keys that do not fit are left out. The API takes annotations of 256 KiB."""
 MAX_CONFLICT_CHARS: Final = 1024
 """Longest text of `CONFLICT_ANNOTATION`; more is cut."""

@@ -61,6 +61,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
         reason, message: Why it stands so.
         since_at: Unix seconds at which the phase began.
         kept_until_at: Unix seconds until which endpoints are kept while it is gone; infinity: for ever.
+        calm_at: Unix seconds until which its slices stay marked as stale although it is heard; infinity: they are not
+            marked, or it is gone.
         refused: Reason why its Secret cannot be used, and message; both empty if it can.
         exports: Services that it exports.
         slices: Slices that are published of it.
@@ -77,6 +79,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
     since_at: float = 0.0
     kept_until_at: float = float("inf")
+    calm_at: float = float("inf")
     refused: tuple[Reason, str] | None = None
     exports: int = 0
     slices: int = 0
@@ -147,6 +150,9 @@ def _conditions(facts: Facts) -> Iterable[Condition]:
         yield _condition("Stale", True, Reason.CLUSTER_STALE, what)
     elif facts.phase in GONE:
         yield _condition("Stale", False, Reason.NO_ENDPOINTS, "nothing of it is published")
+    elif facts.calm_at != float("inf"):
+        what = f"it comes and goes: its endpoints stay marked until it is heard without a break up to {time_text(facts.calm_at)}"
+        yield _condition("Stale", True, Reason.FLAPPING, what)
     else:
         yield _condition("Stale", False, Reason.HEARD)
 

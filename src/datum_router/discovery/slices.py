@@ -100,13 +100,26 @@ def group_of(endpoint: Endpoint) -> Group:
         family="IPv6" if ":" in endpoint.address else "IPv4",
         port=endpoint.port,
         vpc=endpoint.vpc,
-        topology=where.topology,
+        topology=_fitting(where.topology),
         location=where.location,
         coordinates=f"{where.latitude!r},{where.longitude!r}" if has_place else "",
         weight=endpoint.weight,
         priority=endpoint.priority,
         health=health_source(endpoint.origin),
     )
+
+
+def _fitting(topology: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Return the topology keys that an annotation has room for: the first ones, of those that have a name."""
+    room = marks.MAX_TOPOLOGY_CHARS
+    kept = []
+    for key, value in topology:
+        room -= len(_escaped(key)) + len(_escaped(value)) + len("=,")
+        if room < 0:
+            break
+        if key:
+            kept.append((key, value))
+    return tuple(kept)
 
 
 def health_source(origin: str) -> str:
@@ -145,7 +158,7 @@ def raw_of(one: Slice) -> dict[str, object]:
         marks.SERVICE_ANNOTATION: one.service,
         marks.VPC_ANNOTATION: group.vpc,
         marks.LOCATION_ANNOTATION: group.location,
-        marks.TOPOLOGY_ANNOTATION: ",".join(f"{key}={value}" for key, value in group.topology),
+        marks.TOPOLOGY_ANNOTATION: ",".join(f"{_escaped(key)}={_escaped(value)}" for key, value in group.topology),
         marks.COORDINATES_ANNOTATION: group.coordinates,
         marks.WEIGHT_ANNOTATION: "" if group.weight == Group().weight else str(group.weight),
         marks.PRIORITY_ANNOTATION: str(group.priority or ""),
@@ -194,7 +207,7 @@ def slice_of(
         family=family,
         port=next((port for port in ports if port is not None), NOTICE_PORT),
         vpc=notes.get(marks.VPC_ANNOTATION, ""),
-        topology=tuple((key, value) for key, _, value in pairs if key),
+        topology=tuple((_unescaped(key), _unescaped(value)) for key, _, value in pairs if key),
         location=notes.get(marks.LOCATION_ANNOTATION, ""),
         coordinates=notes.get(marks.COORDINATES_ANNOTATION, ""),
         weight=_number(notes.get(marks.WEIGHT_ANNOTATION, ""), Group().weight),
@@ -255,6 +268,15 @@ def locality_of(group: Group) -> Locality:
         latitude=_degrees(latitude, 90.0),
         longitude=_degrees(longitude, 180.0),
     )
+
+
+def _escaped(text: str) -> str:
+    """Return a text that can stand between `=` and `,`; others than these and `%` stay as they are."""
+    return text.replace("%", "%25").replace(",", "%2C").replace("=", "%3D")
+
+
+def _unescaped(text: str) -> str:
+    return text.replace("%3D", "=").replace("%2C", ",").replace("%25", "%") if "%" in text else text
 
 
 def _owner_uid(owners: Iterable[OwnerReference], service: str) -> str:

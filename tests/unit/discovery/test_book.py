@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datum_router.discovery.book import Book
 from datum_router.discovery.export import Export, Import
+from datum_router.discovery.marks import MAX_GROUPS
 from datum_router.discovery.plan import Put
 from datum_router.discovery.slices import Slice
 from datum_router.discovery.standing import Patience, Phase, time_text
@@ -374,3 +375,40 @@ def test_an_address_of_a_cluster_that_cannot_be_heard_goes_to_one_that_can() -> 
     world.write()
     assert world.addresses == {"c": {"10.0.0.1"}}
     assert world.conflicts == {"b": "10.0.0.1:8080: cluster c exports it, too"}
+
+
+def test_endpoints_that_all_differ_have_a_bounded_number_of_slices() -> None:
+    world = World()
+    world.book.put_import(API, WANTED)
+    count = MAX_GROUPS + 7
+    endpoints = tuple(make_endpoint(f"10.0.0.{number}", 8080, weight=number + 1) for number in range(count))
+    world.book.put_exports("b", {API: Export(protocol="HTTP", port=80, endpoints=endpoints)}, is_whole=True)
+    world.book.put_phase("b", Phase.READY, now=T0)
+    world.write()
+    assert len(world.there) == MAX_GROUPS + 1
+    assert world.conflicts["b"].startswith("10.0.0.100:8080, 10.0.0.101:8080")
+    assert "and 2 more: it differs from the other endpoints in port, VPC, place or weight" in world.conflicts["b"]
+    assert world.book.slices_of("b") == MAX_GROUPS + 1
+
+
+def test_a_service_whose_name_is_at_the_limit_has_slices() -> None:
+    world = World()
+    for last in "ab":
+        name = ("shop", "n" * 252 + last)
+        world.book.put_import(name, WANTED)
+        world.book.put_exports("c" * 63, {name: export("10.0.0.1")})
+    world.book.put_phase("c" * 63, Phase.READY, now=T0)
+    world.write()
+    assert len(world.there) == 2
+    assert max(map(len, world.there)) <= 253
+
+
+def test_both_families_have_slices_of_their_own() -> None:
+    world = World()
+    world.book.put_import(API, WANTED)
+    world.ready("b", "10.0.0.1", "fd00::1")
+    world.write()
+    assert {(one.group.family, one.members) for one in world.there.values()} == {
+        ("IPv4", (("10.0.0.1", True),)),
+        ("IPv6", (("fd00::1", True),)),
+    }

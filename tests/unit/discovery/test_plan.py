@@ -6,6 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from datum_router.discovery.marks import MAX_TOPOLOGY_CHARS
 from datum_router.discovery.plan import Change, Put, Remove, Wanted, plan
 from datum_router.discovery.slices import (
     Group,
@@ -196,3 +197,24 @@ def test_addresses_that_no_slice_may_hold_are_told() -> None:
     refused = ("127.0.0.1", "::1", "0.0.0.0", "169.254.169.254", "fe80::1", "224.0.0.1", "::ffff:10.0.0.1", "x")
     assert all(refusal(address) for address in refused)
     assert not any(refusal(address) for address in ("10.0.0.1", "fd00::1", "203.0.113.9"))
+
+
+TEXTS = st.text(max_size=40)
+
+
+@given(st.dictionaries(TEXTS, TEXTS, max_size=8), TEXTS, TEXTS)
+def test_places_of_any_text_are_read_back_as_they_were_written(
+    topology: dict[str, str], location: str, vpc: str
+) -> None:
+    """Anything else would be written again by each daemon that starts."""
+    place = make_locality(topology, location=location)
+    group = group_of(make_endpoint("10.0.0.1", 80, locality=place, vpc=vpc))
+    one = Slice(namespace="shop", name="a", service="api", cluster="b", owner_uid="u", group=group)
+    found = published(msgspec.json.decode(msgspec.json.encode(raw_of(one)), type=PublishedSlice))
+    assert found == one
+    assert dict(group.topology) == {key: value for key, value in topology.items() if key}
+
+
+def test_a_place_that_is_too_long_for_an_annotation_is_told_in_part() -> None:
+    place = make_locality({"a": "1", "b": "x" * MAX_TOPOLOGY_CHARS, "c": "3"})
+    assert group_of(make_endpoint("10.0.0.1", 80, locality=place)).topology == (("a", "1"),)

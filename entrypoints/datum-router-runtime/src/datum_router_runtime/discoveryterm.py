@@ -256,6 +256,7 @@ class Term:
             message=standing.message,
             since_at=standing.since_at,
             kept_until_at=standing.expires_at(self.book.patience),
+            calm_at=standing.calm_at,
             refused=refused,
             exports=self.book.exports_of(name),
             slices=self.book.slices_of(name),
