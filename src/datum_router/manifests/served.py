@@ -63,7 +63,6 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         NotServed(path="spec.destinations[].filters", hint="use spec.filters, in a route for each destination"),
         NotServed(path="spec.loadBalancingConfig.cookie.ttl", hint="set the cookie in the application"),
         NotServed(path="spec.loadBalancingConfig.cookie.path", hint="set the cookie in the application"),
-        NotServed(path="spec.timeouts.streamIdle", hint="use timeouts.request"),
         NotServed(path="spec.cors", hint="answer CORS in the application, or set headers by ResponseHeaderModifier"),
         NotServed(
             path="spec.filters[].type",
@@ -213,6 +212,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.timeouts.request": "policy/timeout",
         "spec.timeouts.backendRequest": "policy/timeout: try_deadline",
         "spec.timeouts.connect": "policy/timeout",
+        "spec.timeouts.streamIdle": "policy/timeout: silence",
         "spec.filters[].type": "compiler/rules: compile_filter",
         **{
             f"spec.filters[].{kind}.{name}": "filters/headers"

@@ -40,6 +40,7 @@ from datum_router_proxy.exchange import (
 )
 from datum_router_proxy.express import Begun, ExpressLane
 from datum_router_proxy.flight import Flights
+from datum_router_proxy.limit import IdleClock
 from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
 from datum_router_proxy.pump import Pump
 from datum_router_proxy.relay import Relay
@@ -249,6 +250,8 @@ class Pipeline:
         )
         task = current_task()
         task.deadline, task.deadline_reason = trace.deadline, Reason.REQUEST_TIMEOUT
+        if rule.timeouts.stream_idle_s:
+            trace.idle = IdleClock(rule.timeouts.stream_idle_s, self.loop.now)
 
         excluded = _NO_EXCLUSIONS
         failure: Failure | None = None
