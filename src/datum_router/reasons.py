@@ -140,6 +140,7 @@ class Reason(enum.StrEnum):
     HEAD_TIMEOUT = "head_timeout"
     BODY_TIMEOUT = "body_timeout"
     IDLE_TIMEOUT = "idle_timeout"
+    STREAM_IDLE_TIMEOUT = "stream_idle_timeout"
     WRITE_TIMEOUT = "write_timeout"
     REQUEST_TIMEOUT = "request_timeout"
     TLS_HANDSHAKE = "tls_handshake"

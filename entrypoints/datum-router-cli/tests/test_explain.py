@@ -152,6 +152,7 @@ def test_json_holds_the_same(invoke: Invoke) -> None:
         "connect_s": None,
         "per_try_s": None,
         "backend_request_s": None,
+        "stream_idle_s": None,
     }
     assert document["request"] == {
         "method": "POST",

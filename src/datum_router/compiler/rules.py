@@ -291,11 +291,14 @@ def _timeouts(route: VPCRoute) -> TimeoutPolicy:
     request_s = float(spec.timeout_seconds)
     connect_s: float | None = None
     backend_request_s = 0.0
+    stream_idle_s: float | None = None
     if spec.timeouts is not None:
         if spec.timeouts.request is not None:
             request_s = parse_duration(spec.timeouts.request)
         if spec.timeouts.connect is not None:
             connect_s = parse_duration(spec.timeouts.connect)
+        if spec.timeouts.stream_idle is not None:
+            stream_idle_s = parse_duration(spec.timeouts.stream_idle)
         if spec.timeouts.backend_request is not None:
             backend_request_s = parse_duration(spec.timeouts.backend_request)
     retries = spec.retries
@@ -305,6 +308,7 @@ def _timeouts(route: VPCRoute) -> TimeoutPolicy:
         connect_s=connect_s,
         per_try_s=0.0 if per_try is None else parse_duration(per_try),
         backend_request_s=backend_request_s,
+        stream_idle_s=stream_idle_s,
     )
 
 

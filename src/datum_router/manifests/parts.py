@@ -96,7 +96,13 @@ class Timeouts(SpecPart, frozen=True, kw_only=True):
     connect: Annotated[
         Duration | None, Meta(description="Making a connection; the service's `connectTimeout` if not given.")
     ] = None
-    stream_idle: Annotated[Duration | None, Meta(description="Silence on a stream before it is ended.")] = None
+    stream_idle: Annotated[
+        Duration | None,
+        Meta(
+            description="Silence of both sides before a request, a stream or a WebSocket is ended; 0s: never. If not "
+            "given, WebSockets end after the gateway's `tunnel_idle_timeout_s` (300 s)."
+        ),
+    ] = None
 
 
 class RetryBackoff(SpecPart, frozen=True, kw_only=True):

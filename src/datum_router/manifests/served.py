@@ -58,7 +58,6 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         ),
         NotServed(path="spec.loadBalancingConfig.cookie.ttl", hint="set the cookie in the application"),
         NotServed(path="spec.loadBalancingConfig.cookie.path", hint="set the cookie in the application"),
-        NotServed(path="spec.timeouts.streamIdle", hint="use timeouts.request"),
         NotServed(
             path="spec.filters[].type",
             values=("RequestMirror",),
@@ -218,6 +217,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.timeouts.request": "policy/timeout",
         "spec.timeouts.backendRequest": "policy/timeout: try_deadline",
         "spec.timeouts.connect": "policy/timeout",
+        "spec.timeouts.streamIdle": "policy/timeout: silence",
         "spec.filters[].type": "compiler/rules: compile_filter",
         "spec.destinations[].filters[].type": "compiler/rules: compile_filter",
         **{

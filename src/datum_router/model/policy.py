@@ -94,12 +94,15 @@ class TimeoutPolicy(msgspec.Struct, frozen=True, kw_only=True):
         connect_s: One dial; None: as the service says.
         per_try_s: One attempt, until its response head (Envoy's `per_try_timeout`).
         backend_request_s: One attempt, to the last byte of the answer (Gateway API `backendRequest`, GEP-1742).
+        stream_idle_s: Silence of both sides of a request, a stream or a tunnel (Envoy's `idle_timeout` of routes);
+            None: what the data plane has for tunnels, and no limit for anything else.
     """
 
     request_s: float = 30.0
     connect_s: float | None = None
     per_try_s: float = 0.0
     backend_request_s: float = 0.0
+    stream_idle_s: float | None = None
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):

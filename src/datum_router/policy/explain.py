@@ -26,6 +26,7 @@ class PolicyReport(msgspec.Struct, frozen=True, kw_only=True):
     connect_s: float | None
     per_try_s: float | None
     backend_request_s: float | None
+    stream_idle_s: float | None
 
 
 def explain_policy(retry: RetryPolicy, timeouts: TimeoutPolicy, method: str) -> PolicyReport:
@@ -56,6 +57,7 @@ def explain_policy(retry: RetryPolicy, timeouts: TimeoutPolicy, method: str) -> 
         connect_s=timeouts.connect_s,
         per_try_s=timeouts.per_try_s or None,
         backend_request_s=timeouts.backend_request_s or None,
+        stream_idle_s=timeouts.stream_idle_s or None,
     )
 
 
@@ -79,6 +81,7 @@ def policy_lines(report: PolicyReport) -> list[str]:
         ("connect", report.connect_s),
         ("one try, to its response head", report.per_try_s),
         ("one try as a whole", report.backend_request_s),
+        ("silence", report.stream_idle_s),
     )
     said = [f"{name} {seconds:g} s" for name, seconds in limits if seconds]
     lines.append(f"timeouts: {', '.join(said) or 'none'}")

@@ -8,6 +8,7 @@ how slow a client is says nothing about an endpoint, and Envoy too begins to cou
 from __future__ import annotations
 
 import math
+import operator
 
 from datum_router.model.policy import TimeoutPolicy
 from datum_router.reasons import Reason
@@ -68,9 +69,12 @@ def try_deadline(policy: TimeoutPolicy, *, begun_at: float, waited_s: float, is_
 def first_limit(policy: TimeoutPolicy) -> tuple[float, Reason]:
     """Return what a first attempt has until its response head, 0 = for ever, and what has expired then.
 
-    That is `try_deadline` or the request's own limit for a request that is here whole, known before it comes.
+    That is what every other function here says of a request that is here whole, known before it comes.
     """
-    attempt_s = try_deadline(policy, begun_at=0.0, waited_s=0.0, is_answered=False)
-    if attempt_s != NO_DEADLINE and (policy.request_s <= 0 or attempt_s < policy.request_s):
-        return attempt_s, Reason.PER_TRY_TIMEOUT
-    return max(0.0, policy.request_s), Reason.REQUEST_TIMEOUT
+    limits = (
+        (policy.request_s, Reason.REQUEST_TIMEOUT),
+        (try_deadline(policy, begun_at=0.0, waited_s=0.0, is_answered=False), Reason.PER_TRY_TIMEOUT),
+        (policy.stream_idle_s or 0.0, Reason.STREAM_IDLE_TIMEOUT),
+    )
+    limit, reason = min(((limit or NO_DEADLINE, reason) for limit, reason in limits), key=operator.itemgetter(0))
+    return (0.0, Reason.REQUEST_TIMEOUT) if limit == NO_DEADLINE else (limit, reason)

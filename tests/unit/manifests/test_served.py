@@ -90,7 +90,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
         )
         for name, value in (("ttl", "1h"), ("path", "/"))
     ],
-    ("VPCRoute", "spec.timeouts.streamIdle", "spec.timeouts.streamIdle", {"timeouts": {"streamIdle": "1s"}}),
     (
         "VPCRoute",
         "spec.filters[].requestMirror",

@@ -81,17 +81,21 @@ def test_an_attempt_has_one_limit_for_its_head_and_one_for_all_of_it(
 
 
 @pytest.mark.parametrize(
-    ("request_s", "per_try_s", "expected"),
+    ("request_s", "per_try_s", "idle_s", "expected"),
     [
-        (30.0, 0.0, (30.0, Reason.REQUEST_TIMEOUT)),
-        (0.0, 0.0, (0.0, Reason.REQUEST_TIMEOUT)),
-        (30.0, 1.0, (1.0, Reason.PER_TRY_TIMEOUT)),
-        (0.0, 1.0, (1.0, Reason.PER_TRY_TIMEOUT)),
-        (1.0, 1.0, (1.0, Reason.REQUEST_TIMEOUT)),
-        (1.0, 30.0, (1.0, Reason.REQUEST_TIMEOUT)),
+        (30.0, 0.0, None, (30.0, Reason.REQUEST_TIMEOUT)),
+        (0.0, 0.0, None, (0.0, Reason.REQUEST_TIMEOUT)),
+        (0.0, 0.0, 0.0, (0.0, Reason.REQUEST_TIMEOUT)),
+        (30.0, 1.0, None, (1.0, Reason.PER_TRY_TIMEOUT)),
+        (0.0, 1.0, None, (1.0, Reason.PER_TRY_TIMEOUT)),
+        (1.0, 1.0, None, (1.0, Reason.REQUEST_TIMEOUT)),
+        (1.0, 30.0, None, (1.0, Reason.REQUEST_TIMEOUT)),
+        (30.0, 2.0, 1.0, (1.0, Reason.STREAM_IDLE_TIMEOUT)),
+        (30.0, 1.0, 2.0, (1.0, Reason.PER_TRY_TIMEOUT)),
+        (0.0, 0.0, 2.0, (2.0, Reason.STREAM_IDLE_TIMEOUT)),
     ],
 )
 def test_what_a_first_attempt_has_until_its_head(
-    request_s: float, per_try_s: float, expected: tuple[float, Reason]
+    request_s: float, per_try_s: float, idle_s: float | None, expected: tuple[float, Reason]
 ) -> None:
-    assert first_limit(TimeoutPolicy(request_s=request_s, per_try_s=per_try_s)) == expected
+    assert first_limit(TimeoutPolicy(request_s=request_s, per_try_s=per_try_s, stream_idle_s=idle_s)) == expected

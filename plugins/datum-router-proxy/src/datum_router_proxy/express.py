@@ -27,7 +27,6 @@ from datum_router_proxy.accounts import Accounts
 from datum_router_proxy.answers import NOT_SIMPLE, Answer, AnswerBook, DateField, SharedAnswerBook
 from datum_router_proxy.channel import ChannelError
 from datum_router_proxy.exchange import ClientGone
-from datum_router_proxy.limit import TryClock
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, park
 from datum_router_proxy.request import ID_BYTES, MAX_BODY_BYTES, RequestIds, Template
 from datum_router_proxy.upstream.h1 import H1Upstream
@@ -363,8 +362,10 @@ class ExpressLane:
         upstream = begun.upstream = link.begin(task, is_reused=link.is_greeted)
         limit = request_deadline(rule.timeouts, now=self._loop.now, grpc_timeout_s=template.grpc_timeout_s)
         task.deadline, task.deadline_reason = limit, _REQUEST_TIMEOUT
-        if rule.has_try_limits:
-            TryClock(rule.timeouts, begun.started_at).arm(task, self._loop)
+        if rule.first_reason is not _REQUEST_TIMEOUT and begun.started_at + rule.first_limit_s < limit:
+            task.deadline, task.deadline_reason = begun.started_at + rule.first_limit_s, rule.first_reason
+            if rule.has_try_limits:
+                self._loop.alarm(task)
         if len(request_id) == ID_BYTES:
             line = _ID_LINE + request_id
         else:

@@ -1,4 +1,4 @@
-"""The clock of one attempt at an endpoint: `policy.timeout.try_deadline` applied to a task."""
+"""Clocks that shorten the deadline of a request's task: that of one attempt, and that of silence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from datum_router_proxy.loop import Loop, Task
 
 
 class TryClock:
-    """Runs while it is not the client's turn.
+    """The clock of one attempt (`policy.timeout.try_deadline`): stands while it is the client's turn.
 
     Attributes:
         is_answered: The response head has come.
@@ -18,27 +18,20 @@ class TryClock:
 
     __slots__ = ("_begun_at", "_body", "_policy", "_waited_before_s", "is_answered")
 
-    def __init__(self, policy: TimeoutPolicy, begun_at: float, body: RequestBody | None = None) -> None:
-        """Begin at `begun_at`, monotonic seconds.
-
-        Args:
-            body: The request's, None if it is here whole.
-        """
+    def __init__(self, policy: TimeoutPolicy, begun_at: float, body: RequestBody) -> None:
         self._policy = policy
         self._begun_at = begun_at
         self._body = body
-        self._waited_before_s = 0.0 if body is None else body.waited_s
+        self._waited_before_s = body.waited_s
         self.is_answered = False
 
     @property
     def ends_at(self) -> float:
         """When the attempt is over; infinity while we wait for the client's body."""
         body = self._body
-        waited_s = 0.0
-        if body is not None:
-            if body.waiting_since is not None and not body.is_done:
-                return NO_DEADLINE
-            waited_s = body.waited_s - self._waited_before_s
+        if body.waiting_since is not None and not body.is_done:
+            return NO_DEADLINE
+        waited_s = body.waited_s - self._waited_before_s
         return try_deadline(self._policy, begun_at=self._begun_at, waited_s=waited_s, is_answered=self.is_answered)
 
     def arm(self, task: Task, loop: Loop) -> None:
@@ -47,3 +40,27 @@ class TryClock:
         if ends_at < task.deadline:
             task.deadline, task.deadline_reason = ends_at, Reason.PER_TRY_TIMEOUT
             loop.alarm(task)
+
+
+class IdleClock:
+    """Runs while no byte of the request or of its response moves."""
+
+    __slots__ = ("_idle_s", "_moved", "_moved_at")
+
+    def __init__(self, idle_s: float, now: float) -> None:
+        self._idle_s = idle_s
+        self._moved = 0
+        self._moved_at = now
+
+    def arm(self, task: Task, moved: int, now: float) -> None:
+        """Shorten the task's deadline if the silence would end it sooner.
+
+        Args:
+            moved: Bytes that have been moved both ways so far, or anything else that grows with each move.
+        """
+        if moved != self._moved:
+            self._moved = moved
+            self._moved_at = now
+        ends_at = self._moved_at + self._idle_s
+        if ends_at < task.deadline:
+            task.deadline, task.deadline_reason = ends_at, Reason.STREAM_IDLE_TIMEOUT

@@ -42,6 +42,7 @@ from datum_router_proxy.express import Begun, ExpressLane
 from datum_router_proxy.extras import Extras
 from datum_router_proxy.flight import Flights
 from datum_router_proxy.gate import Gate
+from datum_router_proxy.limit import IdleClock
 from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
 from datum_router_proxy.pump import Pump
 from datum_router_proxy.relay import Relay
@@ -259,6 +260,8 @@ class Pipeline:
         )
         task = current_task()
         task.deadline, task.deadline_reason = trace.deadline, Reason.REQUEST_TIMEOUT
+        if rule.timeouts.stream_idle_s:
+            trace.idle = IdleClock(rule.timeouts.stream_idle_s, self.loop.now)
 
         excluded = _NO_EXCLUSIONS
         failure: Failure | None = None

@@ -75,6 +75,9 @@ class Pump:
         task.deadline, task.deadline_reason = ends_at, reason
         if trace.tries is not None:
             trace.tries.arm(task, self._loop)
+        if trace.idle is not None:
+            # A head is a move, too: it is counted as if it were a byte.
+            trace.idle.arm(task, trace.body.bytes_in + trace.bytes_out + downstream.has_started, self._loop.now)
 
     async def flushed(self, downstream: Downstream) -> None:
         """Park until the client's side has taken everything."""

@@ -60,7 +60,7 @@ class Relay:
         else:
             head = rule.extra.on_response(rule.filters, trace.filters, request.head, head)
         if response.is_switch:
-            await self._tunnel(downstream, upstream, head, trace)
+            await self._tunnel(downstream, upstream, head, trace, rule.timeouts.stream_idle_s)
             return
         if template.is_tunnel and template.websocket_key is None and 200 <= head.status < 300:
             # 2xx to extended CONNECT means a tunnel (RFC 9110 section 9.3.6), and there is none.
@@ -112,10 +112,12 @@ class Relay:
                 upstream.finish()
                 return
 
-    async def _tunnel(self, downstream: Downstream, upstream: Upstream, head: ResponseHead, trace: Trace) -> None:
+    async def _tunnel(
+        self, downstream: Downstream, upstream: Upstream, head: ResponseHead, trace: Trace, idle_s: float | None
+    ) -> None:
         downstream.accept_tunnel(head.headers.fields)
         trace.status = 101
-        tunnel = Tunnel(self._loop, self._settings, downstream, upstream)
+        tunnel = Tunnel(self._loop, self._settings, downstream, upstream, idle_s)
         task = current_task()
         self.tunnels[tunnel] = task
         try:

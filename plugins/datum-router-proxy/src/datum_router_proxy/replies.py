@@ -113,6 +113,8 @@ def timed_out(reason: Reason) -> LocalReply:
     """Return what to say when a deadline has passed, by what it was for."""
     if reason is Reason.BODY_TIMEOUT:
         return LocalReply(status=408, reason=reason, detail="the request body came too slowly")
+    if reason is Reason.STREAM_IDLE_TIMEOUT:
+        return LocalReply(status=504, reason=reason, detail="nothing moved for as long as the route allows")
     if reason is Reason.PER_TRY_TIMEOUT:
         return LocalReply(status=504, reason=reason, detail="the client was too slow for the time of one try")
     return LocalReply(status=504, reason=reason, detail="the request took longer than the route allows")

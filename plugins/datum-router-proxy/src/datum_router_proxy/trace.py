@@ -10,7 +10,7 @@ from datum_router.model.route import Rule
 from datum_router.observe.events import RequestEnded
 from datum_router.reasons import Reason
 from datum_router_proxy.body import RequestBody
-from datum_router_proxy.limit import TryClock
+from datum_router_proxy.limit import IdleClock, TryClock
 from datum_router_proxy.request import Request
 
 
@@ -18,6 +18,7 @@ class Trace:
     """One request's story. Times are CLOCK_MONOTONIC seconds.
 
     Attributes:
+        idle: The clock of silence; None if silence has no limit.
         stalled_at: Since when the client takes nothing.
         tries: The clock of the present attempt; None if attempts have no limits of their own.
         filters: Of the destination that was last tried.
@@ -32,6 +33,7 @@ class Trace:
         "deadline",
         "endpoint",
         "filters",
+        "idle",
         "linked",
         "reason",
         "rule",
@@ -49,6 +51,7 @@ class Trace:
         self.deadline = math.inf
         self.stalled_at: float | None = None
         self.tries: TryClock | None = None
+        self.idle: IdleClock | None = None
         self.status = 0
         self.reason = Reason.ROUTED
         self.rule: Rule | None = None

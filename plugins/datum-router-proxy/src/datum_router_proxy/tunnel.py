@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from datum_router.reasons import Reason
 from datum_router_proxy.exchange import ClientGone, Downstream, End, Upstream
 from datum_router_proxy.loop import Loop, current_task, park
@@ -62,12 +64,26 @@ class Tunnel:
     """One tunnel; `run` belongs to the request's task."""
 
     __slots__ = (
-        "_downstream", "_is_client_done", "_is_closing", "_is_upstream_done", "_loop", "_settings", "_tracker",
-        "_upstream", "bytes_in", "bytes_out", "must_close",
+        "_downstream", "_idle_reason", "_idle_s", "_is_client_done", "_is_closing", "_is_upstream_done", "_loop",
+        "_settings", "_tracker", "_upstream", "bytes_in", "bytes_out", "must_close",
     )  # fmt: skip
 
-    def __init__(self, loop: Loop, settings: ProxySettings, downstream: Downstream, upstream: Upstream) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        settings: ProxySettings,
+        downstream: Downstream,
+        upstream: Upstream,
+        idle_s: float | None = None,
+    ) -> None:
+        """Begin between two sides.
+
+        Args:
+            idle_s: How long both may be silent, 0 = for ever; None: `tunnel_idle_timeout_s`.
+        """
         self._loop = loop
+        self._idle_reason = Reason.IDLE_TIMEOUT if idle_s is None else Reason.STREAM_IDLE_TIMEOUT
+        self._idle_s = settings.tunnel_idle_timeout_s if idle_s is None else idle_s or math.inf
         self._settings = settings
         self._downstream = downstream
         self._upstream = upstream
@@ -85,12 +101,12 @@ class Tunnel:
         Raises:
             UpstreamError: The upstream broke.
             ClientGone: The client broke.
-            DeadlineExpired: Nothing moved for `tunnel_idle_timeout_s`.
+            DeadlineExpired: Nothing moved for too long.
         """
         task = current_task()
         turns = 0
-        task.deadline_reason = Reason.IDLE_TIMEOUT
-        task.deadline = self._loop.now + self._settings.tunnel_idle_timeout_s
+        task.deadline_reason = self._idle_reason
+        task.deadline = self._loop.now + self._idle_s
         while not (self._is_client_done and self._is_upstream_done):
             # What was held back goes first: once it has left, more may be read, and no event says so again.
             self._upstream.flush()
@@ -109,7 +125,7 @@ class Tunnel:
                 self._downstream.send_data(websocket.close_frame(websocket.GOING_AWAY, b"going away"))
                 self._downstream.flush()
             if moved:
-                task.deadline = self._loop.now + self._settings.tunnel_idle_timeout_s
+                task.deadline = self._loop.now + self._idle_s
                 turns += 1
                 if turns % self._settings.moves_per_turn:
                     continue
