@@ -33,6 +33,8 @@ PRODUCT = tuple(
 """What a user installs in every cluster."""
 PROGRAMS = ("etcd", "kube-apiserver", "kubectl")
 GALACTIC_KINDS = frozenset({"VPC", "VPCAttachment"})
+START_PATIENCE_S = 180.0
+"""How long an etcd or an API server may take, while six of them start at once (seconds)."""
 ABORT_PAUSE_S = 0.2
 APPLY_PATIENCE_S = 60.0
 """How long a new kind may take until the API server serves it (seconds)."""
@@ -64,7 +66,9 @@ class Cluster:
 
     def __init__(self, node: Node, home: Path) -> None:
         self.node = node
-        self._plane = ControlPlane(home / f"cluster-{node.name}", host=node.address, port=API_PORT)
+        self._plane = ControlPlane(
+            home / f"cluster-{node.name}", host=node.address, port=API_PORT, start_patience_s=START_PATIENCE_S
+        )
 
     def start(self) -> None:
         """Start etcd and the API server in the cloud's namespace, and wait until it answers.

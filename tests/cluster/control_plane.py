@@ -71,15 +71,25 @@ def free_ports(count: int) -> list[int]:
 class ControlPlane(Plane):
     """One etcd and one kube-apiserver, which can be stopped, started again and compacted."""
 
-    def __init__(self, home: Path, *, audit: bool = False, host: str = "127.0.0.1", port: int = 0) -> None:
+    def __init__(
+        self,
+        home: Path,
+        *,
+        audit: bool = False,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        start_patience_s: float = START_S,
+    ) -> None:
         """Make it; nothing runs yet.
 
         Args:
             host: IP address that the API is served at. The lab's are in network namespaces, which `start` is called in.
             port: 0: a free one.
+            start_patience_s: How long each of both may take until it is ready.
         """
         self.home = home
         self._host = host
+        self._start_patience_s = start_patience_s
         home.mkdir(parents=True, exist_ok=True)
         self.audit_log = home / "audit.jsonl" if audit else None
         self._etcd_port, self._peer_port, free = free_ports(3)
@@ -169,7 +179,7 @@ class ControlPlane(Plane):
             return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.home)
 
     def _wait_for(self, url: str, process: subprocess.Popen[bytes], name: str) -> None:
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + self._start_patience_s
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 break
@@ -181,7 +191,8 @@ class ControlPlane(Plane):
                         return
             time.sleep(0.1)
         log = (self.home / f"{name}.log").read_text(errors="replace")[-2000:]
-        raise RuntimeError(f"{name} was not ready at {url} within {START_S:g} s; its log ends with:\n{log}")
+        patience = f"{self._start_patience_s:g} s"
+        raise RuntimeError(f"{name} was not ready at {url} within {patience}; its log ends with:\n{log}")
 
     def stop_api(self, *, number: signal.Signals = signal.SIGTERM) -> None:
         """End kube-apiserver."""
