@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 
 from tests.cluster.control_plane import REPOSITORY, ControlPlane, ProgramsMissing, free_ports, running
@@ -100,12 +101,12 @@ def remote_secret(name: str, text: str) -> dict[str, object]:
     }
 
 
-def kubeconfig(plane: Plane, *, server: str = "") -> str:
+def kubeconfig(plane: Plane, *, server: str = "", authority: bytes = b"") -> str:
     """Return a kubeconfig for the account that others read a cluster with, all data inline."""
     raw = json.loads(plane.kubeconfig(REMOTE_READER).read_text())
     cluster = raw["clusters"][0]["cluster"]
-    authority = Path(cluster.pop("certificate-authority")).read_bytes()
-    cluster["certificate-authority-data"] = base64.b64encode(authority).decode()
+    own = Path(cluster.pop("certificate-authority")).read_bytes()
+    cluster["certificate-authority-data"] = base64.b64encode(authority or own).decode()
     cluster["server"] = server or cluster["server"]
     return yaml.safe_dump(raw)
 
@@ -215,17 +216,40 @@ def test_an_export_of_another_protocol_is_a_conflict_in_a_slice(clusters: Cluste
     until(lambda: message() == expected, f"the condition, found {message()!r}", daemon)
 
 
-def test_garbage_and_a_dead_host_hurt_nothing_else(clusters: Clusters, daemon: ServiceProcess) -> None:
+def test_garbage_and_a_dead_host_hurt_nothing_else(
+    clusters: Clusters, daemon: ServiceProcess, tmp_path: Path
+) -> None:
     clusters.join("garbage", "{] no: yaml")
     (port,) = free_ports(1)
     clusters.join("dead", kubeconfig(clusters.b.plane, server=f"https://127.0.0.1:{port}"))
-    clusters.join("nasty", kubeconfig(clusters.b.plane).replace("token:", "tokenFile:"))
-    until(lambda: condition(daemon, "garbage") == ("False", "InvalidKubeconfig"), "the garbage told", daemon)
-    until(lambda: condition(daemon, "nasty") == ("False", "InvalidKubeconfig"), "the file name told", daemon)
+    good = kubeconfig(clusters.b.plane)
+    clusters.join("nasty", good.replace("token:", "tokenFile:"))
+    clusters.join("expired", good.replace(clusters.b.plane.token(REMOTE_READER), "not-any-more"))
+    clusters.join("other-ca", kubeconfig(clusters.b.plane, authority=trustme.CA().cert_pem.bytes()))
+    clusters.join("plain", good.replace("https://", "http://"))
+    clusters.join("bomb", "a: &a [1]\nb: [*a, *a]\n" + good)
+    trace = tmp_path / "ran"
+    raw = yaml.safe_load(good)
+    raw["users"][0]["user"] = {
+        "exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "touch", "args": [str(trace)]}
+    }
+    clusters.join("program", yaml.safe_dump(raw))
+    raw = yaml.safe_load(good)
+    raw["clusters"][0]["cluster"]["proxy-url"] = f"http://127.0.0.1:{port}"
+    clusters.join("proxy", yaml.safe_dump(raw))
+    refused = {"garbage", "nasty", "plain", "bomb", "program", "proxy"}
+    away = {"dead", "expired", "other-ca"}
+    for name in refused:
+        until(lambda name=name: condition(daemon, name, "Accepted") == ("False", "InvalidKubeconfig"), name, daemon)
     clusters.b.put(exported("later", 9101))
     clusters.a.put(importing("later"))
     until(lambda: clusters.ports("later") == {"b": {9101}}, "a change of another cluster", daemon)
-    until(lambda: condition(daemon, "dead") == ("False", "ClusterUnreachable"), "the dead host told", daemon)
+    for name in away:
+        until(lambda name=name: condition(daemon, name) == ("False", "ClusterUnreachable"), name, daemon)
+    said = {name: states(daemon)[name]["message"] for name in away}
+    assert "the API answered 401" in said["expired"]
+    assert "certificate" in said["other-ca"]
+    assert not trace.exists(), "no program of a kubeconfig is run"
     assert condition(daemon, "b") == condition(daemon, "c") == ("True", "Ready")
     events = clusters.a.plane.request("GET", f"/apis/events.k8s.io/v1/namespaces/{SYSTEM}/events").json()["items"]
     assert isinstance(events, list)
@@ -233,9 +257,9 @@ def test_garbage_and_a_dead_host_hurt_nothing_else(clusters: Clusters, daemon: S
     assert {("garbage", "InvalidKubeconfig"), ("dead", "ClusterUnreachable")} <= told
     secret = clusters.b.plane.token(REMOTE_READER)
     assert secret not in daemon.log.read_text()
-    for name in ("garbage", "dead", "nasty"):
+    for name in refused | away:
         clusters.leave(name)
-    until(lambda: not {"garbage", "dead", "nasty"} & states(daemon).keys(), "all three forgotten", daemon)
+    until(lambda: not (refused | away) & states(daemon).keys(), "all forgotten", daemon)
 
 
 def test_what_is_said_of_each_cluster_is_seen_with_kubectl_and_the_command(

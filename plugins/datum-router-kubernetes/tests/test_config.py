@@ -11,7 +11,15 @@ from datum_router.manifests.meta import ObjectKey, ObjectMeta
 from datum_router.manifests.secret import ConfigMap, Secret
 from datum_router.manifests.table import ResourceKind
 from datum_router_kubernetes.collection import REPORT_SELECTOR, Collection, collections_of, named_collection
-from datum_router_kubernetes.config import PAGE_SIZE, WATCH_IDLE_S, ClusterSettings, Role, read_settings
+from datum_router_kubernetes.config import (
+    PAGE_SIZE,
+    REMOTE_MAX_BYTES,
+    REMOTE_MAX_OBJECTS,
+    WATCH_IDLE_S,
+    ClusterSettings,
+    Role,
+    read_settings,
+)
 
 
 class Anything(msgspec.Struct, frozen=True, rename="camel"):
@@ -180,3 +188,22 @@ def test_one_object_is_read_by_a_field_selector_that_a_right_by_name_allows() ->
     assert one.path == "/api/v1/namespaces/shop/secrets"
     assert one.list_query("", 500)["fieldSelector"] == "metadata.name=tls"
     assert one.is_optional
+
+
+def test_what_is_held_is_bounded_for_clusters_of_somebody_else_alone() -> None:
+    remote = read_settings({"role": "remote"})
+    assert (remote.max_objects, remote.max_bytes) == (REMOTE_MAX_OBJECTS, REMOTE_MAX_BYTES)
+    for role in ("gateway", "controller", "cli", "discovery"):
+        found = read_settings({"role": role})
+        assert (found.max_objects, found.max_bytes) == (0, 0)
+    set_so = read_settings({"role": "remote", "maxObjects": "7", "maxBytes": "0"})
+    assert (set_so.max_objects, set_so.max_bytes) == (7, 0)
+    with pytest.raises(ConfigError, match="setting maxBytes: found '-1', expected a whole number"):
+        read_settings({"maxBytes": "-1"})
+
+
+@pytest.mark.parametrize("role", ["discovery", "remote"])
+def test_discovery_reads_of_namespaces_the_one_that_says_which_cluster_it_is(role: str) -> None:
+    for settings in (ClusterSettings(role=Role(role)), ClusterSettings(role=Role(role), namespaces=("shop",))):
+        (found,) = collections_of([NAMESPACE], settings, "here")
+        assert (found.path, found.name, found.is_optional) == ("/api/v1/namespaces", "kube-system", True)

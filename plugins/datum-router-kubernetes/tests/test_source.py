@@ -20,7 +20,7 @@ from datum_router.manifests.secret import ConfigMap, Secret
 from datum_router.manifests.table import KindTable, ResourceKind
 from datum_router.plugins.protocols import CountingSource, SourceEvent
 from datum_router.reasons import Reason
-from datum_router_kubernetes import follow, listwatch
+from datum_router_kubernetes import budget, follow, listwatch
 from datum_router_kubernetes import source as source_module
 from datum_router_kubernetes.plugin import datum_router_sources
 from datum_router_kubernetes.source import KubernetesSource, create_source
@@ -118,6 +118,65 @@ def ingress(name: str, secret: str, version: str = "1") -> dict[str, object]:
 def named(api: ScriptedApi, name: str, *, is_watch: bool = False) -> list[Asked]:
     selector = f"metadata.name={name}"
     return [one for one in api.asked if one.query.get("fieldSelector") == selector and one.is_watch == is_watch]
+
+
+# --- an API of somebody else ---------------------------------------------------------------------------------------
+
+
+def endless(asked: Asked) -> Reply:
+    """Return a page of objects that were never seen before, and that there are more."""
+    start = int(asked.query.get("continue", "0"))
+    return page([item(f"o{asked.at}-{start + number}") for number in range(100)], token=str(start + 100))
+
+
+def test_a_list_without_an_end_is_not_read_for_ever_and_not_kept(api: ScriptedApi, stage: Stage) -> None:
+    api.lists(THINGS, endless)
+    with stage.run(THING, OTHER, maxObjects="1000") as running:
+        running.wait(lambda: any("more than 1000 objects" in one.message for one in running.diagnostics()), "told")
+        asked = len(api.asked_for(THINGS, is_watch=False))
+        running.wait(lambda: len(api.asked_for(THINGS, is_watch=False)) > asked + 40, "tried again, later each time")
+        assert len(running.names("Thing")) <= 1000
+        # A list that is under way turns out to be too old to be gone on with.
+        api.lists(THINGS, lambda asked: refusal(410, "Expired") if asked.query.get("continue") else page([item("a")]))
+        running.wait_synced()
+        assert running.names("Thing") == ["a"]
+        running.wait(lambda: running.diagnostics() == (), "nothing is wrong any more")
+
+
+def test_events_beyond_the_budget_are_not_taken_and_what_was_known_stays(api: ScriptedApi, stage: Stage) -> None:
+    api.lists(THINGS, page([item("a"), item("b")]))
+    api.watches(THINGS, watch(*(event("ADDED", item(f"c{number}", "11")) for number in range(5))))
+    with stage.run(THING, maxObjects="4") as running:
+        running.wait(lambda: any("more than 4 objects" in one.message for one in running.diagnostics()), "told")
+        assert running.names("Thing") == ["a", "b", "c0", "c1"]
+
+
+def test_objects_that_take_up_too_much_are_not_taken(api: ScriptedApi, stage: Stage) -> None:
+    api.lists(THINGS, page([item("a", note="x" * 5000)]))
+    with stage.run(THING, maxBytes="4000") as running:
+        running.wait(lambda: any("more than 4000 bytes" in one.message for one in running.diagnostics()), "told")
+        assert running.names("Thing") == []
+
+
+def test_a_flood_of_events_is_read_at_a_rate(api: ScriptedApi, stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    paced: list[int] = []
+
+    def pace(_budget: budget.Budget, events: int, *, now: float) -> float:
+        paced.append(events)
+        return 3600.0 if sum(paced) >= 100 else 0.0
+
+    monkeypatch.setattr(budget.Budget, "pace", pace)
+    lines = Lines()
+    for number in range(100):
+        lines.put(event("ADDED", item(f"c{number:03}", str(11 + number))))
+    api.watches(THINGS, Reply(chunks=lines, then="hang"))
+    with stage.run(THING, maxObjects="1000") as running:
+        running.wait(lambda: len(running.names("Thing")) == 100, "what came first")
+        lines.put(event("ADDED", item("late", "500")))
+        lines.put(None)
+        eventually(lambda: sum(paced) == 100, "it waits")
+        assert "late" not in running.names("Thing")
+    # that it ends at once although it waits is what the end of the block is about
 
 
 # --- what is told --------------------------------------------------------------------------------------------------

@@ -151,7 +151,7 @@ def _conditions(facts: Facts) -> Iterable[Condition]:
     elif facts.phase in GONE:
         yield _condition("Stale", False, Reason.NO_ENDPOINTS, "nothing of it is published")
     elif facts.calm_at != float("inf"):
-        what = f"it comes and goes: its endpoints stay marked until it is heard without a break up to {time_text(facts.calm_at)}"
+        what = f"it comes and goes: its endpoints stay marked, until {time_text(facts.calm_at)} if it stays"
         yield _condition("Stale", True, Reason.FLAPPING, what)
     else:
         yield _condition("Stale", False, Reason.HEARD)

@@ -17,6 +17,10 @@ WRITE_SETTINGS = ("writeQps", "writeBurst")
 """Those of the cluster alone, which checks them."""
 PAGE_SIZE = 500
 """Objects in one page of a list."""
+REMOTE_MAX_OBJECTS = 100_000
+"""Objects that are held of a cluster that is somebody else's, of all kinds together."""
+REMOTE_MAX_BYTES = 64 * 1024 * 1024
+"""Bytes of these, as they came; in memory they take up some times that."""
 WATCH_IDLE_S = 70.0
 """A watch that says nothing for so long (seconds), not even that nothing happens, is opened anew."""
 
@@ -48,6 +52,8 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
             text itself, which is not kept here: it holds credentials.)
         namespaces: Those whose objects are read; all if empty.
         label_selector: Of our own kinds, only objects with these labels are read.
+        max_objects, max_bytes: What is held of the cluster; 0: all there is. By default that is bounded for the role
+            `remote` alone.
     """
 
     kubeconfig: str = ""
@@ -57,6 +63,8 @@ class ClusterSettings(msgspec.Struct, frozen=True, kw_only=True):
     role: Role = Role.GATEWAY
     page_size: int = PAGE_SIZE
     watch_idle_s: float = WATCH_IDLE_S
+    max_objects: int = 0
+    max_bytes: int = 0
 
 
 KNOWN = (
@@ -68,6 +76,8 @@ KNOWN = (
     "role",
     "pageSize",
     "watchIdleSeconds",
+    "maxObjects",
+    "maxBytes",
     *WRITE_SETTINGS,
 )
 
@@ -89,6 +99,7 @@ def read_settings(settings: Mapping[str, str]) -> ClusterSettings:
     selector = settings.get("labelSelector", "")
     if not selector.isprintable():
         raise _bad("labelSelector", selector, "labels as `kubectl get -l` takes them")
+    is_remote = role == Role.REMOTE
     return ClusterSettings(
         kubeconfig=settings.get("kubeconfig", ""),
         context=settings.get("context", ""),
@@ -97,6 +108,8 @@ def read_settings(settings: Mapping[str, str]) -> ClusterSettings:
         role=Role(role),
         page_size=int(_number(settings, "pageSize", PAGE_SIZE, low=1, high=10_000, is_whole=True)),
         watch_idle_s=_number(settings, "watchIdleSeconds", WATCH_IDLE_S, low=0.1, high=3600),
+        max_objects=_count(settings, "maxObjects", REMOTE_MAX_OBJECTS if is_remote else 0),
+        max_bytes=_count(settings, "maxBytes", REMOTE_MAX_BYTES if is_remote else 0),
     )
 
 
@@ -107,6 +120,10 @@ def _namespaces(text: str) -> tuple[str, ...]:
         if not is_namespace(name):
             raise _bad("namespaces", name, "names of namespaces, with commas between them")
     return tuple(found)
+
+
+def _count(settings: Mapping[str, str], name: str, default: int) -> int:
+    return int(_number(settings, name, default, low=0, high=2**40, is_whole=True))
 
 
 def _number(

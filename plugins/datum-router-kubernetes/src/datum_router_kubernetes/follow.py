@@ -31,6 +31,7 @@ from datum_router.policy.backoff import full_jitter
 from datum_router.reasons import Reason
 from datum_router.reconcile.reports import version_number
 from datum_router_kubernetes.answers import ResponseTooLarge, VersionUnusable
+from datum_router_kubernetes.budget import OverBudget
 from datum_router_kubernetes.collection import Collection
 
 FIRST_BACKOFF_S = 0.8
@@ -138,6 +139,7 @@ class Follower:
     __slots__ = (
         "_collection",
         "_failures",
+        "_fresh",
         "_is_in_list",
         "_is_missed",
         "_is_unreachable",
@@ -180,6 +182,7 @@ class Follower:
         self._is_missed = False  # the kind was not there when it was last asked for
         self._token = ""
         self._seen: set[Name] = set()
+        self._fresh: set[Name] = set()  # of those the ones that were not known before this list
         self._failures = 0
         self._is_unreachable = False
         self._relists = 0
@@ -227,6 +230,8 @@ class Follower:
             name = (head.namespace, head.name)
             self._seen.add(name)
             if not head.version or self.known.get(name) != head.version:
+                if name not in self.known:
+                    self._fresh.add(name)
                 self.known[name] = head.version
                 news.append(index)
         if token:
@@ -292,6 +297,15 @@ class Follower:
             self._failures = 0
         if isinstance(error, VersionUnusable):
             self._lost_track(is_expired=True)
+        elif isinstance(error, OverBudget):
+            what = f"{self._collection.resource}: {error}; what was known before stays in force"
+            self.trouble = Trouble(Reason.SOURCE_FAILED, what)
+            gone = tuple(sorted(self._fresh))  # what an unfinished list brought: it leads to no whole one
+            for name in gone:
+                del self.known[name]
+            self._restart()
+            self._back_off()
+            return gone
         elif isinstance(error, Damaged):
             if self._relists >= 1:
                 self.trouble = Trouble(Reason.SOURCE_FAILED, f"{self._collection.resource}: {error}")
@@ -323,6 +337,7 @@ class Follower:
         """Have the next list begin at its beginning, in pages."""
         self._token = ""
         self._seen = set()
+        self._fresh = set()
         self._is_whole = False
 
     def _restart(self) -> None:

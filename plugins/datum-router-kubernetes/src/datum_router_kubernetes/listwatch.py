@@ -23,6 +23,7 @@ from datum_router.manifests.meta import ObjectKey
 from datum_router.plugins.protocols import Delete, Problems, SourceEvent, Upsert
 from datum_router_kubernetes import NAME, counters
 from datum_router_kubernetes.answers import Status, describe, error_of_status, status_of
+from datum_router_kubernetes.budget import Budget, Holding
 from datum_router_kubernetes.client import ApiClient, Hold, Stream
 from datum_router_kubernetes.collection import Collection
 from datum_router_kubernetes.counters import Counters
@@ -158,8 +159,11 @@ class ListWatch:
         counts: Counters,
         watch_idle_s: float,
         rng: random.Random,
+        budget: Budget | None = None,
     ) -> None:
         self.collection = collection
+        self._budget = budget
+        self._holding = None if budget is None else Holding(budget, collection)
         self.answered = threading.Event()
         self._client = client
         self._follower = follower
@@ -256,9 +260,14 @@ class ListWatch:
             heads = [_head(_ITEM.decode(item)) for item in items]
         except _BROKEN as error:
             raise Damaged(f"the answer is no list: {error}") from error
+        if self._holding is not None:
+            sizes = {(head.namespace, head.name): len(memoryview(items[at])) for at, head in enumerate(heads)}
+            self._holding.take_page(sizes, is_first=not step.token)
         taken = self._follower.take_page(heads, page.metadata.resource_version, page.metadata.token or "")
         events: list[SourceEvent] = [self._upsert(items[index]) for index in taken.news]
         events += [self._delete(name) for name in taken.gone]
+        if self._holding is not None and taken.is_last:
+            self._holding.let_go(*taken.gone)
         self._counts.add(counters.EVENTS, one.kind, len(events))
         if taken.is_last:
             self._counts.add(counters.LISTS, one.kind)
@@ -298,6 +307,8 @@ class ListWatch:
                 self._counts.add(counters.EVENTS, self.collection.kind, len(events))
                 if has_spoken:
                     self._tell(events, version=self._follower.version)
+            if self._budget is not None:
+                self._stopping.wait(self._budget.pace(len(lines), now=time.monotonic()))
         return has_spoken
 
     def _read_event(self, line: bytes) -> SourceEvent | None:
@@ -309,11 +320,16 @@ class ListWatch:
         except _BROKEN as error:
             raise Damaged(f"a line of the watch is no event: {error}") from error
         head = _head(item)
+        name = (head.namespace, head.name)
+        if self._holding is not None and event.type in ("ADDED", "MODIFIED"):
+            self._holding.take_event(name, len(memoryview(event.object)))
         verdict = self._follower.take_event(event.type, head)
         if verdict is Verdict.UPSERT:
             return self._upsert(event.object)
         if verdict is Verdict.DELETE:
-            return self._delete((head.namespace, head.name))
+            if self._holding is not None:
+                self._holding.let_go(name)
+            return self._delete(name)
         return None
 
     def _error_in(self, status: Status | None) -> ClusterError:
@@ -338,6 +354,8 @@ class ListWatch:
         elif not error.status:
             self._reach.failed(str(error))
         gone = self._follower.failed(error, lasted_s=lasted_s, silent_s=silent_s)
+        if self._holding is not None and gone:
+            self._holding.let_go(*gone)
         text = str(error)
         if text != self._logged:
             self._logged = text

@@ -33,6 +33,7 @@ from datum_router.manifests.table import KindTable
 from datum_router.plugins.protocols import Delete, Emit, Mark, Problems, SourceEvent, Synced, Upsert
 from datum_router.reasons import Reason
 from datum_router_kubernetes import NAME
+from datum_router_kubernetes.budget import Budget
 from datum_router_kubernetes.client import ApiClient, make_client
 from datum_router_kubernetes.collection import Collection, collections_of, named_collection
 from datum_router_kubernetes.config import ClusterSettings, Role, read_settings
@@ -58,6 +59,7 @@ STOP_S = 8.0
 UNREACHABLE_S = 10.0
 """An API that does not answer for so long (seconds) is reported."""
 _LOOK_S = 2.0
+UNBOUNDED = 2**62
 
 
 class KubernetesSource:
@@ -134,6 +136,10 @@ class _Run:
         self._left_out = ""
         self._unreachable = ""
         self._collections = collections_of(self._kinds, source.settings, client.namespace)
+        most = source.settings
+        self._budget: Budget | None = None
+        if most.max_objects or most.max_bytes:
+            self._budget = Budget(max_objects=most.max_objects or UNBOUNDED, max_bytes=most.max_bytes or UNBOUNDED)
 
     def start(self) -> None:
         """Start a thread for each collection."""
@@ -177,6 +183,7 @@ class _Run:
             counts=source.counts,
             watch_idle_s=source.settings.watch_idle_s,
             rng=rng,
+            budget=self._budget,
         )
         made.start()
         self._threads.add(made)  # not before: its end, which is told from this very thread, is waited for
