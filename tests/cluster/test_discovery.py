@@ -216,9 +216,7 @@ def test_an_export_of_another_protocol_is_a_conflict_in_a_slice(clusters: Cluste
     until(lambda: message() == expected, f"the condition, found {message()!r}", daemon)
 
 
-def test_garbage_and_a_dead_host_hurt_nothing_else(
-    clusters: Clusters, daemon: ServiceProcess, tmp_path: Path
-) -> None:
+def test_garbage_and_a_dead_host_hurt_nothing_else(clusters: Clusters, daemon: ServiceProcess, tmp_path: Path) -> None:
     clusters.join("garbage", "{] no: yaml")
     (port,) = free_ports(1)
     clusters.join("dead", kubeconfig(clusters.b.plane, server=f"https://127.0.0.1:{port}"))
