@@ -153,6 +153,7 @@ def test_json_holds_the_same(invoke: Invoke) -> None:
         "per_try_s": None,
         "backend_request_s": None,
         "stream_idle_s": None,
+        "is_deadline_propagated": False,
     }
     assert document["request"] == {
         "method": "POST",

@@ -309,6 +309,7 @@ def _timeouts(route: VPCRoute) -> TimeoutPolicy:
         per_try_s=0.0 if per_try is None else parse_duration(per_try),
         backend_request_s=backend_request_s,
         stream_idle_s=stream_idle_s,
+        propagates=spec.timeouts is not None and spec.timeouts.propagate,
     )
 
 

@@ -103,6 +103,13 @@ class Timeouts(SpecPart, frozen=True, kw_only=True):
             "given, WebSockets end after the gateway's `tunnel_idle_timeout_s` (300 s)."
         ),
     ] = None
+    propagate: Annotated[
+        bool,
+        Meta(
+            description="Tell the backend how many milliseconds are left, in x-envoy-expected-rq-timeout-ms. gRPC "
+            "backends are always told, in grpc-timeout."
+        ),
+    ] = False
 
 
 class RetryBackoff(SpecPart, frozen=True, kw_only=True):

@@ -217,6 +217,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.timeouts.request": "policy/timeout",
         "spec.timeouts.backendRequest": "policy/timeout: try_deadline",
         "spec.timeouts.connect": "policy/timeout",
+        "spec.timeouts.propagate": "policy/timeout: the time left",
         "spec.timeouts.streamIdle": "policy/timeout: silence",
         "spec.filters[].type": "compiler/rules: compile_filter",
         "spec.destinations[].filters[].type": "compiler/rules: compile_filter",

@@ -96,6 +96,7 @@ class TimeoutPolicy(msgspec.Struct, frozen=True, kw_only=True):
         backend_request_s: One attempt, to the last byte of the answer (Gateway API `backendRequest`, GEP-1742).
         stream_idle_s: Silence of both sides of a request, a stream or a tunnel (Envoy's `idle_timeout` of routes);
             None: what the data plane has for tunnels, and no limit for anything else.
+        propagates: The upstream is told how much time is left, also over HTTP; a chain that has begun goes on anyway.
     """
 
     request_s: float = 30.0
@@ -103,6 +104,7 @@ class TimeoutPolicy(msgspec.Struct, frozen=True, kw_only=True):
     per_try_s: float = 0.0
     backend_request_s: float = 0.0
     stream_idle_s: float | None = None
+    propagates: bool = False
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ class PolicyReport(msgspec.Struct, frozen=True, kw_only=True):
     per_try_s: float | None
     backend_request_s: float | None
     stream_idle_s: float | None
+    is_deadline_propagated: bool
 
 
 def explain_policy(retry: RetryPolicy, timeouts: TimeoutPolicy, method: str) -> PolicyReport:
@@ -58,6 +59,7 @@ def explain_policy(retry: RetryPolicy, timeouts: TimeoutPolicy, method: str) -> 
         per_try_s=timeouts.per_try_s or None,
         backend_request_s=timeouts.backend_request_s or None,
         stream_idle_s=timeouts.stream_idle_s or None,
+        is_deadline_propagated=timeouts.propagates,
     )
 
 
@@ -85,4 +87,6 @@ def policy_lines(report: PolicyReport) -> list[str]:
     )
     said = [f"{name} {seconds:g} s" for name, seconds in limits if seconds]
     lines.append(f"timeouts: {', '.join(said) or 'none'}")
+    if report.is_deadline_propagated:
+        lines.append("    the time left is told upstream, in x-envoy-expected-rq-timeout-ms or grpc-timeout")
     return lines

@@ -75,6 +75,8 @@ _NO_BODY = _no("body_not_replayable")
 _NO_BUDGET = _no("budget_exhausted")
 _NO_TIME = _no("deadline")
 _TOLD_TO_WAIT = _no("retry_after")
+_SETTLED = _no("settled_upstream")
+_IS_RETRY = _no("retry_of_downstream")
 
 REFUSALS = tuple(
     verdict.why
@@ -89,6 +91,8 @@ REFUSALS = tuple(
         _NO_BUDGET,
         _NO_TIME,
         _TOLD_TO_WAIT,
+        _SETTLED,
+        _IS_RETRY,
     )
 )
 """Every `why` of a decision against a retry."""
@@ -107,6 +111,8 @@ def decide(
     rng: random.Random,
     grpc_status: int | None = None,
     retry_after_s: float | None = None,
+    is_settled: bool = False,
+    is_retry: bool = False,
 ) -> RetryDecision:
     """Decide on one ended attempt.
 
@@ -117,6 +123,8 @@ def decide(
         remaining_s: Time until the request's deadline; infinity without one.
         budget_ok: `ServiceLimits.has_retry_budget`.
         grpc_status: Code of a gRPC response without messages (Trailers-Only); None for any other response.
+        is_settled: The response says that what can be done was done nearer to the failure (`policy.chain`).
+        is_retry: A gateway before us has tried before.
         retry_after_s: How long the upstream asked to be left alone (`policy.retry_after`); infinity: for good.
     """
     if is_response_started:
@@ -139,6 +147,10 @@ def decide(
         return _EXHAUSTED
     if not is_safe:
         return _NOT_IDEMPOTENT
+    if is_settled:
+        return _SETTLED
+    if is_retry and _has_reached_upstream(outcome):
+        return _IS_RETRY
     if not is_body_replayable:
         return _NO_BODY
     if not budget_ok:

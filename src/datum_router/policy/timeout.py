@@ -16,15 +16,16 @@ from datum_router.reasons import Reason
 NO_DEADLINE = math.inf
 
 
-def request_deadline(policy: TimeoutPolicy, *, now: float, grpc_timeout_s: float | None = None) -> float:
-    """Return when the whole request must be over: the earlier of the route's limit and the client's `grpc-timeout`.
+def request_deadline(policy: TimeoutPolicy, *, now: float, client_timeout_s: float | None = None) -> float:
+    """Return when the whole request must be over: the earlier of the route's limit and the client's.
 
     Args:
-        grpc_timeout_s: What the client stated, None if nothing. It can shorten the route's limit, never prolong it;
+        client_timeout_s: What the client stated (`grpc-timeout`, or a trusted peer's
+            `x-envoy-expected-rq-timeout-ms`), None if nothing. It can shorten the route's limit, never prolong it;
             0 or less means that the request is late already.
     """
     limit = now + policy.request_s if policy.request_s > 0 else NO_DEADLINE
-    return limit if grpc_timeout_s is None else min(limit, now + grpc_timeout_s)
+    return limit if client_timeout_s is None else min(limit, now + client_timeout_s)
 
 
 def remaining_s(deadline: float, *, now: float) -> float:
@@ -78,3 +79,19 @@ def first_limit(policy: TimeoutPolicy) -> tuple[float, Reason]:
     )
     limit, reason = min(((limit or NO_DEADLINE, reason) for limit, reason in limits), key=operator.itemgetter(0))
     return (0.0, Reason.REQUEST_TIMEOUT) if limit == NO_DEADLINE else (limit, reason)
+
+
+CHOSEN_SHARE = 0.5
+"""A gateway before us passes on what is left of its own limit: only if that is less than this share of ours, it is not
+our limit that has shown the endpoint to be slow."""
+
+
+def is_clients_choice(policy: TimeoutPolicy, client_timeout_s: float | None, *, is_gateway: bool) -> bool:
+    """Tell whether the deadline is the client's own: a tiny one must not make an endpoint look slow.
+
+    Args:
+        is_gateway: The client is one of the chain, and has limits as ours are.
+    """
+    if client_timeout_s is None:
+        return False
+    return policy.request_s <= 0 or client_timeout_s < policy.request_s * (CHOSEN_SHARE if is_gateway else 1.0)

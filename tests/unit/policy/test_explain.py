@@ -32,13 +32,16 @@ def test_the_lines_hold_all_that_is_in_force() -> None:
         initial_backoff_s=0.025,
         max_backoff_s=1.0,
     )
-    timeouts = TimeoutPolicy(request_s=9.0, connect_s=0.5, per_try_s=2.0, backend_request_s=4.0, stream_idle_s=60.0)
+    timeouts = TimeoutPolicy(
+        request_s=9.0, connect_s=0.5, per_try_s=2.0, backend_request_s=4.0, stream_idle_s=60.0, propagates=True
+    )
     assert policy_lines(explain_policy(retry, timeouts, "PUT")) == [
         "retries: up to 2 on reset, status 503, grpc-status 14",
         "    after a random wait of up to 0.025 s, twice as long each time, up to 1 s",
         "    as long as retries in flight are at most 10 % of first tries, or 3",
         "    what may have been processed is repeated: PUT is idempotent",
         "timeouts: request 9 s, connect 0.5 s, one try, to its response head 2 s, one try as a whole 4 s, silence 60 s",
+        "    the time left is told upstream, in x-envoy-expected-rq-timeout-ms or grpc-timeout",
     ]
 
 

@@ -40,6 +40,8 @@ def verdict(
     budget: bool = True,
     grpc_status: int | None = None,
     retry_after_s: float | None = None,
+    is_settled: bool = False,
+    is_retry: bool = False,
 ) -> RetryDecision:
     return decide(
         ended,
@@ -53,6 +55,8 @@ def verdict(
         rng=random.Random(1),
         grpc_status=grpc_status,
         retry_after_s=retry_after_s,
+        is_settled=is_settled,
+        is_retry=is_retry,
     )
 
 
@@ -194,3 +198,18 @@ def test_what_the_upstream_asks_for_is_waited_for_within_bounds() -> None:
     assert verdict(busy, policy=policy, retry_after_s=3.0).delay_s == 3.0 + without
     assert verdict(busy, policy=policy, retry_after_s=5.1) == RetryDecision(retry=False, why="retry_after")
     assert verdict(busy, policy=policy, retry_after_s=3.0, remaining=3.0).why == "deadline"
+
+
+def test_what_is_settled_upstream_is_not_tried_again() -> None:
+    assert verdict(outcome(status=503, sent=True), is_settled=True).why == "settled_upstream"
+
+
+@pytest.mark.parametrize(
+    ("ended", "is_retried"), [(RESET, False), (REFUSED_STREAM, False), (REFUSED, True), (GOAWAY, True)]
+)
+def test_a_retry_of_a_gateway_before_us_is_tried_again_only_if_nobody_was_reached(
+    ended: Outcome, is_retried: bool
+) -> None:
+    found = verdict(ended, is_retry=True)
+    assert found.retry is is_retried
+    assert is_retried or found.why == "retry_of_downstream"

@@ -20,6 +20,8 @@ DATE = (b"date", b"Tue, 15 Nov 1994 08:12:31 GMT")
         ([(b"retry-after", b"Tue, 15 Nov 1994 08:12:00 GMT"), DATE], 0.0),
         ([(b"retry-after", b"Tue, 15 Nov 1994 08:12:41 GMT")], None),
         ([DATE, (b"retry-after", b"soon")], None),
+        ([DATE, (b"retry-after", b"Tue, 15 Nov 1994 08:12:60 GMT")], 28.0),
+        ([DATE, (b"retry-after", b"Tue, 15 Foo 1994 08:12:41 GMT")], None),
         ([DATE, (b"retry-after", b"Tue, 99 Nov 1994 08:12:41 GMT")], None),
         ([DATE, (b"retry-after", b"Tue, 15 Nov 1994 08:12:41 +0100")], None),
         ([DATE, (b"retry-after", b"Tue, 15 Nov \xe9 08:12:41 GMT")], None),

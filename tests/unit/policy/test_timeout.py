@@ -8,6 +8,7 @@ from datum_router.policy.timeout import (
     connect_deadline,
     first_limit,
     has_try_limits,
+    is_clients_choice,
     remaining_s,
     request_deadline,
     try_deadline,
@@ -28,7 +29,7 @@ from datum_router.reasons import Reason
     ],
 )
 def test_the_earlier_of_route_and_client_decides(route_s: float, grpc_s: float | None, expected: float) -> None:
-    assert request_deadline(TimeoutPolicy(request_s=route_s), now=100.0, grpc_timeout_s=grpc_s) == expected
+    assert request_deadline(TimeoutPolicy(request_s=route_s), now=100.0, client_timeout_s=grpc_s) == expected
 
 
 def test_time_left_is_never_negative() -> None:
@@ -99,3 +100,21 @@ def test_what_a_first_attempt_has_until_its_head(
     request_s: float, per_try_s: float, idle_s: float | None, expected: tuple[float, Reason]
 ) -> None:
     assert first_limit(TimeoutPolicy(request_s=request_s, per_try_s=per_try_s, stream_idle_s=idle_s)) == expected
+
+
+@pytest.mark.parametrize(
+    ("request_s", "asked_s", "is_gateway", "expected"),
+    [
+        (30.0, None, False, False),
+        (30.0, 29.0, False, True),
+        (30.0, 30.0, False, False),
+        (0.0, 29.0, False, True),
+        (30.0, 29.0, True, False),
+        (30.0, 14.0, True, True),
+        (0.0, 29.0, True, True),
+    ],
+)
+def test_a_deadline_of_the_clients_own_says_nothing_of_the_endpoint(
+    request_s: float, asked_s: float | None, is_gateway: bool, expected: bool
+) -> None:
+    assert is_clients_choice(TimeoutPolicy(request_s=request_s), asked_s, is_gateway=is_gateway) is expected

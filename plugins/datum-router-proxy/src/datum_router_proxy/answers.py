@@ -15,7 +15,7 @@ from datum_router.compiler.link import LinkedRule
 from datum_router.errors import LocalProtocolError, RemoteProtocolError
 from datum_router.filters.base import Filter, apply_response
 from datum_router.model.request import Headers, ResponseHead
-from datum_router_proxy.wire import grpc, hygiene
+from datum_router_proxy.wire import chain, grpc, hygiene
 from datum_router_proxy.wire.hpack_codec import encode_line, encode_lines
 from datum_router_proxy.wire.http1 import FRAMING_NONE, Framing, FramingKind, H1ResponseHead, Http1Limits, writer
 from datum_router_proxy.wire.http1.cache import BlockCache
@@ -103,6 +103,8 @@ def make_answer(head: H1ResponseHead, filters: _Filters) -> Answer:
         return NOT_SIMPLE
     if status not in _BODYLESS and framing.kind is not FramingKind.LENGTH:
         return NOT_SIMPLE
+    if chain.is_settled(head.fields):
+        return NOT_SIMPLE  # the pipeline knows who is to be told
     fields = hygiene.response_fields_for_downstream(head.fields, via_protocol=b"1.1", nominations=head.nominations)
     answer = _render(status, fields, head.content_length, filters)
     if answer is not NOT_SIMPLE:
@@ -116,6 +118,8 @@ def make_shared_answer(status: int, fields: FieldTuple, content_length: int | No
     Raises:
         LocalProtocolError: It must not be sent.
     """
+    if chain.is_settled(fields):
+        return NOT_SIMPLE  # as above
     kept = hygiene.response_fields_for_downstream(fields, via_protocol=b"2")
     answer = _render(status, kept, content_length, filters)
     if answer is NOT_SIMPLE:

@@ -16,7 +16,7 @@ from datum_router.model.request import LocalReply, RequestHead
 from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router.policy.retry import IDEMPOTENT, RetryDecision, decide
 from datum_router.policy.retry_after import retry_after_s
-from datum_router.policy.timeout import remaining_s
+from datum_router.policy.timeout import is_clients_choice, remaining_s
 from datum_router.reasons import Reason
 from datum_router_proxy.accounts import Accounts
 from datum_router_proxy.body import BodyTooLarge
@@ -24,14 +24,15 @@ from datum_router_proxy.exchange import ClientGone, Downstream, Interim, Upstrea
 from datum_router_proxy.express import Begun
 from datum_router_proxy.limit import TryClock
 from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
+from datum_router_proxy.outgoing import upstream_request
 from datum_router_proxy.pump import Pump
 from datum_router_proxy.relay import Relay
 from datum_router_proxy.replies import cut_short, for_upstream_error, try_timed_out
-from datum_router_proxy.request import Request, is_clients_choice, upstream_request
+from datum_router_proxy.request import Request
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.trace import Trace
 from datum_router_proxy.upstream.transport import Transport
-from datum_router_proxy.wire import grpc, hygiene
+from datum_router_proxy.wire import chain, grpc, hygiene
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +120,15 @@ class Attempts:
                 try:
                     if begun is None or begun.upstream is None:
                         upstream.send_head(
-                            upstream_request(request, head, trace.deadline, now=self._loop.now, rng=self._loop.rng)
+                            upstream_request(
+                                request,
+                                head,
+                                rule,
+                                trace.deadline,
+                                attempts=trace.attempts,
+                                now=self._loop.now,
+                                rng=self._loop.rng,
+                            )
                         )
                         if not template.has_body and not template.is_tunnel:
                             upstream.send_end()
@@ -141,15 +150,20 @@ class Attempts:
             if lease.trial is not None:
                 # Its head decides: what is streamed afterwards may take hours.
                 lease.trial.settle(self._outcome(lease, upstream, status=status, reason=Reason.ROUTED).outcome_class)
+            is_settled = (status >= 400 or response.is_bodyless) and chain.is_settled(response.fields)
             if (code := _retriable(response, request, rule)) is not None:
                 outcome = self._outcome(lease, upstream, status=status, reason=Reason.ROUTED)
                 asked_s = retry_after_s(response.fields, is_grpc=template.is_grpc)
-                decision = self._decide(outcome, head, rule, lease, trace, downstream, code, asked_s)
+                decision = self._decide(
+                    outcome, request, head, rule, lease, trace, downstream, code, asked_s, is_settled=is_settled
+                )
                 if decision.retry:
                     ended = Reason.ROUTED
                     reply = LocalReply(status=status, reason=Reason.ROUTED, detail=f"the upstream answered {status}")
                     return Failure(decision, reply)
-            await self._relay.run(downstream, request, upstream, rule, response, trace)
+                is_settled = True
+            is_settled = is_settled and template.via_hops > 0
+            await self._relay.run(downstream, request, upstream, rule, response, trace, is_settled=is_settled)
             ended = Reason.ROUTED
             return None
         except (UpstreamError, DeadlineExpired) as caught:
@@ -167,7 +181,9 @@ class Attempts:
             if downstream.has_started:
                 cut_short(downstream, request, trace, broken)
                 return None
-            return Failure(self._decide(outcome, head, rule, lease, trace, downstream), for_upstream_error(broken))
+            return Failure(
+                self._decide(outcome, request, head, rule, lease, trace, downstream), for_upstream_error(broken)
+            )
         except ClientGone:
             ended = Reason.DOWNSTREAM_RESET
             raise
@@ -217,6 +233,7 @@ class Attempts:
     def _decide(
         self,
         outcome: Outcome,
+        request: Request,
         head: RequestHead,
         rule: LinkedRule,
         lease: Lease,
@@ -224,6 +241,8 @@ class Attempts:
         downstream: Downstream,
         grpc_status: int = 0,
         asked_s: float | None = None,
+        *,
+        is_settled: bool = False,
     ) -> RetryDecision:
         decision = decide(
             outcome,
@@ -237,6 +256,8 @@ class Attempts:
             rng=self._loop.rng,
             grpc_status=grpc_status,
             retry_after_s=asked_s,
+            is_settled=is_settled,
+            is_retry=request.template.attempt > 1,
         )
         return self._accounts.decided(decision)
 
@@ -261,6 +282,9 @@ def _blame(error: TaskCancelled | DeadlineExpired, request: Request, rule: Linke
     A deadline counts against the endpoint, unless the client chose it or kept us waiting.
     """
     is_ours = error.reason is Reason.CONNECT_TIMEOUT or (
-        error.reason is Reason.REQUEST_TIMEOUT and not is_clients_choice(request, rule)
+        error.reason is Reason.REQUEST_TIMEOUT
+        and not is_clients_choice(
+            rule.timeouts, request.template.client_timeout_s, is_gateway=not request.template.is_grpc
+        )
     )
     return Reason.RESPONSE_TIMEOUT if is_ours else Reason.DOWNSTREAM_RESET

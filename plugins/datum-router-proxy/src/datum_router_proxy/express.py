@@ -360,7 +360,7 @@ class ExpressLane:
             return False  # the pipeline says what is wrong with it
         request_id = begun.request_id = template.kept_id or self._ids.make()
         upstream = begun.upstream = link.begin(task, is_reused=link.is_greeted)
-        limit = request_deadline(rule.timeouts, now=self._loop.now, grpc_timeout_s=template.grpc_timeout_s)
+        limit = request_deadline(rule.timeouts, now=self._loop.now, client_timeout_s=template.client_timeout_s)
         task.deadline, task.deadline_reason = limit, _REQUEST_TIMEOUT
         if rule.first_reason is not _REQUEST_TIMEOUT and begun.started_at + rule.first_limit_s < limit:
             task.deadline, task.deadline_reason = begun.started_at + rule.first_limit_s, rule.first_reason

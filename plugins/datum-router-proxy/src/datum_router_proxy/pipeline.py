@@ -256,8 +256,10 @@ class Pipeline:
             return filtered
         head = filtered
         trace.deadline = request_deadline(
-            rule.timeouts, now=trace.started_at, grpc_timeout_s=request.template.grpc_timeout_s
+            rule.timeouts, now=trace.started_at, client_timeout_s=request.template.client_timeout_s
         )
+        if trace.deadline <= trace.started_at:  # it came late already: nobody waits for the answer
+            return timed_out(Reason.REQUEST_TIMEOUT)
         task = current_task()
         task.deadline, task.deadline_reason = trace.deadline, Reason.REQUEST_TIMEOUT
         if rule.timeouts.stream_idle_s:

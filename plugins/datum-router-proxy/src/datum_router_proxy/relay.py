@@ -18,7 +18,7 @@ from datum_router_proxy.request import Request
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.trace import Trace
 from datum_router_proxy.tunnel import Tunnel
-from datum_router_proxy.wire import grpc, hygiene
+from datum_router_proxy.wire import chain, grpc, hygiene
 
 
 class Relay:
@@ -45,8 +45,14 @@ class Relay:
         rule: LinkedRule,
         response: UpstreamHead,
         trace: Trace,
+        *,
+        is_settled: bool = False,
     ) -> None:
-        """Send the response to the client, to its last byte."""
+        """Send the response to the client, to its last byte.
+
+        Args:
+            is_settled: Tell a gateway before us that it need not try again (`policy.chain`).
+        """
         template = request.template
         fields = hygiene.response_fields_for_downstream(
             response.fields, via_protocol=response.via, nominations=response.nominations
@@ -59,6 +65,8 @@ class Relay:
             head = apply_response(rule.filters, head)
         else:
             head = rule.extra.on_response(rule.filters, trace.filters, request.head, head)
+        if is_settled:
+            fields.append(chain.SETTLED)
         if response.is_switch:
             await self._tunnel(downstream, upstream, head, trace, rule.timeouts.stream_idle_s)
             return
@@ -69,9 +77,8 @@ class Relay:
             code = grpc.status_from_http(response.status)
             said = f"the upstream answered HTTP {response.status} without gRPC"
             date = self._date.refresh(self._loop.now).field
-            downstream.send_head(
-                200, [*grpc.local_reply_fields(code, said), date], content_length=None, is_bodyless=True
-            )
+            told = [*grpc.local_reply_fields(code, said), date, *([chain.SETTLED] if is_settled else ())]
+            downstream.send_head(200, told, content_length=None, is_bodyless=True)
             downstream.send_end()
             trace.status = 200
             return

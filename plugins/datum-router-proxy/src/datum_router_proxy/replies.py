@@ -7,11 +7,12 @@ import msgspec
 from datum_router.compiler.link import Snapshot
 from datum_router.errors import UpstreamError
 from datum_router.model.request import LocalReply
+from datum_router.policy.chain import is_settled_reply
 from datum_router.reasons import Reason
 from datum_router_proxy.exchange import Downstream
 from datum_router_proxy.request import Request, Template
 from datum_router_proxy.trace import Trace
-from datum_router_proxy.wire import grpc
+from datum_router_proxy.wire import chain, grpc
 
 Field = tuple[bytes, bytes]
 
@@ -67,22 +68,25 @@ def reason_of(reply: LocalReply) -> Reason:
 def send_local_reply(downstream: Downstream, request: Request, reply: LocalReply, date: Field) -> int:
     """Queue `reply` and return the status the client is told.
 
+    A gateway before us is told if it need not try again.
+
     Redirects and successes carry no text of ours unless they state one. gRPC clients get Trailers-Only (threat D23).
 
     Raises:
         LocalProtocolError: A field of the reply must not be sent.
     """
     template = request.template
+    mark = [chain.SETTLED] if template.via_hops and is_settled_reply(reply.status, reason_of(reply)) else []
     if template.is_grpc and not template.is_tunnel:
         code = grpc.status_from_local_reply(reply.status)
         message = f"{reply.reason}: {reply.detail}" if reply.detail else str(reply.reason)
         downstream.send_head(
-            200, [*grpc.local_reply_fields(code, message), date], content_length=None, is_bodyless=True
+            200, [*grpc.local_reply_fields(code, message), date, *mark], content_length=None, is_bodyless=True
         )
         downstream.send_end()
         return 200
     body = b""
-    fields: list[Field] = [*reply.headers, date]
+    fields: list[Field] = [*reply.headers, date, *mark]
     if reply.status >= 400:
         text = f"{reply.reason}: {reply.detail}\nrequest id: {request.request_id}\n"
         body = text.encode("utf-8", "replace")

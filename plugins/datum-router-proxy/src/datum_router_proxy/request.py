@@ -16,11 +16,10 @@ from datum_router.compiler.link import LinkedRule
 from datum_router.errors import LocalProtocolError
 from datum_router.filters.base import apply_request
 from datum_router.model.request import FieldList, Headers, LocalReply, RequestHead
-from datum_router.policy.timeout import NO_DEADLINE, request_deadline, upstream_grpc_timeout_s
+from datum_router.policy.timeout import NO_DEADLINE, request_deadline
 from datum_router.reasons import Reason
 from datum_router.routing.normalize import Authority, BadHost, BadPath, normalize_target, parse_authority
-from datum_router_proxy.exchange import UpstreamRequest
-from datum_router_proxy.wire import grammar, grpc, hygiene, websocket
+from datum_router_proxy.wire import chain, grammar, grpc, hygiene, websocket
 from datum_router_proxy.wire.hpack_codec import NEVER_INDEXED, LineCache, encode_lines
 from datum_router_proxy.wire.http1 import FRAMING_NONE, Framing, FramingKind, H1RequestHead, TargetForm, writer
 from datum_router_proxy.wire.http2 import RequestReceived, check_outgoing
@@ -35,7 +34,7 @@ _PLACEHOLDER = b"-"
 _ID_NAME = b"x-request-id"
 _NO_FIELDS: FieldList = ()
 _NOT_KEPT: Final = NEVER_INDEXED | {b"content-length"}
-_READ_FIELDS: Final = frozenset((b"content-type", b"grpc-timeout", b"via"))
+_READ_FIELDS: Final = frozenset((b"content-type", b"grpc-timeout", b"via", chain.TIMEOUT, chain.ATTEMPT))
 
 
 class Request:
@@ -128,6 +127,8 @@ class Template:
             keeps its connection. Whether a body is simple shows when it is there.
         is_plain: Simple, not gRPC, and without body or with a short one whose length is stated: it can go to an
             HTTP/1 upstream.
+        attempt: Which try of the request this is, by what a trusted peer says; 1 is the first.
+        client_timeout_s: How long the client waits: `grpc-timeout`, or the time left that a trusted peer states.
         kept_id: The request id of a trusted peer; None: each request gets a new one.
         planned_for, rule: For the snapshot with that mark the express lane has found this rule, or None: it does not
             serve it.
@@ -137,11 +138,60 @@ class Template:
     """
 
     __slots__ = (
-        "_after", "_before", "_h1_around", "_h1_authority", "_h1_fields", "_h1_for", "_h1_tail", "_h2_fields",
-        "_h2_head", "_varying", "attachment", "authority", "client_ip", "content_length", "expects_continue",
-        "grpc_timeout_s", "h1_head", "has_body", "head", "host", "is_grpc", "is_options_star", "is_plain", "is_simple",
-        "is_tunnel", "kept_id", "listener", "method", "path", "planned_for", "proxied_scheme", "query", "refusal",
-        "rule", "scheme", "sent", "te_trailers", "via_hops", "websocket_key",
+        "_after",
+        "_before",
+        "_h1_around",
+        "_h1_authority",
+        "_h1_fields",
+        "_h1_for",
+        "_h1_tail",
+        "_h2_fields",
+        "_h2_head",
+        "_varying",
+        "attachment",
+        "attempt",
+        "authority",
+        "client_ip",
+        "client_timeout_s",
+        "content_length",
+        "expects_continue",
+        "h1_head",
+        "has_body",
+        "head",
+        "host",
+        "is_grpc",
+        "is_options_star",
+        "is_plain",
+        "is_simple",
+        "is_tunnel",
+        "is_tunnel",
+        "kept_id",
+        "kept_id",
+        "listener",
+        "listener",
+        "method",
+        "method",
+        "path",
+        "path",
+        "planned_for",
+        "planned_for",
+        "proxied_scheme",
+        "query",
+        "query",
+        "refusal",
+        "refusal",
+        "rule",
+        "rule",
+        "scheme",
+        "scheme",
+        "sent",
+        "sent",
+        "te_trailers",
+        "te_trailers",
+        "via_hops",
+        "via_hops",
+        "websocket_key",
+        "websocket_key",
     )  # fmt: skip
 
     head: RequestHead
@@ -162,11 +212,12 @@ class Template:
         self.expects_continue = False
         self.te_trailers = False
         self.is_grpc = False
-        self.grpc_timeout_s: float | None = None
+        self.client_timeout_s: float | None = None
         self.is_tunnel = False
         self.is_options_star = False
         self.websocket_key: bytes | None = None
         self.via_hops = 0
+        self.attempt = 1
         self.refusal: LocalReply | None = None
         self.is_plain = False
         self.is_simple = False
@@ -263,11 +314,12 @@ class Template:
         new.expects_continue = False
         new.te_trailers = self.te_trailers
         new.is_grpc = self.is_grpc
-        new.grpc_timeout_s = self.grpc_timeout_s
+        new.client_timeout_s = self.client_timeout_s
         new.is_tunnel = False
         new.is_options_star = False
         new.websocket_key = None
         new.via_hops = self.via_hops
+        new.attempt = 1
         new.refusal = None
         new.is_plain = self.is_plain
         new.is_simple = True
@@ -305,10 +357,12 @@ class Template:
         self.sent = head
         if self.is_plain:
             fields = head.headers.fields
+            if rule.timeouts.propagates and rule.timeouts.request_s > 0:
+                fields = (*fields, chain.timeout_field(rule.timeouts.request_s))
             known = self._h1_for
             if (fields is not known and fields != known) or head.authority != self._h1_authority:
                 try:
-                    self._render_fields(head)
+                    self._render_fields(fields, head.authority)
                 except LocalProtocolError:
                     return False  # the pipeline says what is wrong with it
             # A target holds bytes of a request line only (A25), and the method went through the engine.
@@ -316,15 +370,14 @@ class Template:
             self.h1_head = (line + self._h1_fields, self._h1_tail)
         return True
 
-    def _render_fields(self, sent: RequestHead) -> None:
-        fields = sent.headers.fields
+    def _render_fields(self, fields: FieldList, authority: str) -> None:
         before, after = _around_id(fields)
         framing = FRAMING_NONE if self.content_length is None else Framing(FramingKind.LENGTH, self.content_length)
         self._h1_fields, self._h1_tail = writer.encode_request_fields(
-            sent.authority.encode("ascii"), before, after, name=_ID_NAME, framing=framing
+            authority.encode("ascii"), before, after, name=_ID_NAME, framing=framing
         )
         self._h1_for = fields
-        self._h1_authority = sent.authority
+        self._h1_authority = authority
 
     def render_h2(self, rule: LinkedRule, sent: RequestHead, scheme: bytes, lines: RequestLines) -> tuple[bytes, bytes]:
         """Return the header block for an HTTP/2 upstream, before and after the line of the request id.
@@ -360,15 +413,21 @@ class Template:
             before, after = self._before, self._after
         else:
             before, after = _around_id(sent.headers.fields)
-        deadline = request_deadline(rule.timeouts, now=0.0, grpc_timeout_s=self.grpc_timeout_s)
+        deadline = request_deadline(rule.timeouts, now=0.0, client_timeout_s=self.client_timeout_s)
         if self.is_grpc and deadline != NO_DEADLINE:
-            if self.grpc_timeout_s is not None or sent is not self.head:
+            if self.client_timeout_s is not None or sent is not self.head:
                 before = tuple(field for field in before if field[0] != b"grpc-timeout")
                 after = tuple(field for field in after if field[0] != b"grpc-timeout")
             after = (*after, (b"grpc-timeout", grpc.encode_timeout(deadline)))
+        elif self.tells_deadline(rule, deadline):
+            after = (*after, chain.timeout_field(deadline))
         if self.content_length is not None:
             after = (*after, (b"content-length", b"%d" % self.content_length))
         return lines.encode((*before, *after), len(before))
+
+    def tells_deadline(self, rule: LinkedRule, deadline: float) -> bool:
+        """Tell whether an HTTP upstream is told of `deadline`: the route says so, or the chain has begun before us."""
+        return deadline != NO_DEADLINE and (rule.timeouts.propagates or self.client_timeout_s is not None)
 
     def request(self, raw_id: bytes) -> Request:
         """Make a request of it; `raw_id` is `kept_id` or new."""
@@ -414,19 +473,24 @@ class Template:
         else:
             self.path = target.path
             self.query = target.query
+        left_s: float | None = None
         for name, value in fields:
             if name not in _READ_FIELDS:
                 continue
             if name == b"content-type":
                 self.is_grpc = grpc.is_grpc(value)
+            elif name == chain.TIMEOUT:
+                left_s = chain.timeout_s(value) if hop.trusted_hops > 0 else None
+            elif name == chain.ATTEMPT:
+                self.attempt = chain.attempt(value) if hop.trusted_hops > 0 else 1
             elif name == b"via":
                 self.via_hops += hygiene.count_via_hops(value)
             elif name == b"grpc-timeout":
-                self.grpc_timeout_s = grpc.parse_timeout(value)
-                if self.grpc_timeout_s is None:
+                self.client_timeout_s = grpc.parse_timeout(value)
+                if self.client_timeout_s is None:
                     self._refuse(400, Reason.BAD_HEADER, "grpc-timeout is malformed")
         if not self.is_grpc:
-            self.grpc_timeout_s = None
+            self.client_timeout_s = left_s
         self.kept_id = hygiene.request_id_from_peer(fields, trusted_hops=hop.trusted_hops)
         keep_te_trailers = self.te_trailers or self.is_grpc
         made = hygiene.request_fields_for_upstream(
@@ -447,10 +511,12 @@ class Template:
             self.refusal is None
             and not (self.is_tunnel or self.is_options_star or self.expects_continue)
             and self.method != "HEAD"
+            and self.attempt == 1
+            and self.client_timeout_s != 0
         )
         length = self.content_length
         has_plain_body = not self.has_body or (length is not None and length <= MAX_BODY_BYTES)
-        self.is_plain = self.is_simple and has_plain_body and not self.is_grpc
+        self.is_plain = self.is_simple and has_plain_body and not self.is_grpc and self.client_timeout_s is None
 
     def _expect(self, fields: Sequence[Field]) -> None:
         for name, value in fields:
@@ -532,37 +598,3 @@ def from_h2(event: RequestReceived, hop: hygiene.Hop, listener: str) -> Template
         template._expect(event.fields)
     template._fill(event.path, event.authority.lower(), event.fields, hop, frozenset())
     return template
-
-
-def upstream_request(
-    request: Request, head: RequestHead, deadline: float, *, now: float, rng: random.Random
-) -> UpstreamRequest:
-    """Return what is sent upstream for a request whose head may have gone through filters.
-
-    Args:
-        deadline: When the request must be over; `now` is the same clock, seconds.
-    """
-    template = request.template
-    fields = head.headers.fields
-    key = template.websocket_key
-    if template.is_tunnel and key is None:
-        key = websocket.make_key(rng.randbytes(16))
-    if template.is_grpc and deadline != NO_DEADLINE:
-        # The upstream is told what is left, not what the client said once.
-        left = grpc.encode_timeout(upstream_grpc_timeout_s(deadline, now=now) or 0.0)
-        fields = (*(field for field in fields if field[0] != b"grpc-timeout"), (b"grpc-timeout", left))
-    return UpstreamRequest(
-        method=head.method,
-        target=head.target.encode("ascii"),
-        authority=head.authority.encode("ascii"),
-        fields=fields,
-        has_body=template.has_body,
-        content_length=None if template.is_tunnel else template.content_length,
-        websocket_key=key,
-    )
-
-
-def is_clients_choice(request: Request, rule: LinkedRule) -> bool:
-    """Tell whether the deadline is the client's `grpc-timeout`: a tiny one must not make an endpoint look slow."""
-    asked, allowed = request.template.grpc_timeout_s, rule.timeouts.request_s
-    return asked is not None and (allowed <= 0 or asked < allowed)

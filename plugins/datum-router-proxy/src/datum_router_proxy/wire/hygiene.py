@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from datum_router_proxy.wire import grammar
+from datum_router_proxy.wire import chain, grammar
 
 Field = tuple[bytes, bytes]
 
@@ -40,7 +40,10 @@ HOP_BY_HOP: Final = frozenset(
 )
 """Fields that end at the next hop (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2); every `proxy-` name does too."""
 
-_DROPPED_IN_REQUESTS: Final = HOP_BY_HOP | {b"content-length", b"expect", b"host"}
+CHAIN_FIELDS: Final = frozenset((chain.TIMEOUT, chain.ATTEMPT))
+"""Fields that hold for one hop of a chain of gateways: the next one gets its own."""
+
+_DROPPED_IN_REQUESTS: Final = HOP_BY_HOP | CHAIN_FIELDS | {b"content-length", b"expect", b"host"}
 _DROPPED_IN_RESPONSES: Final = HOP_BY_HOP | {b"content-length"}
 
 PROTECTED_NOMINATIONS: Final = frozenset(
@@ -91,7 +94,9 @@ _OURS: Final = frozenset(
     }
 )
 
-READ_FIELDS: Final = HOP_BY_HOP | _OURS | {b"content-length", b"content-type", b"expect", b"grpc-timeout", b"host"}
+READ_FIELDS: Final = (
+    HOP_BY_HOP | _OURS | CHAIN_FIELDS | {b"content-length", b"content-type", b"expect", b"grpc-timeout", b"host"}
+)
 """Fields of requests that say something to us; what others say is for rules, filters and the upstream."""
 
 _FORBIDDEN_TRAILERS: Final = HOP_BY_HOP | frozenset(
@@ -258,9 +263,9 @@ def request_fields_for_upstream(
         nominations: Lower-case names that Connection listed.
         keep_te_trailers: State `te: trailers` to the upstream (gRPC needs it, RFC 9110 section 10.1.4).
 
-    Dropped as well: Content-Length (whoever sends the message states it from the framing), Host, Expect. An untrusted
-    peer's X-Forwarded-* go whatever their name. Added fields come last: X-Forwarded-For, -Proto, -Host, Forwarded, Via,
-    X-Request-Id, in this order.
+    Dropped as well: Content-Length (whoever sends the message states it from the framing), Host, Expect, and what holds
+    for one hop of a chain only (`chain`). An untrusted peer's X-Forwarded-* go whatever their name. Added fields come
+    last: X-Forwarded-For, -Proto, -Host, Forwarded, Via, X-Request-Id, in this order.
     """
     out = [field for field in fields if field[0] in PLAIN_FIELDS]
     trusted = hop.trusted_hops > 0
