@@ -24,6 +24,7 @@ MAX_OWN = 1000
 ROUTE_BYTES = 3 * 1024 * 1024
 SERVICE_BYTES = 1536 * 1024
 LISTENER_BYTES = 128 * 1024
+ROUTE_CIRCUIT_BYTES = 128 * 1024
 """Exposition that each kind of object may fill; with everything else it stays below 5 MiB (threat K15)."""
 
 IDLE_S = 600.0
@@ -125,8 +126,9 @@ _POSITIONS: Mapping[str, tuple[int, str]] = {
     for metric in names.METRICS.values()
     for position, label in enumerate(metric.labels)
     if label.name in (names.SERVICE.name, names.LISTENER.name)
+    or (metric is names.ROUTE_CIRCUIT and label is names.ROUTE)
 }
-"""Where a metric carries the name of a service or listener."""
+"""Where a metric that comes as a cell carries the name of an object."""
 
 
 class Ledger:
@@ -142,6 +144,7 @@ class Ledger:
         self._objects = {
             names.SERVICE.name: _Objects(SERVICE_BYTES),
             names.LISTENER.name: _Objects(LISTENER_BYTES),
+            names.ROUTE.name: _Objects(ROUTE_CIRCUIT_BYTES),
         }
 
     def add(self, metric: names.Metric, value: float = 1, *labels: str) -> None:
@@ -193,7 +196,8 @@ class Ledger:
             del self._pairs[pair]
             self._pair_bytes -= _pair_cost(pair)
         self._folded_pairs &= set(routes)
-        for kind, living in ((names.SERVICE.name, services), (names.LISTENER.name, listeners)):
+        living_by_kind = ((names.SERVICE.name, services), (names.LISTENER.name, listeners), (names.ROUTE.name, routes))
+        for kind, living in living_by_kind:
             for key in self._objects[kind].expire(living, now):
                 self._counters.pop(key, None)
 

@@ -359,9 +359,9 @@ class Pipeline:
                     is_fresh = True
                     begun = None
             status = response.status
-            if lease.trial is not None:
+            if lease.is_watched:
                 # Its head decides: what is streamed afterwards may take hours.
-                lease.trial.settle(self._outcome(lease, upstream, status=status, reason=Reason.ROUTED).outcome_class)
+                lease.settle(self._outcome(lease, upstream, status=status, reason=Reason.ROUTED).outcome_class)
             if status in rule.retry.retry_on_status:
                 outcome = self._outcome(lease, upstream, status=status, reason=Reason.ROUTED)
                 decision = self._decide(outcome, head, rule, lease, trace, downstream)
@@ -400,8 +400,8 @@ class Pipeline:
             if ended not in _NOT_THE_ENDPOINT:
                 outcome = self._outcome(lease, upstream, status=status, reason=ended, is_unprocessed=is_unprocessed)
                 self._observer.attempt_ended(outcome)
-                if lease.trial is not None:
-                    lease.trial.settle(outcome.outcome_class)
+                if lease.is_watched:
+                    lease.settle(outcome.outcome_class)
 
     async def _response(self, downstream: Downstream, upstream: Upstream, trace: Trace) -> UpstreamHead:
         """Move the request up until the final response head comes; 103 is passed on, other interim ones are not."""

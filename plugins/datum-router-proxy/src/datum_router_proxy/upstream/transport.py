@@ -146,7 +146,7 @@ class Transport:
         for old in retired:
             old.close()
         task = current_task()
-        limits = service.limits
+        limits = lease.state.limits.limits  # not what the service says: this is one worker's share
         is_waiting = is_watched = False
         ticket, ends_at = 0, math.inf
         waiter: _Waiter | None = None
