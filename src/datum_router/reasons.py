@@ -78,6 +78,7 @@ class Reason(enum.StrEnum):
     NO_WEIGHT = "no_weight"
     NO_HEALTHY_ENDPOINT = "no_healthy_endpoint"
     CIRCUIT_OPEN = "circuit_open"
+    CIRCUIT_TRIPPED = "circuit_tripped"
     LOCALITY_REQUIRED = "locality_required"
     RATE_LIMITED = "rate_limited"
     RATE_LIMIT_UNKNOWN = "rate_limit_unknown"

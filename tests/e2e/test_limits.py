@@ -1,24 +1,15 @@
-"""From manifests to what clients meet: rate limits through a gateway with two workers."""
+"""From manifests to what clients meet: rate limits and circuit breakers, through the real gateway."""
 
 from __future__ import annotations
 
+import socket
+import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 pytestmark = pytest.mark.e2e
-
-INGRESS = """
----
-apiVersion: router.datum.net/v1alpha1
-kind: VPCIngress
-metadata: {name: front}
-spec:
-  host: limited.test
-  listeners: [{name: http, port: 8080}]
-  rateLimit: {requests: 5, unit: Hour}
-"""
 
 
 def test_rate_limits_hold_over_all_workers(directory: Path, start_gateway: Any, start_backend: Any, kit: Any) -> None:
@@ -55,3 +46,35 @@ def test_a_limit_that_is_edited_begins_anew_and_others_go_on(
     (directory / "a.yaml").write_text(kit.manifest("a", backend, path="/a"))
     kit.eventually(lambda: gateway.get("/a")[0] == 200, "the limit to be gone")
     assert gateway.get("/b")[0] == 429
+
+
+def test_circuit_breakers_open_and_close_again_and_metrics_say_so(
+    directory: Path, start_gateway: Any, start_backend: Any, kit: Any
+) -> None:
+    is_broken = [True]
+
+    def serve(sock: socket.socket, _rest: bytes) -> None:
+        status = b"500 No" if is_broken[0] else b"200 OK"
+        sock.sendall(b"HTTP/1.1 " + status + b"\r\ncontent-length: 2\r\n\r\nok")
+
+    backend = start_backend(serve)
+    breaker = "  circuitBreaker: {failureThreshold: 3, successThreshold: 1, openDuration: 1s}"
+    (directory / "a.yaml").write_text(kit.manifest("a", backend, path="/a", health=breaker))
+    (directory / "b.yaml").write_text(kit.manifest("b", backend, path="/b", extra=breaker))
+    gateway = start_gateway()
+    for path in ("/a", "/b"):
+        assert [gateway.get(path)[0] for _ in range(5)] == [500, 500, 500, 503, 503]
+
+    def metrics() -> str:
+        with urllib.request.urlopen(f"{gateway.admin}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    shown = metrics()
+    assert 'datum_router_service_circuit{service="default/a",state="open"} 1' in shown
+    assert 'datum_router_route_circuit{route="default/b",state="open"} 1' in shown
+    assert 'datum_router_request_reasons_total{protocol="h1",reason="circuit_tripped"} 4' in shown
+    is_broken[0] = False
+    for path in ("/a", "/b"):
+        kit.eventually(lambda path=path: gateway.get(path)[0] == 200, "the circuit to close")
+        assert [gateway.get(path)[0] for _ in range(3)] == [200] * 3
+    assert "_circuit{" not in metrics()

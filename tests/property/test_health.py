@@ -68,7 +68,7 @@ def test_never_more_than_the_allowed_share_is_ejected(
         now += pause
         detector.half_open_due(now)
         detector.record(keys[index % endpoints], outcomes, now=now)
-        assert detector.ejected <= max(1, endpoints * percent // 100)
+        assert detector.ejected <= (max(1, endpoints * percent // 100) if percent else 0)
         until = detector.next_half_open()
         assert until is None or detector.ejected > 0
         assert until is None or now < until <= now + 300.0

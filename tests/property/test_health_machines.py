@@ -81,6 +81,10 @@ class OutlierMachine(RuleBasedStateMachine):
         self.back_at: dict[EndpointKey, float] = {}
         self.was_over = False
 
+    def room(self) -> int:
+        percent = self.policy.max_ejection_percent
+        return max(1, len(self.keys) * percent // 100) if percent else 0
+
     @initialize(any_5xx=st.integers(0, 3), gateway=st.integers(0, 3), percent=st.sampled_from((0, 10, 34, 50, 100)))
     def begin(self, any_5xx: int, gateway: int, percent: int) -> None:
         self.policy = OutlierPolicy(
@@ -100,7 +104,7 @@ class OutlierMachine(RuleBasedStateMachine):
         runs=st.lists(st.tuples(st.sampled_from(OutcomeClass), st.integers(0, 5)), max_size=4),
     )
     def outcomes(self, key: EndpointKey, runs: list[tuple[OutcomeClass, int]]) -> None:
-        room = len(self.out) + len(self.half) < max(1, len(self.keys) * self.policy.max_ejection_percent // 100)
+        room = len(self.out) + len(self.half) < self.room()
         found = self.detector.record(key, runs, now=self.now)
         if key not in self.keys or key in self.out or key in self.half:
             assert found is None
@@ -190,7 +194,7 @@ class OutlierMachine(RuleBasedStateMachine):
 
     @invariant()
     def never_more_than_the_share_but_one_always_may_be(self) -> None:
-        room = max(1, len(self.keys) * self.policy.max_ejection_percent // 100)
+        room = self.room()
         assert self.detector.capacity() == room
         out = len(self.out) + len(self.half)
         self.was_over = self.was_over and out > room

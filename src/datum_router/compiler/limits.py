@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from datum_router.manifests.meta import ObjectKey
-from datum_router.manifests.parts import RateLimit, RateUnit
+from datum_router.manifests.meta import ObjectKey, parse_duration
+from datum_router.manifests.parts import CircuitBreaker, RateLimit, RateUnit
 from datum_router.manifests.vpcroute import VPCRoute
-from datum_router.model.limits import RateLimitPolicy, RateScope
+from datum_router.model.limits import BreakerPolicy, CircuitPolicy, RateLimitPolicy, RateScope
+from datum_router.model.policy import ConnectionLimits
 
 _WINDOWS_S = {RateUnit.SECOND: 1, RateUnit.MINUTE: 60, RateUnit.HOUR: 3600}
 SOURCE_IP = "SourceIP"
@@ -43,4 +44,22 @@ def route_rates(route: VPCRoute, key: ObjectKey) -> tuple[RateLimitPolicy, ...]:
             for index, item in enumerate(spec.filters)
             if item.rate_limit is not None
         ]
+    )
+
+
+def circuit_policy(spec: CircuitBreaker) -> CircuitPolicy:
+    """Return a `circuitBreaker` as the model's."""
+    return CircuitPolicy(
+        limits=ConnectionLimits(
+            max_connections=spec.max_connections,
+            max_pending_requests=spec.max_pending_requests,
+            max_parallel_requests=spec.max_parallel_requests,
+            max_parallel_retries=spec.max_parallel_retries,
+            is_for_all=True,
+        ),
+        breaker=BreakerPolicy(
+            failure_threshold=spec.failure_threshold,
+            success_threshold=spec.success_threshold,
+            open_s=parse_duration(spec.open_duration),
+        ),
     )

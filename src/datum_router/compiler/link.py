@@ -8,6 +8,7 @@ snapshots, since no request may be sent to an endpoint that is gone.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Mapping
 
@@ -19,9 +20,11 @@ from datum_router.balancing.split import Split
 from datum_router.errors import PluginDisabled
 from datum_router.filters.base import Filter, are_repeatable, response_key
 from datum_router.filters.extra import extra_of
-from datum_router.health.circuit import ServiceLimits
+from datum_router.health.breaker import Breaker, RouteCircuit, Ticket
+from datum_router.health.circuit import ServiceLimits, share
 from datum_router.health.trial import NO_TRIALS, Trial, TrialDesk, Trials
 from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint
+from datum_router.model.outcome import OutcomeClass
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
 from datum_router.model.request import REQUEST_ID, LocalReply, RequestHead
 from datum_router.model.route import BackendRef, HashOn, Rule
@@ -49,19 +52,31 @@ class ServiceState:
         limits: Permits for requests and retries.
         retried: Retries begun since telemetry has last set it back.
         trials: Half-open endpoints; None as long as there is none.
+        breaker: Of the service as a whole; None if it has none.
     """
 
-    __slots__ = ("_desk", "active", "balancers", "candidates", "limits", "retried", "service", "trials", "view")
+    __slots__ = (
+        "_desk", "_workers", "active", "balancers", "breaker", "candidates", "limits", "retried", "service", "trials",
+        "view",
+    )  # fmt: skip
 
     def __init__(
-        self, service: Service, view: HealthView, desk: TrialDesk, trials: Mapping[EndpointKey, int] = NO_TRIALS
+        self,
+        service: Service,
+        view: HealthView,
+        desk: TrialDesk,
+        trials: Mapping[EndpointKey, int] = NO_TRIALS,
+        *,
+        workers: int = 1,
     ) -> None:
         self.service = service
         self.view = view
         self._desk = desk
         self.trials = Trials(desk, service.key, trials) if trials else None
         self.active: dict[EndpointKey, int] = {}
-        self.limits = ServiceLimits(service.limits)
+        self._workers = workers
+        self.limits = ServiceLimits(share(service.limits, workers))
+        self.breaker = Breaker(service.breaker) if service.breaker is not None else None
         self.retried = 0
         self.balancers: dict[ServiceBalancer, None] = {}  # an ordered set
         self.candidates = SharedCandidates()
@@ -69,7 +84,13 @@ class ServiceState:
     def update(self, service: Service) -> None:
         """Take a new version of the service."""
         if service.limits != self.service.limits:
-            self.limits.update(service.limits)
+            self.limits.update(share(service.limits, self._workers))
+        if service.breaker is None:
+            self.breaker = None
+        elif self.breaker is None:
+            self.breaker = Breaker(service.breaker)
+        else:
+            self.breaker.update(service.breaker)
         self.service = service
         for balancer in self.balancers:
             balancer.update_service(service, self.view)
@@ -98,9 +119,11 @@ class Lease:
     Attributes:
         filters: Of the destination that it belongs to.
         trial: What is to be told how the attempt ended if it tries a half-open endpoint; else None.
+        ticket: What is to be told the same for circuit breakers; None if there are none.
     """
 
     __slots__ = ("_key", "_released", "endpoint", "filters", "is_retry", "state", "trial")
+    __slots__ = ("_key", "_released", "endpoint", "is_retry", "state", "ticket", "trial")
 
     def __init__(
         self,
@@ -114,6 +137,7 @@ class Lease:
     ) -> None:
         self.state = state
         self.trial = trial
+        self.ticket: Ticket | None = None
         self.endpoint = endpoint
         self.filters = filters
         self.is_retry = is_retry
@@ -125,6 +149,18 @@ class Lease:
         """Return the endpoint's key in its service, which a port override does not change."""
         return self._key
 
+    @property
+    def is_watched(self) -> bool:
+        """Tell whether anybody is to be told how the attempt ended."""
+        return self.trial is not None or self.ticket is not None
+
+    def settle(self, kind: OutcomeClass | None) -> None:
+        """Tell trial and breakers how the attempt ended, None if that says nothing; further calls do nothing."""
+        if self.trial is not None:
+            self.trial.settle(kind)
+        if self.ticket is not None:
+            self.ticket.settle(kind)
+
     def release(self) -> None:
         """Give the claim back; a second call does nothing. A trial that was not settled has told nothing."""
         if self._released:
@@ -132,6 +168,8 @@ class Lease:
         self._released = True
         if self.trial is not None:
             self.trial.settle(None)
+        if self.ticket is not None:
+            self.ticket.end()
         active = self.state.active
         left = active.get(self._key, 0) - 1
         if left > 0:
@@ -149,6 +187,7 @@ class LinkedRule:
         has_try_limits, first_limit_s, first_reason: See `policy.timeout`, said once for all requests.
         extra: What it has beside plain filters; a rule that has any keeps off the fast lanes.
         limiter: Rate limits of the route; None if there are none.
+        circuit: Its circuit breaker; likewise.
         needs_pipeline: Something has to be looked at for each request that no fast lane looks at.
         meters: The data plane's, by protocol and service: they live as long as the rule.
     """
@@ -160,6 +199,7 @@ class LinkedRule:
         "_single",
         "_split",
         "_uses_hash",
+        "circuit",
         "extra",
         "filters",
         "first_limit_s",
@@ -183,6 +223,7 @@ class LinkedRule:
         destination_filters: Mapping[int, tuple[Filter, ...]] = NO_FILTERS,
         *,
         limiter: RateLimiter | None = None,
+        circuit: RouteCircuit | None = None,
     ) -> None:
         """Join the parts.
 
@@ -191,6 +232,7 @@ class LinkedRule:
         """
         self.rule = rule
         self.limiter = limiter
+        self.circuit = circuit
         self.needs_pipeline = limiter is not None
         self.filters = filters
         self.has_repeatable_filters = not filters or are_repeatable(rule.filters)
@@ -240,11 +282,13 @@ class LinkedRule:
         now: float,
         excluded: frozenset[EndpointKey] = NO_EXCLUSIONS,
         is_retry: bool = False,
+        is_admitted: bool = False,
     ) -> Lease | LocalReply:
         """Choose a destination and an endpoint, and claim it.
 
         Args:
             excluded: Endpoints that this request has already tried in vain.
+            is_admitted: The circuit breaker of the route has been asked.
 
         Returns:
             A lease, or the reply to give: 503 if nothing is usable, or not where the route may send it, or a limit is
@@ -254,6 +298,8 @@ class LinkedRule:
         Raises:
             PluginContractError: A plugin's balancer raised, or returned something else than it promises.
         """
+        if self.circuit is not None and not is_admitted:
+            return self._select_within(self.circuit, head, rng=rng, now=now, excluded=excluded, is_retry=is_retry)
         ref = self._single
         if ref is None:
             ref = self._split.choose(rng, self._is_usable)
@@ -277,11 +323,47 @@ class LinkedRule:
                     if found is not None:
                         break
         if found is None:
-            return self._nobody()
+            return self._nobody(now)
         return found
 
-    def _nobody(self) -> LocalReply:
-        """Return the reply where no endpoint is left; it says so if there are endpoints that are elsewhere."""
+    def _select_within(
+        self,
+        circuit: RouteCircuit,
+        head: RequestHead,
+        *,
+        rng: random.Random,
+        now: float,
+        excluded: frozenset[EndpointKey],
+        is_retry: bool,
+    ) -> Lease | LocalReply:
+        """Do as `select` does if the route's circuit breaker lets it."""
+        turn = circuit.acquire(now, is_retry=is_retry)
+        if isinstance(turn, Reason):
+            if turn is Reason.CIRCUIT_TRIPPED:
+                return tripped(circuit.breaker, "route", now)
+            return LocalReply(
+                status=503,
+                reason=turn,
+                detail="too many requests are under way for this route",
+                headers=((b"retry-after", b"1"),),
+            )
+        found: Lease | LocalReply | None = None
+        try:
+            found = self.select(head, rng=rng, now=now, excluded=excluded, is_retry=is_retry, is_admitted=True)
+        finally:
+            if not isinstance(found, Lease):
+                circuit.give_back(turn, is_retry=is_retry)
+        if isinstance(found, Lease):
+            if found.ticket is None:
+                found.ticket = Ticket(is_retry=is_retry)
+            found.ticket.owe(circuit.breaker, turn, circuit.limits)
+        return found
+
+    def _nobody(self, now: float) -> LocalReply:
+        """Return the reply where no endpoint is left; it says if a circuit is open, or if there are some elsewhere."""
+        for state, _ in self._balancers.values():
+            if state.breaker is not None and state.breaker.retry_after_s(now):
+                return tripped(state.breaker, "service", now)
         if any(balancer.candidates.excluded for _, balancer in self._balancers.values()):
             return LocalReply(
                 status=503,
@@ -320,6 +402,12 @@ class LinkedRule:
                 detail="too many requests are under way for this service",
                 headers=((b"retry-after", b"1"),),
             )
+        breaker, turn = state.breaker, None
+        if breaker is not None:
+            turn = breaker.admit(now)
+            if turn is None:
+                state.limits.release_request(is_retry=is_retry)
+                return None
         key = hash_key(self.rule.balancing, head) if self._uses_hash else None
         context = PickContext(rng=rng, now=now, hash_key=key, active=state.active, excluded=excluded)
         endpoint: Endpoint | None = None
@@ -334,6 +422,8 @@ class LinkedRule:
         finally:
             if endpoint is None:  # nobody is left, or a plugin's balancer broke its promise
                 state.limits.release_request(is_retry=is_retry)
+                if breaker is not None and turn is not None:
+                    breaker.settle(turn, None)
         if endpoint is None:
             return None
         if is_retry:
@@ -353,6 +443,11 @@ class LinkedRule:
             )
         filters = self._filters.get(id(ref), ()) if self._filters else ()
         return Lease(state, target, endpoint.key, trial, is_retry=is_retry, filters=filters)
+        lease = Lease(state, target, endpoint.key, trial, is_retry=is_retry)
+        if breaker is not None and turn is not None:
+            lease.ticket = Ticket(is_retry=is_retry)
+            lease.ticket.owe(breaker, turn)
+        return lease
 
     def _is_usable(self, ref: BackendRef) -> bool:
         pair = self._balancers.get(ref.service)
@@ -362,6 +457,16 @@ class LinkedRule:
         return balancer.has_candidates or (
             state.trials is not None and state.trials.may_begin(balancer.candidates.unusable)
         )
+
+
+def tripped(breaker: Breaker, what: str, now: float) -> LocalReply:
+    """Return the reply while a circuit breaker is open."""
+    return LocalReply(
+        status=503,
+        reason=Reason.CIRCUIT_TRIPPED,
+        detail=f"the {what} has failed too often in a row and is not asked for a while",
+        headers=((b"retry-after", b"%d" % max(1, math.ceil(breaker.retry_after_s(now)))),),
+    )
 
 
 class Snapshot:

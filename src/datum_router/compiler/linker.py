@@ -12,6 +12,7 @@ else of the new data is left behind.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Generator, Iterable, Mapping, Sequence
 
 import msgspec
@@ -23,6 +24,8 @@ from datum_router.compiler.diff import rule_differences
 from datum_router.compiler.link import HostLimiters, LinkedRule, ServiceState, Snapshot
 from datum_router.compiler.steps import in_one_go
 from datum_router.filters.base import CheckedFilter, Filter, build_filter
+from datum_router.health.breaker import RouteCircuit
+from datum_router.health.circuit import share
 from datum_router.health.trial import LocalPermits, TrialDesk
 from datum_router.health.view import HealthTable
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality
@@ -32,6 +35,7 @@ from datum_router.model.service import ServiceKey
 from datum_router.model.snapshot import SnapshotData
 from datum_router.observe import names
 from datum_router.observe.cells import Cell
+from datum_router.observe.services import route_cells
 from datum_router.plugins.manager import BUILTIN, PluginSet
 from datum_router.plugins.protocols import HealthChange, RateLimitStore
 from datum_router.policy.buckets import SECRET_BYTES, BucketTable, local_table
@@ -52,6 +56,7 @@ class Linker:
     __slots__ = (
         "_bound_rules",
         "_buckets",
+        "_circuits",
         "_desk",
         "_health",
         "_is_place_fixed",
@@ -65,6 +70,7 @@ class Linker:
         "_retired",
         "_states",
         "_watch",
+        "_workers",
     )
 
     def __init__(
@@ -77,6 +83,7 @@ class Linker:
         watch: PluginWatch | None = None,
         buckets: BucketTable | None = None,
         rate_store: RateLimitStore | None = None,
+        workers: int = 1,
     ) -> None:
         """Begin with nothing.
 
@@ -86,9 +93,13 @@ class Linker:
                 nowhere: right where nobody says that an endpoint is half-open.
             buckets: Of rate limits; without a table they count in this process alone.
             rate_store: Asked in place of `buckets`.
+            workers: Processes that serve the same listeners: limits that are for all of them are shared out.
         """
         self._plugins = plugins
         self._buckets = buckets
+        self._workers = workers
+        # Held by the rules that they are for, so that a route that is gone takes its own along.
+        self._circuits: weakref.WeakValueDictionary[str, RouteCircuit] = weakref.WeakValueDictionary()
         self._rate_store = rate_store
         self._desk = desk or TrialDesk(LocalPermits(), lambda _verdict: None)
         self._watch = watch or PluginWatch()
@@ -167,13 +178,13 @@ class Linker:
         return states
 
     def take_cells(self) -> list[Cell]:
-        """Return what rate limits have counted since the last call."""
+        """Return what limits have counted since the last call, and how circuits of routes stand."""
+        cells = route_cells(self._circuits.values())
         table = self._buckets
-        if table is None or not table.forgotten:
-            return []
-        cell = Cell(names.RATE_LIMIT_FORGOTTEN.name, (), table.forgotten)
-        table.forgotten = 0
-        return [cell]
+        if table is not None and table.forgotten:
+            cells.append(Cell(names.RATE_LIMIT_FORGOTTEN.name, (), table.forgotten))
+            table.forgotten = 0
+        return cells
 
     # --- place -----------------------------------------------------------------------------------------------------
 
@@ -197,7 +208,7 @@ class Linker:
             known = self._states.get(key)
             if known is None:
                 known = self._states[key] = ServiceState(
-                    service, self._health.view(key), self._desk, self._health.trials(key)
+                    service, self._health.view(key), self._desk, self._health.trials(key), workers=self._workers
                 )
                 self._moved.add(key)
             elif known.service is not service and known.service != service:
@@ -278,6 +289,19 @@ class Linker:
         }
         limiter = RateLimiter(rule.rate_limits, self._table(), self._rate_store) if rule.rate_limits else None
         return LinkedRule(rule, filters, balancers, destination_filters, limiter=limiter)
+        return LinkedRule(rule, filters, balancers, limiter=limiter, circuit=self._circuit(rule))
+
+    def _circuit(self, rule: Rule) -> RouteCircuit | None:
+        """Return the circuit breaker of a rule's route, the same one for all its rules and versions."""
+        if rule.circuit is None:
+            return None
+        policy = msgspec.structs.replace(rule.circuit, limits=share(rule.circuit.limits, self._workers))
+        circuit = self._circuits.get(rule.route)
+        if circuit is None:
+            circuit = self._circuits[rule.route] = RouteCircuit(rule.route, policy)
+        else:
+            circuit.update(policy)
+        return circuit
 
     def _table(self) -> BucketTable:
         """Return the table of buckets. Whoever serves hands one in, with a secret that nobody can guess."""

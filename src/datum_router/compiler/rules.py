@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datum_router.compiler.cors import compile_cors, preflight_rules
 from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.compiler.ingress import IngressScope
-from datum_router.compiler.limits import route_rates
+from datum_router.compiler.limits import circuit_policy, route_rates
 from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
 from datum_router.compiler.services import service_key
 from datum_router.filters.base import filter_problem
@@ -67,6 +67,7 @@ class RouteCompiler:
         steps = [index for index, item in enumerate(spec.filters) if item.type is not wire.FilterType.RATE_LIMIT]
         filters = tuple([compile_filter(spec.filters[index]) for index in steps])
         rates = route_rates(route, key)
+        circuit = circuit_policy(spec.circuit_breaker) if spec.circuit_breaker is not None else None
         matches = spec.matches or (spec.match or wire.RouteMatch(),)
         name = f"{key.namespace}/{key.name}"
         cors = compile_cors(spec.cors)
@@ -88,6 +89,7 @@ class RouteCompiler:
                 retry=retry,
                 timeouts=timeouts,
                 rate_limits=rates,
+                circuit=circuit,
                 created_at=created,
                 index=index,
                 cors=cors,

@@ -7,6 +7,7 @@ from collections.abc import Container, Sequence
 import msgspec
 
 from datum_router.compiler.diagnostics import Severity
+from datum_router.compiler.limits import circuit_policy
 from datum_router.compiler.places import service_place
 from datum_router.compiler.refs import Finding
 from datum_router.manifests.meta import ObjectKey, key_of, parse_duration
@@ -19,7 +20,7 @@ from datum_router.manifests.vpcservice import (
     UpstreamTlsSpec,
     VPCService,
 )
-from datum_router.model.policy import ActiveHealthPolicy, OutlierPolicy, ProbeType
+from datum_router.model.policy import ActiveHealthPolicy, ConnectionLimits, OutlierPolicy, ProbeType
 from datum_router.model.service import UNRESOLVED, Service, ServiceKey, UpstreamProtocol, UpstreamTls
 from datum_router.plugins.protocols import Contribution, ManifestView, ResolveProblem
 from datum_router.reasons import Reason
@@ -77,6 +78,7 @@ class ServiceCompiler:
         tls, tls_findings = _upstream_tls(manifest, key, view if self._are_credentials_known else None)
         findings += tls_findings
         health = spec.health_check
+        circuit = circuit_policy(spec.circuit_breaker) if spec.circuit_breaker is not None else None
         panic = 50 if health is None else health.panic_threshold_percent
         service = Service(
             key=service_key(key.namespace, key.name),
@@ -87,6 +89,8 @@ class ServiceCompiler:
             panic_threshold_percent=panic,
             connect_timeout_s=parse_duration(spec.connect_timeout),
             idle_timeout_s=parse_duration(spec.idle_timeout),
+            limits=ConnectionLimits() if circuit is None else circuit.limits,
+            breaker=None if circuit is None else circuit.breaker,
             tls=tls,
             locality=place.locality,
         )

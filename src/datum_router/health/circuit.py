@@ -12,6 +12,19 @@ from datum_router.model.policy import RETRY_BUDGET_PERCENT, ConnectionLimits
 from datum_router.reasons import Reason
 
 
+def share(limits: ConnectionLimits, workers: int) -> ConnectionLimits:
+    """Return the part of limits that is one worker's, rounded up: 0 stays 0, anything else is 1 at least."""
+    if not limits.is_for_all or workers == 1:
+        return limits
+    return ConnectionLimits(
+        max_connections=-(-limits.max_connections // workers),
+        max_pending_requests=-(-limits.max_pending_requests // workers),
+        max_parallel_requests=-(-limits.max_parallel_requests // workers),
+        max_parallel_retries=-(-limits.max_parallel_retries // workers),
+        is_for_all=True,
+    )
+
+
 class ServiceLimits:
     """Permits of one service in one process. Single-threaded.
 

@@ -16,8 +16,9 @@ Ejections are up to `JITTER` shorter than that, so that endpoints that failed to
 every `interval_s` that the endpoint stays in after its return one ejection is forgotten. Only verdicts with the number
 of the trial that is on decide: requests that were under way when the endpoint was ejected are not counted.
 
-Never more than `max_ejection_percent` of a service's endpoints are out at once, though one always may be. A detector
-that fires while there is no room keeps its count: the next failure tries again. Half-open endpoints are still out.
+Never more than `max_ejection_percent` of a service's endpoints are out at once, though one always may be, unless the
+share is 0. A detector that fires while there is no room keeps its count: the next failure tries again. Half-open
+endpoints are still out.
 
 Outcomes come as run-length batches, in order for each worker; "in a row" across workers means in order of arrival.
 """
@@ -106,8 +107,9 @@ class OutlierDetector:
         return sum(state.breaker is not BreakerState.CLOSED for state in self._states.values())
 
     def capacity(self) -> int:
-        """Return how many endpoints may be out at once: the policy's share, but at least one."""
-        return max(1, len(self._states) * self._policy.max_ejection_percent // 100)
+        """Return how many endpoints may be out at once: the policy's share, but at least one unless that is 0."""
+        percent = self._policy.max_ejection_percent
+        return max(1, len(self._states) * percent // 100) if percent else 0
 
     def state(self, key: EndpointKey) -> OutlierState | None:
         """Return the live counters of an endpoint, read only."""

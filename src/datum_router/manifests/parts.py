@@ -67,7 +67,11 @@ class HttpHeader(SpecPart, frozen=True, kw_only=True):
 
 
 class CircuitBreaker(SpecPart, frozen=True, kw_only=True):
-    """Limits on what a service is asked to do at once, and when to stop asking."""
+    """Limits on what a service, or the services of a route, are asked at once, and when to stop asking.
+
+    Limits are shared out among the workers of a gateway; each worker opens its circuit by itself. Failures are answers
+    of 500 and above, and attempts without an answer. What is too much, or not asked, is answered with 503.
+    """
 
     max_connections: Annotated[int, Meta(description="Open connections.", ge=1, le=MAX_COUNT)] = 1024
     max_pending_requests: Annotated[int, Meta(description="Requests waiting for a connection.", ge=0, le=MAX_COUNT)] = (

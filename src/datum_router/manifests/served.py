@@ -43,7 +43,6 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
             hint="use kubernetes with a ServiceBinding for a Kubernetes Service, or vpcAttachmentRef or endpoints",
         ),
         NotServed(path="spec.discovery.dnsName", hint="write the addresses into endpoints"),
-        NotServed(path="spec.circuitBreaker", hint="use healthCheck.passive to take failing endpoints out"),
         NotServed(path="spec.tunnel", hint="use vpcAttachmentRef or endpoints"),
     ),
     "VPCRoute": (
@@ -65,7 +64,8 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         ),
         NotServed(path="spec.filters[].requestMirror", hint=_REMOVE),
         NotServed(path="spec.sessionAffinity", hint="use loadBalancing consistent-hash with hashOn Cookie or Header"),
-        NotServed(path="spec.circuitBreaker", hint="use healthCheck.passive of the VPCService"),
+        NotServed(path="spec.circuitBreaker.maxConnections", hint="connections are the service's: set it there"),
+        NotServed(path="spec.circuitBreaker.maxPendingRequests", hint="connections are the service's: set it there"),
     ),
     "ServiceBinding": (NotServed(path="spec.portMappings[].protocol", values=("UDP",), hint="use TCP"),),
     "VPCIngress": (
@@ -128,6 +128,8 @@ _SELECTOR: Final = (
     *(f"matchExpressions[].{name}" for name in ("key", "operator", "values")),
 )
 _RATES: Final = ("requests", "unit", "burst", "keys")
+_PERMITS: Final = ("maxParallelRequests", "maxParallelRetries")
+_BREAKER: Final = ("failureThreshold", "successThreshold", "openDuration")
 _HEADER_LISTS: Final = ("set[].name", "set[].value", "add[].name", "add[].value", "remove")
 _PATH_PARTS: Final = ("path.type", "path.replaceFullPath", "path.replacePrefixMatch")
 
@@ -160,6 +162,10 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.healthCheck.passive.maxEjectionPercent": "health/outlier",
         "spec.healthCheck.passive.halfOpenRequests": "health/trial",
         "spec.healthCheck.panicThresholdPercent": "balancing/locality: panic threshold",
+        **{f"spec.circuitBreaker.{name}": "health/circuit" for name in _PERMITS},
+        "spec.circuitBreaker.maxConnections": "plugin proxy: upstream/pool",
+        "spec.circuitBreaker.maxPendingRequests": "plugin proxy: upstream/pool",
+        **{f"spec.circuitBreaker.{name}": "health/breaker" for name in _BREAKER},
         "spec.discovery.method": "manifests/validate: kubernetes needs neither vpcAttachmentRef nor endpoints",
         "spec.endpoints[].address": "registry/endpoints: StaticResolver",
         "spec.endpoints[].port": "registry/endpoints: StaticResolver",
@@ -249,6 +255,8 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         },
         **{f"spec.filters[].rateLimit.{name}": "policy/ratelimit" for name in _RATES},
         **{f"spec.rateLimit.{name}": "policy/ratelimit" for name in _RATES},
+        **{f"spec.circuitBreaker.{name}": "health/circuit" for name in _PERMITS},
+        **{f"spec.circuitBreaker.{name}": "health/breaker" for name in _BREAKER},
         "spec.sourceVpcAttachment": "routing/source: the attachment that a request came in by",
         "spec.locality.mode": "balancing/locality",
         "spec.locality.topologyKey": "balancing/locality",

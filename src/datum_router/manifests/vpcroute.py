@@ -510,7 +510,9 @@ class VPCRouteSpec(SpecPart, frozen=True, kw_only=True):
     ] = ()
     session_affinity: Annotated[SessionAffinity | None, Meta(description="Sessions stay at one endpoint.")] = None
     rate_limit: Annotated[RateLimit | None, Meta(description="How many requests are let through.")] = None
-    circuit_breaker: Annotated[CircuitBreaker | None, Meta(description="Limits for this route.")] = None
+    circuit_breaker: Annotated[
+        CircuitBreaker | None, Meta(description="Limits on what this route asks, beside those of its services.")
+    ] = None
     locality: Annotated[LocalitySpec | None, Meta(description="Prefer endpoints that are near.")] = None
 
 

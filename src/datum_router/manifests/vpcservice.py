@@ -73,7 +73,9 @@ class PassiveHealthCheck(SpecPart, frozen=True, kw_only=True):
     base_ejection_time: Annotated[
         Duration, Meta(description="First ejection; each further one is twice as long, up to 5 minutes.")
     ] = "10s"
-    max_ejection_percent: Annotated[Percent, Meta(description="Never more of the endpoints are out at once.")] = 50
+    max_ejection_percent: Annotated[
+        Percent, Meta(description="Never more of the endpoints are out at once, but one may be; 0: none.")
+    ] = 50
     half_open_requests: Annotated[
         int,
         Meta(description="Requests at once that try an endpoint whose ejection is over, in all.", ge=1, le=100),
@@ -337,7 +339,9 @@ class VPCServiceSpec(SpecPart, frozen=True, kw_only=True):
     ] = ()
     connect_timeout: Annotated[Duration, Meta(description="Time limit for making a connection.")] = "10s"
     idle_timeout: Annotated[Duration, Meta(description="How long an unused connection is kept.")] = "60s"
-    circuit_breaker: Annotated[CircuitBreaker | None, Meta(description="Limits on concurrent work.")] = None
+    circuit_breaker: Annotated[
+        CircuitBreaker | None, Meta(description="Limits on concurrent work, and when the service is given a rest.")
+    ] = None
     tls: Annotated[UpstreamTlsSpec | None, Meta(description="TLS towards the endpoints.")] = None
     location_ref: Annotated[LocalRef | None, Meta(description="Location of the service.")] = None
     topology: Annotated[

@@ -1,10 +1,12 @@
-"""What limits traffic: rates. Compiled from manifests; times are seconds."""
+"""What limits traffic: rates, circuits. Compiled from manifests; times are seconds."""
 
 from __future__ import annotations
 
 import enum
 
 import msgspec
+
+from datum_router.model.policy import ConnectionLimits
 
 
 class RateScope(enum.StrEnum):
@@ -51,3 +53,18 @@ class HostRateLimit(msgspec.Struct, frozen=True, kw_only=True):
 
     hostnames: tuple[str, ...]
     policy: RateLimitPolicy
+
+
+class BreakerPolicy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """When a service or route that fails is not asked any more, and when it is again: `health.breaker`."""
+
+    failure_threshold: int = 5
+    success_threshold: int = 2
+    open_s: float = 60.0
+
+
+class CircuitPolicy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """The circuit breaker of a route; of `limits` only those on requests and retries count."""
+
+    limits: ConnectionLimits
+    breaker: BreakerPolicy

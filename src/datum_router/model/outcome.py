@@ -54,6 +54,13 @@ ENDPOINT_FAILURES = frozenset(
 """Reasons that are the endpoint's own doing."""
 
 
+def class_of(status: int) -> OutcomeClass:
+    """Return what a response with this status counts as if it is complete."""
+    if status < 500:
+        return OutcomeClass.SUCCESS
+    return OutcomeClass.GATEWAY_ERROR if status in (502, 503, 504) else OutcomeClass.SERVER_ERROR
+
+
 class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """How one attempt ended.
 
@@ -81,8 +88,4 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         """
         if self.reason in ENDPOINT_FAILURES:
             return OutcomeClass.GATEWAY_ERROR  # also after a head: a response that is cut off is no success
-        if self.status == 0:
-            return None
-        if self.status in (502, 503, 504):
-            return OutcomeClass.GATEWAY_ERROR
-        return OutcomeClass.SERVER_ERROR if self.status >= 500 else OutcomeClass.SUCCESS
+        return None if self.status == 0 else class_of(self.status)

@@ -37,7 +37,7 @@ class OutlierPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         base_ejection_time_s: First ejection; each further one is twice as long, at most `max_ejection_time_s`.
-        max_ejection_percent: Never more than this share of a service's endpoints is out, but one always may be.
+        max_ejection_percent: Never more than this share of a service's endpoints is out, but one may be unless it is 0.
         half_open_requests: Trials, in flight at once over all workers, once an ejection's time is over.
     """
 
@@ -108,9 +108,14 @@ class TimeoutPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Limits on one service's connections, per worker (Envoy circuit-breaker thresholds)."""
+    """Limits on what is asked at once (Envoy circuit-breaker thresholds), for each worker.
+
+    Attributes:
+        is_for_all: They are for all workers of a gateway together: each gets an equal share (`health.circuit.share`).
+    """
 
     max_connections: int = 1024
     max_pending_requests: int = 1024
     max_parallel_requests: int = 1024
     max_parallel_retries: int = 3
+    is_for_all: bool = False

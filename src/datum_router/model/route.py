@@ -8,7 +8,7 @@ from typing import NewType
 import msgspec
 
 from datum_router.model.filters import CorsPolicy
-from datum_router.model.limits import RateLimitPolicy
+from datum_router.model.limits import CircuitPolicy, RateLimitPolicy
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
 from datum_router.model.service import ServiceKey
 
@@ -186,6 +186,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         hostnames: Exact lower-case names or `*.suffix`; empty = any host.
         listeners: Listener names it is bound to; empty = all.
         rate_limits: All of them must let a request through, before the filters see it.
+        circuit: Limits of the route, beside those of its services.
         created_at: Unix time of the manifest's creation, for ties; 0 = unknown.
         index: Position within its manifest, the last tie-breaker.
         cors: None: the rule knows nothing of other origins.
@@ -204,6 +205,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     retry: RetryPolicy = RetryPolicy()
     timeouts: TimeoutPolicy = TimeoutPolicy()
     rate_limits: tuple[RateLimitPolicy, ...] = ()
+    circuit: CircuitPolicy | None = None
     created_at: float = 0.0
     index: int = 0
     cors: CorsPolicy | None = None

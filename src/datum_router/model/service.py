@@ -8,6 +8,7 @@ from typing import NewType
 import msgspec
 
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Endpoint, Locality
+from datum_router.model.limits import BreakerPolicy
 from datum_router.model.policy import ActiveHealthPolicy, ConnectionLimits, OutlierPolicy
 
 ServiceKey = NewType("ServiceKey", str)
@@ -62,6 +63,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         active: None switches probes off.
+        breaker: None: failures of the service as a whole never keep requests from it.
         panic_threshold_percent: Below this share of usable endpoints health is ignored; 0 = never ignore.
     """
 
@@ -74,5 +76,6 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     connect_timeout_s: float = 10.0
     idle_timeout_s: float = 60.0
     limits: ConnectionLimits = ConnectionLimits()
+    breaker: BreakerPolicy | None = None
     tls: UpstreamTls | None = None
     locality: Locality = UNKNOWN_LOCALITY

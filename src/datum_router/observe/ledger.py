@@ -25,6 +25,7 @@ ROUTE_BYTES = 3 * 1024 * 1024
 SERVICE_BYTES = 1536 * 1024
 LISTENER_BYTES = 128 * 1024
 EGRESS_BYTES = 128 * 1024
+ROUTE_CIRCUIT_BYTES = 128 * 1024
 """Exposition that each kind of object may fill; with everything else it stays below 5 MiB (threat K15)."""
 
 IDLE_S = 600.0
@@ -126,8 +127,10 @@ _POSITIONS: Mapping[str, tuple[int, str]] = {
     for metric in names.METRICS.values()
     for position, label in enumerate(metric.labels)
     if label.name in (names.SERVICE.name, names.LISTENER.name, names.EGRESS.name)
+    or (metric is names.ROUTE_CIRCUIT and label is names.ROUTE)
 }
 """Where a metric carries the name of a service, listener or egress."""
+"""Where a metric that comes as a cell carries the name of an object."""
 
 
 class Ledger:
@@ -144,6 +147,7 @@ class Ledger:
             names.SERVICE.name: _Objects(SERVICE_BYTES),
             names.LISTENER.name: _Objects(LISTENER_BYTES),
             names.EGRESS.name: _Objects(EGRESS_BYTES),
+            names.ROUTE.name: _Objects(ROUTE_CIRCUIT_BYTES),
         }
 
     def add(self, metric: names.Metric, value: float = 1, *labels: str) -> None:
@@ -206,6 +210,8 @@ class Ledger:
             (names.LISTENER.name, listeners),
             (names.EGRESS.name, egresses),
         ):
+        living_by_kind = ((names.SERVICE.name, services), (names.LISTENER.name, listeners), (names.ROUTE.name, routes))
+        for kind, living in living_by_kind:
             for key in self._objects[kind].expire(living, now):
                 self._counters.pop(key, None)
 

@@ -85,6 +85,8 @@ PERMIT = Label(name="permit", values=("requests", "retries"))
 WHY = Label(name="why", values=REFUSALS)
 STATE = Label(name="state", values=ENDPOINT_STATES)
 BREAKER = Label(name="state", values=tuple(str(state) for state in BreakerState))
+FULL = "full"
+CIRCUIT = Label(name="state", values=(str(BreakerState.OPEN), str(BreakerState.HALF_OPEN), FULL))
 CHANGE = Label(name="change", values=tuple(str(reason) for reason in HealthReason))
 RATE_SCOPE = Label(name="scope", values=tuple(str(scope) for scope in RateScope))
 RATE_DECISION = Label(name="decision", values=("allowed", "limited", "failed_open", "failed_closed"))
@@ -242,6 +244,21 @@ CIRCUIT_OPEN = _gauge(
     "workers",
     "Workers in which the service has as many requests under way as it may.",
     SERVICE,
+)
+SERVICE_CIRCUIT = _gauge(
+    "datum_router_service_circuit",
+    "workers",
+    "Workers in which the service has failed too often in a row and is not asked (open), or is tried (half_open).",
+    SERVICE,
+    CIRCUIT,
+)
+ROUTE_CIRCUIT = _gauge(
+    "datum_router_route_circuit",
+    "workers",
+    "Workers in which the route fails (open), is tried (half_open), or has as many requests under way as it may "
+    "(full).",
+    ROUTE,
+    CIRCUIT,
 )
 SERVICE_IN_FLIGHT = _gauge(
     "datum_router_service_requests_in_flight", "attempts", "Tries under way at the service.", SERVICE
@@ -476,7 +493,7 @@ _ALL = (
     REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, PROTOCOL_REQUESTS, REASONS, IN_FLIGHT, TUNNELS,
     REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY,
     ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
-    RATE_LIMIT_DECISIONS, RATE_LIMIT_FORGOTTEN,
+    SERVICE_CIRCUIT, ROUTE_CIRCUIT, RATE_LIMIT_DECISIONS, RATE_LIMIT_FORGOTTEN,
     UPSTREAM_CONNECTIONS, UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,
     FILTERED,
     EGRESS_DECISIONS, EGRESS_BY_POLICY, EGRESS_CONNECTIONS, EGRESS_LOOKUPS,

@@ -151,7 +151,7 @@ def test_outcomes_of_an_ejected_endpoint_are_not_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("endpoints", "percent", "room"), [(10, 50, 5), (10, 100, 10), (3, 50, 1), (1, 50, 1), (10, 0, 1), (1, 10, 1)]
+    ("endpoints", "percent", "room"), [(10, 50, 5), (10, 100, 10), (3, 50, 1), (1, 50, 1), (10, 0, 0), (1, 10, 1)]
 )
 def test_never_more_than_the_share_is_out_but_one_always_may_be(endpoints: int, percent: int, room: int) -> None:
     found = detector(OutlierPolicy(max_ejection_percent=percent), endpoints)

@@ -339,7 +339,7 @@ def test_a_wrong_value_says_what_was_found_and_what_was_expected(
         (route(filters=[{}]), "spec.filters[0].type", "the field is missing",
          "one of RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite, RateLimit"),
         (route(circuitBraker={}), "spec.circuitBraker", "unknown field",
-         "circuitBreaker is not served yet; use healthCheck.passive of the VPCService"),
+         "did you mean circuitBreaker?"),
         (route(backendRefs=[]), "spec.backendRefs", "unknown field", "did you mean destinations?"),
         (service(outlierDetection={}), "spec.outlierDetection", "unknown field", "did you mean healthCheck.passive?"),
         (service(connect_timeout="1s"), "spec.connect_timeout", "unknown field", "did you mean connectTimeout?"),

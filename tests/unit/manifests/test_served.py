@@ -62,7 +62,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
         for method in ("dns",)
     ],
     ("VPCService", "spec.discovery.dnsName", "spec.discovery.dnsName", {"discovery": {"dnsName": "a.example"}}),
-    ("VPCService", "spec.circuitBreaker", "spec.circuitBreaker", {"circuitBreaker": {}}),
     ("VPCService", "spec.tunnel", "spec.tunnel", {"tunnel": {"connectorRef": {"name": "c"}}}),
     *[
         (
@@ -98,7 +97,10 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
     ),
     ("VPCRoute", "spec.filters[].type", "spec.filters[0].type", {"filters": [{"type": "RequestMirror"}]}),
     ("VPCRoute", "spec.sessionAffinity", "spec.sessionAffinity", {"sessionAffinity": {}}),
-    ("VPCRoute", "spec.circuitBreaker", "spec.circuitBreaker", {"circuitBreaker": {}}),
+    *[
+        ("VPCRoute", f"spec.circuitBreaker.{name}", f"spec.circuitBreaker.{name}", {"circuitBreaker": {name: 7}})
+        for name in ("maxConnections", "maxPendingRequests")
+    ],
     (
         "VPCRoute",
         "spec.parentRefs[].kind",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datum_router.health.breaker import describe_circuit
 from datum_router.model.filters import CorsPolicy
 from datum_router.model.listener import Listener
 from datum_router.model.route import (
@@ -51,7 +52,10 @@ def describe_limits(rule: Rule, listener: Listener | None, host: str) -> list[st
     if listener is not None:
         held = [one for one in listener.rate_limits if any(host_matches(name, host) for name in one.hostnames)]
         rates[:0] = [one.policy for one in held[:1]]
-    return [describe_rate(policy) for policy in rates]
+    found = [describe_rate(policy) for policy in rates]
+    if rule.circuit is not None:
+        found.append(describe_circuit("route", rule.circuit.limits, rule.circuit.breaker))
+    return found
 
 
 def describe_filters(rule: Rule) -> list[str]:

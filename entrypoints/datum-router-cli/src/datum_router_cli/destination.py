@@ -8,6 +8,7 @@ import msgspec
 
 from datum_router.balancing.base import ALL_USABLE, HealthView
 from datum_router.balancing.explain import LocalityReport, counts_places, explain_locality, report_lines
+from datum_router.health.breaker import describe_circuit
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Endpoint, EndpointKey, Locality
 from datum_router.model.route import Rule
 from datum_router.model.service import Service, ServiceKey
@@ -30,6 +31,7 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         share_percent: Of the requests of this rule while its priority is used; 0 if it takes none.
         problem: Why its share is answered with 500 or 503, empty if it can be served.
+        circuit: Its circuit breaker in words; empty if it has none.
         locality: What the places of its endpoints do; None if the route does not look at places.
     """
 
@@ -41,6 +43,7 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
     problem: str
     endpoints: tuple[EndpointReport, ...]
     locality: LocalityReport | None = None
+    circuit: str = ""
 
 
 class Down:
@@ -99,6 +102,9 @@ def describe_destinations(
                 share_percent=round(100 * ref.weight / total, 2) if total else 0.0,
                 problem=problem,
                 endpoints=tuple(_endpoint(item, ref.port) for item in service.endpoints) if service is not None else (),
+                circuit=describe_circuit("service", service.limits, service.breaker)
+                if service is not None and service.breaker is not None
+                else "",
                 locality=explain_locality(service, rule.locality, gateway, health)
                 if service is not None and counts_places(rule.locality)
                 else None,
@@ -131,6 +137,8 @@ def destination_lines(report: DestinationReport) -> list[str]:
             f"    {endpoint.address} (weight {endpoint.weight}, priority {endpoint.priority}, {place},"
             f" from {endpoint.origin}{state})"
         )
+    if report.circuit:
+        lines.append(f"    {report.circuit}")
     if report.locality is not None:
         lines += (f"    {line}" for line in report_lines(report.locality))
     return lines

@@ -44,6 +44,7 @@ class Configure(_Message, frozen=True, kw_only=True):
     """First message to a worker: what it is to be."""
 
     index: int
+    workers: int = 1
     data_plane: str
     data_plane_config: Mapping[str, str]
     place: Locality

@@ -108,6 +108,7 @@ class Worker:
             desk=TrialDesk(permits, reporter.trial_ended),
             watch=PluginWatch(time.monotonic, reporter.plugin_event),
             buckets=buckets,
+            workers=config.workers,
             rate_store=self.rate_store,
         )
         self._holder: Holder[Snapshot] = Holder(self._linker.link(self._data))

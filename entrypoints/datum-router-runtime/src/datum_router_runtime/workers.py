@@ -491,6 +491,7 @@ class Supervisor:
         settings = self.settings
         return Configure(
             index=index,
+            workers=settings.workers,
             data_plane=settings.data_plane,
             data_plane_config=settings.data_plane_config,
             place=read_place(settings.topology, settings.location),

@@ -19,6 +19,7 @@ from typing import Final, Protocol
 
 from datum_router.compiler.link import Lease, LinkedRule, Snapshot
 from datum_router.errors import LocalProtocolError, PluginContractError, UpstreamError
+from datum_router.model.outcome import class_of
 from datum_router.model.request import LocalReply, RequestHead
 from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router.policy.timeout import request_deadline
@@ -278,8 +279,10 @@ class ExpressLane:
                 upstream.release()
                 lease = begun.lease
                 assert isinstance(lease, Lease)
-                lease.release()
                 status = answer.status
+                if lease.ticket is not None:
+                    lease.ticket.settle(class_of(status))
+                lease.release()
                 self._observer.attempt_answered(lease.state.service.key, lease.key, status)
                 self._accounts.express_ended(
                     protocol,
@@ -413,6 +416,8 @@ class ExpressLane:
         upstream.finish()
         lease = begun.lease
         assert isinstance(lease, Lease)
+        if lease.ticket is not None:
+            lease.ticket.settle(class_of(status))
         lease.release()
         self._observer.attempt_answered(lease.state.service.key, lease.key, status)
         self._accounts.express_ended(

@@ -146,7 +146,7 @@ class Transport:
         if idle or shared:
             self._discard(idle, shared)
         task = current_task()
-        limits = service.limits
+        limits = lease.state.limits.limits  # not what the service says: this is one worker's share
         is_waiting = is_watched = False
         ticket, ends_at = 0, math.inf
         waiter: _Waiter | None = None
