@@ -122,8 +122,7 @@ class Lease:
         ticket: What is to be told the same for circuit breakers; None if there are none.
     """
 
-    __slots__ = ("_key", "_released", "endpoint", "filters", "is_retry", "state", "trial")
-    __slots__ = ("_key", "_released", "endpoint", "is_retry", "state", "ticket", "trial")
+    __slots__ = ("_key", "_released", "endpoint", "filters", "is_retry", "state", "ticket", "trial")
 
     def __init__(
         self,
@@ -442,8 +441,7 @@ class LinkedRule:
                 cluster=endpoint.cluster,
             )
         filters = self._filters.get(id(ref), ()) if self._filters else ()
-        return Lease(state, target, endpoint.key, trial, is_retry=is_retry, filters=filters)
-        lease = Lease(state, target, endpoint.key, trial, is_retry=is_retry)
+        lease = Lease(state, target, endpoint.key, trial, is_retry=is_retry, filters=filters)
         if breaker is not None and turn is not None:
             lease.ticket = Ticket(is_retry=is_retry)
             lease.ticket.owe(breaker, turn)

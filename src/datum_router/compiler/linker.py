@@ -288,8 +288,7 @@ class Linker:
             if ref.filters
         }
         limiter = RateLimiter(rule.rate_limits, self._table(), self._rate_store) if rule.rate_limits else None
-        return LinkedRule(rule, filters, balancers, destination_filters, limiter=limiter)
-        return LinkedRule(rule, filters, balancers, limiter=limiter, circuit=self._circuit(rule))
+        return LinkedRule(rule, filters, balancers, destination_filters, limiter=limiter, circuit=self._circuit(rule))
 
     def _circuit(self, rule: Rule) -> RouteCircuit | None:
         """Return the circuit breaker of a rule's route, the same one for all its rules and versions."""

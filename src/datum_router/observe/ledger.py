@@ -208,10 +208,9 @@ class Ledger:
         for kind, living in (
             (names.SERVICE.name, services),
             (names.LISTENER.name, listeners),
+            (names.ROUTE.name, routes),
             (names.EGRESS.name, egresses),
         ):
-        living_by_kind = ((names.SERVICE.name, services), (names.LISTENER.name, listeners), (names.ROUTE.name, routes))
-        for kind, living in living_by_kind:
             for key in self._objects[kind].expire(living, now):
                 self._counters.pop(key, None)
 

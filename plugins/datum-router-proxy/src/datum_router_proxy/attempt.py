@@ -147,9 +147,9 @@ class Attempts:
             status = response.status
             if trace.tries is not None:
                 trace.tries.is_answered = True
-            if lease.trial is not None:
+            if lease.is_watched:
                 # Its head decides: what is streamed afterwards may take hours.
-                lease.trial.settle(self._outcome(lease, upstream, status=status, reason=Reason.ROUTED).outcome_class)
+                lease.settle(self._outcome(lease, upstream, status=status, reason=Reason.ROUTED).outcome_class)
             is_settled = (status >= 400 or response.is_bodyless) and chain.is_settled(response.fields)
             if (code := _retriable(response, request, rule)) is not None:
                 outcome = self._outcome(lease, upstream, status=status, reason=Reason.ROUTED)
@@ -199,8 +199,8 @@ class Attempts:
             if ended not in _NOT_THE_ENDPOINT:
                 outcome = self._outcome(lease, upstream, status=status, reason=ended, is_unprocessed=is_unprocessed)
                 self._observer.attempt_ended(outcome)
-                if lease.trial is not None:
-                    lease.trial.settle(outcome.outcome_class)
+                if lease.is_watched:
+                    lease.settle(outcome.outcome_class)
 
     async def _response(self, downstream: Downstream, upstream: Upstream, trace: Trace) -> UpstreamHead:
         """Move the request up until the final response head comes; 103 is passed on, other interim ones are not."""
