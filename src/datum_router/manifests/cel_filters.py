@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from datum_router.filters.cors import ORIGIN_PATTERN
-from datum_router.manifests.cel import CelRule, filled, header_matched, text
+from datum_router.manifests.cel import CelRule, filled, given, header_matched, text
 from datum_router.reasons import Reason
 
 
@@ -40,5 +40,21 @@ CORS: Final = (
             header_matched(f"{name}[]"),
             _without_credentials(name, f"with allowCredentials name the {name}: browsers take * for a name"),
         )
+    ),
+)
+
+FAULT: Final = (
+    CelRule(
+        rule=f"{given('delay')} || {given('abort')}",
+        message="the filter does nothing: expected delay or abort",
+        reason=Reason.MISSING_FIELD,
+    ),
+)
+FAULT_ABORT: Final = (
+    CelRule(
+        rule=f"{given('status')} || {given('grpcStatus')}",
+        message="abort needs a status: expected status, or grpcStatus for gRPC calls alone",
+        field="status",
+        reason=Reason.MISSING_FIELD,
     ),
 )

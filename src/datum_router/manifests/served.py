@@ -52,12 +52,12 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
     "VPCRoute": (
         NotServed(
             path="spec.destinations[].filters[].type",
-            values=("RequestRedirect", "RequestMirror", "RateLimit"),
+            values=("RequestRedirect", "RequestMirror", "RateLimit", "FaultInjection"),
             hint="use it in spec.filters, for all destinations",
         ),
         *(
             NotServed(path=f"spec.destinations[].filters[].{name}", hint="use it in spec.filters, for all destinations")
-            for name in ("requestRedirect", "requestMirror", "rateLimit")
+            for name in ("requestRedirect", "requestMirror", "rateLimit", "faultInjection")
         ),
         NotServed(path="spec.loadBalancingConfig.cookie.ttl", hint="set the cookie in the application"),
         NotServed(path="spec.loadBalancingConfig.cookie.path", hint="set the cookie in the application"),
@@ -69,10 +69,9 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         NotServed(path="spec.timeouts.streamIdle", hint="use timeouts.request"),
         NotServed(
             path="spec.filters[].type",
-            values=("RequestMirror", "RateLimit"),
-            hint="use RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect or URLRewrite",
+            values=("RateLimit",),
+            hint="use another type of filter",
         ),
-        NotServed(path="spec.filters[].requestMirror", hint=_REMOVE),
         NotServed(path="spec.filters[].rateLimit", hint=_REMOVE),
         NotServed(path="spec.sessionAffinity", hint="use loadBalancing consistent-hash with hashOn Cookie or Header"),
         NotServed(path="spec.rateLimit", hint=_REMOVE),
@@ -227,6 +226,15 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
             for where in ("spec.filters", "spec.destinations[].filters")
             for name in ("hostname", *_PATH_PARTS)
         },
+        **{
+            f"spec.filters[].requestMirror.{name}": "filters/mirror, plugin proxy: mirror"
+            for name in ("vpcServiceRef.name", "vpcServiceRef.namespace", "percent")
+        },
+        **{
+            f"spec.filters[].faultInjection.{name}": "filters/fault"
+            for name in ("delay.duration", "delay.percent", "abort.status", "abort.grpcStatus", "abort.percent")
+        },
+        "spec.maxRequestBodyBytes": "plugin proxy: extras, 413",
         **{
             f"spec.cors.{name}": "filters/cors"
             for name in (

@@ -21,7 +21,7 @@ from datum_router.manifests.rules import (
     next_prime,
     warning,
 )
-from datum_router.manifests.validate_filters import check_cors, check_grpc
+from datum_router.manifests.validate_filters import check_cors, check_fault, check_grpc
 from datum_router.manifests.vpcroute import (
     FilterType,
     HashAlgorithm,
@@ -61,6 +61,7 @@ FILTER_FIELDS = {
     FilterType.URL_REWRITE: ("url_rewrite", "urlRewrite"),
     FilterType.REQUEST_MIRROR: ("request_mirror", "requestMirror"),
     FilterType.RATE_LIMIT: ("rate_limit", "rateLimit"),
+    FilterType.FAULT_INJECTION: ("fault_injection", "faultInjection"),
 }
 """The field that holds the settings of a type of filter: attribute, name on the wire."""
 
@@ -206,6 +207,9 @@ def _filter(path: str, item: RouteFilter, spec: VPCRouteSpec) -> Iterator[Proble
         yield from _path_modifier(f"{where}.path", rewrite.path, spec)
         if rewrite.hostname is None and rewrite.path is None:
             yield missing(where, "the rewrite changes nothing", "give hostname or path")
+
+    if item.fault_injection is not None:
+        yield from check_fault(f"{path}.faultInjection", item.fault_injection)
 
 
 def _header_modifier(path: str, modifier: HeaderModifier) -> Iterator[Problem]:

@@ -104,9 +104,11 @@ class LocalReply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         reason: Token for the access log and metrics.
         detail: One sentence for people, becomes the body.
+        grpc_status: What gRPC clients are told; None: what stands for `status`.
     """
 
     status: int
     reason: str
     detail: str = ""
     headers: FieldList = ()
+    grpc_status: int | None = None

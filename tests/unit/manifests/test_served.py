@@ -83,6 +83,7 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
             ("RequestRedirect", "requestRedirect", {"scheme": "https"}),
             ("RequestMirror", "requestMirror", MIRROR),
             ("RateLimit", "rateLimit", {"requests": 1}),
+            ("FaultInjection", "faultInjection", {"abort": {"status": 503}}),
         )
         for name in ("type", field)
     ],
@@ -116,18 +117,11 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
     ("VPCRoute", "spec.timeouts.streamIdle", "spec.timeouts.streamIdle", {"timeouts": {"streamIdle": "1s"}}),
     (
         "VPCRoute",
-        "spec.filters[].requestMirror",
-        "spec.filters[0].requestMirror",
-        {"filters": [{"type": "RequestMirror", "requestMirror": MIRROR}]},
-    ),
-    (
-        "VPCRoute",
         "spec.filters[].rateLimit",
         "spec.filters[0].rateLimit",
         {"filters": [{"type": "RateLimit", "rateLimit": {"requests": 1}}]},
     ),
     ("VPCRoute", "spec.filters[].type", "spec.filters[0].type", {"filters": [{"type": "RateLimit"}]}),
-    ("VPCRoute", "spec.filters[].type", "spec.filters[0].type", {"filters": [{"type": "RequestMirror"}]}),
     ("VPCRoute", "spec.sessionAffinity", "spec.sessionAffinity", {"sessionAffinity": {}}),
     ("VPCRoute", "spec.rateLimit", "spec.rateLimit", {"rateLimit": {"requests": 1}}),
     ("VPCRoute", "spec.circuitBreaker", "spec.circuitBreaker", {"circuitBreaker": {}}),

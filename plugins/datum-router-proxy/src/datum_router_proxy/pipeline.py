@@ -50,7 +50,15 @@ from datum_router_proxy.extras import Extras
 from datum_router_proxy.flight import Flights
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
 from datum_router_proxy.pump import Pump
-from datum_router_proxy.replies import for_upstream_error, nobody_left, reason_of, refuse, send_local_reply, timed_out
+from datum_router_proxy.replies import (
+    TOO_LARGE,
+    for_upstream_error,
+    nobody_left,
+    reason_of,
+    refuse,
+    send_local_reply,
+    timed_out,
+)
 from datum_router_proxy.request import (
     Request,
     RequestIds,
@@ -59,6 +67,7 @@ from datum_router_proxy.request import (
     upstream_request,
 )
 from datum_router_proxy.settings import ProxySettings
+from datum_router_proxy.sidecalls import SideCalls
 from datum_router_proxy.trace import Trace
 from datum_router_proxy.tunnel import Tunnel
 from datum_router_proxy.upstream.transport import Transport
@@ -129,7 +138,7 @@ class Pipeline:
             loop, transport, observer, self.accounts, self._date, self._ids, max_via_hops=settings.max_via_hops
         )
         self.flights = Flights(self, self._express, holder)
-        self._extras = Extras(self.accounts)
+        self._extras = Extras(loop, settings, self.accounts, SideCalls(transport, observer))
 
     def rejected(self, protocol: str, reason: Reason) -> None:
         """Count a refusal."""
@@ -216,8 +225,8 @@ class Pipeline:
                 reply = await self._forward(downstream, request, trace, begun)
             except DeadlineExpired as error:
                 reply = timed_out(error.reason)
-            except BodyTooLarge as error:
-                reply = LocalReply(status=413, reason=error.reason, detail="the request body is too large")
+            except BodyTooLarge:
+                reply = TOO_LARGE
             except RemoteProtocolError as error:
                 reply = LocalReply(status=error.status_hint, reason=error.reason, detail="the request body is broken")
             except (LocalProtocolError, PluginContractError) as error:
@@ -239,6 +248,7 @@ class Pipeline:
             downstream.abort(Reason.INTERNAL)
         finally:
             self.in_flight -= 1
+            body.close()
             self.accounts.ended(downstream.protocol, request, trace, self.loop.now)
 
     async def _forward(
@@ -439,18 +449,17 @@ class Pipeline:
         )
         if not any(name == b"date" for name, _ in fields):
             fields.append(self._date_field())
-        head = ResponseHead(status=response.status, headers=Headers(fields))
-        if rule.extra is None:
-            head = apply_response(rule.filters, head)
-        else:
-            head = rule.extra.on_response(rule.filters, trace.filters, request.head, head)
+        answer = ResponseHead(status=response.status, headers=Headers(fields))
+        head = apply_response(rule.filters + trace.filters, answer)
+        if rule.extra is not None:
+            head = rule.extra.on_response(request.head, head)
         if response.is_switch:
             await self._tunnel(downstream, upstream, head, trace)
             return
         if template.is_tunnel and template.websocket_key is None and 200 <= head.status < 300:
             # 2xx to extended CONNECT means a tunnel (RFC 9110 section 9.3.6), and there is none.
             raise UpstreamError("no switch of protocols", reason=Reason.BAD_UPGRADE)
-        if template.is_grpc and not _speaks_grpc(response):
+        if template.is_grpc and not grpc.speaks(response.fields):
             code = grpc.status_from_http(response.status)
             said = f"the upstream answered HTTP {response.status} without gRPC"
             downstream.send_head(
@@ -584,10 +593,3 @@ class Pipeline:
     def _date_field(self) -> Field:
         """Return the Date field as of now."""
         return self._date.refresh(self.loop.now).field
-
-
-def _speaks_grpc(response: UpstreamHead) -> bool:
-    """Tell whether a response to a gRPC request is one: by its content type, or because it states a gRPC status."""
-    return any(
-        name == b"grpc-status" or (name == b"content-type" and grpc.is_grpc(value)) for name, value in response.fields
-    )

@@ -29,6 +29,7 @@ OVERLOADED = LocalReply(
     status=503, reason=Reason.OVERLOADED, detail="the router is short of memory", headers=((b"retry-after", b"5"),)
 )
 """For every new request while memory is short (threat E8)."""
+TOO_LARGE = LocalReply(status=413, reason=Reason.BODY_TOO_LARGE, detail="the request body is too large")
 _UNREACHED = frozenset((Reason.CONNECT_FAILED, Reason.LOCAL_RESOURCES))
 _RETRY_AFTER: Field = (b"retry-after", b"1")
 
@@ -72,7 +73,8 @@ def send_local_reply(downstream: Downstream, request: Request, reply: LocalReply
     """
     template = request.template
     if template.is_grpc and not template.is_tunnel:
-        code = grpc.status_from_local_reply(reply.status)
+        given = reply.grpc_status
+        code = grpc.status_from_local_reply(reply.status) if given is None else grpc.GrpcStatus(given)
         message = f"{reply.reason}: {reply.detail}" if reply.detail else str(reply.reason)
         downstream.send_head(
             200, [*grpc.local_reply_fields(code, message), date], content_length=None, is_bodyless=True
@@ -117,7 +119,7 @@ def refuse(snapshot: Snapshot, template: Template, *, most_bytes: int, max_via_h
     if template.scheme == "https" and not snapshot.serves_host(template.listener, template.host):
         return LocalReply(status=421, reason=Reason.MISDIRECTED, detail="the host is not served on this connection")
     if most_bytes and template.content_length is not None and template.content_length > most_bytes:
-        return LocalReply(status=413, reason=Reason.BODY_TOO_LARGE, detail="the request body is too large")
+        return TOO_LARGE
     if template.is_options_star:
         return LocalReply(status=200, reason=Reason.ROUTED)
     return None
