@@ -7,6 +7,7 @@ from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.compiler.filters import FilterCompiler, filter_findings
 from datum_router.compiler.ingress import IngressScope
 from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
+from datum_router.compiler.replies import compile_replies
 from datum_router.compiler.services import service_key
 from datum_router.manifests import vpcroute as wire
 from datum_router.manifests.meta import ObjectKey, key_of, parse_duration
@@ -60,6 +61,7 @@ class RouteCompiler:
         matches = spec.matches or (spec.match or wire.RouteMatch(),)
         name = f"{key.namespace}/{key.name}"
         cors = compile_cors(spec.cors)
+        replies = compile_replies(spec.local_replies)
         locality, retry, timeouts = _locality(route), _retry(route), _timeouts(route)
         created = created_at(route.metadata)
         attachment = f"{key.namespace}/{spec.source_vpc_attachment}" if spec.source_vpc_attachment else ""
@@ -80,6 +82,7 @@ class RouteCompiler:
                 created_at=created,
                 index=index,
                 cors=cors,
+                replies=replies,
                 max_request_body_bytes=spec.max_request_body_bytes or 0,
             )
             where = f"spec.matches[{index}]" if spec.matches else "spec.match"

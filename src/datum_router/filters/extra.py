@@ -46,6 +46,7 @@ def extra_of(rule: Rule) -> RuleExtra | None:
     """Return what a rule has beside plain filters, None if that is nothing."""
     has_any = (
         rule.cors is not None
+        or bool(rule.replies)
         or rule.max_request_body_bytes > 0
         or any(isinstance(item, Mirror | Fault) for item in rule.filters)
         or any(ref.filters for ref in rule.destinations)

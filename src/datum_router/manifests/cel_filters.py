@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from datum_router.filters.cors import ORIGIN_PATTERN
-from datum_router.manifests.cel import CelRule, filled, given, header_matched, text
+from datum_router.filters.reply import PLACEHOLDER_PATTERN, PLACEHOLDERS
+from datum_router.manifests.cel import CelRule, filled, given, header_matched, text, texts
 from datum_router.reasons import Reason
 
 
@@ -56,5 +57,13 @@ FAULT_ABORT: Final = (
         message="abort needs a status: expected status, or grpcStatus for gRPC calls alone",
         field="status",
         reason=Reason.MISSING_FIELD,
+    ),
+)
+_KNOWN: Final = [f"%{one}%" for one in PLACEHOLDERS]
+REPLY: Final = (
+    CelRule(
+        on="body",
+        rule=f"self.findAll({text(PLACEHOLDER_PATTERN)}).all(found, found in {texts(_KNOWN)})",
+        message=f"expected no placeholder but {', '.join(_KNOWN)}",
     ),
 )

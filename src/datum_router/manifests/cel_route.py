@@ -22,9 +22,9 @@ from datum_router.manifests.cel import (
     text,
     texts,
 )
-from datum_router.manifests.cel_filters import CORS, FAULT, FAULT_ABORT
+from datum_router.manifests.cel_filters import CORS, FAULT, FAULT_ABORT, REPLY
 from datum_router.manifests.meta import FIELD_TEXT_PATTERN, MAX_HEADER_NAME_CHARS
-from datum_router.manifests.routefilters import FaultAbort, FaultInjection
+from datum_router.manifests.routefilters import FaultAbort, FaultInjection, LocalReply
 from datum_router.manifests.rules import is_prime
 from datum_router.manifests.validate_route import (
     DEFAULT_SPILLOVER,
@@ -322,6 +322,7 @@ ROUTE_RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
     UrlRewrite: _REWRITE,
     Cors: CORS,
     FaultInjection: FAULT,
+    LocalReply: REPLY,
     FaultAbort: FAULT_ABORT,
     LoadBalancingConfig: _BALANCING,
     LocalitySpec: _LOCALITY,

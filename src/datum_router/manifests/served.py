@@ -235,6 +235,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
             for name in ("delay.duration", "delay.percent", "abort.status", "abort.grpcStatus", "abort.percent")
         },
         "spec.maxRequestBodyBytes": "plugin proxy: extras, 413",
+        **{f"spec.localReplies[].{name}": "filters/reply" for name in ("statuses", "contentType", "body")},
         **{
             f"spec.cors.{name}": "filters/cors"
             for name in (
@@ -287,6 +288,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.listeners[].port": "compiler/ingress: listener",
         "spec.listeners[].protocol": "compiler/ingress: listener",
         "spec.maxRequestBodyBytes": "compiler/ingress: listener",
+        **{f"spec.localReplies[].{name}": "filters/reply" for name in ("statuses", "contentType", "body")},
         "spec.clientIP.trustedHops": "compiler/ingress: listener",
     },
     "VPCEgress": {},

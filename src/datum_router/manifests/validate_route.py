@@ -21,7 +21,7 @@ from datum_router.manifests.rules import (
     next_prime,
     warning,
 )
-from datum_router.manifests.validate_filters import check_cors, check_fault, check_grpc
+from datum_router.manifests.validate_filters import check_cors, check_fault, check_grpc, check_replies
 from datum_router.manifests.vpcroute import (
     FilterType,
     HashAlgorithm,
@@ -81,6 +81,8 @@ def validate_route(manifest: VPCRoute) -> Iterator[Problem]:
         yield from _filters("spec.filters", spec.filters, spec)
     if spec.cors is not None:
         yield from check_cors("spec.cors", spec.cors)
+    if spec.local_replies:
+        yield from check_replies("spec.localReplies", spec.local_replies)
     if spec.load_balancing_config is not None:
         yield from _balancing(spec, spec.load_balancing_config)
     if spec.locality is not None:

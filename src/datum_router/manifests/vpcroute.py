@@ -37,7 +37,7 @@ from datum_router.manifests.meta import (
     StatusText,
 )
 from datum_router.manifests.parts import CircuitBreaker, HttpHeader, RateLimit, Retries, Timeouts
-from datum_router.manifests.routefilters import FaultInjection
+from datum_router.manifests.routefilters import FaultInjection, LocalReplies
 from datum_router.manifests.terms import (
     BALANCER_NAMES,
     BALANCER_TERMS,
@@ -516,6 +516,7 @@ class VPCRouteSpec(SpecPart, frozen=True, kw_only=True):
     session_affinity: Annotated[SessionAffinity | None, Meta(description="Sessions stay at one endpoint.")] = None
     rate_limit: Annotated[RateLimit | None, Meta(description="How many requests are let through.")] = None
     circuit_breaker: Annotated[CircuitBreaker | None, Meta(description="Limits for this route.")] = None
+    local_replies: LocalReplies = ()
     max_request_body_bytes: (
         Annotated[
             int,

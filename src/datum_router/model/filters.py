@@ -54,3 +54,17 @@ class Fault(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type
     status: int = 0
     grpc_status: int | None = None
     abort_percent: int = 0
+
+
+class ReplyTemplate(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What the body of the gateway's own answers is.
+
+    Attributes:
+        statuses: For which of them; empty = every status from 400.
+        content_type: One of `filters.reply.ESCAPES`.
+        body: Text with placeholders, see `filters.reply`.
+    """
+
+    statuses: tuple[int, ...] = ()
+    content_type: str = "text/plain"
+    body: str = ""

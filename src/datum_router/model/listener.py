@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from datum_router.model.filters import ReplyTemplate
+
 
 class TlsBinding(msgspec.Struct, frozen=True, kw_only=True):
     """A certificate for some host names. `cert_pem` and `key_pem` are PEM text; never logged or dumped."""
@@ -26,6 +28,7 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
         alpn: Offered protocols in order of preference.
         trusted_hops: How many proxies in front of us may be believed in X-Forwarded-For.
         max_request_body_bytes: 0 = no limit.
+        replies: Bodies of the gateway's own answers.
         hostnames: Hosts it serves, empty = any; a TLS listener answers 421 to others.
         attachment: In a data plane, of the listener as one connection sees it: the VPCAttachment (`namespace/name`)
             behind the interface that it came in by. Always empty in a snapshot.
@@ -39,5 +42,6 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     min_tls_version: str = "1.2"
     trusted_hops: int = 0
     max_request_body_bytes: int = 0
+    replies: tuple[ReplyTemplate, ...] = ()
     hostnames: tuple[str, ...] = ()
     attachment: str = ""

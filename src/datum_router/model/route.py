@@ -7,7 +7,7 @@ from typing import NewType
 
 import msgspec
 
-from datum_router.model.filters import CorsPolicy, Fault, Mirror
+from datum_router.model.filters import CorsPolicy, Fault, Mirror, ReplyTemplate
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
 from datum_router.model.service import ServiceKey
 
@@ -187,6 +187,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         created_at: Unix time of the manifest's creation, for ties; 0 = unknown.
         index: Position within its manifest, the last tie-breaker.
         cors: None: the rule knows nothing of other origins.
+        replies: Bodies of the gateway's own answers; before those of the listener.
         max_request_body_bytes: 0 = none but the listener's.
         is_preflight: Made for the preflights of another rule of the manifest, whose conditions they do not meet.
     """
@@ -206,6 +207,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     index: int = 0
     cors: CorsPolicy | None = None
     max_request_body_bytes: int = 0
+    replies: tuple[ReplyTemplate, ...] = ()
     is_preflight: bool = False
 
 

@@ -49,6 +49,9 @@ def describe_filters(rule: Rule) -> list[str]:
         found += [f"for {ref.service}: {_describe_filter(item)}" for item in ref.filters]
     if rule.max_request_body_bytes:
         found.append(f"request bodies of at most {rule.max_request_body_bytes} bytes")
+    for item in rule.replies:
+        statuses = ", ".join(map(str, item.statuses)) or "errors"
+        found.append(f"own answers: {statuses} as {item.content_type}")
     if rule.cors is not None:
         found.insert(0, _describe_cors(rule.cors))
     return found

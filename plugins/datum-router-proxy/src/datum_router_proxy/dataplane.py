@@ -97,6 +97,7 @@ class ProxyDataPlane:
     def add_listener(self, listener: Listener, sock: socket.socket) -> None:
         """Start accepting on a bound, listening socket."""
         self._pipeline.limit_body(listener.name, listener.max_request_body_bytes)
+        self._pipeline.extras.set_replies(listener)
         self._listeners[listener.name] = ListenerTask(
             self._loop,
             listener,
@@ -112,6 +113,7 @@ class ProxyDataPlane:
     def update_listener(self, listener: Listener) -> None:
         """Change certificates and limits for new connections (the body limit for new requests)."""
         self._pipeline.limit_body(listener.name, listener.max_request_body_bytes)
+        self._pipeline.extras.set_replies(listener)
         self._listeners[listener.name].update(listener)
 
     def remove_listener(self, name: str) -> None:

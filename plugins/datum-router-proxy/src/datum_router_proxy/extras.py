@@ -10,6 +10,9 @@ from datum_router.compiler.link import LinkedRule
 from datum_router.filters.extra import RuleExtra
 from datum_router.filters.fault import FaultFilter
 from datum_router.filters.mirror import MirrorFilter
+from datum_router.filters.reply import dress
+from datum_router.model.filters import ReplyTemplate
+from datum_router.model.listener import Listener
 from datum_router.model.request import LocalReply, RequestHead
 from datum_router.policy.timeout import request_deadline
 from datum_router.reasons import Reason
@@ -27,11 +30,12 @@ from datum_router_proxy.trace import Trace
 class Extras:
     """One per pipeline."""
 
-    __slots__ = ("_accounts", "_loop", "_mirrors")
+    __slots__ = ("_accounts", "_loop", "_mirrors", "_replies")
 
     def __init__(self, loop: Loop, settings: ProxySettings, accounts: Accounts, calls: SideCalls) -> None:
         self._loop = loop
         self._accounts = accounts
+        self._replies: dict[str, tuple[ReplyTemplate, ...]] = {}
         self._mirrors = Mirrors(loop, settings, accounts, calls)
 
     async def on_request(
@@ -73,6 +77,19 @@ class Extras:
         if mirrors:
             self._mirrors.begin(Launch(rule, request, head, tuple(mirrors)), trace)
         return head
+
+    def set_replies(self, listener: Listener) -> None:
+        """Take the templates of a listener for our own answers."""
+        self._replies[listener.name] = listener.replies
+
+    def on_reply(self, trace: Trace, request: Request, reply: LocalReply) -> LocalReply:
+        """Return what is said in place of a service's answer: its body by the route's templates or the listener's."""
+        linked = trace.linked
+        templates = self._replies.get(request.template.listener, ())
+        if linked is not None and linked.extra is not None:
+            reply = linked.extra.on_reply(request.head, reply)
+            templates = linked.rule.replies + templates
+        return dress(templates, reply, request.request_id) if templates else reply
 
     def _cors(self, extra: RuleExtra, head: RequestHead) -> LocalReply | None:
         assert extra.cors is not None

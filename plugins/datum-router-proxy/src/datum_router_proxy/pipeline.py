@@ -100,12 +100,13 @@ class Pipeline:
         is_draining: Answers over HTTP/1 say that they are the last one of their connection: we end, or memory is short.
         overload_reply: What every new request is told instead of being served (threat E8); in_flight: those under way.
         flights: How requests begin that may need no step of a task of their own.
+        extras: What rules have beside plain filters, and the templates of our own answers.
         tunnels, accounts: WebSockets that are open and the task of each; what requests tell telemetry.
     """
 
     __slots__ = (
-        "_date", "_express", "_extras", "_holder", "_ids", "_listener_limits", "_observer", "_pump", "_transport",
-        "accounts", "flights", "h1_cache", "h1_limits", "h2_lines", "in_flight", "is_draining", "loop",
+        "_date", "_express", "_holder", "_ids", "_listener_limits", "_observer", "_pump", "_transport",
+        "accounts", "extras", "flights", "h1_cache", "h1_limits", "h2_lines", "in_flight", "is_draining", "loop",
         "overload_reply", "settings", "tunnels",
     )  # fmt: skip
 
@@ -138,7 +139,7 @@ class Pipeline:
             loop, transport, observer, self.accounts, self._date, self._ids, max_via_hops=settings.max_via_hops
         )
         self.flights = Flights(self, self._express, holder)
-        self._extras = Extras(loop, settings, self.accounts, SideCalls(transport, observer))
+        self.extras = Extras(loop, settings, self.accounts, SideCalls(transport, observer))
 
     def rejected(self, protocol: str, reason: Reason) -> None:
         """Count a refusal."""
@@ -275,7 +276,7 @@ class Pipeline:
         if rule.extra is None:
             filtered = apply_request(rule.filters, head)
         else:
-            filtered = await self._extras.on_request(rule, rule.extra, downstream, request, trace)
+            filtered = await self.extras.on_request(rule, rule.extra, downstream, request, trace)
         if isinstance(filtered, LocalReply):
             return filtered
         head = filtered
@@ -560,8 +561,7 @@ class Pipeline:
 
     def _answer(self, downstream: Downstream, request: Request, trace: Trace, reply: LocalReply) -> None:
         """Say it if it still can be said; otherwise cut the response that has begun."""
-        if trace.linked is not None and trace.linked.extra is not None:
-            reply = trace.linked.extra.on_reply(request.head, reply)
+        reply = self.extras.on_reply(trace, request, reply)
         trace.reason = reason_of(reply)
         if reply.status in _CLIENT_FAULTS or trace.reason is Reason.OVERLOADED:
             self._observer.rejected(downstream.protocol, trace.reason)

@@ -83,13 +83,15 @@ def send_local_reply(downstream: Downstream, request: Request, reply: LocalReply
         return 200
     body = b""
     fields: list[Field] = [*reply.headers, date]
-    if reply.status >= 400:
+    if reply.body is not None:
+        body = reply.body
+    elif reply.status >= 400:
         text = f"{reply.reason}: {reply.detail}\nrequest id: {request.request_id}\n"
         body = text.encode("utf-8", "replace")
     elif reply.detail:
         body = reply.detail.encode("utf-8", "replace")
     if body:
-        fields.append((b"content-type", b"text/plain; charset=utf-8"))
+        fields.append((b"content-type", reply.content_type))
     fields.append((b"x-request-id", request.request_id.encode("ascii")))
     is_bodyless = not body or template.method == "HEAD"
     downstream.send_head(reply.status, fields, content_length=len(body), is_bodyless=is_bodyless)
