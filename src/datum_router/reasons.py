@@ -84,6 +84,7 @@ class Reason(enum.StrEnum):
     RATE_LIMIT_UNKNOWN = "rate_limit_unknown"
     REDIRECTED = "redirected"
     PREFLIGHT = "preflight"
+    FAULT_INJECTED = "fault_injected"
     LOOP_DETECTED = "loop_detected"
     PLUGIN_DISABLED = "plugin_disabled"
     EGRESS_DENIED = "egress_denied"
@@ -100,6 +101,7 @@ class Reason(enum.StrEnum):
     UPSTREAM_PROTOCOL = "upstream_protocol"
     UPSTREAM_TLS = "upstream_tls"
     POOL_OVERFLOW = "pool_overflow"
+    SIDE_CALL_TIMEOUT = "side_call_timeout"
     LOCAL_RESOURCES = "local_resources"
     BAD_FILTER_OUTPUT = "bad_filter_output"
 

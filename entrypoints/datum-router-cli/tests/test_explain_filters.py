@@ -59,3 +59,24 @@ def test_a_preflight_is_answered_by_the_router(explained: Explained) -> None:
     assert "winner: default/api#0-preflight-PUT (conf/all.yaml:17)" in lines
     assert "CORS: origins https://a.test, methods PUT" in lines
     assert "answered by the router: 204" in lines
+
+
+def test_copies_faults_sizes_and_edits_of_a_destination_are_named(explained: Explained) -> None:
+    lines = explained(
+        "      filters: [{type: RequestHeaderModifier, requestHeaderModifier: {remove: [x-a]}}]\n"
+        "  maxRequestBodyBytes: 10\n"
+        "  filters:\n"
+        "    - {type: RequestMirror, requestMirror: {vpcServiceRef: {name: copy}, percent: 10}}\n"
+        "    - {type: RequestMirror, requestMirror: {vpcServiceRef: {name: gone}}}\n"
+        "    - type: FaultInjection\n"
+        "      faultInjection:\n"
+        "        {delay: {duration: 250ms, percent: 5}, abort: {status: 503, grpcStatus: 14, percent: 1}}\n",
+        *("GET", "http://localhost/"),
+    )
+    assert lines[lines.index("mirror: 10% of the requests to default/copy") :][:5] == [
+        "mirror: 10% of the requests to default/copy",
+        "mirror: 100% of the requests to default/gone (not now: VPCServiceNotFound)",
+        "fault: 5% wait 0.25 s, 1% are answered with 503, 1% of gRPC calls are answered with grpc-status 14",
+        "for default/my-api: request headers: remove x-a",
+        "request bodies of at most 10 bytes",
+    ]

@@ -13,6 +13,7 @@ import msgspec
 from datum_router.compiler.diagnostics import Severity, did_you_mean
 from datum_router.compiler.limits import rate_policy
 from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
+from datum_router.compiler.replies import compile_replies
 from datum_router.compiler.services import service_key
 from datum_router.manifests.meta import ObjectKey, key_of
 from datum_router.manifests.secret import Secret
@@ -332,6 +333,7 @@ class IngressCompiler:
             return None
         trusted_hops = spec.client_ip.trusted_hops if spec.client_ip is not None else 0
         limit = spec.max_request_body_bytes or 0
+        replies = compile_replies(spec.local_replies)
         if before is None:
             self._owners[item.port] = key
             listener = Listener(
@@ -343,20 +345,22 @@ class IngressCompiler:
                 min_tls_version=spec.tls.min_version.value if spec.tls is not None else "1.2",
                 trusted_hops=trusted_hops,
                 max_request_body_bytes=limit,
+                replies=replies,
                 hostnames=hostnames,
             )
         else:
             min_version = spec.tls.min_version.value if is_tls and spec.tls is not None else before.min_tls_version
             alpn = _alpn(ingress) if is_tls else before.alpn
-            kept = (before.trusted_hops, before.max_request_body_bytes, before.min_tls_version, before.alpn)
-            if kept != (trusted_hops, limit, min_version, alpn):
+            same = (before.trusted_hops, before.max_request_body_bytes, before.replies)
+            kept = (*same, before.min_tls_version, before.alpn)
+            if kept != (trusted_hops, limit, replies, min_version, alpn):
                 self._findings.append(
                     Finding(
                         key=key,
                         path="spec",
                         reason=Reason.CONFLICTED,
                         message=f"port {item.port} is shared with {self._owners[item.port]}, whose clientIP, "
-                        "maxRequestBodyBytes, tls.minVersion and tls.alpn apply",
+                        "maxRequestBodyBytes, localReplies, tls.minVersion and tls.alpn apply",
                         severity=Severity.WARNING,
                     )
                 )

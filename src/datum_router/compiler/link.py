@@ -27,7 +27,7 @@ from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint
 from datum_router.model.outcome import OutcomeClass
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
 from datum_router.model.request import REQUEST_ID, LocalReply, RequestHead
-from datum_router.model.route import BackendRef, HashOn, Rule
+from datum_router.model.route import BackendRef, HashOn, Rule, side_services
 from datum_router.model.service import Service, ServiceKey
 from datum_router.model.snapshot import SnapshotData
 from datum_router.observe.meter import RequestMeter
@@ -195,6 +195,7 @@ class LinkedRule:
         "_balancers",
         "_filters",
         "_refs",
+        "_sides",
         "_single",
         "_split",
         "_uses_hash",
@@ -244,6 +245,9 @@ class LinkedRule:
         self.meters: dict[tuple[str, str], RequestMeter] = {}
         self._balancers = balancers
         self._filters = {id(rule.destinations[at]): filters for at, filters in destination_filters.items()}
+        self._sides = (
+            {key: BackendRef(service=key, problem=why) for key, why in side_services(rule)} if rule.filters else {}
+        )
         self._uses_hash = uses_hash(rule.balancing)
         only = rule.destinations[0] if len(rule.destinations) == 1 else None
         self._single = only if only is not None and only.weight > 0 and not only.problem else None
@@ -254,7 +258,7 @@ class LinkedRule:
         pairs = self._balancers
         return all(
             (pairs[ref.service][0] if ref.service in pairs else None) is states.get(ref.service)
-            for ref in self.rule.destinations
+            for ref in (*self.rule.destinations, *self._sides.values())
             if not ref.problem
         )
 
@@ -324,6 +328,18 @@ class LinkedRule:
         if found is None:
             return self._nobody(now)
         return found
+
+    def select_side(self, service: ServiceKey, head: RequestHead, *, rng: random.Random, now: float) -> Lease | None:
+        """Claim an endpoint of a service that a filter of the rule needs; None if there is none, or a limit is reached.
+
+        Raises:
+            PluginContractError: As `select`.
+        """
+        ref = self._sides.get(service)
+        if ref is None or ref.problem:
+            return None
+        found = self._claim(ref, head, rng=rng, now=now, excluded=NO_EXCLUSIONS, is_retry=False)
+        return found if isinstance(found, Lease) else None
 
     def _select_within(
         self,

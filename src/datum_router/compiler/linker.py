@@ -30,7 +30,7 @@ from datum_router.health.trial import LocalPermits, TrialDesk
 from datum_router.health.view import HealthTable
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality
 from datum_router.model.request import REQUEST_ID
-from datum_router.model.route import FilterConfig, PluginFilter, Rule, RuleId
+from datum_router.model.route import FilterConfig, PluginFilter, Rule, RuleId, side_services
 from datum_router.model.service import ServiceKey
 from datum_router.model.snapshot import SnapshotData
 from datum_router.observe import names
@@ -247,7 +247,10 @@ class Linker:
             for position, rule in enumerate(data.rules, 1):
                 if position % (8 * STEP_RULES) == 0:
                     yield
-                if id(rule) in known or all(ref.service not in self._moved for ref in rule.destinations):
+                if id(rule) in known or (
+                    all(ref.service not in self._moved for ref in rule.destinations)
+                    and not (rule.filters and any(key in self._moved for key, _ in side_services(rule)))
+                ):
                     continue
                 before = rules[rule.id]
                 if not before.uses_states(states):
@@ -264,11 +267,14 @@ class Linker:
         filters = tuple([self._filter(config, rule) for config in rule.filters])
         balancers: dict[ServiceKey, tuple[ServiceState, ServiceBalancer]] = {}
         keeps = before is not None and before.rule.balancing == rule.balancing and before.rule.locality == rule.locality
-        for ref in rule.destinations:
-            state = states.get(ref.service)
-            if state is None or ref.problem or ref.service in balancers:
+        wanted = [(ref.service, ref.problem) for ref in rule.destinations]
+        if rule.filters:
+            wanted += side_services(rule)
+        for key, problem in wanted:
+            state = states.get(key)
+            if state is None or problem or key in balancers:
                 continue
-            balancer = before.balancer_of(ref.service, state) if keeps and before is not None else None
+            balancer = before.balancer_of(key, state) if keeps and before is not None else None
             if balancer is None:
                 balancer = ServiceBalancer(
                     state.service,
@@ -281,7 +287,7 @@ class Linker:
                 )
                 state.balancers[balancer] = None
                 made.append((state, balancer))
-            balancers[ref.service] = (state, balancer)
+            balancers[key] = (state, balancer)
         destination_filters = {
             position: tuple([self._filter(config, rule) for config in ref.filters])
             for position, ref in enumerate(rule.destinations)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from datum_router.compiler.cors import compile_cors, preflight_rules
 from datum_router.compiler.diagnostics import did_you_mean
+from datum_router.compiler.filters import FilterCompiler, filter_findings
 from datum_router.compiler.ingress import IngressScope
 from datum_router.compiler.limits import circuit_policy, route_rates
 from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
+from datum_router.compiler.replies import compile_replies
 from datum_router.compiler.services import service_key
-from datum_router.filters.base import filter_problem
 from datum_router.manifests import vpcroute as wire
 from datum_router.manifests.meta import ObjectKey, key_of, parse_duration
 from datum_router.manifests.parts import GRPC_CONDITIONS, STATUS_CONDITIONS
@@ -20,16 +19,12 @@ from datum_router.model.policy import RETRY_BUDGET_PERCENT, RetryCondition, Retr
 from datum_router.model.route import (
     BackendRef,
     BalancingPolicy,
-    FilterConfig,
     HashOn,
-    HeaderEdit,
     LocalityMode,
     LocalityPolicy,
     Match,
     PathKind,
     PathMatch,
-    Redirect,
-    Rewrite,
     Rule,
     RuleId,
     ValueKind,
@@ -62,15 +57,17 @@ class RouteCompiler:
         balancing = self._balancing(route, key, findings)
         if balancing is None:
             return [], findings
-        destinations = _destinations(route, key, view, findings)
         # Limits are no steps of the filters: all of them come first.
         steps = [index for index, item in enumerate(spec.filters) if item.type is not wire.FilterType.RATE_LIMIT]
-        filters = tuple([compile_filter(spec.filters[index]) for index in steps])
         rates = route_rates(route, key)
         circuit = circuit_policy(spec.circuit_breaker) if spec.circuit_breaker is not None else None
+        compiled = FilterCompiler(key, view, findings)
+        destinations = _destinations(route, key, view, findings, compiled)
+        filters = compiled.compile(spec.filters, "spec.filters", steps)
         matches = spec.matches or (spec.match or wire.RouteMatch(),)
         name = f"{key.namespace}/{key.name}"
         cors = compile_cors(spec.cors)
+        replies = compile_replies(spec.local_replies)
         locality, retry, timeouts = _locality(route), _retry(route), _timeouts(route)
         created = created_at(route.metadata)
         attachment = f"{key.namespace}/{spec.source_vpc_attachment}" if spec.source_vpc_attachment else ""
@@ -93,11 +90,13 @@ class RouteCompiler:
                 created_at=created,
                 index=index,
                 cors=cors,
+                replies=replies,
+                max_request_body_bytes=spec.max_request_body_bytes or 0,
             )
             where = f"spec.matches[{index}]" if spec.matches else "spec.match"
             unusable = self._match_problems(rule, key, where, is_grpc=item.grpc_service is not None)
             if filters or any(ref.filters for ref in destinations):
-                unusable += _filter_problems(rule, key, steps)
+                unusable += filter_findings(rule, key, steps)
             if unusable:
                 findings += unusable
             else:
@@ -153,26 +152,8 @@ class RouteCompiler:
         )
 
 
-def _filter_problems(rule: Rule, key: ObjectKey, steps: Sequence[int]) -> list[Finding]:
-    return [
-        Finding(key=key, path=f"spec.filters[{index}]", reason=Reason.INVALID_VALUE, message=problem)
-        for index, config in zip(steps, rule.filters, strict=True)
-        if (problem := filter_problem(config, rule))
-    ] + [
-        Finding(
-            key=key,
-            path=f"spec.destinations[{position}].filters[{index}]",
-            reason=Reason.INVALID_VALUE,
-            message=problem,
-        )
-        for position, ref in enumerate(rule.destinations)
-        for index, config in enumerate(ref.filters)
-        if (problem := filter_problem(config, rule))
-    ]
-
-
 def _destinations(
-    route: VPCRoute, key: ObjectKey, view: ManifestView, findings: list[Finding]
+    route: VPCRoute, key: ObjectKey, view: ManifestView, findings: list[Finding], compiled: FilterCompiler
 ) -> tuple[BackendRef, ...]:
     refs: list[BackendRef] = []
     for index, item in enumerate(route.spec.destinations):
@@ -193,7 +174,7 @@ def _destinations(
                 port=port_override(item.port, result.service),
                 priority=item.priority,
                 problem=result.problem,
-                filters=tuple([compile_filter(one) for one in item.filters]) if item.filters else (),
+                filters=compiled.compile(item.filters, f"spec.destinations[{index}].filters"),
             )
         )
     return tuple(refs)
@@ -313,43 +294,3 @@ def _timeouts(route: VPCRoute) -> TimeoutPolicy:
         stream_idle_s=stream_idle_s,
         propagates=spec.timeouts is not None and spec.timeouts.propagate,
     )
-
-
-def compile_filter(item: wire.RouteFilter) -> FilterConfig:
-    """Return one served filter of a manifest as the model's; validation has refused all others."""
-    if item.request_header_modifier is not None:
-        return _header_edit(item.request_header_modifier, is_response=False)
-    if item.response_header_modifier is not None:
-        return _header_edit(item.response_header_modifier, is_response=True)
-    if item.request_redirect is not None:
-        redirect = item.request_redirect
-        full, prefix = _path_modifier(redirect.path)
-        return Redirect(
-            scheme=redirect.scheme or "",
-            hostname=redirect.hostname or "",
-            port=redirect.port,
-            full_path=full,
-            prefix_path=prefix,
-            status=redirect.status_code,
-        )
-    if item.url_rewrite is not None:
-        full, prefix = _path_modifier(item.url_rewrite.path)
-        return Rewrite(hostname=item.url_rewrite.hostname or "", full_path=full, prefix_path=prefix)
-    raise AssertionError(f"filter {item.type} passed validation but is not served")
-
-
-def _header_edit(modifier: wire.HeaderModifier, *, is_response: bool) -> HeaderEdit:
-    return HeaderEdit(
-        is_response=is_response,
-        set=tuple((one.name.lower(), one.value) for one in modifier.set),
-        add=tuple((one.name.lower(), one.value) for one in modifier.add),
-        remove=tuple(name.lower() for name in modifier.remove),
-    )
-
-
-def _path_modifier(path: wire.PathModifier | None) -> tuple[str | None, str | None]:
-    if path is None:
-        return None, None
-    if path.type is wire.PathModifierType.REPLACE_FULL_PATH:
-        return path.replace_full_path or "/", None
-    return None, path.replace_prefix_match or "/"

@@ -15,10 +15,13 @@ from typing import Protocol, assert_never
 import msgspec
 
 from datum_router.errors import PluginDisabled
+from datum_router.filters.fault import FaultFilter, fault_problem
 from datum_router.filters.grammar import field_problem
 from datum_router.filters.headers import RequestHeaderEdit, ResponseHeaderEdit, edit_problem
+from datum_router.filters.mirror import MirrorFilter
 from datum_router.filters.redirect import RedirectFilter, redirect_problem
 from datum_router.filters.rewrite import RewriteFilter, rewrite_problem
+from datum_router.model.filters import Fault, Mirror
 from datum_router.model.request import REQUEST_ID, Headers, LocalReply, RequestHead, ResponseHead
 from datum_router.model.route import FilterConfig, HeaderEdit, PluginFilter, Redirect, Rewrite, Rule
 from datum_router.policy.plugin_guard import PLUGIN_ERRORS, PluginGuard
@@ -151,6 +154,10 @@ def filter_problem(config: FilterConfig, rule: Rule) -> str:
             return rewrite_problem(config, rule.match)
         case Redirect():
             return redirect_problem(config, rule.match)
+        case Fault():
+            return fault_problem(config)
+        case Mirror():
+            return ""
         case PluginFilter():
             return ""
         case _:
@@ -173,6 +180,10 @@ def build_filter(config: FilterConfig, rule: Rule) -> Filter:
             return RewriteFilter(config, rule.match)
         case Redirect():
             return RedirectFilter(config, rule.match)
+        case Mirror():
+            return MirrorFilter(config)
+        case Fault():
+            return FaultFilter(config)
         case PluginFilter():
             return RefusingFilter(f"no plugin offers a filter named {config.name}", reason=Reason.PLUGIN_FAILED)
         case _:

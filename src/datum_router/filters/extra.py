@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
-from datum_router.filters.base import Filter, apply_response
 from datum_router.filters.cors import Cors
+from datum_router.model.filters import Fault, Mirror
 from datum_router.model.request import Headers, LocalReply, RequestHead, ResponseHead
 from datum_router.model.route import Rule
 from datum_router.reasons import Reason
@@ -20,26 +20,17 @@ class RuleExtra:
 
     Attributes:
         cors: Asked before all filters, so that a preflight, which carries no credentials, needs none.
+        most_body_bytes: Longest request body of the rule; 0 = as its listener has it.
     """
 
-    __slots__ = ("cors",)
+    __slots__ = ("cors", "most_body_bytes")
 
     def __init__(self, rule: Rule) -> None:
         self.cors = Cors(rule.cors) if rule.cors is not None else None
+        self.most_body_bytes = rule.max_request_body_bytes
 
-    def on_response(
-        self,
-        filters: tuple[Filter, ...],
-        destination_filters: tuple[Filter, ...],
-        head: RequestHead,
-        response: ResponseHead,
-    ) -> ResponseHead:
-        """Return the response head after the filters of its destination, and those of the rule.
-
-        Args:
-            head: The request as it came.
-        """
-        response = apply_response(filters, apply_response(destination_filters, response))
+    def on_response(self, head: RequestHead, response: ResponseHead) -> ResponseHead:
+        """Return the response head after everything else has been done with it; `head` is the request as it came."""
         if self.cors is None:
             return response
         return ResponseHead(status=response.status, headers=Headers(self.cors.stamp(head, response.headers.fields)))
@@ -53,4 +44,11 @@ class RuleExtra:
 
 def extra_of(rule: Rule) -> RuleExtra | None:
     """Return what a rule has beside plain filters, None if that is nothing."""
-    return RuleExtra(rule) if rule.cors is not None or any(ref.filters for ref in rule.destinations) else None
+    has_any = (
+        rule.cors is not None
+        or bool(rule.replies)
+        or rule.max_request_body_bytes > 0
+        or any(isinstance(item, Mirror | Fault) for item in rule.filters)
+        or any(ref.filters for ref in rule.destinations)
+    )
+    return RuleExtra(rule) if has_any else None

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from datum_router.filters.cors import ORIGIN_PATTERN
-from datum_router.manifests.cel import CelRule, filled, header_matched, text
+from datum_router.filters.reply import PLACEHOLDER_PATTERN, PLACEHOLDERS
+from datum_router.manifests.cel import CelRule, filled, given, header_matched, text, texts
 from datum_router.reasons import Reason
 
 
@@ -40,5 +41,29 @@ CORS: Final = (
             header_matched(f"{name}[]"),
             _without_credentials(name, f"with allowCredentials name the {name}: browsers take * for a name"),
         )
+    ),
+)
+
+FAULT: Final = (
+    CelRule(
+        rule=f"{given('delay')} || {given('abort')}",
+        message="the filter does nothing: expected delay or abort",
+        reason=Reason.MISSING_FIELD,
+    ),
+)
+FAULT_ABORT: Final = (
+    CelRule(
+        rule=f"{given('status')} || {given('grpcStatus')}",
+        message="abort needs a status: expected status, or grpcStatus for gRPC calls alone",
+        field="status",
+        reason=Reason.MISSING_FIELD,
+    ),
+)
+_KNOWN: Final = [f"%{one}%" for one in PLACEHOLDERS]
+REPLY: Final = (
+    CelRule(
+        on="body",
+        rule=f"self.findAll({text(PLACEHOLDER_PATTERN)}).all(found, found in {texts(_KNOWN)})",
+        message=f"expected no placeholder but {', '.join(_KNOWN)}",
     ),
 )

@@ -22,8 +22,9 @@ from datum_router.manifests.cel import (
     text,
     texts,
 )
-from datum_router.manifests.cel_filters import CORS
+from datum_router.manifests.cel_filters import CORS, FAULT, FAULT_ABORT, REPLY
 from datum_router.manifests.meta import FIELD_TEXT_PATTERN, MAX_HEADER_NAME_CHARS
+from datum_router.manifests.routefilters import FaultAbort, FaultInjection, LocalReply
 from datum_router.manifests.rules import is_prime
 from datum_router.manifests.validate_route import (
     DEFAULT_SPILLOVER,
@@ -320,6 +321,9 @@ ROUTE_RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
     RequestRedirect: _REDIRECT,
     UrlRewrite: _REWRITE,
     Cors: CORS,
+    FaultInjection: FAULT,
+    LocalReply: REPLY,
+    FaultAbort: FAULT_ABORT,
     LoadBalancingConfig: _BALANCING,
     LocalitySpec: _LOCALITY,
 }

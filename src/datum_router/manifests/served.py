@@ -48,21 +48,15 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
     "VPCRoute": (
         NotServed(
             path="spec.destinations[].filters[].type",
-            values=("RequestRedirect", "RequestMirror", "RateLimit"),
+            values=("RequestRedirect", "RequestMirror", "RateLimit", "FaultInjection"),
             hint="use it in spec.filters, for all destinations",
         ),
         *(
             NotServed(path=f"spec.destinations[].filters[].{name}", hint="use it in spec.filters, for all destinations")
-            for name in ("requestRedirect", "requestMirror", "rateLimit")
+            for name in ("requestRedirect", "requestMirror", "rateLimit", "faultInjection")
         ),
         NotServed(path="spec.loadBalancingConfig.cookie.ttl", hint="set the cookie in the application"),
         NotServed(path="spec.loadBalancingConfig.cookie.path", hint="set the cookie in the application"),
-        NotServed(
-            path="spec.filters[].type",
-            values=("RequestMirror",),
-            hint="use RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect or URLRewrite",
-        ),
-        NotServed(path="spec.filters[].requestMirror", hint=_REMOVE),
         NotServed(path="spec.sessionAffinity", hint="use loadBalancing consistent-hash with hashOn Cookie or Header"),
         NotServed(path="spec.circuitBreaker.maxConnections", hint="connections are the service's: set it there"),
         NotServed(path="spec.circuitBreaker.maxPendingRequests", hint="connections are the service's: set it there"),
@@ -88,6 +82,7 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
     "VPCEgress": (
         NotServed(path="spec.connectorRef", hint="remove it: traffic leaves by the gateway's own routing table"),
         NotServed(path="spec.timeouts.backendRequest", hint="use timeouts.request"),
+        NotServed(path="spec.timeouts.propagate", hint=_REMOVE),
         NotServed(path="spec.retries.perTryTimeout", hint="use timeouts.request, the limit of all attempts together"),
         NotServed(path="spec.retries.retryOn", hint="use retryOnStatus; failed connections are always tried again"),
         NotServed(path="spec.retries.budgetPercent", hint="use maxRetries"),
@@ -243,6 +238,16 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
             for name in ("hostname", *_PATH_PARTS)
         },
         **{
+            f"spec.filters[].requestMirror.{name}": "filters/mirror, plugin proxy: mirror"
+            for name in ("vpcServiceRef.name", "vpcServiceRef.namespace", "percent")
+        },
+        **{
+            f"spec.filters[].faultInjection.{name}": "filters/fault"
+            for name in ("delay.duration", "delay.percent", "abort.status", "abort.grpcStatus", "abort.percent")
+        },
+        "spec.maxRequestBodyBytes": "plugin proxy: extras, 413",
+        **{f"spec.localReplies[].{name}": "filters/reply" for name in ("statuses", "contentType", "body")},
+        **{
             f"spec.cors.{name}": "filters/cors"
             for name in (
                 "allowedOrigins",
@@ -298,6 +303,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.listeners[].port": "compiler/ingress: listener",
         "spec.listeners[].protocol": "compiler/ingress: listener",
         "spec.maxRequestBodyBytes": "compiler/ingress: listener",
+        **{f"spec.localReplies[].{name}": "filters/reply" for name in ("statuses", "contentType", "body")},
         "spec.clientIP.trustedHops": "compiler/ingress: listener",
         **{f"spec.rateLimit.{name}": "policy/ratelimit" for name in _RATES},
     },

@@ -29,6 +29,7 @@ from datum_router.manifests.rules import (
     warning,
 )
 from datum_router.manifests.servicebinding import ServiceBinding
+from datum_router.manifests.validate_filters import check_replies
 from datum_router.manifests.validate_limits import check_rate_limit
 from datum_router.manifests.vpcegress import EgressTls, VPCEgress
 from datum_router.manifests.vpcingress import IngressProtocol, VPCIngress
@@ -194,6 +195,7 @@ def validate_ingress(manifest: VPCIngress) -> Iterator[Problem]:
     spec = manifest.spec
     yield from check_host("spec.host", spec.host)
     yield from check_hosts("spec.hosts", spec.hosts)
+    yield from check_replies("spec.localReplies", spec.local_replies)
     for index, rule in enumerate(spec.rules):
         yield from check_path(f"spec.rules[{index}].path", rule.path)
     ports: dict[int, int] = {}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from datum_router.filters.cors import ANY, origin_problem
+from datum_router.filters.reply import template_problem
 from datum_router.manifests.problem import Problem, shown
+from datum_router.manifests.routefilters import FaultInjection, LocalReply
 from datum_router.manifests.rules import check_header, check_regex, exclusive, invalid, missing
 from datum_router.manifests.vpcroute import GRPC_METHOD_PATTERN, GRPC_SERVICE_PATTERN, Cors, GrpcMatchType, RouteMatch
 
@@ -31,6 +33,22 @@ def check_grpc(path: str, match: RouteMatch) -> Iterator[Problem]:
                 f"found {shown(text)}, expected a gRPC name such as {example}",
                 "set grpcMatchType: RegularExpression" if set(text) & _REGEX_SIGNS else "",
             )
+
+
+def check_fault(path: str, fault: FaultInjection) -> Iterator[Problem]:
+    """Check faults that are injected on purpose."""
+    if fault.delay is None and fault.abort is None:
+        yield missing(path, "the filter does nothing", "give delay or abort")
+    if fault.abort is not None and fault.abort.status is None and fault.abort.grpc_status is None:
+        yield missing(f"{path}.abort.status", "abort needs a status", "give status, or grpcStatus for gRPC calls alone")
+
+
+def check_replies(path: str, replies: Sequence[LocalReply]) -> Iterator[Problem]:
+    """Check templates of the gateway's own answers."""
+    for index, reply in enumerate(replies):
+        problem = template_problem(reply.body, reply.content_type.value)
+        if problem:
+            yield invalid(f"{path}[{index}].body", f"found {problem}")
 
 
 def check_cors(path: str, cors: Cors) -> Iterator[Problem]:

@@ -22,7 +22,7 @@ from datum_router.manifests.rules import (
     next_prime,
     warning,
 )
-from datum_router.manifests.validate_filters import check_cors, check_grpc
+from datum_router.manifests.validate_filters import check_cors, check_fault, check_grpc, check_replies
 from datum_router.manifests.validate_limits import check_rate_limit
 from datum_router.manifests.vpcroute import (
     FilterType,
@@ -63,6 +63,7 @@ FILTER_FIELDS = {
     FilterType.URL_REWRITE: ("url_rewrite", "urlRewrite"),
     FilterType.REQUEST_MIRROR: ("request_mirror", "requestMirror"),
     FilterType.RATE_LIMIT: ("rate_limit", "rateLimit"),
+    FilterType.FAULT_INJECTION: ("fault_injection", "faultInjection"),
 }
 """The field that holds the settings of a type of filter: attribute, name on the wire."""
 
@@ -82,6 +83,8 @@ def validate_route(manifest: VPCRoute) -> Iterator[Problem]:
         yield from _filters("spec.filters", spec.filters, spec)
     if spec.cors is not None:
         yield from check_cors("spec.cors", spec.cors)
+    if spec.local_replies:
+        yield from check_replies("spec.localReplies", spec.local_replies)
     if spec.load_balancing_config is not None:
         yield from _balancing(spec, spec.load_balancing_config)
     if spec.locality is not None:
@@ -228,6 +231,9 @@ def _filter(path: str, item: RouteFilter, spec: VPCRouteSpec) -> Iterator[Proble
         yield from _path_modifier(f"{where}.path", rewrite.path, spec)
         if rewrite.hostname is None and rewrite.path is None:
             yield missing(where, "the rewrite changes nothing", "give hostname or path")
+
+    if item.fault_injection is not None:
+        yield from check_fault(f"{path}.faultInjection", item.fault_injection)
 
 
 def _header_modifier(path: str, modifier: HeaderModifier) -> Iterator[Problem]:

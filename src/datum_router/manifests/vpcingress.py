@@ -25,6 +25,7 @@ from datum_router.manifests.meta import (
     StatusText,
 )
 from datum_router.manifests.parts import LabelSelector, RateLimit, Timeouts, TlsVersion
+from datum_router.manifests.routefilters import LocalReplies
 from datum_router.manifests.terms import LISTENER_TERMS, PATH_TYPE_TERMS, TLS_VERSION_TERMS
 
 MAX_LISTENERS = 64
@@ -193,6 +194,7 @@ class VPCIngressSpec(SpecPart, frozen=True, kw_only=True):
     gateway_selector: Annotated[LabelSelector | None, Meta(description="Gateways that open the ports.")] = None
     allowed_routes: Annotated[AllowedRoutes | None, Meta(description="Which routes may be served here.")] = None
     default_timeouts: Annotated[Timeouts | None, Meta(description="Time limits of routes without their own.")] = None
+    local_replies: LocalReplies = ()
     max_request_body_bytes: (
         Annotated[int, Meta(description="Longest request body; unlimited if not given.", ge=1, le=MAX_BODY_BYTES)]
         | None

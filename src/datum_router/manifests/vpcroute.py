@@ -37,6 +37,7 @@ from datum_router.manifests.meta import (
     StatusText,
 )
 from datum_router.manifests.parts import CircuitBreaker, HttpHeader, RateLimit, Retries, Timeouts
+from datum_router.manifests.routefilters import FaultInjection, LocalReplies
 from datum_router.manifests.terms import (
     BALANCER_NAMES,
     BALANCER_TERMS,
@@ -68,6 +69,8 @@ MAX_DESTINATION_FILTERS = 8
 """Filters of one of up to 64 destinations: with 16, the API server would find their rules too expensive."""
 GRPC_SERVICE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*$"
 GRPC_METHOD_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*$"
+MAX_BODY_BYTES = 1 << 40
+"""Highest limit of a request body, in bytes."""
 MAX_PARENTS = 32
 """Parents of one route."""
 
@@ -251,6 +254,7 @@ class FilterType(enum.StrEnum):
     URL_REWRITE = "URLRewrite"
     REQUEST_MIRROR = "RequestMirror"
     RATE_LIMIT = "RateLimit"
+    FAULT_INJECTION = "FaultInjection"
 
 
 class RouteFilter(SpecPart, frozen=True, kw_only=True):
@@ -263,6 +267,7 @@ class RouteFilter(SpecPart, frozen=True, kw_only=True):
     url_rewrite: Annotated[UrlRewrite | None, Meta(description="For URLRewrite.")] = None
     request_mirror: Annotated[RequestMirror | None, Meta(description="For RequestMirror.")] = None
     rate_limit: Annotated[RateLimit | None, Meta(description="For RateLimit.")] = None
+    fault_injection: Annotated[FaultInjection | None, Meta(description="For FaultInjection.")] = None
 
 
 class Destination(SpecPart, frozen=True, kw_only=True):
@@ -513,6 +518,19 @@ class VPCRouteSpec(SpecPart, frozen=True, kw_only=True):
     circuit_breaker: Annotated[
         CircuitBreaker | None, Meta(description="Limits on what this route asks, beside those of its services.")
     ] = None
+    local_replies: LocalReplies = ()
+    max_request_body_bytes: (
+        Annotated[
+            int,
+            Meta(
+                description="Longest request body; longer ones are answered with 413. The limit of the VPCIngress, if "
+                "it has one, holds as well.",
+                ge=1,
+                le=MAX_BODY_BYTES,
+            ),
+        ]
+        | None
+    ) = None
     locality: Annotated[LocalitySpec | None, Meta(description="Prefer endpoints that are near.")] = None
 
 

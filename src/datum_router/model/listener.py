@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from datum_router.model.egress import EgressListener
+from datum_router.model.filters import ReplyTemplate
 from datum_router.model.limits import HostRateLimit
 
 
@@ -29,6 +30,7 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
         alpn: Offered protocols in order of preference.
         trusted_hops: How many proxies in front of us may be believed in X-Forwarded-For.
         max_request_body_bytes: 0 = no limit.
+        replies: Bodies of the gateway's own answers.
         hostnames: Hosts it serves, empty = any; a TLS listener answers 421 to others.
         rate_limits: Of what comes in for some of its hosts, before routes are looked at.
         attachment: In a data plane, of the listener as one connection sees it: the VPCAttachment (`namespace/name`)
@@ -44,6 +46,7 @@ class Listener(msgspec.Struct, frozen=True, kw_only=True):
     min_tls_version: str = "1.2"
     trusted_hops: int = 0
     max_request_body_bytes: int = 0
+    replies: tuple[ReplyTemplate, ...] = ()
     hostnames: tuple[str, ...] = ()
     rate_limits: tuple[HostRateLimit, ...] = ()
     attachment: str = ""

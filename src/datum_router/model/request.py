@@ -104,9 +104,14 @@ class LocalReply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     Attributes:
         reason: Token for the access log and metrics.
         detail: One sentence for people, becomes the body.
+        body, content_type: In place of the text that is made of `detail`.
+        grpc_status: What gRPC clients are told; None: what stands for `status`.
     """
 
     status: int
     reason: str
     detail: str = ""
     headers: FieldList = ()
+    grpc_status: int | None = None
+    body: bytes | None = None
+    content_type: bytes = b"text/plain; charset=utf-8"

@@ -7,7 +7,7 @@ from typing import NewType
 
 import msgspec
 
-from datum_router.model.filters import CorsPolicy
+from datum_router.model.filters import CorsPolicy, Fault, Mirror, ReplyTemplate
 from datum_router.model.limits import CircuitPolicy, RateLimitPolicy
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
 from datum_router.model.service import ServiceKey
@@ -106,7 +106,7 @@ class PluginFilter(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_fiel
     config: str = "{}"
 
 
-FilterConfig = HeaderEdit | Redirect | Rewrite | PluginFilter
+FilterConfig = HeaderEdit | Redirect | Rewrite | Mirror | Fault | PluginFilter
 
 
 class BackendRef(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -190,6 +190,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         created_at: Unix time of the manifest's creation, for ties; 0 = unknown.
         index: Position within its manifest, the last tie-breaker.
         cors: None: the rule knows nothing of other origins.
+        replies: Bodies of the gateway's own answers; before those of the listener.
+        max_request_body_bytes: 0 = none but the listener's.
         is_preflight: Made for the preflights of another rule of the manifest, whose conditions they do not meet.
     """
 
@@ -209,4 +211,11 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     created_at: float = 0.0
     index: int = 0
     cors: CorsPolicy | None = None
+    max_request_body_bytes: int = 0
+    replies: tuple[ReplyTemplate, ...] = ()
     is_preflight: bool = False
+
+
+def side_services(rule: Rule) -> tuple[tuple[ServiceKey, str], ...]:
+    """Return the services that filters of a rule ask or send copies to, each with why it cannot be used."""
+    return tuple((item.service, item.problem) for item in rule.filters if isinstance(item, Mirror))

@@ -93,8 +93,14 @@ RATE_DECISION = Label(name="decision", values=("allowed", "limited", "failed_ope
 SEVERITY = Label(name="severity", values=tuple(str(severity) for severity in Severity))
 PLUGIN = Label(name="plugin", objects="entry point of a plugin that is installed")
 HOOK = Label(name="hook", values=tuple(str(hook) for hook in PluginHook))
-FILTER = Label(name="filter", objects="`cors`, or the name of a plugin's filter")
-FILTER_OUTCOME = Label(name="outcome", values=("preflight", "allowed", "refused"))
+FILTER = Label(name="filter", objects="`cors`, `mirror`, `fault`, or the name of a plugin's filter")
+FILTER_OUTCOME = Label(
+    name="outcome",
+    values=(
+        "preflight", "allowed", "refused", "delayed", "aborted", "answered", "server_error", "failed", "dropped_body",
+        "dropped_busy", "dropped_unavailable",
+    ),
+)  # fmt: skip
 PROCESS = Label(
     name="process",
     objects="`supervisor`, or `worker-0` and so on, one for each of the workers setting; `controller`; `discovery`",

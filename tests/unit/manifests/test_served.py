@@ -74,6 +74,7 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
             ("RequestRedirect", "requestRedirect", {"scheme": "https"}),
             ("RequestMirror", "requestMirror", MIRROR),
             ("RateLimit", "rateLimit", {"requests": 1}),
+            ("FaultInjection", "faultInjection", {"abort": {"status": 503}}),
         )
         for name in ("type", field)
     ],
@@ -89,13 +90,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
         )
         for name, value in (("ttl", "1h"), ("path", "/"))
     ],
-    (
-        "VPCRoute",
-        "spec.filters[].requestMirror",
-        "spec.filters[0].requestMirror",
-        {"filters": [{"type": "RequestMirror", "requestMirror": MIRROR}]},
-    ),
-    ("VPCRoute", "spec.filters[].type", "spec.filters[0].type", {"filters": [{"type": "RequestMirror"}]}),
     ("VPCRoute", "spec.sessionAffinity", "spec.sessionAffinity", {"sessionAffinity": {}}),
     *[
         ("VPCRoute", f"spec.circuitBreaker.{name}", f"spec.circuitBreaker.{name}", {"circuitBreaker": {name: 7}})
@@ -151,6 +145,7 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
         )
     ],
     ("VPCEgress", "spec.connectorRef", "spec.connectorRef", {"connectorRef": {"name": "c"}}),
+    ("VPCEgress", "spec.timeouts.propagate", "spec.timeouts.propagate", {"timeouts": {"propagate": True}}),
     (
         "VPCEgress",
         "spec.timeouts.backendRequest",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datum_router.health.breaker import describe_circuit
-from datum_router.model.filters import CorsPolicy
+from datum_router.model.filters import CorsPolicy, Fault, Mirror
 from datum_router.model.listener import Listener
 from datum_router.model.route import (
     BalancingPolicy,
@@ -63,6 +63,11 @@ def describe_filters(rule: Rule) -> list[str]:
     found = [_describe_filter(item) for item in rule.filters]
     for ref in rule.destinations:
         found += [f"for {ref.service}: {_describe_filter(item)}" for item in ref.filters]
+    if rule.max_request_body_bytes:
+        found.append(f"request bodies of at most {rule.max_request_body_bytes} bytes")
+    for item in rule.replies:
+        statuses = ", ".join(map(str, item.statuses)) or "errors"
+        found.append(f"own answers: {statuses} as {item.content_type}")
     if rule.cors is not None:
         found.insert(0, _describe_cors(rule.cors))
     return found
@@ -94,9 +99,25 @@ def _describe_filter(item: object) -> str:
             parts.append(f"path {item.full_path}" if item.full_path is not None else "")
             parts.append(f"prefix {item.prefix_path}" if item.prefix_path is not None else "")
             return "rewrite: " + ", ".join(part for part in parts if part)
+        case Mirror():
+            why = f" (not now: {item.problem})" if item.problem else ""
+            return f"mirror: {item.percent}% of the requests to {item.service}{why}"
+        case Fault():
+            return "fault: " + ", ".join(_describe_fault(item))
         case PluginFilter():
             return f"filter {item.name}"
     raise AssertionError(f"unknown filter {type(item).__name__}")  # the union in model.route is closed
+
+
+def _describe_fault(fault: Fault) -> list[str]:
+    found: list[str] = []
+    if fault.delay_percent:
+        found.append(f"{fault.delay_percent}% wait {fault.delay_s:g} s")
+    if fault.abort_percent and fault.status:
+        found.append(f"{fault.abort_percent}% are answered with {fault.status}")
+    if fault.abort_percent and fault.grpc_status is not None:
+        found.append(f"{fault.abort_percent}% of gRPC calls are answered with grpc-status {fault.grpc_status}")
+    return found
 
 
 def describe_balancing(policy: BalancingPolicy, locality: LocalityPolicy) -> str:

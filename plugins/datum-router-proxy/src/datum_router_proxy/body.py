@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from datum_router.errors import DatumRouterError
 from datum_router.reasons import Reason
 from datum_router_proxy.exchange import Downstream, Upstream
@@ -10,7 +12,19 @@ from datum_router_proxy.wire import hygiene
 
 
 class BodyTooLarge(DatumRouterError):
-    """Report a body above the listener's limit."""
+    """Report a body above the limit of its listener or route."""
+
+
+class Copier(Protocol):
+    """Who keeps a copy of a body as it passes."""
+
+    def take(self, piece: bytes) -> None:
+        """Take a piece; an empty one is the end."""
+        ...
+
+    def close(self) -> None:
+        """Take note that no more will come."""
+        ...
 
 
 class RequestBody:
@@ -21,12 +35,29 @@ class RequestBody:
         is_replayable: Another attempt can have it from its first byte.
         bytes_in: Body bytes read from the client.
         waited_s: How long in all it was the client's turn, up to `waiting_since`.
+        copy: Takes each piece once, and an empty one at the end.
         waiting_since: When we began to wait for the client; None while it is not its turn.
     """
 
     __slots__ = (
-        "_cursor", "_downstream", "_has_body", "_is_grpc", "_kept", "_kept_bytes", "_most", "_settings", "bytes_in",
-        "is_done", "is_replayable", "waited_s", "waiting_since",
+        "_cursor",
+        "_downstream",
+        "_has_body",
+        "_is_grpc",
+        "_kept",
+        "_kept_bytes",
+        "_most",
+        "_settings",
+        "bytes_in",
+        "bytes_in",
+        "copy",
+        "is_done",
+        "is_done",
+        "is_replayable",
+        "is_replayable",
+        "waited_s",
+        "waiting_since",
+        "waiting_since",
     )  # fmt: skip
 
     def __init__(
@@ -43,8 +74,18 @@ class RequestBody:
         self.waited_s = 0.0
         self.waiting_since: float | None = None
         self.bytes_in = 0
+        self.copy: Copier | None = None
         self.is_done = not has_body
         self.is_replayable = True
+
+    def limit(self, most_bytes: int) -> None:
+        """Hold the body to a limit beside the one it has."""
+        self._most = min(self._most or most_bytes, most_bytes)
+
+    def close(self) -> None:
+        """Take note that the request is over."""
+        if self.copy is not None:
+            self.copy.close()
 
     def note_sent(self) -> None:
         """Note that the present attempt has been given the whole body, which is here and short, by the express lane."""
@@ -82,6 +123,8 @@ class RequestBody:
                 self._got(len(read), now)
                 if not read:
                     self.is_done = True
+                    if self.copy is not None:
+                        self.copy.take(b"")
                     trailers = self._downstream.trailers
                     upstream.send_end(
                         hygiene.trailers_to_forward(trailers, te_trailers=True, is_grpc=self._is_grpc)
@@ -90,6 +133,8 @@ class RequestBody:
                     )
                     return True
                 piece = read
+                if self.copy is not None:
+                    self.copy.take(piece)
                 self._keep(piece)
             upstream.send_data(piece)
             moved = True

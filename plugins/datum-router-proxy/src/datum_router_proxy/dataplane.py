@@ -104,6 +104,7 @@ class ProxyDataPlane:
         self._pipeline.limit_body(listener.name, listener.max_request_body_bytes)
         if sock.family != socket.AF_UNIX:
             self._egress.desk.own_ports.add(sock.getsockname()[1])
+        self._pipeline.extras.set_replies(listener)
         self._listeners[listener.name] = ListenerTask(
             self._loop,
             listener,
@@ -119,6 +120,7 @@ class ProxyDataPlane:
     def update_listener(self, listener: Listener) -> None:
         """Change certificates and limits for new connections (the body limit for new requests)."""
         self._pipeline.limit_body(listener.name, listener.max_request_body_bytes)
+        self._pipeline.extras.set_replies(listener)
         self._listeners[listener.name].update(listener)
 
     def remove_listener(self, name: str) -> None:

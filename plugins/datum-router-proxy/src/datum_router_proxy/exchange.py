@@ -79,7 +79,22 @@ class Body(Protocol):
         ...
 
 
-class Downstream(Body, Protocol):
+class Watched(Protocol):
+    """Somebody who may leave while a task waits for something else."""
+
+    def watch(self) -> None:
+        """From now on cancel the calling task, with `downstream_reset`, as soon as they have left.
+
+        For waits that look at neither side: a dial, a place in a queue, a pause before another attempt.
+        """
+        ...
+
+    def unwatch(self) -> None:
+        """Leave it to whoever looks again. Idempotent."""
+        ...
+
+
+class Downstream(Body, Watched, Protocol):
     """One request and its response, seen from the client's connection.
 
     Attributes:
@@ -114,17 +129,6 @@ class Downstream(Body, Protocol):
     @property
     def last_progress(self) -> float:
         """When bytes last moved either way."""
-        ...
-
-    def watch(self) -> None:
-        """From now on cancel the calling task, with `downstream_reset`, as soon as the client has left.
-
-        For waits that look at neither side: a dial, a place in a queue, a pause before another attempt.
-        """
-        ...
-
-    def unwatch(self) -> None:
-        """Leave it to `is_gone` again. Idempotent."""
         ...
 
     def settle(self) -> None:

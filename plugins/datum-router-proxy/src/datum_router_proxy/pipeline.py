@@ -46,13 +46,14 @@ from datum_router_proxy.limit import IdleClock
 from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
 from datum_router_proxy.pump import Pump
 from datum_router_proxy.relay import Relay
-from datum_router_proxy.replies import cut_short, nobody_left, reason_of, refuse, send_local_reply, timed_out
+from datum_router_proxy.replies import TOO_LARGE, cut_short, nobody_left, reason_of, refuse, send_local_reply, timed_out
 from datum_router_proxy.request import (
     Request,
     RequestIds,
     Template,
 )
 from datum_router_proxy.settings import ProxySettings
+from datum_router_proxy.sidecalls import SideCalls
 from datum_router_proxy.trace import Trace
 from datum_router_proxy.upstream.transport import Transport
 from datum_router_proxy.wire.hpack_codec import LineCache
@@ -72,12 +73,13 @@ class Pipeline:
         overload_reply: What every new request is told instead of being served (threat E8); in_flight: those under way.
         flights: How requests begin that may need no step of a task of their own.
         gate: Asked for requests that limits hold for.
+        extras: What rules have beside plain filters, and the templates of our own answers.
         tunnels, accounts: WebSockets that are open and the task of each; what requests tell telemetry.
     """
 
     __slots__ = (
-        "_attempts", "_date", "_express", "_extras", "_holder", "_ids", "_listener_limits", "_observer", "_pump",
-        "_transport", "accounts", "flights", "gate", "h1_cache", "h1_limits", "h2_lines", "in_flight", "is_draining",
+        "_attempts", "_date", "_express", "_holder", "_ids", "_listener_limits", "_observer", "_pump", "_transport",
+        "accounts", "extras", "flights", "gate", "h1_cache", "h1_limits", "h2_lines", "in_flight", "is_draining",
         "loop", "overload_reply", "settings", "tunnels",
     )  # fmt: skip
 
@@ -113,7 +115,7 @@ class Pipeline:
             loop, transport, observer, self.accounts, self._date, self._ids, max_via_hops=settings.max_via_hops
         )
         self.flights = Flights(self, self._express, holder)
-        self._extras = Extras(self.accounts)
+        self.extras = Extras(loop, settings, self.accounts, SideCalls(transport, observer))
 
     def rejected(self, protocol: str, reason: Reason) -> None:
         """Count a refusal."""
@@ -200,8 +202,8 @@ class Pipeline:
                 reply = await self._forward(downstream, request, trace, begun)
             except DeadlineExpired as error:
                 reply = timed_out(error.reason)
-            except BodyTooLarge as error:
-                reply = LocalReply(status=413, reason=error.reason, detail="the request body is too large")
+            except BodyTooLarge:
+                reply = TOO_LARGE
             except RemoteProtocolError as error:
                 reply = LocalReply(status=error.status_hint, reason=error.reason, detail="the request body is broken")
             except (LocalProtocolError, PluginContractError) as error:
@@ -223,6 +225,7 @@ class Pipeline:
             downstream.abort(Reason.INTERNAL)
         finally:
             self.in_flight -= 1
+            body.close()
             self.accounts.ended(downstream.protocol, request, trace, self.loop.now)
 
     async def _forward(
@@ -251,7 +254,7 @@ class Pipeline:
         if rule.extra is None:
             filtered = apply_request(rule.filters, head)
         else:
-            filtered = await self._extras.on_request(rule, rule.extra, downstream, request, trace)
+            filtered = await self.extras.on_request(rule, rule.extra, downstream, request, trace)
         if isinstance(filtered, LocalReply):
             return filtered
         head = filtered
@@ -307,8 +310,7 @@ class Pipeline:
 
     def _answer(self, downstream: Downstream, request: Request, trace: Trace, reply: LocalReply) -> None:
         """Say it if it still can be said; otherwise cut the response that has begun."""
-        if trace.linked is not None and trace.linked.extra is not None:
-            reply = trace.linked.extra.on_reply(request.head, reply)
+        reply = self.extras.on_reply(trace, request, reply)
         trace.reason = reason_of(reply)
         if reply.status in _CLIENT_FAULTS or trace.reason is Reason.OVERLOADED:
             self._observer.rejected(downstream.protocol, trace.reason)

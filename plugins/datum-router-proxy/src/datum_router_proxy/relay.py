@@ -60,11 +60,11 @@ class Relay:
         if not any(name == b"date" for name, _ in fields):
             fields.append(self._date.refresh(self._loop.now).field)
         fields += trace.added
-        head = ResponseHead(status=response.status, headers=Headers(fields))
-        if rule.extra is None:
-            head = apply_response(rule.filters, head)
-        else:
-            head = rule.extra.on_response(rule.filters, trace.filters, request.head, head)
+        head = apply_response(
+            rule.filters + trace.filters, ResponseHead(status=response.status, headers=Headers(fields))
+        )
+        if rule.extra is not None:
+            head = rule.extra.on_response(request.head, head)
         if is_settled:
             fields.append(chain.SETTLED)
         if response.is_switch:
@@ -73,7 +73,7 @@ class Relay:
         if template.is_tunnel and template.websocket_key is None and 200 <= head.status < 300:
             # 2xx to extended CONNECT means a tunnel (RFC 9110 section 9.3.6), and there is none.
             raise UpstreamError("no switch of protocols", reason=Reason.BAD_UPGRADE)
-        if template.is_grpc and not _speaks_grpc(response):
+        if template.is_grpc and not grpc.speaks(response.fields):
             code = grpc.status_from_http(response.status)
             said = f"the upstream answered HTTP {response.status} without gRPC"
             date = self._date.refresh(self._loop.now).field
@@ -135,10 +135,3 @@ class Relay:
             task.deadline = math.inf
             trace.body.bytes_in = tunnel.bytes_in
             trace.bytes_out = tunnel.bytes_out
-
-
-def _speaks_grpc(response: UpstreamHead) -> bool:
-    """Tell whether a response to a gRPC request is one: by its content type, or because it states a gRPC status."""
-    return any(
-        name == b"grpc-status" or (name == b"content-type" and grpc.is_grpc(value)) for name, value in response.fields
-    )

@@ -32,6 +32,7 @@ OVERLOADED = LocalReply(
     status=503, reason=Reason.OVERLOADED, detail="the router is short of memory", headers=((b"retry-after", b"5"),)
 )
 """For every new request while memory is short (threat E8)."""
+TOO_LARGE = LocalReply(status=413, reason=Reason.BODY_TOO_LARGE, detail="the request body is too large")
 _UNREACHED = frozenset((Reason.CONNECT_FAILED, Reason.LOCAL_RESOURCES))
 _RETRY_AFTER: Field = (b"retry-after", b"1")
 
@@ -78,7 +79,8 @@ def send_local_reply(downstream: Downstream, request: Request, reply: LocalReply
     template = request.template
     mark = [chain.SETTLED] if template.via_hops and is_settled_reply(reply.status, reason_of(reply)) else []
     if template.is_grpc and not template.is_tunnel:
-        code = grpc.status_from_local_reply(reply.status)
+        given = reply.grpc_status
+        code = grpc.status_from_local_reply(reply.status) if given is None else grpc.GrpcStatus(given)
         message = f"{reply.reason}: {reply.detail}" if reply.detail else str(reply.reason)
         downstream.send_head(
             200, [*grpc.local_reply_fields(code, message), date, *mark], content_length=None, is_bodyless=True
@@ -87,13 +89,15 @@ def send_local_reply(downstream: Downstream, request: Request, reply: LocalReply
         return 200
     body = b""
     fields: list[Field] = [*reply.headers, date, *mark]
-    if reply.status >= 400:
+    if reply.body is not None:
+        body = reply.body
+    elif reply.status >= 400:
         text = f"{reply.reason}: {reply.detail}\nrequest id: {request.request_id}\n"
         body = text.encode("utf-8", "replace")
     elif reply.detail:
         body = reply.detail.encode("utf-8", "replace")
     if body:
-        fields.append((b"content-type", b"text/plain; charset=utf-8"))
+        fields.append((b"content-type", reply.content_type))
     fields.append((b"x-request-id", request.request_id.encode("ascii")))
     is_bodyless = not body or template.method == "HEAD"
     downstream.send_head(reply.status, fields, content_length=len(body), is_bodyless=is_bodyless)
@@ -137,7 +141,7 @@ def refuse(snapshot: Snapshot, template: Template, *, most_bytes: int, max_via_h
     if template.scheme == "https" and not snapshot.serves_host(template.listener, template.host):
         return LocalReply(status=421, reason=Reason.MISDIRECTED, detail="the host is not served on this connection")
     if most_bytes and template.content_length is not None and template.content_length > most_bytes:
-        return LocalReply(status=413, reason=Reason.BODY_TOO_LARGE, detail="the request body is too large")
+        return TOO_LARGE
     if template.is_options_star:
         return LocalReply(status=200, reason=Reason.ROUTED)
     return None

@@ -48,6 +48,9 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
         pool_wait_s: How long a request waits for a connection when the service has as many as it may (U8).
         retry_body_bytes: Request body kept for another attempt; a longer one is sent once only (U5).
         max_via_hops: Routers of ours a request may have passed; 508 beyond (U11).
+        mirror_requests: Copies of requests under way in one worker; more are dropped.
+        mirror_body_bytes: Longest request body that is copied; requests with a longer one are not.
+        mirror_timeout_s: How long a copy may last.
         max_interim: 1xx responses of an upstream for one request; 502 beyond (A16).
         max_connections_per_listener: Open client connections of one listener in one worker; reset at once beyond (E6).
         max_connections: The same of all listeners (E6).
@@ -96,6 +99,9 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
     pool_wait_s: float = 3.0
     retry_body_bytes: int = 65_536
     max_via_hops: int = 10
+    mirror_requests: int = 128
+    mirror_body_bytes: int = 65_536
+    mirror_timeout_s: float = 10.0
     max_interim: int = 16
     max_connections_per_listener: int = 10_000
     max_connections: int = 50_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from datum_router_proxy.wire import grammar
@@ -69,6 +69,11 @@ _PLAIN: Final = frozenset(range(0x20, 0x7F)) - {0x25}
 def is_grpc(content_type: bytes | None) -> bool:
     """Return whether a Content-Type is gRPC's (`application/grpc`, `+proto`, `+json`, ...), not gRPC-Web's."""
     return content_type is not None and grammar.GRPC_CONTENT_TYPE.fullmatch(content_type) is not None
+
+
+def speaks(fields: Sequence[Field]) -> bool:
+    """Tell whether a response to a gRPC request is one: by its content type, or because it states a gRPC status."""
+    return any(name == b"grpc-status" or (name == b"content-type" and is_grpc(value)) for name, value in fields)
 
 
 def parse_timeout(value: bytes) -> float | None:
