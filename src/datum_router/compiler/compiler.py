@@ -51,6 +51,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
         fallback_listener: Used if `listen` is None and no VPCIngress is there.
         regex: The linear-time engine; None if none is installed: routes with patterns get a diagnostic.
         ingress_host: Address that listeners of VPCIngresses bind.
+        gateway_labels: What `gatewaySelector` of VPCIngresses selects by; None for a process that is no gateway, for
+            which all are compiled.
         are_credentials_known: False for a process that may not read Secrets and ConfigMaps: none is looked at, and
             nothing is said of those that are named. What it compiles is not to be served.
     """
@@ -60,6 +62,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
     regex: RegexEngine | None = None
     ingress_host: str = "0.0.0.0"
     are_credentials_known: bool = True
+    gateway_labels: Mapping[str, str] | None = None
 
 
 class CompileResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -88,6 +91,9 @@ STEP_OBJECTS = 100
 
 SCOPE: Look = ("the scope of all VPCIngresses",)
 """Stands, among what a route looked at, for what all VPCIngresses together offer."""
+
+RESTRICTIONS: Look = ("the restrictions of all VPCIngresses",)
+"""Likewise, for what a route without `parentRefs` looks at: which listeners are not open to everybody's routes."""
 
 
 class Compiler:
@@ -236,6 +242,7 @@ class Compiler:
             host=self._options.ingress_host,
             secrets=before.result.secrets,
             are_credentials_known=self._options.are_credentials_known,
+            gateway_labels=self._options.gateway_labels,
         ).compile(ingresses)
         if self._options.listen is not None:
             scope = scope.unbound()
@@ -243,6 +250,8 @@ class Compiler:
         self._scope = Made(msgspec.structs.replace(scope, rules=rules), scope.findings, tuple(recording.looks))
         if self._scope.result.ingresses != before.result.ingresses:
             changes.looks.add(SCOPE)
+        if self._scope.result.restrictions != before.result.restrictions:
+            changes.looks.add(RESTRICTIONS)
         return _exchanged(before.result.rules, rules)
 
     def _compile_routes(
@@ -259,8 +268,7 @@ class Compiler:
             if not isinstance(manifest, VPCRoute):
                 return None
             rules, findings = self._route_compiler.compile(manifest, recording, scope)
-            if manifest.spec.parent_refs:
-                recording.looks.add(SCOPE)
+            recording.looks.add(SCOPE if manifest.spec.parent_refs else RESTRICTIONS)
             return (self._reuse(tuple(rules), known) if known else tuple(rules)), findings
 
         for position, (name, old, new) in enumerate(self._routes.update(view, changes, make), 1):

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from datum_router.balancing.base import HealthView, PickContext
 from datum_router.balancing.hashkey import hash_key, uses_hash
@@ -17,19 +20,22 @@ from datum_router.balancing.locality import SharedCandidates
 from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.balancing.split import Split
 from datum_router.errors import PluginDisabled
-from datum_router.filters.base import Filter, are_repeatable, response_key
+from datum_router.filters.base import Filter, are_repeatable, build_filter, response_key
 from datum_router.health.circuit import ServiceLimits
 from datum_router.health.trial import NO_TRIALS, Trial, TrialDesk, Trials
 from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
 from datum_router.model.request import REQUEST_ID, LocalReply, RequestHead
-from datum_router.model.route import BackendRef, HashOn, Rule
+from datum_router.model.route import BackendRef, HashOn, HeaderEdit, Rule
 from datum_router.model.service import Service, ServiceKey
 from datum_router.model.snapshot import SnapshotData
 from datum_router.observe.meter import RequestMeter
 from datum_router.reasons import Reason
 from datum_router.routing.host import host_matches
 from datum_router.routing.matcher import Matcher
+
+if TYPE_CHECKING:
+    from datum_router.compiler.edgelink import Edge
 
 _NO_SPLIT = Split(())
 NO_EXCLUSIONS: frozenset[EndpointKey] = frozenset()
@@ -127,6 +133,8 @@ class LinkedRule:
     Attributes:
         has_repeatable_filters, response_key: See `filters.base`; True and empty without filters.
         meters: The data plane's, by protocol and service: they live as long as the rule.
+        is_logged: False keeps its requests out of the access log.
+        reply_fields: On answers that the router makes itself, too.
     """
 
     __slots__ = (
@@ -137,7 +145,9 @@ class LinkedRule:
         "_uses_hash",
         "filters",
         "has_repeatable_filters",
+        "is_logged",
         "meters",
+        "reply_fields",
         "response_key",
         "retry",
         "rule",
@@ -157,11 +167,29 @@ class LinkedRule:
         self.retry: RetryPolicy = rule.retry
         self.timeouts: TimeoutPolicy = rule.timeouts
         self.meters: dict[tuple[str, str], RequestMeter] = {}
+        self.is_logged = True
+        self.reply_fields: tuple[tuple[bytes, bytes], ...] = ()
         self._balancers = balancers
         self._uses_hash = uses_hash(rule.balancing)
         only = rule.destinations[0] if len(rule.destinations) == 1 else None
         self._single = only if only is not None and only.weight > 0 and not only.problem else None
         self._split = _NO_SPLIT if self._single is not None else Split(rule.destinations)
+
+    def dressed(self, *, hsts: str, is_logged: bool) -> LinkedRule:
+        """Return the rule with what a VPCIngress wants for its hosts, and with the same balancers.
+
+        Args:
+            hsts: Value of Strict-Transport-Security on every answer; empty = none.
+        """
+        rule, filters = self.rule, self.filters
+        if hsts:
+            edit = HeaderEdit(is_response=True, set=(("strict-transport-security", hsts),))
+            rule = msgspec.structs.replace(rule, filters=(edit, *rule.filters))
+            filters = (build_filter(edit, rule), *filters)
+        made = LinkedRule(rule, filters, self._balancers)
+        made.is_logged = is_logged
+        made.reply_fields = ((b"strict-transport-security", hsts.encode("ascii")),) if hsts else ()
+        return made
 
     def uses_states(self, states: Mapping[ServiceKey, ServiceState]) -> bool:
         """Tell whether the rule, linked anew, would be linked with the same states of its services."""
@@ -326,7 +354,9 @@ class Snapshot:
     """
 
     __slots__ = (
+        "_edges",
         "_hosts",
+        "_streams",
         "data",
         "default",
         "digest",
@@ -347,8 +377,12 @@ class Snapshot:
         default: Matcher,
         *,
         matches_request_id: bool = False,
+        edges: Mapping[str, Edge] | None = None,
+        streams: Mapping[str, Matcher] | None = None,
     ) -> None:
         self.data = data
+        self._streams = streams or {}
+        self._edges = edges or {}
         self.matches_request_id = matches_request_id
         self.mark = object()
         self.version = data.version
@@ -365,11 +399,33 @@ class Snapshot:
             allowed = self._hosts.get(head.listener)
             if allowed is not None and not any(host_matches(name, head.host) for name in allowed):
                 return None
+        edge = self._edges.get(head.listener) if self._edges else None
+        if edge is not None:
+            redirect = edge.redirect(head)
+            if redirect is not None:
+                return redirect
         matcher = self.matchers.get(head.listener, self.default) if self.matchers else self.default
         rule = matcher.match(head)
+        if rule is None:
+            return None
+        linked = self.rules[rule.id]
+        return linked if edge is None else edge.dress(linked, head.host)
+
+    def match_stream(self, head: RequestHead) -> LinkedRule | None:
+        """Return the rule for a connection whose bytes are carried on, None if there is none; see `streamlink`."""
+        matcher = self._streams.get(head.listener)
+        rule = None if matcher is None else matcher.match(head)
         return None if rule is None else self.rules[rule.id]
 
-    def serves_host(self, listener: str, host: str) -> bool:
-        """Tell whether a listener is there for `host` (421 otherwise on TLS listeners)."""
+    def serves_host(self, listener: str, host: str, identity: str = "") -> bool:
+        """Tell whether a connection to a listener is there for `host` (421 otherwise on TLS listeners).
+
+        Args:
+            identity: Of the binding that the connection's TLS handshake was made with; hosts of another one are not
+                served on it, since they may ask more of clients (threat F3).
+        """
         allowed = self._hosts.get(listener)
-        return allowed is None or any(host_matches(name, host) for name in allowed)
+        if allowed is not None and not any(host_matches(name, host) for name in allowed):
+            return False
+        edge = self._edges.get(listener) if self._edges else None
+        return edge is None or not edge.is_misdirected(host, identity)

@@ -20,8 +20,10 @@ from datum_router.balancing.base import Balancer
 from datum_router.balancing.guarded import GuardedBalancer
 from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.compiler.diff import rule_differences
+from datum_router.compiler.edgelink import link_edges
 from datum_router.compiler.link import LinkedRule, ServiceState, Snapshot
 from datum_router.compiler.steps import in_one_go
+from datum_router.compiler.streamlink import link_streams
 from datum_router.filters.base import CheckedFilter, Filter, build_filter
 from datum_router.health.trial import LocalPermits, TrialDesk
 from datum_router.health.view import HealthTable
@@ -123,7 +125,16 @@ class Linker:
         self._bound_rules += _count_bound(new) - _count_bound(old)
         self._request_id_rules += _count_request_id(new) - _count_request_id(old)
         self._moved.clear()
-        snapshot = Snapshot(data, rules, states, matchers, default, matches_request_id=self._request_id_rules > 0)
+        snapshot = Snapshot(
+            data,
+            rules,
+            states,
+            matchers,
+            default,
+            matches_request_id=self._request_id_rules > 0,
+            edges=link_edges(data.listeners),
+            streams=link_streams(data.listeners, data.rules, self._regex),
+        )
         self._last = snapshot
         return snapshot
 

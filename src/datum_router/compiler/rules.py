@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datum_router.compiler.diagnostics import did_you_mean
+from datum_router.compiler.edge import with_defaults
 from datum_router.compiler.ingress import IngressScope
 from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
 from datum_router.compiler.services import service_key
@@ -11,6 +12,7 @@ from datum_router.manifests import vpcroute as wire
 from datum_router.manifests.meta import ObjectKey, key_of, parse_duration
 from datum_router.manifests.terms import BALANCER_TERMS
 from datum_router.manifests.vpcroute import VPCRoute
+from datum_router.manifests.vpcservice import Protocol
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
 from datum_router.model.route import (
     BackendRef,
@@ -36,6 +38,9 @@ from datum_router.reasons import Reason
 from datum_router.routing.matcher import rule_problems
 from datum_router.routing.regex import RegexEngine
 
+DEFAULT_TIMEOUT_S = 30
+"""What `spec.timeoutSeconds` is if a route says nothing (seconds)."""
+
 
 class RouteCompiler:
     """Compile routes one by one."""
@@ -57,11 +62,13 @@ class RouteCompiler:
         balancing = self._balancing(route, key, findings)
         if balancing is None:
             return [], findings
-        destinations = _destinations(route, key, view, findings)
+        destinations = _destinations(route, key, view, findings, is_stream=scope.are_streams(listeners))
         filters = tuple([compile_filter(item) for item in spec.filters])
         matches = spec.matches or (spec.match or wire.RouteMatch(),)
         name = f"{key.namespace}/{key.name}"
         locality, retry, timeouts = _locality(route), _retry(route), _timeouts(route)
+        if spec.timeouts is None and spec.timeout_seconds == DEFAULT_TIMEOUT_S:
+            timeouts = with_defaults(timeouts, scope.timeouts_for(route))
         created = created_at(route.metadata)
         attachment = f"{key.namespace}/{spec.source_vpc_attachment}" if spec.source_vpc_attachment else ""
         rules: list[Rule] = []
@@ -147,7 +154,7 @@ def _filter_problems(rule: Rule, key: ObjectKey) -> list[Finding]:
 
 
 def _destinations(
-    route: VPCRoute, key: ObjectKey, view: ManifestView, findings: list[Finding]
+    route: VPCRoute, key: ObjectKey, view: ManifestView, findings: list[Finding], *, is_stream: bool
 ) -> tuple[BackendRef, ...]:
     refs: list[BackendRef] = []
     for index, item in enumerate(route.spec.destinations):
@@ -161,13 +168,26 @@ def _destinations(
         )
         if result.finding is not None:
             findings.append(result.finding)
+        problem = result.problem
+        if result.service is not None and result.service.spec.protocol is Protocol.TCP and not is_stream:
+            problem = Reason.INVALID_VALUE
+            findings.append(
+                Finding(
+                    key=key,
+                    path=f"spec.destinations[{index}].vpcServiceRef.name",
+                    reason=Reason.INVALID_VALUE,
+                    message=f"vpcservice {result.name} speaks TCP, which HTTP requests cannot be sent to; its share of "
+                    "the traffic is answered with 500",
+                    hint="name the section of a VPCIngress with protocol TLS or TCP in parentRefs",
+                )
+            )
         refs.append(
             BackendRef(
                 service=service_key(ref.namespace or key.namespace, ref.name),
                 weight=item.weight,
                 port=port_override(item.port, result.service),
                 priority=item.priority,
-                problem=result.problem,
+                problem=problem,
             )
         )
     return tuple(refs)

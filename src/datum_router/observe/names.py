@@ -77,6 +77,7 @@ REFUSAL = Label(name="reason", values=(*REQUEST_REASONS, str(Reason.INVALID_CERT
 ROUTE = Label(name="route", objects="`namespace/name` of a VPCRoute, `ingress:namespace/name`, `none` or `other`")
 SERVICE = Label(name="service", objects="`namespace/name` of a VPCService, `none` or `other`")
 LISTENER = Label(name="listener", objects="name of a listener, or `other`")
+DIRECTION = Label(name="direction", values=("in", "out"))
 CODE_CLASS = Label(name="code_class", values=tuple(dict.fromkeys(CODE_CLASSES)))
 OUTCOME = Label(name="outcome", values=OUTCOMES)
 PERMIT = Label(name="permit", values=("requests", "retries"))
@@ -160,6 +161,19 @@ TURNED_AWAY = _counter(
     "connections",
     "Client connections reset at once because a limit on connections was reached.",
     LISTENER,
+)
+
+STREAMS = _gauge(
+    "datum_router_streams",
+    "connections",
+    "Connections whose bytes are carried on, TLS or TCP, that are open.",
+    LISTENER,
+)
+STREAMS_ENDED = _counter(
+    "datum_router_streams_total", "connections", "The same that have ended, by how.", SERVICE, REASON
+)
+STREAM_BYTES = _counter(
+    "datum_router_stream_bytes_total", "bytes", "Bytes carried on, from (in) and to (out) clients.", SERVICE, DIRECTION
 )
 
 # --- upstream ------------------------------------------------------------------------------------------------------
@@ -397,7 +411,7 @@ _SOURCE = (
 
 _ALL = (
     REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, PROTOCOL_REQUESTS, REASONS, IN_FLIGHT, TUNNELS,
-    REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY,
+    REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY, STREAMS, STREAMS_ENDED, STREAM_BYTES,
     ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
     UPSTREAM_CONNECTIONS, UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,
     ENDPOINTS, BREAKERS, PANIC, PROBES, HEALTH_CHANGES, PLUGIN_FAILURES, PLUGIN_DISABLED,

@@ -53,6 +53,9 @@ REFERENCES = frozenset(
 SHORTAGES = frozenset({Reason.NO_ENDPOINTS, Reason.NO_VPC_ADDRESS, Reason.EXPORT_CONFLICT, Reason.CLUSTER_STALE})
 """Reasons of `EndpointsReady` and `Synced`."""
 
+CONFLICTS = frozenset({Reason.CONFLICTED, Reason.HOSTNAME_CONFLICT, Reason.PROTOCOL_CONFLICT})
+"""Reasons of `Conflicted`, of kinds that have that condition."""
+
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """What was read of one object, and found out about it.
@@ -144,7 +147,7 @@ def sort_findings(findings: Sequence[Diagnostic], *, has_conflicts: bool) -> Sor
             parts["notes"].append(one)
         elif one.reason in REFERENCES or one.is_reference:
             parts["references"].append(one)
-        elif one.reason is Reason.CONFLICTED and has_conflicts:
+        elif one.reason in CONFLICTS and has_conflicts:
             parts["conflicts"].append(one)
         elif one.severity is Severity.ERROR:
             parts["faults"].append(one)
@@ -200,7 +203,8 @@ def conflicted(subject: Subject, found: Sorted) -> Condition:
     """Return whether another object stands in the way of the version in force."""
     kind, generation = ConditionType.CONFLICTED, subject.generation_in_force or subject.metadata.generation
     if found.conflicts:
-        return condition(kind, True, Reason.CONFLICTED, describe(found.conflicts), generation=generation)
+        reason = found.conflicts[0].reason
+        return condition(kind, True, reason, describe(found.conflicts), generation=generation)
     return condition(kind, False, Reason.NO_CONFLICTS, generation=generation)
 
 

@@ -75,6 +75,7 @@ def compile_options(settings: GatewaySettings) -> CompileOptions:
         listen=plain_listener(settings.listen) if settings.listen is not None else None,
         fallback_listener=fallback,
         ingress_host=settings.bind or INGRESS_HOST,
+        gateway_labels=settings.labels,
         regex=load_engine(),
     )
 
@@ -82,7 +83,8 @@ def compile_options(settings: GatewaySettings) -> CompileOptions:
 def snapshot_scope(settings: GatewaySettings) -> str:
     """Return what a snapshot on disk is only good for: where its manifests came from, and where it listens."""
     config = [f"{name}={value}" for name, value in sorted(settings.source_config.items())]
-    return " ".join([settings.source, *config, f"listen={settings.listen or ''}", f"bind={settings.bind}"])
+    labels = [f"label:{name}={value}" for name, value in sorted(settings.labels.items())]
+    return " ".join([settings.source, *config, f"listen={settings.listen or ''}", f"bind={settings.bind}", *labels])
 
 
 def check_data_plane(settings: GatewaySettings, plugins: PluginSet) -> None:

@@ -49,7 +49,15 @@ from datum_router_proxy.express import Begun, ExpressLane
 from datum_router_proxy.flight import Flights
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
 from datum_router_proxy.pump import Pump
-from datum_router_proxy.replies import for_upstream_error, nobody_left, reason_of, refuse, send_local_reply, timed_out
+from datum_router_proxy.replies import (
+    for_upstream_error,
+    nobody_left,
+    reason_of,
+    refuse,
+    send_local_reply,
+    timed_out,
+    with_fields,
+)
 from datum_router_proxy.request import (
     Request,
     RequestIds,
@@ -539,6 +547,7 @@ class Pipeline:
     def _answer(self, downstream: Downstream, request: Request, trace: Trace, reply: LocalReply) -> None:
         """Say it if it still can be said; otherwise cut the response that has begun."""
         trace.reason = reason_of(reply)
+        reply = with_fields(reply, trace.linked)
         if reply.status in _CLIENT_FAULTS or trace.reason is Reason.OVERLOADED:
             self._observer.rejected(downstream.protocol, trace.reason)
         if downstream.is_gone:

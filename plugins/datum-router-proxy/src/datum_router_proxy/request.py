@@ -138,9 +138,9 @@ class Template:
     __slots__ = (
         "_after", "_before", "_h1_around", "_h1_authority", "_h1_fields", "_h1_for", "_h1_tail", "_h2_fields",
         "_h2_head", "_varying", "attachment", "authority", "client_ip", "content_length", "expects_continue",
-        "grpc_timeout_s", "h1_head", "has_body", "head", "host", "is_grpc", "is_options_star", "is_plain", "is_simple",
-        "is_tunnel", "kept_id", "listener", "method", "path", "planned_for", "query", "refusal", "rule", "scheme",
-        "sent", "te_trailers", "via_hops", "websocket_key",
+        "grpc_timeout_s", "h1_head", "has_body", "head", "host", "identity", "is_grpc", "is_options_star", "is_plain",
+        "is_simple", "is_tunnel", "kept_id", "listener", "method", "path", "planned_for", "query", "refusal", "rule",
+        "scheme", "sent", "te_trailers", "via_hops", "websocket_key",
     )  # fmt: skip
 
     head: RequestHead
@@ -151,6 +151,7 @@ class Template:
         self.scheme = hop.scheme.decode("ascii")
         self.listener = listener
         self.attachment = hop.attachment
+        self.identity = hop.identity
         self.client_ip = ""
         self.authority = ""
         self.host = ""
@@ -253,6 +254,7 @@ class Template:
         new.scheme = self.scheme
         new.listener = self.listener
         new.attachment = self.attachment
+        new.identity = self.identity
         new.client_ip = self.client_ip
         new.authority = self.authority
         new.host = self.host
