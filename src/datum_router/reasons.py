@@ -36,6 +36,7 @@ class Reason(enum.StrEnum):
     HOSTNAME_CONFLICT = "HostnameConflict"
     PROTOCOL_CONFLICT = "ProtocolConflict"
     NOT_ALLOWED_BY_LISTENERS = "NotAllowedByListeners"
+    CERTIFICATE_VALID = "CertificateValid"
     CERTIFICATE_EXPIRED = "CertificateExpired"
     CERTIFICATE_EXPIRES_SOON = "CertificateExpiresSoon"
     VPC_SERVICE_NOT_FOUND = "VPCServiceNotFound"

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import datetime
 import itertools
 import json
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import threading
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -524,6 +528,37 @@ def test_a_session_that_one_worker_began_is_resumed_by_the_other(edge: Edge, ver
     assert reused == [True] * 24
     # A session of one certificate opens no other host.
     assert talk("two.test", session)[0] is False
+
+
+def test_f5_a_certificate_that_runs_out_is_told_on_pages_by_a_metric_and_by_check(edge: Edge) -> None:
+    now = datetime.datetime.now(datetime.UTC)
+    soon = edge.ca.issue_cert("soon.test", not_after=now + datetime.timedelta(days=3))
+    gone = edge.ca.issue_cert(
+        "gone.test", not_before=now - datetime.timedelta(days=9), not_after=now - datetime.timedelta(days=1)
+    )
+    for name, cert in (("soon", soon), ("gone", gone)):
+        spec = {"host": f"{name}.test", "rules": RULES, "tls": {"secretName": name}, "listeners": edge.listeners()}
+        edge.put(name, secret(name, cert) + ingress(name, spec))
+    edge.put("good", edge.https("good", "good.test"))
+    edge.start()
+    assert edge.reasons() == [
+        ("vpcingress default/gone", "CertificateExpired"),
+        ("vpcingress default/soon", "CertificateExpiresSoon"),
+    ]
+    with urllib.request.urlopen(f"{edge.gateway.admin}/metrics", timeout=10) as answer:
+        lines = [line for line in answer.read().decode().splitlines() if line.startswith("datum_router_certificate")]
+    left = {line.split('"')[1]: float(line.split()[-1]) for line in lines}
+    assert left["default/gone"] < 0 < left["default/soon"] < 3 * 86_400 < left["default/good"]
+    with pytest.raises(ssl.SSLCertVerificationError, match="expired"):
+        edge.connect("gone.test")
+    checked = subprocess.run(
+        [sys.executable, "-m", "datum_router_cli", "check", str(edge.directory)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, "it is a warning"
+    assert "the certificate has expired at" in checked.stdout + checked.stderr
 
 
 def test_twenty_rotations_under_handshakes_and_requests_fail_nobody(edge: Edge) -> None:

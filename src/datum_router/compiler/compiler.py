@@ -291,7 +291,8 @@ class Compiler:
             # `--listen` is one plain listener that serves all routes, in place of what VPCIngresses ask for.
             return (self._options.listen,)
         listeners = self._scope.result.listeners
-        if not listeners and self._options.fallback_listener is not None:
+        is_elsewhere = any(one.is_elsewhere for one in self._scope.result.ingresses)
+        if not listeners and not is_elsewhere and self._options.fallback_listener is not None:
             return (self._options.fallback_listener,)
         return listeners
 

@@ -77,6 +77,7 @@ REFUSAL = Label(name="reason", values=(*REQUEST_REASONS, str(Reason.INVALID_CERT
 ROUTE = Label(name="route", objects="`namespace/name` of a VPCRoute, `ingress:namespace/name`, `none` or `other`")
 SERVICE = Label(name="service", objects="`namespace/name` of a VPCService, `none` or `other`")
 LISTENER = Label(name="listener", objects="name of a listener, or `other`")
+INGRESS = Label(name="ingress", objects="`namespace/name` of a VPCIngress with a certificate")
 DIRECTION = Label(name="direction", values=("in", "out"))
 CODE_CLASS = Label(name="code_class", values=tuple(dict.fromkeys(CODE_CLASSES)))
 OUTCOME = Label(name="outcome", values=OUTCOMES)
@@ -98,7 +99,16 @@ VERSION = Label(name="version", objects="version of the core library")
 KIND = Label(name="kind", values=("VPCService", "VPCRoute", "ServiceBinding", "VPCIngress", "VPCEgress"))
 CONDITION = Label(
     name="condition",
-    values=("Accepted", "ResolvedRefs", "Conflicted", "EndpointsReady", "Synced", "Programmed", "Ready"),
+    values=(
+        "Accepted",
+        "ResolvedRefs",
+        "Conflicted",
+        "EndpointsReady",
+        "Synced",
+        "CertificateValid",
+        "Programmed",
+        "Ready",
+    ),
 )
 SOURCE_KIND = Label(name="kind", objects="kinds that a source reads from an API")
 STATUS = Label(name="status", values=("True", "False", "Unknown"))
@@ -163,6 +173,12 @@ TURNED_AWAY = _counter(
     LISTENER,
 )
 
+CERTIFICATE_EXPIRY = _gauge(
+    "datum_router_certificate_expiry_seconds",
+    "seconds",
+    "Time left until the certificate of a VPCIngress expires, below 0 once it has; the first of very many.",
+    INGRESS,
+)
 STREAMS = _gauge(
     "datum_router_streams",
     "connections",
@@ -411,7 +427,7 @@ _SOURCE = (
 
 _ALL = (
     REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, PROTOCOL_REQUESTS, REASONS, IN_FLIGHT, TUNNELS,
-    REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY, STREAMS, STREAMS_ENDED, STREAM_BYTES,
+    REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY, CERTIFICATE_EXPIRY, STREAMS, STREAMS_ENDED, STREAM_BYTES,
     ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
     UPSTREAM_CONNECTIONS, UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,
     ENDPOINTS, BREAKERS, PANIC, PROBES, HEALTH_CHANGES, PLUGIN_FAILURES, PLUGIN_DISABLED,

@@ -24,7 +24,7 @@ from datum_router.model.service import Service
 from datum_router.plugins.protocols import Contribution
 from datum_router.reasons import Reason
 from datum_router.reconcile.conditions import ConditionType, condition, conditions_of, find, merge
-from datum_router.reconcile.reports import Refusal, Verdict
+from datum_router.reconcile.reports import NO_GATEWAY, Refusal, Verdict
 
 REFERENCES = frozenset(
     {
@@ -67,6 +67,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
         problems: What reading the latest version found; with an error among them that version is not in force.
         findings: What compiling the version in force found.
         refusals: What gateways say about references that only they may follow, with their names.
+        notes: What gateways say of certificates, with their names.
         verdict: Whether the version in force is so on every gateway.
     """
 
@@ -78,6 +79,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[Diagnostic, ...] = ()
     findings: tuple[Diagnostic, ...] = ()
     refusals: tuple[tuple[str, Refusal], ...] = ()
+    notes: tuple[tuple[str, Refusal], ...] = ()
 
     @property
     def is_bad(self) -> bool:
@@ -206,6 +208,18 @@ def conflicted(subject: Subject, found: Sorted) -> Condition:
         reason = found.conflicts[0].reason
         return condition(kind, True, reason, describe(found.conflicts), generation=generation)
     return condition(kind, False, Reason.NO_CONFLICTS, generation=generation)
+
+
+def certificate_valid(subject: Subject) -> Condition:
+    """Return whether clients take the certificate in force, as gateways say, who alone may read it."""
+    kind, generation = ConditionType.CERTIFICATE_VALID, subject.generation_in_force or subject.metadata.generation
+    if subject.notes:
+        reason = subject.notes[0][1].reason
+        message = "; ".join(f"gateway {gateway}: {note.message}" for gateway, note in subject.notes)
+        return condition(kind, reason != Reason.CERTIFICATE_EXPIRED, reason, message, generation=generation)
+    if subject.verdict == NO_GATEWAY:
+        return condition(kind, None, NO_GATEWAY.reason, NO_GATEWAY.message, generation=generation)
+    return condition(kind, True, Reason.CERTIFICATE_VALID, generation=generation)
 
 
 def programmed(subject: Subject) -> Condition:
