@@ -72,6 +72,10 @@ class Edge:
         """Tell whether any request has to be looked at."""
         return self._is_dressing or self.has_identities or bool(self._redirects)
 
+    def policy(self, host: str) -> HostPolicy | None:
+        """Return the policy of a canonical host, None if it is nobody's."""
+        return self._table.find(host)
+
     def redirect(self, head: RequestHead) -> LinkedRule | None:
         """Return the rule that redirects a request to HTTPS, None if it is to be served.
 
