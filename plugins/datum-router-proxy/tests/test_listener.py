@@ -10,6 +10,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -459,3 +460,92 @@ def test_handshakes_of_one_address_are_limited(loop: Loop) -> None:
 )
 def test_peers_have_one_spelling(address: object, expected: tuple[str, int]) -> None:
     assert _peer(address) == expected
+
+
+# --- what is said before HTTP -------------------------------------------------------------------------------------
+
+HEADER = b"PROXY TCP4 192.0.2.7 127.0.0.1 50000 443\r\n"
+BEHIND = Listener(name="behind", has_proxy_protocol=True, trusted_proxies=("127.0.0.0/8",))
+
+
+def test_a_proxy_header_tells_the_client_and_what_follows_is_left(bench: Bench, loop: Loop) -> None:
+    bench.task.update(BEHIND)
+    client = bench.client()
+    for piece in (HEADER[:3], HEADER[3:20], HEADER[20:] + b"GET"):
+        client.sendall(piece)
+        pump(loop, lambda: bool(bench.channels) or not loop.drain())
+    pump(loop, lambda: bool(bench.channels))
+    channel, _ = bench.channels[0]
+    assert channel.peer == ("192.0.2.7", 50_000)
+    pump(loop, lambda: channel.readable)
+    assert channel.recv() == b"GET"
+    assert bench.counts.per_address == {"192.0.2.7": 1}
+    channel.close()
+    assert bench.counts.per_address == {}
+    assert bench.counts.handshakes == {}
+
+
+def test_the_limits_of_an_address_hold_for_the_one_that_a_header_tells(loop: Loop) -> None:
+    bench = Bench(loop, BEHIND, limits=AcceptLimits(max_per_address=2))
+    for _ in range(2):
+        bench.client().sendall(HEADER)
+    pump(loop, lambda: len(bench.channels) == 2)
+    third = bench.client()
+    third.sendall(HEADER)
+    pump(loop, lambda: bool(bench.rejected))
+    assert bench.rejected == [("tcp", Reason.TOO_MANY_CONNECTIONS)]
+    bench.client().sendall(HEADER.replace(b".7 ", b".8 "))
+    pump(loop, lambda: len(bench.channels) == 3)
+    assert bench.counts.per_address == {"192.0.2.7": 2, "192.0.2.8": 1}
+
+
+def test_a_peer_that_is_not_trusted_is_reset_before_it_says_anything(bench: Bench, loop: Loop) -> None:
+    bench.task.update(Listener(name="behind", has_proxy_protocol=True, trusted_proxies=("192.0.2.0/24", "::1")))
+    client = bench.client()
+    pump(loop, lambda: bool(bench.rejected))
+    assert bench.rejected == [("tcp", Reason.UNTRUSTED_PROXY)]
+    assert is_reset(client)
+
+
+def test_a_header_that_does_not_come_in_time_ends_the_connection(bench: Bench, loop: Loop, clock: ManualClock) -> None:
+    bench.task.update(BEHIND)
+    client = bench.client()
+    client.sendall(HEADER[:10])
+    pump(loop, lambda: bench.counts.handshakes == {"127.0.0.1": 1})
+    loop.drain()
+    clock.advance(6.0)
+    loop.sweep()
+    pump(loop, lambda: bool(bench.rejected))
+    assert bench.rejected == [("tcp", Reason.BAD_PROXY_HEADER)]
+    assert bench.counts.handshakes == {}
+
+
+@pytest.mark.parametrize(
+    ("networks", "hops", "seen"), [((), 1, 1), (("127.0.0.1",), 1, 1), (("192.0.2.0/24",), 1, 0), (("::/0",), 2, 0)]
+)
+def test_hops_are_believed_of_trusted_peers_alone(
+    bench: Bench, loop: Loop, networks: tuple[str, ...], hops: int, seen: int
+) -> None:
+    bench.task.update(Listener(name="behind", trusted_hops=hops, trusted_proxies=networks))
+    bench.client()
+    pump(loop, lambda: bool(bench.channels))
+    assert bench.channels[0][1].trusted_hops == seen
+
+
+def test_a_connection_knows_by_which_certificate_it_was_opened(bench: Bench, loop: Loop) -> None:
+    one = msgspec.structs.replace(binding("a.example"), identity="one")
+    bench.task.update(Listener(name="https", tls=(one,)))
+    context = ssl.create_default_context()
+    CA.configure_trust(context)
+
+    def shake() -> None:
+        with context.wrap_socket(bench.client(), server_hostname="a.example") as secured:
+            secured.recv(1)
+
+    thread = threading.Thread(target=shake, daemon=True)
+    thread.start()
+    pump(loop, lambda: bool(bench.channels))
+    channel, listener = bench.channels[0]
+    assert (listener.identity, channel.sni) == ("one", "a.example")
+    channel.close()
+    thread.join(10)

@@ -20,8 +20,9 @@ from datum_router.model.listener import Listener, TlsBinding
 from datum_router_proxy.certificate import harden, pem_file
 from datum_router_proxy.channel import ChannelError, PlainChannel, drain, wait_readable
 from datum_router_proxy.loop import Loop, current_task, park
-from datum_router_proxy.server.tls import ServerTls
+from datum_router_proxy.server.tls import ServerTls, accept_tls
 from datum_router_proxy.tls_channel import TLS_FEEDS, TlsChannel
+from datum_router_proxy.wire.client_hello import ClientHello
 
 CA = trustme.CA()
 OTHER_CA = trustme.CA()
@@ -108,21 +109,33 @@ def connect(
     near, far = socket.socketpair()
     near.setblocking(False)
     raw = PlainChannel(loop, near)
-    channel = TlsChannel(raw, (tls or ServerTls(LISTENER)).context, server_side=True)
+    accepted: list[TlsChannel] = []
     errors: list[Exception] = []
 
     async def shake() -> None:
-        channel.task = current_task()
+        raw.task = current_task()
         try:
-            await channel.handshake()
+            found = await accept_tls(raw, tls or ServerTls(LISTENER))
         except (ssl.SSLError, ChannelError) as exc:
             errors.append(exc)
+        else:
+            if found is None:
+                errors.append(ConnectionError("the name was refused"))
+            else:
+                accepted.append(found[0])
 
     peer = Peer(far, context or client_context(), name, work)
     task = loop.spawn(shake(), name="handshake")
     pump(loop, lambda: task.done)
-    channel.task = None
+    raw.task = None
+    channel = accepted[0] if accepted else TlsChannel(raw, context_of(ServerTls(LISTENER)), server_side=True)
     return channel, peer, errors
+
+
+def context_of(tls: ServerTls, name: str = "shop.example") -> ssl.SSLContext:
+    chosen = tls.choose(ClientHello(server_name=name))
+    assert chosen is not None
+    return chosen[0]
 
 
 def wait_for(gate: threading.Event) -> None:
@@ -174,7 +187,7 @@ def test_handshake_negotiates_and_bytes_pass_both_ways(loop: Loop) -> None:
 def test_data_in_the_same_segment_as_the_end_of_the_handshake_is_readable(loop: Loop) -> None:
     near, far = socket.socketpair()
     near.setblocking(False)
-    channel = TlsChannel(PlainChannel(loop, near), ServerTls(LISTENER).context, server_side=True)
+    channel = TlsChannel(PlainChannel(loop, near), context_of(ServerTls(LISTENER)), server_side=True)
     received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = client_context().wrap_bio(received, sent, server_hostname="shop.example")
 
@@ -299,7 +312,7 @@ def test_every_byte_arrives_once_whatever_the_records_and_segments(chunks: list[
     rng = random.Random(seed)
     near, far = socket.socketpair()
     near.setblocking(False)
-    channel = TlsChannel(PlainChannel(loop, near), ServerTls(LISTENER).context, server_side=True)
+    channel = TlsChannel(PlainChannel(loop, near), context_of(ServerTls(LISTENER)), server_side=True)
     received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
     client = client_context().wrap_bio(received, sent, server_hostname="shop.example")
     got = bytearray()
@@ -464,7 +477,7 @@ def test_a_flood_of_records_without_data_is_cut_off(loop: Loop, monkeypatch: pyt
 def test_a_client_that_speaks_http_fails_the_handshake(loop: Loop) -> None:
     near, far = socket.socketpair()
     near.setblocking(False)
-    channel = TlsChannel(PlainChannel(loop, near), ServerTls(LISTENER).context, server_side=True)
+    channel = TlsChannel(PlainChannel(loop, near), context_of(ServerTls(LISTENER)), server_side=True)
     errors: list[str] = []
 
     async def shake() -> None:
@@ -548,7 +561,7 @@ def served_names(loop: Loop, tls: ServerTls, name: str | None) -> tuple[str, ...
         ("shop.example", "shop.example"),
         ("SHOP.Example", "shop.example"),
         ("a.shop.example", "*.shop.example"),
-        ("a.b.shop.example", "default.example"),
+        ("a.b.shop.example", "*.shop.example"),
         ("unknown.example", "default.example"),
         (None, "default.example"),
     ],
@@ -584,11 +597,11 @@ def test_an_update_serves_the_new_certificate_to_new_handshakes_only(loop: Loop)
 
 def test_an_unchanged_binding_keeps_its_context(loop: Loop) -> None:
     tls = ServerTls(LISTENER)
-    before = tls._table.by_binding[SHOP]  # type: ignore[union-attr]
+    before = tls._table.by_binding[SHOP]
     tls.update(Listener(name="https", tls=(SHOP,)))
-    assert tls._table.by_binding[SHOP] is before  # type: ignore[union-attr]
+    assert tls._table.by_binding[SHOP] is before
     tls.update(Listener(name="https", tls=(SHOP,), alpn=("http/1.1",)))
-    assert tls._table.by_binding[SHOP] is not before  # type: ignore[union-attr]
+    assert tls._table.by_binding[SHOP] is not before
 
 
 @pytest.mark.parametrize(
@@ -636,14 +649,14 @@ def test_an_encrypted_key_is_refused_without_asking_anybody() -> None:
 
 
 def test_protocol_floor_ciphers_and_options() -> None:
-    context = ServerTls(LISTENER).context
+    context = context_of(ServerTls(LISTENER))
     assert context.minimum_version is ssl.TLSVersion.TLSv1_2
     names = [str(cipher["name"]) for cipher in context.get_ciphers() if cipher["protocol"] == "TLSv1.2"]
     assert names
     assert all(name.startswith("ECDHE-") and ("GCM" in name or "CHACHA20" in name) for name in names)
     assert context.options & ssl.OP_NO_COMPRESSION
     assert context.options & ssl.OP_NO_RENEGOTIATION
-    strict = ServerTls(Listener(name="https", tls=(SHOP,), min_tls_version="1.3")).context
+    strict = context_of(ServerTls(Listener(name="https", tls=(SHOP,), min_tls_version="1.3")))
     assert strict.minimum_version is ssl.TLSVersion.TLSv1_3
 
 

@@ -53,6 +53,8 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
         regex: The linear-time engine; None if none is installed: routes with patterns get a diagnostic.
         ingress_host: Address that listeners of VPCIngresses bind.
         egress_listeners: Listeners for outbound traffic, beside all others; None for a process that is no gateway.
+        gateway_labels: What `gatewaySelector` of VPCIngresses selects by; None for a process that is no gateway, for
+            which all are compiled.
         are_credentials_known: False for a process that may not read Secrets and ConfigMaps: none is looked at, and
             nothing is said of those that are named. What it compiles is not to be served.
     """
@@ -63,6 +65,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
     ingress_host: str = "0.0.0.0"
     egress_listeners: tuple[Listener, ...] | None = None
     are_credentials_known: bool = True
+    gateway_labels: Mapping[str, str] | None = None
 
 
 class CompileResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +94,9 @@ STEP_OBJECTS = 100
 
 SCOPE: Look = ("the scope of all VPCIngresses",)
 """Stands, among what a route looked at, for what all VPCIngresses together offer."""
+
+RESTRICTIONS: Look = ("the restrictions of all VPCIngresses",)
+"""Likewise, for what a route without `parentRefs` looks at: which listeners are not open to everybody's routes."""
 
 
 class Compiler:
@@ -249,6 +255,7 @@ class Compiler:
             host=self._options.ingress_host,
             secrets=before.result.secrets,
             are_credentials_known=self._options.are_credentials_known,
+            gateway_labels=self._options.gateway_labels,
         ).compile(ingresses)
         if self._options.listen is not None:
             scope = scope.unbound()
@@ -256,6 +263,8 @@ class Compiler:
         self._scope = Made(msgspec.structs.replace(scope, rules=rules), scope.findings, tuple(recording.looks))
         if self._scope.result.ingresses != before.result.ingresses:
             changes.looks.add(SCOPE)
+        if self._scope.result.restrictions != before.result.restrictions:
+            changes.looks.add(RESTRICTIONS)
         return _exchanged(before.result.rules, rules)
 
     def _compile_routes(
@@ -272,8 +281,7 @@ class Compiler:
             if not isinstance(manifest, VPCRoute):
                 return None
             rules, findings = self._route_compiler.compile(manifest, recording, scope)
-            if manifest.spec.parent_refs:
-                recording.looks.add(SCOPE)
+            recording.looks.add(SCOPE if manifest.spec.parent_refs else RESTRICTIONS)
             return (self._reuse(tuple(rules), known) if known else tuple(rules)), findings
 
         for position, (name, old, new) in enumerate(self._routes.update(view, changes, make), 1):
@@ -300,7 +308,8 @@ class Compiler:
             # `--listen` is one plain listener that serves all routes, in place of what VPCIngresses ask for.
             return (self._options.listen,)
         listeners = self._scope.result.listeners
-        if not listeners and self._options.fallback_listener is not None:
+        is_elsewhere = any(one.is_elsewhere for one in self._scope.result.ingresses)
+        if not listeners and not is_elsewhere and self._options.fallback_listener is not None:
             return (self._options.fallback_listener,)
         return listeners
 

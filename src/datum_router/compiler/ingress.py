@@ -1,175 +1,65 @@
 """From VPCIngress to listeners and rules: which ports are open, for which hosts, with which certificates.
 
-Listeners are shared by port: several VPCIngresses may use 8443, each with its own hosts and certificate. If two of
-them want different protocols on one port, the older object wins and the other is told so.
+Listeners are shared by port: several VPCIngresses may use 8443, each with its own hosts, certificate, and way of
+speaking TLS. The oldest object wins: a port speaks what the oldest of its VPCIngresses says, and a host name belongs
+to the oldest that names it. Within a namespace others may add paths to it; one of another namespace loses the name.
+All is told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from datum_router.compiler.diagnostics import Severity, did_you_mean
+from datum_router.compiler.attach import Attached, IngressScope, Joined, intersect, join
+from datum_router.compiler.diagnostics import Severity
+from datum_router.compiler.edge import (
+    HTTP_PORT,
+    HTTPS_PORT,
+    MODES,
+    allowed_routes,
+    dressed,
+    host_policy,
+    listener_name,
+    port_settings,
+    speaks,
+    wanted_listeners,
+    with_defaults,
+)
 from datum_router.compiler.limits import rate_policy
-from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
-from datum_router.compiler.replies import compile_replies
+from datum_router.compiler.refs import (
+    Finding,
+    created_at,
+    is_permitted,
+    port_override,
+    refusal,
+    resolve_service,
+)
 from datum_router.compiler.services import service_key
+from datum_router.manifests.labels import selects
 from datum_router.manifests.meta import ObjectKey, key_of
 from datum_router.manifests.secret import Secret
-from datum_router.manifests.vpcingress import IngressListener, IngressProtocol, PathType, VPCIngress
-from datum_router.manifests.vpcroute import ParentRef, VPCRoute
+from datum_router.manifests.vpcingress import IngressListener, IngressProtocol, IngressRule, PathType, VPCIngress
+from datum_router.manifests.vpcservice import Protocol
 from datum_router.model.limits import HostRateLimit, RateScope
-from datum_router.model.listener import Listener, TlsBinding
+from datum_router.model.listener import Listener, ListenerMode, TlsBinding
+from datum_router.model.policy import TimeoutPolicy
 from datum_router.model.route import BackendRef, Match, PathKind, PathMatch, Rule, RuleId
 from datum_router.plugins.protocols import ManifestView
 from datum_router.reasons import Reason
 
-HTTP_PORT = 8080
-HTTPS_PORT = 8443
-
-
-class Attached(msgspec.Struct, frozen=True, kw_only=True):
-    """One VPCIngress as routes see it."""
-
-    key: ObjectKey
-    hostnames: tuple[str, ...]
-    sections: tuple[tuple[str, int, str], ...]
-    """(section name, port, listener name)"""
-
-
-class IngressScope(msgspec.Struct, frozen=True, kw_only=True):
-    """What all VPCIngresses together offer to routes.
-
-    Attributes:
-        secrets: Of each VPCIngress with a certificate the name of its Secret and what was read there.
-    """
-
-    ingresses: tuple[Attached, ...] = ()
-    listeners: tuple[Listener, ...] = ()
-    rules: tuple[Rule, ...] = ()
-    findings: tuple[Finding, ...] = ()
-    secrets: Mapping[ObjectKey, tuple[str, TlsBinding]] = {}
-    is_unbound: bool = False
-
-    def unbound(self) -> IngressScope:
-        """Return the scope for one listener that serves everything: no rule is bound to a listener."""
-        return msgspec.structs.replace(
-            self,
-            is_unbound=True,
-            listeners=(),
-            rules=tuple(msgspec.structs.replace(rule, listeners=()) for rule in self.rules),
-        )
-
-    def attach(self, route: VPCRoute, findings: list[Finding]) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
-        """Return (host names, listener names, whether the route is attached anywhere).
-
-        Without `parentRefs` a route is served by every gateway: on each listener, with its own host names. With them
-        it is served on the named ingresses' listeners, for those of its host names that the ingress has too.
-        """
-        own = tuple([name.lower() for name in route.spec.hostnames])
-        refs = route.spec.parent_refs
-        if not refs:
-            return own, (), True
-        key = key_of("VPCRoute", route.metadata)
-        hosts: dict[str, None] = {}
-        listeners: dict[str, None] = {}
-        table = {(item.key.namespace, item.key.name): item for item in self.ingresses}
-        for index, ref in enumerate(refs):
-            where = (ref.namespace or key.namespace, ref.name)
-            joined = join(ref, table.get(where), own, namespace=key.namespace, path=f"spec.parentRefs[{index}]")
-            if joined.reason is not None:
-                is_there = where in table
-                findings.append(
-                    Finding(
-                        key=key,
-                        path=joined.path,
-                        reason=joined.reason,
-                        message=joined.message,
-                        hint="" if is_there else did_you_mean(ref.name, [one for at, one in table if at == where[0]]),
-                        severity=Severity.ERROR if is_there else Severity.WARNING,
-                        is_reference=not is_there,
-                    )
-                )
-                continue
-            hosts.update(dict.fromkeys(joined.hostnames))
-            listeners.update(dict.fromkeys(joined.listeners))
-        if not listeners:
-            return (), (), False
-        return tuple(hosts), () if self.is_unbound else tuple(listeners), True
-
-
-class Joined(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A route at one of its parents.
-
-    Attributes:
-        hostnames, listeners: What it is served for and on there.
-        reason, message, path: Why it is not, and what is to be mended; None and empty if it is.
-    """
-
-    hostnames: tuple[str, ...] = ()
-    listeners: tuple[str, ...] = ()
-    reason: Reason | None = None
-    message: str = ""
-    path: str = ""
-
-
-def join(ref: ParentRef, parent: Attached | None, own: tuple[str, ...], *, namespace: str, path: str = "") -> Joined:
-    """Return what comes of a `parentRefs` item.
-
-    Args:
-        parent: The VPCIngress that it names, None if that is not there.
-        own: The route's host names, lower case.
-        namespace: The route's.
-        path: Of the item in the route.
-    """
-    name = f"vpcingress {ref.namespace or namespace}/{ref.name}"
-    if parent is None:
-        return Joined(reason=Reason.VPC_INGRESS_NOT_FOUND, message=f"{name} is not there", path=f"{path}.name")
-    listeners = [
-        listener
-        for section, port, listener in parent.sections
-        if (not ref.section_name or section == ref.section_name) and (not ref.port or port == ref.port)
-    ]
-    if not listeners:
-        known = ", ".join(f"{section} ({port})" for section, port, _ in parent.sections) or "none"
-        message = f"{name} has no such listener (its listeners: {known})"
-        return Joined(reason=Reason.VPC_INGRESS_NOT_FOUND, message=message, path=path)
-    hostnames = intersect(own, parent.hostnames)
-    if not hostnames and own:
-        message = f"none of {', '.join(own)} is a host of {name} ({', '.join(parent.hostnames)})"
-        return Joined(reason=Reason.INVALID_VALUE, message=message, path="spec.hostnames")
-    return Joined(hostnames=hostnames, listeners=tuple(listeners))
-
-
-def wanted_listeners(ingress: VPCIngress) -> tuple[IngressListener, ...]:
-    """Return the listeners that a VPCIngress asks for, those that it gets without asking included."""
-    if ingress.spec.listeners:
-        return ingress.spec.listeners
-    plain = IngressListener(name="http", port=HTTP_PORT, protocol=IngressProtocol.HTTP)
-    if ingress.spec.tls is None:
-        return (plain,)
-    return (plain, IngressListener(name="https", port=HTTPS_PORT, protocol=IngressProtocol.HTTPS))
-
-
-def intersect(route: Sequence[str], ingress: Sequence[str]) -> tuple[str, ...]:
-    """Return the host names that both sides have; an empty side has all (Gateway API host name intersection)."""
-    if not route:
-        return tuple(ingress)
-    if not ingress:
-        return tuple(route)
-    found: dict[str, None] = {}
-    for one in route:
-        for other in ingress:
-            if one == other or _covers(other, one):
-                found[one] = None
-            elif _covers(one, other):
-                found[other] = None
-    return tuple(found)
-
-
-def _covers(wildcard: str, name: str) -> bool:
-    return wildcard.startswith("*.") and name.endswith(wildcard[1:]) and name != wildcard
+__all__ = [
+    "HTTPS_PORT",
+    "HTTP_PORT",
+    "Attached",
+    "IngressCompiler",
+    "IngressScope",
+    "Joined",
+    "intersect",
+    "join",
+    "wanted_listeners",
+]
 
 
 class IngressCompiler:
@@ -179,19 +69,13 @@ class IngressCompiler:
         secrets: As in the last scope: what served goes on doing so when its VPCIngress comes to name a Secret that
             cannot be used.
         are_credentials_known: False: no Secret is looked at, and every certificate is taken to be there.
+        gateway_labels: What `gatewaySelector` selects by; None: nobody's in particular, so that all are selected.
     """
 
     __slots__ = (
-        "_are_credentials_known",
-        "_findings",
-        "_host",
-        "_listeners",
-        "_owners",
-        "_rules",
-        "_secrets",
-        "_secrets_before",
-        "_view",
-    )
+        "_are_credentials_known", "_findings", "_gateway_labels", "_host", "_host_owners", "_listeners", "_owners",
+        "_rules", "_secrets", "_secrets_before", "_view",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -200,12 +84,15 @@ class IngressCompiler:
         host: str,
         secrets: Mapping[ObjectKey, tuple[str, TlsBinding]] = {},
         are_credentials_known: bool = True,
+        gateway_labels: Mapping[str, str] | None = None,
     ) -> None:
         self._view = view
         self._are_credentials_known = are_credentials_known
+        self._gateway_labels = gateway_labels
         self._host = host
         self._listeners: dict[int, Listener] = {}
         self._owners: dict[int, ObjectKey] = {}
+        self._host_owners: dict[tuple[int, str], ObjectKey] = {}
         self._rules: list[Rule] = []
         self._findings: list[Finding] = []
         self._secrets: dict[ObjectKey, tuple[str, TlsBinding]] = {}
@@ -235,33 +122,107 @@ class IngressCompiler:
     def _one(self, ingress: VPCIngress) -> Attached:
         key = key_of("VPCIngress", ingress.metadata)
         spec = ingress.spec
-        hostnames = tuple(dict.fromkeys(name.lower() for name in (spec.host, *spec.hosts)))
+        selector = spec.gateway_selector
+        if selector is not None and self._gateway_labels is not None and not selects(selector, self._gateway_labels):
+            return Attached(key=key, hostnames=(), sections=(), is_elsewhere=True)
+        hostnames = self._own_hosts(ingress, key)
         binding = self._binding(ingress, key, hostnames)
         sections: list[tuple[str, int, str]] = []
-        for index, item in enumerate(wanted_listeners(ingress)):
+        for index, item in enumerate(wanted_listeners(ingress) if hostnames else ()):
             listener = self._listener(ingress, key, index, item, hostnames, binding)
             if listener is not None:
                 sections.append((item.name, item.port, listener.name))
         self._compile_rules(ingress, key, hostnames, tuple(name for _, _, name in sections))
-        return Attached(key=key, hostnames=hostnames, sections=tuple(sections))
+        return Attached(
+            key=key,
+            hostnames=hostnames,
+            sections=tuple(sections),
+            allowed=allowed_routes(spec.allowed_routes, key.namespace, self._view),
+            timeouts=spec.default_timeouts,
+            claims=self._claims(ingress, key),
+        )
+
+    # --- host names ------------------------------------------------------------------------------------------------
+
+    def _own_hosts(self, ingress: VPCIngress, key: ObjectKey) -> tuple[str, ...]:
+        """Return the host names of an ingress that no older one of another namespace has on a port of both."""
+        spec = ingress.spec
+        names = tuple(dict.fromkeys(name.lower() for name in (spec.host, *spec.hosts)))
+        ports = [item.port for item in wanted_listeners(ingress) if item.protocol is not IngressProtocol.TCP]
+        kept: list[str] = []
+        for position, name in enumerate(names):
+            owners = {self._host_owners[port, name]: port for port in ports if (port, name) in self._host_owners}
+            stranger = next((owner for owner in owners if owner.namespace != key.namespace), None)
+            if stranger is None:
+                kept.append(name)
+                continue
+            self._findings.append(
+                Finding(
+                    key=key,
+                    path="spec.host" if position == 0 else "spec.hosts",
+                    reason=Reason.HOSTNAME_CONFLICT,
+                    message=f"host {name} on port {owners[stranger]} is that of {stranger}, which is older: it is not "
+                    "served for this one",
+                    hint="choose another host, or another port",
+                )
+            )
+        return tuple(kept)
+
+    def _claim_hosts(
+        self, ingress: VPCIngress, key: ObjectKey, item: IngressListener, hostnames: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        """Return the host names of which this ingress is the oldest on a port, and so says how they are served."""
+        own: list[str] = []
+        shared: dict[ObjectKey, list[str]] = {}
+        for name in hostnames:
+            owner = self._host_owners.setdefault((item.port, name), key)
+            if owner == key:
+                own.append(name)
+            else:
+                shared.setdefault(owner, []).append(name)
+        before = self._listeners.get(item.port)
+        for owner, names in shared.items():
+            mine = host_policy(ingress, key, (), is_tls=item.protocol is IngressProtocol.HTTPS)
+            theirs = next(
+                (one for one in before.policies if one.owner == f"{owner.namespace}/{owner.name}")
+                if before
+                else iter(()),
+                None,
+            )
+            if theirs is None or msgspec.structs.replace(theirs, owner=mine.owner, hostnames=()) == mine:
+                continue
+            self._findings.append(
+                Finding(
+                    key=key,
+                    path="spec.host",
+                    reason=Reason.HOSTNAME_CONFLICT,
+                    message=f"host {', '.join(names)} on port {item.port} is that of {owner}, too, which is older: its "
+                    "tls, hsts, httpsRedirect and accessLog apply, the paths of both are served",
+                    severity=Severity.WARNING,
+                )
+            )
+        return tuple(own)
+
+    # --- certificates ----------------------------------------------------------------------------------------------
 
     def _binding(self, ingress: VPCIngress, key: ObjectKey, hostnames: tuple[str, ...]) -> TlsBinding | None:
         tls = ingress.spec.tls
-        if tls is None:
+        if tls is None or tls.secret_name is None:
             return None
         if not self._are_credentials_known:
-            return TlsBinding(hostnames=hostnames, cert_pem="", key_pem="")
-        binding = self._pair(key.namespace, tls.secret_name, hostnames)
+            return dressed(TlsBinding(hostnames=hostnames), key, tls)
+        name = tls.secret_name
+        binding = self._pair(key.namespace, name, hostnames)
         if binding is not None:
-            self._secrets[key] = (tls.secret_name, binding)
-            return binding
-        kept = self._kept(key, tls.secret_name, hostnames)
+            self._secrets[key] = (name, binding)
+            return dressed(binding, key, tls)
+        kept = self._kept(key, name, hostnames)
         before = ""
         if kept is not None:
             before = self._secrets_before[key][0]
             self._secrets[key] = (before, kept)
-        is_there = isinstance(self._view.get("Secret", key.namespace, tls.secret_name), Secret)
-        what = f"secret {key.namespace}/{tls.secret_name}"
+        is_there = isinstance(self._view.get("Secret", key.namespace, name), Secret)
+        what = f"secret {key.namespace}/{name}"
         self._findings.append(
             Finding(
                 key=key,
@@ -274,7 +235,7 @@ class IngressCompiler:
                 is_reference=not is_there,
             )
         )
-        return kept
+        return None if kept is None else dressed(kept, key, tls)
 
     def _kept(self, key: ObjectKey, named: str, hostnames: tuple[str, ...]) -> TlsBinding | None:
         """Return the certificate of the Secret that was named before, in its newest version or as it was read last.
@@ -293,6 +254,8 @@ class IngressCompiler:
         private = secret.text("tls.key") if isinstance(secret, Secret) else None
         return TlsBinding(hostnames=hostnames, cert_pem=cert, key_pem=private) if cert and private else None
 
+    # --- listeners -------------------------------------------------------------------------------------------------
+
     def _listener(
         self,
         ingress: VPCIngress,
@@ -302,85 +265,88 @@ class IngressCompiler:
         hostnames: tuple[str, ...],
         binding: TlsBinding | None,
     ) -> Listener | None:
-        spec = ingress.spec
         is_tls = item.protocol is IngressProtocol.HTTPS
-        path = f"spec.listeners[{index}]"
-        if is_tls and spec.tls is None:
-            self._findings.append(
-                Finding(
-                    key=key,
-                    path=path,
-                    reason=Reason.MISSING_FIELD,
-                    message="an HTTPS listener needs spec.tls.secretName",
-                )
-            )
-            return None
         if is_tls and binding is None:
-            return None
-        name = f"{'https' if is_tls else 'http'}-{item.port}"
+            return None  # it has been told why
         before = self._listeners.get(item.port)
-        if before is not None and bool(before.tls) != is_tls:
-            owner = self._owners[item.port]
-            self._findings.append(
-                Finding(
-                    key=key,
-                    path=f"{path}.port",
-                    reason=Reason.CONFLICTED,
-                    message=f"port {item.port} already speaks {'HTTPS' if before.tls else 'HTTP'} for {owner}",
-                    hint="choose another port",
-                )
-            )
+        if before is not None and not self._may_share(key, f"spec.listeners[{index}]", item, before):
             return None
-        trusted_hops = spec.client_ip.trusted_hops if spec.client_ip is not None else 0
-        limit = spec.max_request_body_bytes or 0
-        replies = compile_replies(spec.local_replies)
+        own = self._claim_hosts(ingress, key, item, () if item.protocol is IngressProtocol.TCP else hostnames)
+        settings = port_settings(ingress, item)
+        bindings: tuple[TlsBinding, ...] = ()
+        if is_tls and binding is not None and (own or before is None):
+            bindings = (msgspec.structs.replace(binding, hostnames=own),)
+        is_http = MODES[item.protocol] is ListenerMode.HTTP
+        policies = (host_policy(ingress, key, own, is_tls=is_tls),) if own and is_http else ()
         if before is None:
             self._owners[item.port] = key
             listener = Listener(
-                name=name,
-                host=self._host,
+                name=listener_name(item),
+                host=item.address or self._host,
                 port=item.port,
-                tls=(binding,) if is_tls and binding is not None else (),
-                alpn=_alpn(ingress),
-                min_tls_version=spec.tls.min_version.value if spec.tls is not None else "1.2",
-                trusted_hops=trusted_hops,
-                max_request_body_bytes=limit,
-                replies=replies,
-                hostnames=hostnames,
+                mode=MODES[item.protocol],
+                tls=bindings,
+                hostnames=hostnames if is_http else (),
+                policies=policies,
+                **msgspec.structs.asdict(settings),
             )
         else:
-            min_version = spec.tls.min_version.value if is_tls and spec.tls is not None else before.min_tls_version
-            alpn = _alpn(ingress) if is_tls else before.alpn
-            same = (before.trusted_hops, before.max_request_body_bytes, before.replies)
-            kept = (*same, before.min_tls_version, before.alpn)
-            if kept != (trusted_hops, limit, replies, min_version, alpn):
+            fields = settings.__struct_fields__
+            if any(getattr(before, name) != getattr(settings, name) for name in fields):
                 self._findings.append(
                     Finding(
                         key=key,
                         path="spec",
                         reason=Reason.CONFLICTED,
                         message=f"port {item.port} is shared with {self._owners[item.port]}, whose clientIP, "
-                        "maxRequestBodyBytes, localReplies, tls.minVersion and tls.alpn apply",
+                        "maxRequestBodyBytes, localReplies and tls.requireSni apply",
                         severity=Severity.WARNING,
                     )
                 )
-            names = before.hostnames
-            merged = tuple(dict.fromkeys((*names, *hostnames))) if names and hostnames else ()
-            tls = (*before.tls, binding) if is_tls and binding is not None else before.tls
-            listener = msgspec.structs.replace(before, hostnames=merged, tls=tls)
-        if spec.rate_limit is not None:
-            limit_of_hosts = HostRateLimit(
-                hostnames=hostnames, policy=rate_policy(spec.rate_limit, RateScope.INGRESS, key)
+            listener = msgspec.structs.replace(
+                before,
+                hostnames=tuple(dict.fromkeys((*before.hostnames, *hostnames))) if is_http else (),
+                tls=(*before.tls, *bindings),
+                policies=(*before.policies, *policies),
             )
-            listener = msgspec.structs.replace(listener, rate_limits=(*listener.rate_limits, limit_of_hosts))
+        if ingress.spec.rate_limit is not None and own and is_http:
+            limit = HostRateLimit(hostnames=own, policy=rate_policy(ingress.spec.rate_limit, RateScope.INGRESS, key))
+            listener = msgspec.structs.replace(listener, rate_limits=(*listener.rate_limits, limit))
         self._listeners[item.port] = listener
         return listener
+
+    def _may_share(self, key: ObjectKey, path: str, item: IngressListener, before: Listener) -> bool:
+        """Tell whether a port that is opened already does for this listener, too; say why not."""
+        owner, spoken = self._owners[item.port], speaks(before)
+        if spoken != item.protocol.value:
+            message, hint = f"port {item.port} already speaks {spoken} for {owner}", "choose another port"
+        elif item.protocol is IngressProtocol.TCP:
+            message, hint = (
+                f"port {item.port} is that of {owner}, and TCP has no host names to share it by",
+                ("choose another port"),
+            )
+        elif before.name != listener_name(item):
+            message = f"port {item.port} is opened at {before.host} for {owner}"
+            hint = "choose the same address, or another port"
+        else:
+            return True
+        self._findings.append(
+            Finding(key=key, path=f"{path}.port", reason=Reason.PROTOCOL_CONFLICT, message=message, hint=hint)
+        )
+        return False
+
+    # --- rules -----------------------------------------------------------------------------------------------------
 
     def _compile_rules(
         self, ingress: VPCIngress, key: ObjectKey, hostnames: tuple[str, ...], listeners: tuple[str, ...]
     ) -> None:
+        timeouts = with_defaults(TimeoutPolicy(), ingress.spec.default_timeouts)
+        by_name = {listener.name: listener for listener in self._listeners.values()}
+        streams = frozenset(name for name in listeners if by_name[name].mode is not ListenerMode.HTTP)
         for index, item in enumerate(ingress.spec.rules):
             ref = item.service
+            if ref is None:
+                continue  # it names a VPCRoute, which comes as one
             result = resolve_service(
                 self._view,
                 referrer=key,
@@ -394,12 +360,19 @@ class IngressCompiler:
             value = item.path or "/"
             if kind is PathKind.PREFIX:
                 value = value.rstrip("/") or "/"
+            is_whole = kind is PathKind.PREFIX and value == "/"
+            is_tcp = result.service is not None and result.service.spec.protocol is Protocol.TCP
+            bound = tuple(name for name in listeners if (is_whole if name in streams else not is_tcp))
+            if len(bound) < len(listeners):
+                self._tell_unbound(key, index, item, is_tcp=is_tcp, is_served=bool(bound), streams=streams)
+            if not bound and listeners:
+                continue
             self._rules.append(
                 Rule(
                     id=RuleId(f"ingress:{key.namespace}/{key.name}#{index}"),
                     route=f"ingress:{key.namespace}/{key.name}",
                     hostnames=hostnames,
-                    listeners=listeners,
+                    listeners=bound,
                     match=Match(path=PathMatch(kind=kind, value=value)),
                     destinations=(
                         BackendRef(
@@ -408,12 +381,67 @@ class IngressCompiler:
                             problem=result.problem,
                         ),
                     ),
+                    timeouts=timeouts,
                     created_at=created_at(ingress.metadata),
                     index=index,
                 )
             )
 
+    def _tell_unbound(
+        self, key: ObjectKey, index: int, item: IngressRule, *, is_tcp: bool, is_served: bool, streams: frozenset[str]
+    ) -> None:
+        """Say why a rule is not served on all listeners, unless that is what anybody would expect."""
+        if is_served and not streams:
+            return
+        if is_tcp and not is_served:
+            message = "the VPCService speaks TCP, which no listener here carries"
+            hint = "add a listener with protocol TLS or TCP"
+        elif is_tcp:
+            return  # HTTP listeners beside: they redirect, or other rules serve them
+        elif is_served:
+            message = f"path {item.path} is not served on {', '.join(sorted(streams))}, where nobody sees paths"
+            hint = "bytes are carried on for path / alone"
+        else:
+            message = f"found path {item.path}, expected / : nobody sees paths on listeners with protocol TLS or TCP"
+            hint = "use a listener with protocol HTTPS, which terminates TLS"
+        self._findings.append(
+            Finding(
+                key=key,
+                path=f"spec.rules[{index}].path" if not is_tcp else f"spec.rules[{index}].service.name",
+                reason=Reason.INVALID_VALUE,
+                message=message,
+                hint=hint,
+                severity=Severity.WARNING if is_served else Severity.ERROR,
+            )
+        )
 
-def _alpn(ingress: VPCIngress) -> tuple[str, ...]:
-    tls = ingress.spec.tls
-    return tls.alpn if tls is not None and tls.alpn else ("h2", "http/1.1")
+    def _claims(self, ingress: VPCIngress, key: ObjectKey) -> tuple[tuple[str, str], ...]:
+        """Return the VPCRoutes that the rules of an ingress name, those that are there and consent."""
+        found: list[tuple[str, str]] = []
+        for index, item in enumerate(ingress.spec.rules):
+            ref = item.vpc_route_ref
+            if ref is None:
+                continue
+            path = f"spec.rules[{index}].vpcRouteRef.name"
+            target = ObjectKey(kind="VPCRoute", namespace=ref.namespace or key.namespace, name=ref.name)
+            if not is_permitted(self._view, referrer=key, target=target):
+                message, hint = refusal(key, target)
+                self._findings.append(
+                    Finding(key=key, path=path, reason=Reason.REF_NOT_PERMITTED, message=message, hint=hint)
+                )
+                continue
+            if self._view.get("VPCRoute", target.namespace, target.name) is None:
+                self._findings.append(
+                    Finding(
+                        key=key,
+                        path=path,
+                        reason=Reason.VPC_ROUTE_NOT_FOUND,
+                        message=f"{target} is not there",
+                        severity=Severity.WARNING,
+                        is_reference=True,
+                        missing=target,
+                    )
+                )
+                continue
+            found.append((target.namespace, target.name))
+        return tuple(dict.fromkeys(found))

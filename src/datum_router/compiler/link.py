@@ -11,6 +11,9 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
 
 from datum_router.balancing.base import HealthView, PickContext
 from datum_router.balancing.hashkey import hash_key, uses_hash
@@ -18,7 +21,7 @@ from datum_router.balancing.locality import SharedCandidates
 from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.balancing.split import Split
 from datum_router.errors import PluginDisabled
-from datum_router.filters.base import Filter, are_repeatable, response_key
+from datum_router.filters.base import Filter, are_repeatable, build_filter, response_key
 from datum_router.filters.extra import extra_of
 from datum_router.health.breaker import Breaker, RouteCircuit, Ticket
 from datum_router.health.circuit import ServiceLimits, share
@@ -27,7 +30,7 @@ from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint
 from datum_router.model.outcome import OutcomeClass
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
 from datum_router.model.request import REQUEST_ID, LocalReply, RequestHead
-from datum_router.model.route import BackendRef, HashOn, Rule, side_services
+from datum_router.model.route import BackendRef, HashOn, HeaderEdit, Rule, side_services
 from datum_router.model.service import Service, ServiceKey
 from datum_router.model.snapshot import SnapshotData
 from datum_router.observe.meter import RequestMeter
@@ -39,6 +42,9 @@ from datum_router.routing.matcher import Matcher
 
 HostLimiters = tuple[tuple[tuple[str, ...], RateLimiter], ...]
 """Host names and the rate limits of what comes in for them; the first that fits counts."""
+if TYPE_CHECKING:
+    from datum_router.compiler.edgelink import Edge
+
 _NO_SPLIT = Split(())
 NO_FILTERS: Mapping[int, tuple[Filter, ...]] = {}
 NO_EXCLUSIONS: frozenset[EndpointKey] = frozenset()
@@ -189,6 +195,8 @@ class LinkedRule:
         circuit: Its circuit breaker; likewise.
         needs_pipeline: Something has to be looked at for each request that no fast lane looks at.
         meters: The data plane's, by protocol and service: they live as long as the rule.
+        is_logged: False keeps its requests out of the access log.
+        reply_fields: On answers that the router makes itself, too.
     """
 
     __slots__ = (
@@ -206,9 +214,11 @@ class LinkedRule:
         "first_reason",
         "has_repeatable_filters",
         "has_try_limits",
+        "is_logged",
         "limiter",
         "meters",
         "needs_pipeline",
+        "reply_fields",
         "response_key",
         "retry",
         "rule",
@@ -243,6 +253,8 @@ class LinkedRule:
         self.has_try_limits = has_try_limits(rule.timeouts)
         self.first_limit_s, self.first_reason = first_limit(rule.timeouts)
         self.meters: dict[tuple[str, str], RequestMeter] = {}
+        self.is_logged = True
+        self.reply_fields: tuple[tuple[bytes, bytes], ...] = ()
         self._balancers = balancers
         self._filters = {id(rule.destinations[at]): filters for at, filters in destination_filters.items()}
         self._sides = (
@@ -252,6 +264,22 @@ class LinkedRule:
         only = rule.destinations[0] if len(rule.destinations) == 1 else None
         self._single = only if only is not None and only.weight > 0 and not only.problem else None
         self._split = _NO_SPLIT if self._single is not None else Split(rule.destinations)
+
+    def dressed(self, *, hsts: str, is_logged: bool) -> LinkedRule:
+        """Return the rule with what a VPCIngress wants for its hosts, and with the same balancers.
+
+        Args:
+            hsts: Value of Strict-Transport-Security on every answer; empty = none.
+        """
+        rule, filters = self.rule, self.filters
+        if hsts:
+            edit = HeaderEdit(is_response=True, set=(("strict-transport-security", hsts),))
+            rule = msgspec.structs.replace(rule, filters=(edit, *rule.filters))
+            filters = (build_filter(edit, rule), *filters)
+        made = LinkedRule(rule, filters, self._balancers)
+        made.is_logged = is_logged
+        made.reply_fields = ((b"strict-transport-security", hsts.encode("ascii")),) if hsts else ()
+        return made
 
     def uses_states(self, states: Mapping[ServiceKey, ServiceState]) -> bool:
         """Tell whether the rule, linked anew, would be linked with the same states of its services."""
@@ -494,8 +522,10 @@ class Snapshot:
     """
 
     __slots__ = (
+        "_edges",
         "_hosts",
         "_limiters",
+        "_streams",
         "data",
         "default",
         "digest",
@@ -517,9 +547,13 @@ class Snapshot:
         *,
         matches_request_id: bool = False,
         limiters: Mapping[str, HostLimiters] = {},
+        edges: Mapping[str, Edge] | None = None,
+        streams: Mapping[str, Matcher] | None = None,
     ) -> None:
         self.data = data
         self._limiters = limiters
+        self._streams = streams or {}
+        self._edges = edges or {}
         self.matches_request_id = matches_request_id
         self.mark = object()
         self.version = data.version
@@ -536,8 +570,22 @@ class Snapshot:
             allowed = self._hosts.get(head.listener)
             if allowed is not None and not any(host_matches(name, head.host) for name in allowed):
                 return None
+        edge = self._edges.get(head.listener) if self._edges else None
+        if edge is not None:
+            redirect = edge.redirect(head)
+            if redirect is not None:
+                return redirect
         matcher = self.matchers.get(head.listener, self.default) if self.matchers else self.default
         rule = matcher.match(head)
+        if rule is None:
+            return None
+        linked = self.rules[rule.id]
+        return linked if edge is None else edge.dress(linked, head.host)
+
+    def match_stream(self, head: RequestHead) -> LinkedRule | None:
+        """Return the rule for a connection whose bytes are carried on, None if there is none; see `streamlink`."""
+        matcher = self._streams.get(head.listener)
+        rule = None if matcher is None else matcher.match(head)
         return None if rule is None else self.rules[rule.id]
 
     def limiter(self, listener: str, host: str) -> RateLimiter | None:
@@ -547,7 +595,15 @@ class Snapshot:
                 return limiter
         return None
 
-    def serves_host(self, listener: str, host: str) -> bool:
-        """Tell whether a listener is there for `host` (421 otherwise on TLS listeners)."""
+    def serves_host(self, listener: str, host: str, identity: str = "") -> bool:
+        """Tell whether a connection to a listener is there for `host` (421 otherwise on TLS listeners).
+
+        Args:
+            identity: Of the binding that the connection's TLS handshake was made with; hosts of another one are not
+                served on it, since they may ask more of clients (threat F3).
+        """
         allowed = self._hosts.get(listener)
-        return allowed is None or any(host_matches(name, host) for name in allowed)
+        if allowed is not None and not any(host_matches(name, host) for name in allowed):
+            return False
+        edge = self._edges.get(listener) if self._edges else None
+        return edge is None or not edge.is_misdirected(host, identity)

@@ -21,8 +21,10 @@ from datum_router.balancing.base import Balancer
 from datum_router.balancing.guarded import GuardedBalancer
 from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.compiler.diff import rule_differences
+from datum_router.compiler.edgelink import link_edges
 from datum_router.compiler.link import HostLimiters, LinkedRule, ServiceState, Snapshot
 from datum_router.compiler.steps import in_one_go
+from datum_router.compiler.streamlink import link_streams
 from datum_router.filters.base import CheckedFilter, Filter, build_filter
 from datum_router.health.breaker import RouteCircuit
 from datum_router.health.circuit import share
@@ -154,6 +156,8 @@ class Linker:
             default,
             matches_request_id=self._request_id_rules > 0,
             limiters=self._host_limiters(data),
+            edges=link_edges(data.listeners),
+            streams=link_streams(data.listeners, data.rules, self._regex),
         )
         self._last = snapshot
         return snapshot

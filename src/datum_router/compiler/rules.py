@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datum_router.compiler.cors import compile_cors, preflight_rules
 from datum_router.compiler.diagnostics import did_you_mean
+from datum_router.compiler.edge import with_defaults
 from datum_router.compiler.filters import FilterCompiler, filter_findings
 from datum_router.compiler.ingress import IngressScope
 from datum_router.compiler.limits import circuit_policy, route_rates
@@ -15,6 +16,7 @@ from datum_router.manifests.meta import ObjectKey, key_of, parse_duration
 from datum_router.manifests.parts import GRPC_CONDITIONS, STATUS_CONDITIONS
 from datum_router.manifests.terms import BALANCER_TERMS
 from datum_router.manifests.vpcroute import VPCRoute
+from datum_router.manifests.vpcservice import Protocol
 from datum_router.model.policy import RETRY_BUDGET_PERCENT, RetryCondition, RetryPolicy, TimeoutPolicy
 from datum_router.model.route import (
     BackendRef,
@@ -35,6 +37,9 @@ from datum_router.plugins.protocols import ManifestView
 from datum_router.reasons import Reason
 from datum_router.routing.matcher import rule_problems
 from datum_router.routing.regex import RegexEngine
+
+DEFAULT_TIMEOUT_S = 30
+"""What `spec.timeoutSeconds` is if a route says nothing (seconds)."""
 
 
 class RouteCompiler:
@@ -62,13 +67,15 @@ class RouteCompiler:
         rates = route_rates(route, key)
         circuit = circuit_policy(spec.circuit_breaker) if spec.circuit_breaker is not None else None
         compiled = FilterCompiler(key, view, findings)
-        destinations = _destinations(route, key, view, findings, compiled)
+        destinations = _destinations(route, key, view, findings, compiled, is_stream=scope.are_streams(listeners))
         filters = compiled.compile(spec.filters, "spec.filters", steps)
         matches = spec.matches or (spec.match or wire.RouteMatch(),)
         name = f"{key.namespace}/{key.name}"
         cors = compile_cors(spec.cors)
         replies = compile_replies(spec.local_replies)
         locality, retry, timeouts = _locality(route), _retry(route), _timeouts(route)
+        if spec.timeouts is None and spec.timeout_seconds == DEFAULT_TIMEOUT_S:
+            timeouts = with_defaults(timeouts, scope.timeouts_for(route))
         created = created_at(route.metadata)
         attachment = f"{key.namespace}/{spec.source_vpc_attachment}" if spec.source_vpc_attachment else ""
         rules: list[Rule] = []
@@ -153,7 +160,13 @@ class RouteCompiler:
 
 
 def _destinations(
-    route: VPCRoute, key: ObjectKey, view: ManifestView, findings: list[Finding], compiled: FilterCompiler
+    route: VPCRoute,
+    key: ObjectKey,
+    view: ManifestView,
+    findings: list[Finding],
+    compiled: FilterCompiler,
+    *,
+    is_stream: bool,
 ) -> tuple[BackendRef, ...]:
     refs: list[BackendRef] = []
     for index, item in enumerate(route.spec.destinations):
@@ -167,14 +180,27 @@ def _destinations(
         )
         if result.finding is not None:
             findings.append(result.finding)
+        problem = result.problem
+        if result.service is not None and result.service.spec.protocol is Protocol.TCP and not is_stream:
+            problem = Reason.INVALID_VALUE
+            findings.append(
+                Finding(
+                    key=key,
+                    path=f"spec.destinations[{index}].vpcServiceRef.name",
+                    reason=Reason.INVALID_VALUE,
+                    message=f"vpcservice {result.name} speaks TCP, which HTTP requests cannot be sent to; its share of "
+                    "the traffic is answered with 500",
+                    hint="name the section of a VPCIngress with protocol TLS or TCP in parentRefs",
+                )
+            )
         refs.append(
             BackendRef(
                 service=service_key(ref.namespace or key.namespace, ref.name),
                 weight=item.weight,
                 port=port_override(item.port, result.service),
                 priority=item.priority,
-                problem=result.problem,
                 filters=compiled.compile(item.filters, f"spec.destinations[{index}].filters"),
+                problem=problem,
             )
         )
     return tuple(refs)

@@ -122,6 +122,8 @@ def finding_of(problem: ResolveProblem, key: ObjectKey) -> Finding:
 def active_policy(health: HealthCheck, protocol: Protocol) -> ActiveHealthPolicy:
     """Return the probe policy of a `healthCheck`; the probe type follows the protocol unless it is given."""
     kind = ProbeType.GRPC if protocol is Protocol.GRPC and health.http_path is None else ProbeType.HTTP
+    if protocol is Protocol.TCP and health.http_path is None:
+        kind = ProbeType.TCP
     if health.type is not None:
         kind = ProbeType(health.type.value)
     return ActiveHealthPolicy(

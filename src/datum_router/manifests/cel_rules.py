@@ -191,6 +191,19 @@ _INGRESS: Final = (
         reason=Reason.MISSING_FIELD,
     ),
 )
+_INGRESS_TLS: Final = (
+    CelRule(on="alpn", rule="self.all(a, self.exists_one(b, a == b))", message="expected each protocol once"),
+    needs("secretName", "self.mode == 'terminate'", "terminated TLS needs a certificate"),
+)
+_INGRESS_RULE: Final = (
+    *path("path"),
+    CelRule(
+        rule="has(self.service) || has(self.vpcRouteRef)",
+        message="a rule needs service or vpcRouteRef",
+        field="service",
+        reason=Reason.MISSING_FIELD,
+    ),
+)
 
 RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
     LabelSelector: (label_map("matchLabels"),),
@@ -207,10 +220,8 @@ RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
     ExportTo: _NAMESPACES,
     ServiceBindingSpec: (_BINDING,),
     VPCIngressSpec: _INGRESS,
-    IngressRule: path("path"),
-    IngressTls: (
-        CelRule(on="alpn", rule="self.all(a, self.exists_one(b, a == b))", message="expected each protocol once"),
-    ),
+    IngressRule: _INGRESS_RULE,
+    IngressTls: _INGRESS_TLS,
     AllowedRoutes: _NAMESPACES,
     EgressMatch: (
         network("destinationCidrs[]"),

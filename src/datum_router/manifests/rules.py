@@ -262,6 +262,15 @@ def check_selector(path: str, selector: LabelSelector | None) -> Iterator[Proble
             yield exclusive(where, f"operator {item.operator.value} takes no values")
 
 
+def check_selector_for(path: str, namespaces: str, selector: LabelSelector | None) -> Iterator[Problem]:
+    """Check that a selector of namespaces stands where `namespaces` is Selector, and only there."""
+    if namespaces == "Selector":
+        if selector is None:
+            yield missing(f"{path}.selector", "namespaces Selector needs selector")
+    elif selector is not None:
+        yield exclusive(f"{path}.selector", f"namespaces {namespaces} reads no selector", "set namespaces: Selector")
+
+
 def check_timeouts(path: str, timeouts: Timeouts | None) -> Iterator[Problem]:
     """Check time limits against each other."""
     if timeouts is None:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from datum_router.manifests import validate_ingress as _ingress
 from datum_router.manifests import validate_route as _route
 from datum_router.manifests.meta import parse_duration
-from datum_router.manifests.parts import LabelSelector
 from datum_router.manifests.problem import Problem, shown
 from datum_router.manifests.rules import (
     check_address,
@@ -21,6 +21,7 @@ from datum_router.manifests.rules import (
     check_path,
     check_retries,
     check_selector,
+    check_selector_for,
     check_timeouts,
     exclusive,
     invalid,
@@ -29,10 +30,7 @@ from datum_router.manifests.rules import (
     warning,
 )
 from datum_router.manifests.servicebinding import ServiceBinding
-from datum_router.manifests.validate_filters import check_replies
-from datum_router.manifests.validate_limits import check_rate_limit
 from datum_router.manifests.vpcegress import EgressTls, VPCEgress
-from datum_router.manifests.vpcingress import IngressProtocol, VPCIngress
 from datum_router.manifests.vpcservice import (
     DiscoveryMethod,
     EndpointSpec,
@@ -45,6 +43,7 @@ from datum_router.manifests.vpcservice import (
 )
 
 validate_route = _route.validate_route
+validate_ingress = _ingress.validate_ingress
 
 _FOUND_ELSEWHERE = (DiscoveryMethod.KUBERNETES, DiscoveryMethod.ENDPOINTSLICE)
 """Methods with which a service need not name anything that gives it endpoints."""
@@ -71,15 +70,7 @@ def validate_service(manifest: VPCService) -> Iterator[Problem]:
     yield from check_selector("spec.vpcAttachmentSelector", spec.vpc_attachment_selector)
     if spec.export_to is not None:
         yield from check_selector("spec.exportTo.selector", spec.export_to.selector)
-        yield from _selector_for("spec.exportTo", spec.export_to.namespaces.value, spec.export_to.selector)
-
-
-def _selector_for(path: str, namespaces: str, selector: LabelSelector | None) -> Iterator[Problem]:
-    if namespaces == "Selector":
-        if selector is None:
-            yield missing(f"{path}.selector", "namespaces Selector needs selector")
-    elif selector is not None:
-        yield exclusive(f"{path}.selector", f"namespaces {namespaces} reads no selector", "set namespaces: Selector")
+        yield from check_selector_for("spec.exportTo", spec.export_to.namespaces.value, spec.export_to.selector)
 
 
 def _endpoints(endpoints: Sequence[EndpointSpec], default_port: int) -> Iterator[Problem]:
@@ -188,40 +179,6 @@ def validate_binding(manifest: ServiceBinding) -> Iterator[Problem]:
                 f"spec.portMappings[{index}]", f"vpcPort {port} is mapped twice", "map each port of the VPCService once"
             )
         seen.add(port)
-
-
-def validate_ingress(manifest: VPCIngress) -> Iterator[Problem]:
-    """Yield what is wrong with a VPCIngress."""
-    spec = manifest.spec
-    yield from check_host("spec.host", spec.host)
-    yield from check_hosts("spec.hosts", spec.hosts)
-    yield from check_replies("spec.localReplies", spec.local_replies)
-    for index, rule in enumerate(spec.rules):
-        yield from check_path(f"spec.rules[{index}].path", rule.path)
-    ports: dict[int, int] = {}
-    names: dict[str, int] = {}
-    for index, listener in enumerate(spec.listeners):
-        path = f"spec.listeners[{index}]"
-        if listener.port in ports:
-            yield exclusive(f"{path}.port", f"port {listener.port} is that of listeners[{ports[listener.port]}], too")
-        if listener.name in names:
-            yield exclusive(f"{path}.name", f"name {listener.name} is that of listeners[{names[listener.name]}], too")
-        ports.setdefault(listener.port, index)
-        names.setdefault(listener.name, index)
-        if listener.protocol is IngressProtocol.HTTPS and spec.tls is None:
-            yield missing("spec.tls", f"listener {listener.name} speaks HTTPS, but no certificate is named")
-    yield from check_rate_limit("spec.rateLimit", spec.rate_limit)
-    yield from check_selector("spec.gatewaySelector", spec.gateway_selector)
-    if spec.allowed_routes is not None:
-        yield from check_selector("spec.allowedRoutes.selector", spec.allowed_routes.selector)
-        yield from _selector_for(
-            "spec.allowedRoutes", spec.allowed_routes.namespaces.value, spec.allowed_routes.selector
-        )
-    if spec.tls is not None:
-        if len(set(spec.tls.alpn)) != len(spec.tls.alpn):
-            yield invalid("spec.tls.alpn", f"found {', '.join(spec.tls.alpn)}, expected each protocol once")
-        if spec.listeners and all(item.protocol is IngressProtocol.HTTP for item in spec.listeners):
-            yield warning("spec.tls", "no listener speaks HTTPS, so the certificate is not used")
 
 
 def validate_egress(manifest: VPCEgress) -> Iterator[Problem]:

@@ -48,6 +48,7 @@ class IngressProtocol(enum.StrEnum):
     HTTP = "HTTP"
     HTTPS = "HTTPS"
     TLS = "TLS"
+    TCP = "TCP"
 
 
 class TlsTermination(enum.StrEnum):
@@ -82,9 +83,16 @@ class IngressRule(SpecPart, frozen=True, kw_only=True):
     path_type: Annotated[PathType, Meta(description="How the path is compared.", extra={"terms": PATH_TYPE_TERMS})] = (
         PathType.PREFIX
     )
-    service: Annotated[IngressServiceRef, Meta(description="The service behind the path.")]
+    service: Annotated[
+        IngressServiceRef | None, Meta(description="The service behind the path; this or `vpcRouteRef`.")
+    ] = None
     vpc_attachment_name: Annotated[Name | None, Meta(description="Attachment that the gateway uses.")] = None
-    vpc_route_ref: Annotated[ObjectRef | None, Meta(description="VPCRoute in place of a service.")] = None
+    vpc_route_ref: Annotated[
+        ObjectRef | None,
+        Meta(
+            description="VPCRoute in place of a service: it is served here as if it named the ingress in `parentRefs`."
+        ),
+    ] = None
 
 
 class ClientAuth(SpecPart, frozen=True, kw_only=True):
@@ -103,7 +111,9 @@ class ClientAuth(SpecPart, frozen=True, kw_only=True):
 class IngressTls(SpecPart, frozen=True, kw_only=True):
     """TLS towards clients."""
 
-    secret_name: Annotated[Name, Meta(description="Secret with `tls.crt` and `tls.key`.")]
+    secret_name: Annotated[
+        Name | None, Meta(description="Secret with `tls.crt` and `tls.key`; not given in mode passthrough.")
+    ] = None
     secret_version: Annotated[str, Meta(description="Version of the secret.", max_length=253)] | None = None
     mode: Annotated[TlsTermination, Meta(description="What happens to TLS.")] = TlsTermination.TERMINATE
     min_version: Annotated[TlsVersion, Meta(description="Lowest TLS version.", extra={"terms": TLS_VERSION_TERMS})] = (
@@ -111,8 +121,15 @@ class IngressTls(SpecPart, frozen=True, kw_only=True):
     )
     cipher_suites: Annotated[
         tuple[Annotated[str, Meta(min_length=1, max_length=64)], ...],
-        Meta(description="Cipher suites of TLS 1.2.", max_length=64),
+        Meta(description="Cipher suites of TLS 1.2 by OpenSSL's or IANA's name; those of RFC 9325.", max_length=64),
     ] = ()
+    require_sni: Annotated[
+        bool,
+        Meta(
+            description="Refuse handshakes without a server name or with an unknown one, instead of showing the oldest "
+            "certificate of the port."
+        ),
+    ] = False
     client_auth: Annotated[ClientAuth | None, Meta(description="Certificates of clients.")] = None
     alpn: Annotated[
         tuple[
@@ -130,6 +147,15 @@ class IngressListener(SpecPart, frozen=True, kw_only=True):
     protocol: Annotated[IngressProtocol, Meta(description="What is spoken on it.", extra={"terms": LISTENER_TERMS})] = (
         IngressProtocol.HTTP
     )
+    address: (
+        Annotated[
+            str,
+            Meta(
+                description="IP address that the port is opened at; the gateway's setting if not given.", max_length=45
+            ),
+        ]
+        | None
+    ) = None
 
 
 class Hsts(SpecPart, frozen=True, kw_only=True):
@@ -163,7 +189,18 @@ class ClientIp(SpecPart, frozen=True, kw_only=True):
     trusted_hops: Annotated[
         int, Meta(description="Proxies in front whose X-Forwarded-For entries are believed.", ge=0, le=32)
     ] = 0
-    proxy_protocol: Annotated[bool, Meta(description="Expect a PROXY protocol header on each connection.")] = False
+    proxy_protocol: Annotated[
+        bool,
+        Meta(description="Expect a PROXY protocol header, version 1 or 2, on each connection; needs `trustedProxies`."),
+    ] = False
+    trusted_proxies: Annotated[
+        tuple[Annotated[str, Meta(min_length=2, max_length=49)], ...],
+        Meta(
+            description="Networks of the proxies in front: nobody else is believed in X-Forwarded-For or may send a "
+            "PROXY protocol header.",
+            max_length=64,
+        ),
+    ] = ()
 
 
 class AccessLog(SpecPart, frozen=True, kw_only=True):

@@ -16,12 +16,16 @@ ServiceKey = NewType("ServiceKey", str)
 
 
 class UpstreamProtocol(enum.StrEnum):
-    """What is spoken to a service's endpoints. HTTPS negotiates by ALPN; H2C and GRPC use HTTP/2 prior knowledge."""
+    """What is spoken to a service's endpoints. HTTPS negotiates by ALPN; H2C and GRPC use HTTP/2 prior knowledge.
+
+    TCP: nothing that the router knows; only listeners that carry bytes use it.
+    """
 
     HTTP = "HTTP"
     HTTPS = "HTTPS"
     H2C = "H2C"
     GRPC = "GRPC"
+    TCP = "TCP"
 
 
 UNRESOLVED = "# unresolved reference\n"

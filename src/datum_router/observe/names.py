@@ -79,6 +79,8 @@ REFUSAL = Label(name="reason", values=(*REQUEST_REASONS, str(Reason.INVALID_CERT
 ROUTE = Label(name="route", objects="`namespace/name` of a VPCRoute, `ingress:namespace/name`, `none` or `other`")
 SERVICE = Label(name="service", objects="`namespace/name` of a VPCService, `none` or `other`")
 LISTENER = Label(name="listener", objects="name of a listener, or `other`")
+INGRESS = Label(name="ingress", objects="`namespace/name` of a VPCIngress with a certificate")
+DIRECTION = Label(name="direction", values=("in", "out"))
 CODE_CLASS = Label(name="code_class", values=tuple(dict.fromkeys(CODE_CLASSES)))
 OUTCOME = Label(name="outcome", values=OUTCOMES)
 PERMIT = Label(name="permit", values=("requests", "retries"))
@@ -111,7 +113,16 @@ VERSION = Label(name="version", objects="version of the core library")
 KIND = Label(name="kind", values=("VPCService", "VPCRoute", "ServiceBinding", "VPCIngress", "VPCEgress"))
 CONDITION = Label(
     name="condition",
-    values=("Accepted", "ResolvedRefs", "Conflicted", "EndpointsReady", "Synced", "Programmed", "Ready"),
+    values=(
+        "Accepted",
+        "ResolvedRefs",
+        "Conflicted",
+        "EndpointsReady",
+        "Synced",
+        "CertificateValid",
+        "Programmed",
+        "Ready",
+    ),
 )
 SOURCE_KIND = Label(name="kind", objects="kinds that a source reads from an API")
 STATUS = Label(name="status", values=("True", "False", "Unknown"))
@@ -204,6 +215,25 @@ EGRESS_CONNECTIONS = _gauge(
 )
 EGRESS_LOOKUPS = _counter(
     "datum_gateway_egress_lookups_total", "lookups", "Names of destinations that were looked up.", LOOKUP_RESULT
+)
+
+CERTIFICATE_EXPIRY = _gauge(
+    "datum_router_certificate_expiry_seconds",
+    "seconds",
+    "Time left until the certificate of a VPCIngress expires, below 0 once it has; the first of very many.",
+    INGRESS,
+)
+STREAMS = _gauge(
+    "datum_router_streams",
+    "connections",
+    "Connections whose bytes are carried on, TLS or TCP, that are open.",
+    LISTENER,
+)
+STREAMS_ENDED = _counter(
+    "datum_router_streams_total", "connections", "The same that have ended, by how.", SERVICE, REASON
+)
+STREAM_BYTES = _counter(
+    "datum_router_stream_bytes_total", "bytes", "Bytes carried on, from (in) and to (out) clients.", SERVICE, DIRECTION
 )
 
 # --- upstream ------------------------------------------------------------------------------------------------------
@@ -497,7 +527,7 @@ _SOURCE = (
 
 _ALL = (
     REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, PROTOCOL_REQUESTS, REASONS, IN_FLIGHT, TUNNELS,
-    REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY,
+    REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY, CERTIFICATE_EXPIRY, STREAMS, STREAMS_ENDED, STREAM_BYTES,
     ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
     SERVICE_CIRCUIT, ROUTE_CIRCUIT, RATE_LIMIT_DECISIONS, RATE_LIMIT_FORGOTTEN,
     UPSTREAM_CONNECTIONS, UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,

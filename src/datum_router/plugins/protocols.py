@@ -374,6 +374,18 @@ class RateLimitStore(Protocol):
         ...
 
 
+@runtime_checkable
+class TicketingDataPlane(Protocol):
+    """A data plane whose workers can resume each other's TLS sessions, which they need not."""
+
+    def set_ticket_secrets(self, secrets: Sequence[bytes]) -> None:
+        """Make session tickets by the first of these secrets (32 bytes each), and take those made by any.
+
+        The same on all workers of a gateway. To be kept in memory only, and never said.
+        """
+        ...
+
+
 # --- health probes -------------------------------------------------------------------------------------------------
 
 

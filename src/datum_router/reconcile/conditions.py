@@ -28,6 +28,7 @@ class ConditionType(enum.StrEnum):
     CONFLICTED = "Conflicted"
     ENDPOINTS_READY = "EndpointsReady"
     SYNCED = "Synced"
+    CERTIFICATE_VALID = "CertificateValid"
     PROGRAMMED = "Programmed"
     READY = "Ready"
 

@@ -251,13 +251,14 @@ class FactIndex:
         status: StatusPart | None,
         verdict: Verdict,
         refusals: tuple[tuple[str, Refusal], ...] = (),
+        notes: tuple[tuple[str, Refusal], ...] = (),
     ) -> Subject | None:
         """Return what is known of an object; None if it is not there.
 
         Args:
             status: What it has now.
             verdict: What gateways say.
-            refusals: The same.
+            refusals, notes: The same.
         """
         metadata = self.metadata(key)
         if metadata is None or self._view is None:
@@ -272,6 +273,7 @@ class FactIndex:
             problems=self._problems.get(name, ()),
             findings=self._findings.get(name, ()),
             refusals=refusals,
+            notes=notes,
         )
 
     def facts(self, key: ObjectKey) -> Facts:

@@ -70,6 +70,7 @@ class GatewayReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
             is in force.
         refused: Objects that this gateway refuses, first by kind, namespace and name; at most `MAX_REFUSED`.
         is_cut: There are more refused ones.
+        notes: What is to be known of objects that are in force, such as a certificate that expires; bounded likewise.
         problem: Why it cannot put what it has taken in into force, such as a port that another process has; empty if
             nothing is wrong.
         namespaces: Those whose objects it serves; empty = all.
@@ -80,6 +81,7 @@ class GatewayReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     versions: Mapping[str, str] = {}
     refused: tuple[Refusal, ...] = ()
     is_cut: bool = False
+    notes: tuple[Refusal, ...] = ()
     problem: str = ""
     namespaces: tuple[str, ...] = ()
     label_selector: str = ""
@@ -242,14 +244,17 @@ def _duration_s(record: LeaseRecord) -> float:
 class Verdicts:
     """The reports of one moment, ready to be asked about many objects."""
 
-    __slots__ = ("_refusals", "_reports")
+    __slots__ = ("_notes", "_refusals", "_reports")
 
     def __init__(self, reports: Mapping[str, GatewayReport]) -> None:
         self._reports = dict(reports)
         self._refusals: dict[ObjectKey, list[tuple[str, Refusal]]] = {}
+        self._notes: dict[ObjectKey, list[tuple[str, Refusal]]] = {}
         for gateway, report in self._reports.items():
             for one in report.refused:
                 self._refusals.setdefault(one.key, []).append((gateway, one))
+            for one in report.notes:
+                self._notes.setdefault(one.key, []).append((gateway, one))
 
     @property
     def gateways(self) -> Mapping[str, GatewayReport]:
@@ -288,9 +293,14 @@ class Verdicts:
         problem = self._reports[gateway].problem[:MAX_MESSAGE_CHARS]
         return f"{gateway} ({problem})" if problem else gateway
 
-    def refused(self) -> AbstractSet[ObjectKey]:
-        """Return all objects that any gateway refuses."""
-        return self._refusals.keys()
+    def mentioned(self) -> AbstractSet[ObjectKey]:
+        """Return all objects that any gateway refuses or has a note on."""
+        return self._refusals.keys() | self._notes.keys()
+
+    def notes_on(self, key: ObjectKey) -> list[tuple[str, Refusal]]:
+        """Return what gateways note on an object, the first one of the gravest reason first."""
+        found = self._notes.get(key, [])
+        return sorted(found, key=lambda one: one[1].reason != Reason.CERTIFICATE_EXPIRED)
 
     def refusals_of(self, key: ObjectKey, reason: Reason) -> list[tuple[str, Refusal]]:
         """Return who refuses an object for a reason, with what is said about it."""

@@ -27,6 +27,7 @@ from datum_router.reconcile.subject import (
     Sorted,
     Subject,
     accepted,
+    certificate_valid,
     conflicted,
     describe,
     merged,
@@ -181,6 +182,9 @@ def _ingress(subject: Subject, facts: Facts, now: str) -> VPCIngressStatus:
         conflicted(subject, found),
         programmed(subject),
     ]
+    manifest = subject.manifest
+    if isinstance(manifest, VPCIngress) and manifest.spec.tls is not None and manifest.spec.tls.secret_name is not None:
+        conditions.append(certificate_valid(subject))
     needed = (ConditionType.ACCEPTED, ConditionType.RESOLVED_REFS, ConditionType.PROGRAMMED)
     conditions.append(summary(conditions, *needed))
     has_listener = facts.attached is not None and bool(facts.attached.sections)

@@ -24,7 +24,7 @@ from datum_router.model.service import Service
 from datum_router.plugins.protocols import Contribution
 from datum_router.reasons import Reason
 from datum_router.reconcile.conditions import ConditionType, condition, conditions_of, find, merge
-from datum_router.reconcile.reports import Refusal, Verdict
+from datum_router.reconcile.reports import NO_GATEWAY, Refusal, Verdict
 
 REFERENCES = frozenset(
     {
@@ -53,6 +53,9 @@ REFERENCES = frozenset(
 SHORTAGES = frozenset({Reason.NO_ENDPOINTS, Reason.NO_VPC_ADDRESS, Reason.EXPORT_CONFLICT, Reason.CLUSTER_STALE})
 """Reasons of `EndpointsReady` and `Synced`."""
 
+CONFLICTS = frozenset({Reason.CONFLICTED, Reason.HOSTNAME_CONFLICT, Reason.PROTOCOL_CONFLICT})
+"""Reasons of `Conflicted`, of kinds that have that condition."""
+
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
     """What was read of one object, and found out about it.
@@ -64,6 +67,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
         problems: What reading the latest version found; with an error among them that version is not in force.
         findings: What compiling the version in force found.
         refusals: What gateways say about references that only they may follow, with their names.
+        notes: What gateways say of certificates, with their names.
         verdict: Whether the version in force is so on every gateway.
     """
 
@@ -75,6 +79,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[Diagnostic, ...] = ()
     findings: tuple[Diagnostic, ...] = ()
     refusals: tuple[tuple[str, Refusal], ...] = ()
+    notes: tuple[tuple[str, Refusal], ...] = ()
 
     @property
     def is_bad(self) -> bool:
@@ -144,7 +149,7 @@ def sort_findings(findings: Sequence[Diagnostic], *, has_conflicts: bool) -> Sor
             parts["notes"].append(one)
         elif one.reason in REFERENCES or one.is_reference:
             parts["references"].append(one)
-        elif one.reason is Reason.CONFLICTED and has_conflicts:
+        elif one.reason in CONFLICTS and has_conflicts:
             parts["conflicts"].append(one)
         elif one.severity is Severity.ERROR:
             parts["faults"].append(one)
@@ -200,8 +205,21 @@ def conflicted(subject: Subject, found: Sorted) -> Condition:
     """Return whether another object stands in the way of the version in force."""
     kind, generation = ConditionType.CONFLICTED, subject.generation_in_force or subject.metadata.generation
     if found.conflicts:
-        return condition(kind, True, Reason.CONFLICTED, describe(found.conflicts), generation=generation)
+        reason = found.conflicts[0].reason
+        return condition(kind, True, reason, describe(found.conflicts), generation=generation)
     return condition(kind, False, Reason.NO_CONFLICTS, generation=generation)
+
+
+def certificate_valid(subject: Subject) -> Condition:
+    """Return whether clients take the certificate in force, as gateways say, who alone may read it."""
+    kind, generation = ConditionType.CERTIFICATE_VALID, subject.generation_in_force or subject.metadata.generation
+    if subject.notes:
+        reason = subject.notes[0][1].reason
+        message = "; ".join(f"gateway {gateway}: {note.message}" for gateway, note in subject.notes)
+        return condition(kind, reason != Reason.CERTIFICATE_EXPIRED, reason, message, generation=generation)
+    if subject.verdict == NO_GATEWAY:
+        return condition(kind, None, NO_GATEWAY.reason, NO_GATEWAY.message, generation=generation)
+    return condition(kind, True, Reason.CERTIFICATE_VALID, generation=generation)
 
 
 def programmed(subject: Subject) -> Condition:

@@ -86,7 +86,9 @@ def test_two_protocols_on_one_port_conflict_and_the_older_object_wins(bench: Any
     old = edge(kit, "b", host="b.test", listeners=tls, tls={"secretName": "edge-tls"}, created="2026-01-01T00:00:00Z")
     result = bench().compile(kit.service(), secret(), young, old)
     assert [item.name for item in result.data.listeners] == ["https-9000"]
-    assert [(item.object, item.reason) for item in result.diagnostics] == [("vpcingress default/a", Reason.CONFLICTED)]
+    assert [(item.object, item.reason) for item in result.diagnostics] == [
+        ("vpcingress default/a", Reason.PROTOCOL_CONFLICT)
+    ]
 
 
 def test_a_route_with_parent_refs_serves_the_shared_hosts_only(bench: Any, kit: Any) -> None:

@@ -143,8 +143,8 @@ def test_descriptions_say_what_kubectl_explain_does_not_show() -> None:
     assert interval.endswith("Written as a duration such as 10s, 1m30s or 250ms. Default: 10s.")
     tunnel = str(schema("VPCService", "spec", "tunnel")["description"])
     assert "Not served yet: use vpcAttachmentRef or endpoints" in tunnel
-    protocol = str(schema("VPCService", "spec", "protocol")["description"])
-    assert "TCP not served yet: use HTTP, HTTPS, H2C or GRPC." in protocol
+    method = str(schema("VPCService", "spec", "discovery", "method")["description"])
+    assert "dns not served yet: use kubernetes" in method
 
 
 # --- what the API server prices rules by ------------------------------------------------------------------------
@@ -214,9 +214,9 @@ def test_a_rule_stands_where_its_struct_does() -> None:
 def test_what_is_not_served_is_refused_where_it_is_said() -> None:
     (whole,) = rules_of("VPCService", "spec", "tunnel")
     assert (whole["rule"], whole["reason"]) == ("false", "FieldValueForbidden")
-    (value,) = rules_of("VPCService", "spec", "protocol")
-    assert value["rule"] == "!(self in [r'TCP'])"
     (default,) = rules_of("VPCIngress", "spec", "httpsRedirect")
+    (value,) = rules_of("VPCService", "spec", "discovery", "method")
+    assert value["rule"] == "!(self in [r'dns'])"
     assert default["rule"] == "self == false"
     (empty,) = rules_of("VPCIngress", "spec", "tls", "cipherSuites")
     assert empty["rule"] == "self.size() == 0"
@@ -225,9 +225,9 @@ def test_what_is_not_served_is_refused_where_it_is_said() -> None:
 
 
 def test_below_what_is_refused_as_a_whole_there_are_no_rules() -> None:
-    assert rules_of("VPCIngress", "spec", "defaultTimeouts")
-    assert rules_of("VPCIngress", "spec", "defaultTimeouts", "connect") == []
     assert rules_of("VPCEgress", "spec", "timeouts", "backendRequest")[0]["rule"] == "false"
+    assert rules_of("VPCRoute", "spec", "circuitBreaker")
+    assert rules_of("VPCRoute", "spec", "circuitBreaker", "openDuration") == []
     assert rules_of("VPCEgress", "spec", "timeouts", "connect")
 
 

@@ -56,7 +56,6 @@ SELECTOR = {"matchLabels": {"a": "b"}}
 
 # One value for every row of NOT_SERVED, at the path it is given at.
 CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
-    ("VPCService", "spec.protocol", "spec.protocol", {"protocol": "TCP"}),
     *[
         ("VPCService", "spec.discovery.method", "spec.discovery.method", {"discovery": {"method": method}})
         for method in ("dns",)
@@ -114,36 +113,25 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
             f"spec.rules[0].{name}",
             {"rules": [{"service": {"name": "s"}, name: value}]},
         )
-        for name, value in (("vpcRouteRef", {"name": "r"}), ("vpcAttachmentName", "a"))
+        for name, value in (("vpcAttachmentName", "a"),)
     ],
     *[
         ("VPCIngress", f"spec.tls.{name}", f"spec.tls.{name}", {"tls": {"secretName": "s", name: value}})
         for name, value in (
-            ("mode", "passthrough"),
             ("secretVersion", "2"),
-            ("cipherSuites", ["X"]),
             ("clientAuth", {}),
         )
     ],
-    (
-        "VPCIngress",
-        "spec.listeners[].protocol",
-        "spec.listeners[0].protocol",
-        {"listeners": [{"name": "a", "port": 443, "protocol": "TLS"}]},
-    ),
-    ("VPCIngress", "spec.clientIP.proxyProtocol", "spec.clientIP.proxyProtocol", {"clientIP": {"proxyProtocol": True}}),
     *[
-        ("VPCIngress", f"spec.{name}", f"spec.{name}", {name: value})
-        for name, value in (
-            ("vpcAttachmentName", "a"),
-            ("httpsRedirect", True),
-            ("hsts", {}),
-            ("gatewaySelector", SELECTOR),
-            ("allowedRoutes", {}),
-            ("defaultTimeouts", {}),
-            ("accessLog", {}),
+        (
+            "VPCIngress",
+            f"spec.defaultTimeouts.{name}",
+            f"spec.defaultTimeouts.{name}",
+            {"defaultTimeouts": {name: "1s"}},
         )
+        for name in ("backendRequest", "streamIdle")
     ],
+    *[("VPCIngress", f"spec.{name}", f"spec.{name}", {name: value}) for name, value in (("vpcAttachmentName", "a"),)],
     ("VPCEgress", "spec.connectorRef", "spec.connectorRef", {"connectorRef": {"name": "c"}}),
     ("VPCEgress", "spec.timeouts.propagate", "spec.timeouts.propagate", {"timeouts": {"propagate": True}}),
     (

@@ -18,7 +18,7 @@ from datum_router.model.endpoint import make_endpoint
 from datum_router.plugins.protocols import Contribution
 from datum_router.reasons import Reason
 from datum_router.reconcile.conditions import MAX_MESSAGE_CHARS, ConditionType
-from datum_router.reconcile.reports import NO_GATEWAY, Refusal, Verdict
+from datum_router.reconcile.reports import IN_FORCE, NO_GATEWAY, Refusal, Verdict
 from datum_router.reconcile.status import (
     BOUND_ENDPOINTS,
     CONTROLLER_NAME,
@@ -304,7 +304,7 @@ def test_a_port_that_another_ingress_has_is_told_at_the_listener(desk: Desk, con
     assert condition_of(status, C.CONFLICTED).status == "True"
     (listener,) = status.listeners
     (accepted,) = listener.conditions
-    assert (accepted.status, accepted.reason) == ("False", "Conflicted")
+    assert (accepted.status, accepted.reason) == ("False", "ProtocolConflict")
     assert not status.ready
 
 
@@ -540,3 +540,31 @@ def test_a_binding_without_endpoints(desk: Desk, condition_of: Of) -> None:
     synced = condition_of(status, C.SYNCED)
     assert (synced.status, synced.reason) == ("False", "NoEndpoints")
     assert not status.active
+
+
+def test_what_gateways_say_of_a_certificate_is_a_condition_of_its_ingress(desk: Desk, condition_of: Of) -> None:
+    key = desk.put("VPCIngress", "a", edge(tls={"secretName": "c"}))
+    plain = desk.put("VPCIngress", "b", edge("b.test"))
+    desk.compile()
+
+    def seen(*reasons: Reason, verdict: Verdict = IN_FORCE) -> tuple[str, str, str]:
+        notes = tuple(
+            (
+                f"gw-{at}",
+                Refusal(kind="VPCIngress", namespace="default", name="a", reason=reason.value, message="at noon"),
+            )
+            for at, reason in enumerate(reasons)
+        )
+        subject = desk.index.subject(key, status=None, verdict=verdict, notes=notes)
+        assert subject is not None
+        status = desired_status(subject, desk.index.facts(key), now="2026-01-01T00:00:00Z")
+        one = condition_of(status, C.CERTIFICATE_VALID)
+        return one.status, one.reason, one.message
+
+    assert seen() == ("True", "CertificateValid", "")
+    assert seen(Reason.CERTIFICATE_EXPIRES_SOON) == ("True", "CertificateExpiresSoon", "gateway gw-0: at noon")
+    assert seen(Reason.CERTIFICATE_EXPIRED)[:2] == ("False", "CertificateExpired")
+    assert seen(verdict=NO_GATEWAY)[:2] == ("Unknown", "NoGateway")
+    status = desk.desired(plain)
+    assert isinstance(status, VPCIngressStatus)
+    assert all(one.type != C.CERTIFICATE_VALID for one in status.conditions), "it has no certificate"

@@ -11,12 +11,12 @@ from datum_router.compiler.diagnostics import Diagnostic, Severity
 from datum_router.filters.cors import is_preflight
 from datum_router.manifests.meta import ObjectKey
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality
-from datum_router.model.listener import Listener
+from datum_router.model.listener import Listener, ListenerMode
 from datum_router.model.request import RequestHead
 from datum_router.model.route import Rule
 from datum_router.policy.explain import PolicyReport, explain_policy, policy_lines
 from datum_router.registry.store import StoreView
-from datum_router.routing.explain import CandidateVerdict, Explanation, explain_match
+from datum_router.routing.explain import CandidateVerdict, Explanation
 from datum_router_cli.condition import (
     describe_balancing,
     describe_conditions,
@@ -25,6 +25,7 @@ from datum_router_cli.condition import (
     redirect_status,
 )
 from datum_router_cli.destination import DestinationReport, Down, describe_destinations, destination_lines
+from datum_router_cli.edge import explain_at
 from datum_router_cli.failure import RouterCommand
 from datum_router_cli.listener import choose_listener, serves_host
 from datum_router_cli.load import Loaded, as_check, load_directory
@@ -96,7 +97,7 @@ def explain(
     )
     is_served = chosen is None or serves_host(chosen, head.host)
     rules = loaded.data.rules if is_served else ()
-    found = explain_match(rules, head, compile_options(loaded.settings).regex)
+    head, found = explain_at(chosen, rules, head, compile_options(loaded.settings).regex)
     answer = Answer(
         head=head,
         listener=chosen,
@@ -166,6 +167,8 @@ class Answer:
         """Return `routed`, or `redirected`, `preflight`, `no_route` or `misdirected` with the router's own status."""
         winner = self._found.winner
         if winner is None:
+            if self._listener is not None and self._listener.mode is not ListenerMode.HTTP:
+                return ("no_route", None)
             is_misdirected = not self._is_served and self._listener is not None and bool(self._listener.tls)
             return ("misdirected", 421) if is_misdirected else ("no_route", 404)
         status = redirect_status(winner)
@@ -240,14 +243,15 @@ class Answer:
         head, winner = self._head, self._found.winner
         at = f" at listener {head.listener}" if head.listener else ""
         at += f" by attachment {head.attachment}" if head.attachment else ""
-        say(console, f"{head.method} {head.scheme}://{head.authority}{head.target} from {head.client_ip}{at}", "bold")
+        asked = f"{head.method} {head.scheme}://{head.authority}{head.target}" if head.method else f"{head.host}, bytes"
+        say(console, f"{asked} from {head.client_ip}{at}", "bold")
         outcome, status = self.outcome()
         if winner is None:
             why = ""
             if self._listener is not None and not self._is_served:
                 served = ", ".join(self._listener.hostnames)
                 why = f" (listener {self._listener.name} does not serve host {head.host}, it serves {served})"
-            say(console, f"no route: {status}{why}", "bold red")
+            say(console, f"no route: {status or 'the connection is closed'}{why}", "bold red")
         else:
             say(console, f"winner: {winner.id}{self._shown_place(winner)}", "bold green")
             for line in (*describe_conditions(winner), *self._limits(winner), *describe_filters(winner)):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.errors import ConfigError
-from datum_router.model.listener import Listener
+from datum_router.model.listener import Listener, ListenerMode
 from datum_router.model.request import RequestHead
 from datum_router.reasons import Reason
 from datum_router.routing.host import host_matches
@@ -30,7 +30,8 @@ def choose_listener(listeners: Sequence[Listener], head: RequestHead, wanted: st
     port = int(port_text) if colon and port_text.isdecimal() and host else DEFAULT_PORTS[head.scheme]
 
     def fitness(listener: Listener) -> tuple[bool, bool, bool]:
-        return bool(listener.tls) == (head.scheme == "https"), listener.port == port, serves_host(listener, head.host)
+        is_tls = bool(listener.tls) or listener.mode is ListenerMode.PASSTHROUGH
+        return is_tls == (head.scheme == "https"), listener.port == port, serves_host(listener, head.host)
 
     found = listeners if wanted is None else _called(listeners, wanted)
     return max(found, key=fitness, default=None)

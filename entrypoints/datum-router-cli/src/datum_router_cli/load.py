@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -10,6 +11,8 @@ import trio
 
 from datum_router.compiler.compiler import Compiler
 from datum_router.compiler.diagnostics import Diagnostic, Severity
+from datum_router.compiler.expiry import ExpiryBook, expiry_diagnostics
+from datum_router.manifests.meta import ObjectKey
 from datum_router.model.snapshot import SnapshotData
 from datum_router.plugins.manager import PluginSet
 from datum_router.plugins.protocols import Source, SourceEvent, Synced, Upsert
@@ -56,11 +59,14 @@ def load_directory(path: str, *, plugins: PluginSet | None = None) -> Loaded:
     for event in events:
         store.apply(event)
     view = store.view()
-    result = Compiler(plugins, compile_options(settings)).compile(view)
+    # Without labels it is no gateway in particular, so that all VPCIngresses are looked at.
+    options = msgspec.structs.replace(compile_options(settings), gateway_labels=settings.labels or None)
+    result = Compiler(plugins, options).compile(view)
+    expiring = expiry_diagnostics(ExpiryBook().look(result.data.listeners), now=time.time())
     return Loaded(
         view=view,
         data=result.data,
-        diagnostics=tuple(sorted(result.diagnostics, key=_place)),
+        diagnostics=tuple(sorted((*result.diagnostics, *(_located(one, view) for one in expiring)), key=_place)),
         objects=_count(view, plugins),
         plugins=plugins,
         settings=settings,
@@ -80,6 +86,15 @@ async def _read_once(source: Source) -> list[SourceEvent]:
 
         await source.run(emit)
     return events
+
+
+def _located(diagnostic: Diagnostic, view: StoreView) -> Diagnostic:
+    """Return what is said of a VPCIngress with file and line."""
+    namespace, _, name = diagnostic.object.removeprefix("vpcingress ").partition("/")
+    origin = view.origin(ObjectKey(kind="VPCIngress", namespace=namespace, name=name))
+    if origin is None:
+        return diagnostic
+    return msgspec.structs.replace(diagnostic, file=origin.file, line=origin.locate(diagnostic.path))
 
 
 def _place(diagnostic: Diagnostic) -> tuple[str, int, str, str]:

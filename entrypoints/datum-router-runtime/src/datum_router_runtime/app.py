@@ -16,12 +16,14 @@ import trio
 from datum_router.compiler.compiler import CompileOptions, Compiler, CompileResult
 from datum_router.compiler.diagnostics import Diagnostic, count_by_severity
 from datum_router.compiler.diff import without_secrets
+from datum_router.compiler.expiry import ExpiryBook, expiry_diagnostics
 from datum_router.compiler.ingress import HTTP_PORT
 from datum_router.errors import ConfigError
 from datum_router.health.view import HealthBook
 from datum_router.model.listener import Listener
 from datum_router.observe import names
 from datum_router.observe.cells import CellKey
+from datum_router.observe.ledger import MAX_OWN
 from datum_router.plugins.manager import PluginSet
 from datum_router.reasons import Reason
 from datum_router.registry.store import Store
@@ -77,6 +79,7 @@ def compile_options(settings: GatewaySettings) -> CompileOptions:
         listen=plain_listener(settings.listen) if settings.listen is not None else None,
         fallback_listener=fallback,
         ingress_host=settings.bind or INGRESS_HOST,
+        gateway_labels=settings.labels,
         regex=load_engine(),
     )
 
@@ -84,7 +87,8 @@ def compile_options(settings: GatewaySettings) -> CompileOptions:
 def snapshot_scope(settings: GatewaySettings) -> str:
     """Return what a snapshot on disk is only good for: where its manifests came from, and where it listens."""
     config = [f"{name}={value}" for name, value in sorted(settings.source_config.items())]
-    return " ".join([settings.source, *config, f"listen={settings.listen or ''}", f"bind={settings.bind}"])
+    labels = [f"label:{name}={value}" for name, value in sorted(settings.labels.items())]
+    return " ".join([settings.source, *config, f"listen={settings.listen or ''}", f"bind={settings.bind}", *labels])
 
 
 def check_data_plane(settings: GatewaySettings, plugins: PluginSet) -> None:
@@ -195,6 +199,7 @@ class Gateway:
         self.reporter = self._make_reporter()
         self._started_at = time.monotonic()
         self._diagnostic_log = DiagnosticLog()
+        self._expiries = ExpiryBook()
 
     def _make_reporter(self) -> GatewayReporter | None:
         settings = self.settings
@@ -272,7 +277,8 @@ class Gateway:
             await changed.wait()
 
     def _publish(self, result: CompileResult) -> None:
-        self._diagnostic_log.take(result.diagnostics)
+        expiries = self._expiries.look(result.data.listeners)
+        self._diagnostic_log.take((*result.diagnostics, *expiry_diagnostics(expiries, now=time.time())))
         self.supervisor.publish(result)
 
     async def _announce_ready(self) -> None:
@@ -334,16 +340,21 @@ class Gateway:
         return 200, without_secrets(data)
 
     def _diagnostics(self) -> Sequence[Diagnostic]:
-        problem = self.supervisor.link_problem
+        problem, data = self.supervisor.link_problem, self.supervisor.data
+        expiries = self._expiries.look(data.listeners if data is not None else ())
         return (
             *self.supervisor.diagnostics,
             *self.supervisor.listener_problems.values(),
+            *expiry_diagnostics(expiries, now=time.time()),
             *(() if problem is None else (problem,)),
         )
 
     def _more_values(self) -> Iterable[tuple[CellKey, float]]:
         """Yield what is counted beside serving."""
         yield from source_values(self.feed)
+        data, now = self.supervisor.data, time.time()
+        for one in self._expiries.look(data.listeners if data is not None else ())[:MAX_OWN]:
+            yield (names.CERTIFICATE_EXPIRY.name, (one.owner,)), round(one.validity.not_after - now)
         reporter, file = self.reporter, self.snapshot_file
         yield (names.REPORTS.name, ()), 0 if reporter is None else reporter.writes
         yield (names.REPORT_FAILURES.name, ()), 0 if reporter is None else reporter.failures

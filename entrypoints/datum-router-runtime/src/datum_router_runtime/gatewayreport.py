@@ -17,6 +17,7 @@ import msgspec
 import trio
 
 from datum_router.compiler.diagnostics import Diagnostic, Severity
+from datum_router.compiler.expiry import ExpiryBook, expiry_diagnostics
 from datum_router.compiler.ingress import Attached
 from datum_router.errors import ClusterConflict, ClusterError
 from datum_router.manifests.credentials import CREDENTIAL_KINDS, REFERRING_KINDS, references
@@ -88,6 +89,13 @@ def refusals_from(diagnostics: Iterable[Diagnostic], kinds: KindTable) -> Iterab
         namespace, _, name = where.rpartition("/")
         message = f"{one.path}: {one.message}" if one.path else one.message
         yield Refusal(kind=kind.kind, namespace=namespace, name=name, reason=one.reason.value, message=message)
+
+
+def refusals_from_notes(diagnostics: Iterable[Diagnostic]) -> Iterator[Refusal]:
+    """Yield what is noted on VPCIngresses that are in force."""
+    for one in diagnostics:
+        namespace, _, name = one.object.removeprefix("vpcingress ").partition("/")
+        yield Refusal(kind="VPCIngress", namespace=namespace, name=name, reason=one.reason.value, message=one.message)
 
 
 def refusals_of_ports(ingresses: Iterable[Attached], closed: Mapping[str, Diagnostic]) -> Iterable[Refusal]:
@@ -174,6 +182,7 @@ class GatewayReporter:
         self._record = LeaseRecord(namespace=cluster.namespace, name=lease_name(identity))
         self._rng = random.Random()
         self._last = GatewayReport()
+        self._expiries = ExpiryBook()
         self.writes = 0
         self.failures = 0
 
@@ -190,6 +199,8 @@ class GatewayReporter:
         if data is None or not self._feed.synced or (is_lagging and not problems) or is_changing_hands:
             return None
         refused, is_cut = make_refusals(self._refusals())
+        expiries = self._expiries.look(data.listeners)
+        notes, _ = make_refusals(refusals_from_notes(expiry_diagnostics(expiries, now=self._wall_clock())))
         last = self._last
         # With no port open nothing is in force here, whatever the workers hold.
         is_behind = is_lagging or len(closed) == len(data.listeners) > 0
@@ -199,6 +210,7 @@ class GatewayReporter:
             versions=last.versions if is_behind else dict(sorted(self._feed.published_marks().items())),
             refused=refused,
             is_cut=is_cut,
+            notes=notes,
             problem=make_problem(problems),
             namespaces=tuple(sorted(part.strip() for part in namespaces.split(",") if part.strip())),
             label_selector=self._scope.get("labelSelector", ""),

@@ -83,6 +83,15 @@ class ListenerSocket(_Message, frozen=True, kw_only=True):
     name: str
 
 
+class TicketSecrets(_Message, frozen=True, kw_only=True):
+    """What TLS session tickets are made by from now on: the first; the others are still good. In memory only."""
+
+    secrets: tuple[bytes, ...]
+
+    def __repr__(self) -> str:
+        return f"TicketSecrets(secrets=<{len(self.secrets)} redacted>)"
+
+
 class Drain(_Message, frozen=True, kw_only=True):
     """Finish gracefully and exit."""
 
@@ -148,6 +157,7 @@ Message = (
     | DeltaSnapshot
     | HealthUpdates
     | ListenerSocket
+    | TicketSecrets
     | Drain
     | Hello
     | Programmed

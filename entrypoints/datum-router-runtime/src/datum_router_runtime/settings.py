@@ -207,6 +207,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         rate_limit_store: Name of a plugin's store that rate limits count in together with other gateways; empty = each
             gateway counts for itself, over all of its workers.
         rate_limit_store_config: Its text settings.
+        labels: Labels of this gateway, by which `gatewaySelector` of VPCIngresses selects it.
+        ticket_lifetime_s: How long TLS session tickets are made by one secret; those made by the one before are taken.
         disabled_plugins: Entry-point names that are not loaded.
     """
 
@@ -238,6 +240,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_file: str = ""
     rate_limit_store: str = ""
     rate_limit_store_config: Mapping[str, str] = {}
+    labels: Mapping[str, str] = {}
+    ticket_lifetime_s: float = 3_600.0
     disabled_plugins: tuple[str, ...] = ()
 
     @classmethod
@@ -262,6 +266,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
             "grace_s",
             "orphan_grace_s",
             "worker_start_timeout_s",
+            "ticket_lifetime_s",
         ):
             require_duration(getattr(self, name), name)
 
@@ -326,6 +331,7 @@ ENVIRONMENT = {
     "DATUM_ROUTER_DEBOUNCE_SECS": "debounce_s",
     "DATUM_ROUTER_ORPHAN_GRACE_SECS": "orphan_grace_s",
     "DATUM_ROUTER_REPORT_INTERVAL_SECS": "report_interval_s",
+    "DATUM_ROUTER_TICKET_LIFETIME_SECS": "ticket_lifetime_s",
 }
 """Environment variable -> field, for plain seconds."""
 
@@ -368,6 +374,8 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
     Besides `ENVIRONMENT`, `TEXTS` and `ADDRESSES`: `DATUM_ROUTER_WORKERS=4`, `DATUM_ROUTER_DISABLE_PLUGINS=a,b`, and as
     `name=value,name=value` `DATUM_ROUTER_TOPOLOGY`, `DATUM_ROUTER_LOCATION`, `DATUM_ROUTER_DATA_PLANE_CONFIG` and
     `DATUM_ROUTER_RATE_LIMIT_STORE_CONFIG`.
+    `name=value,name=value` `DATUM_ROUTER_TOPOLOGY`, `DATUM_ROUTER_LOCATION`, `DATUM_ROUTER_LABELS` and
+    `DATUM_ROUTER_DATA_PLANE_CONFIG`.
 
     Raises:
         ConfigError: A value that cannot be read; names the variable.
@@ -404,6 +412,7 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
         found["disabled_plugins"] = tuple(name.strip() for name in disabled.split(",") if name.strip())
     for variable, field, example in (
         ("DATUM_ROUTER_TOPOLOGY", "topology", "topology.datum.net/city-code=IAD"),
+        ("DATUM_ROUTER_LABELS", "labels", "edge=public,region=eu"),
         ("DATUM_ROUTER_LOCATION", "location", "name=iad-1,latitude=38.9445,longitude=-77.4558"),
         ("DATUM_ROUTER_DATA_PLANE_CONFIG", "data_plane_config", "keep_alive_timeout_s=30"),
         ("DATUM_ROUTER_RATE_LIMIT_STORE_CONFIG", "rate_limit_store_config", "url=redis://localhost:6379"),

@@ -199,7 +199,7 @@ class StatusWriter:
     def _judge(self) -> set[ObjectKey]:
         before = self._refused
         self._verdicts = self._book.verdicts(self._clock())
-        self._refused = frozenset(self._verdicts.refused())
+        self._refused = frozenset(self._verdicts.mentioned())
         self._reported.notify()
         # What is in force everywhere stays so (`FirstVersions`): only the rest can hear anything new.
         return self._waiting | before | self._refused
@@ -296,7 +296,8 @@ class StatusWriter:
         else:
             self._waiting.add(key)
         refusals = tuple(self._verdicts.refusals_of(key, Reason.INVALID_CERTIFICATE_REF))
-        subject = self._index.subject(key, status=old, verdict=verdict, refusals=refusals)
+        notes = tuple(self._verdicts.notes_on(key))
+        subject = self._index.subject(key, status=old, verdict=verdict, refusals=refusals, notes=notes)
         assert subject is not None  # it has metadata
         new = desired_status(subject, self._index.facts(key), now=timestamp(self._wall_clock()))
         if is_same_status(old, new):

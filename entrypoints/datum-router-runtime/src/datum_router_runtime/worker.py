@@ -29,7 +29,7 @@ from datum_router.observe import names
 from datum_router.observe.cells import Cell
 from datum_router.observe.services import service_cells
 from datum_router.plugins.manager import SERVING_HOOKS, PluginSet, candidate_of, load_plugins
-from datum_router.plugins.protocols import DataPlane, HealthChange, RateLimitStore
+from datum_router.plugins.protocols import DataPlane, HealthChange, RateLimitStore, TicketingDataPlane
 from datum_router.policy.buckets import BucketTable
 from datum_router.policy.plugin_guard import PluginWatch
 from datum_router.routing.regex import load_engine
@@ -49,6 +49,7 @@ from datum_router_runtime.ipc import (
     Message,
     Programmed,
     Report,
+    TicketSecrets,
 )
 from datum_router_runtime.logsetup import dropped_lines, setup_logging
 from datum_router_runtime.reporter import Reporter, access_log
@@ -155,6 +156,9 @@ class Worker:
                 sock = self._channel.take_socket()
                 self._pending[name] = sock
                 self._attach_listeners()
+            case TicketSecrets(secrets=secrets):
+                if isinstance(self._plane, TicketingDataPlane):
+                    self._plane.set_ticket_secrets(secrets)
             case Drain(lameduck_s=lameduck_s, grace_s=grace_s):
                 self.begin_drain(lameduck_s=lameduck_s, grace_s=grace_s)
             case Measure(number=number):

@@ -52,10 +52,12 @@ from datum_router_runtime.ipc import (
     PluginModule,
     Programmed,
     Report,
+    TicketSecrets,
 )
 from datum_router_runtime.settings import GatewaySettings, read_place
 from datum_router_runtime.sharedbuckets import open_buckets_file
 from datum_router_runtime.sockets import ListenerGroup, bind_group
+from datum_router_runtime.ticketsecrets import TicketSecretBook
 from datum_router_runtime.trials import open_permits_file
 from datum_router_runtime.turns import Signal
 from datum_router_runtime.workerlink import WorkerLink, WorkerStatus
@@ -120,6 +122,7 @@ class Supervisor:
         self._full: bytes | None = None
         self.drain_begun = trio.Event()
         self._answered = Signal()
+        self._tickets = TicketSecretBook()
         self._measure_number = 0
         self._replacement_wanted = trio.Event()
 
@@ -219,6 +222,7 @@ class Supervisor:
         with open_permits_file() as self._permits, open_buckets_file() as self._buckets:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._retry_binding)
+                nursery.start_soon(self._rotate_tickets)
                 async with trio.open_nursery() as workers:
                     for index in range(self.settings.workers):
                         workers.start_soon(self._keep_worker, index)
@@ -297,6 +301,18 @@ class Supervisor:
             if self.listener_problems and self.data is not None and not self.is_draining:
                 self._bind_listeners(self.data)
                 self.force_changed.notify()
+
+    async def _rotate_tickets(self) -> None:
+        if not self.settings.ticket_lifetime_s:
+            return
+        while True:
+            await trio.sleep(self.settings.ticket_lifetime_s)
+            self.rotate_tickets()
+
+    def rotate_tickets(self) -> None:
+        """Have TLS session tickets made by a new secret; those made by the one before are still taken."""
+        self._tickets.rotate()
+        self._broadcast(TicketSecrets(secrets=self._tickets.secrets))
 
     async def _keep_worker(self, index: int) -> None:
         delay = FIRST_RESTART_DELAY_S
@@ -407,6 +423,7 @@ class Supervisor:
                 match message:
                     case Hello():
                         link.is_up = True
+                        link.put(TicketSecrets(secrets=self._tickets.secrets))
                         self._send_listeners(link)
                         if self.data is not None:
                             self._send_full(link)
@@ -532,6 +549,7 @@ class Supervisor:
                 link.outbox.extend(keep)
                 self._full = None
                 self._send_full(link)
+                link.put(TicketSecrets(secrets=self._tickets.secrets))
                 continue
             if encoded is None:
                 encoded = link.channel.encode(message)

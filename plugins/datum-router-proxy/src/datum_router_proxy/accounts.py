@@ -42,7 +42,7 @@ class Accounts:
         meter.ended(trace.status, now - trace.started_at, trace.body.bytes_in, trace.bytes_out)
         if trace.reason is not Reason.ROUTED:
             self._observer.request_reason(protocol, trace.reason)
-        if self._wants_events:
+        if self._wants_events and (linked is None or linked.is_logged):
             self._observer.request_ended(trace.event(protocol, request, now))
 
     def express_ended(
@@ -66,7 +66,7 @@ class Accounts:
             linked.meters[key] = meter
         duration_s = self._loop.now - started_at
         meter.ended(status, duration_s, bytes_in, bytes_out)
-        if self._wants_events:
+        if self._wants_events and linked.is_logged:
             self._observer.request_ended(
                 RequestEnded(
                     protocol=protocol,

@@ -277,6 +277,43 @@ class PlainChannel:
             self.readable = self.hangup = True
         return data
 
+    def peek(self, size: int) -> bytes | None:
+        """Return what has arrived and leave it there; b"" at the end, None if there is nothing now.
+
+        The same bytes come again with the next call: whoever needs more than there are says `expect_more` and parks.
+
+        Raises:
+            ChannelError: The stream is broken or closed.
+        """
+        if self.is_closed:
+            raise self._error()
+        try:
+            data = self._recv(size, socket.MSG_PEEK)
+        except BlockingIOError:
+            self.readable = False
+            if self._failure:
+                raise self._error() from None
+            return None
+        except OSError as exc:
+            self._fail(exc)
+            raise self._error() from exc
+        self.readable = True
+        if not data:
+            self.hangup = True
+        return data
+
+    def expect_more(self) -> None:
+        """Say that what was peeked at is not enough, so that the next event alone makes the channel readable."""
+        self.readable = self.hangup
+
+    def skip(self, size: int) -> None:
+        """Throw away bytes that `peek` has shown."""
+        while size > 0:
+            got = len(self._recv(size))
+            if not got:
+                raise AssertionError("skip: fewer bytes than were peeked at")
+            size -= got
+
     # --- writing -----------------------------------------------------------------------------------------------
 
     def write(self, *buffers: bytes | memoryview) -> None:

@@ -15,7 +15,7 @@ from datum_router.model.snapshot import Holder
 from datum_router.observe import names
 from datum_router.observe.cells import Cell
 from datum_router.plugins.protocols import DataPlaneObserver
-from datum_router_proxy.channel import Channel
+from datum_router_proxy.channel import Channel, PlainChannel
 from datum_router_proxy.egress.connection import EgressConnection
 from datum_router_proxy.egress.desk import EgressDesk
 from datum_router_proxy.egress.server import RuleBook
@@ -27,6 +27,7 @@ from datum_router_proxy.replies import OVERLOADED
 from datum_router_proxy.server.connection import Unknown
 from datum_router_proxy.server.drain import DrainPlan, Phase
 from datum_router_proxy.server.listener import AcceptCounts, AcceptLimits, ListenerTask
+from datum_router_proxy.server.stream import Stream, Streams
 from datum_router_proxy.settings import ProxySettings, from_text
 from datum_router_proxy.upstream.transport import Transport
 from datum_router_proxy.wire.hpack_fast import huffman_decoder
@@ -62,7 +63,9 @@ class ProxyDataPlane:
         "_plan",
         "_pressure",
         "_removed",
+        "_secrets",
         "_settings",
+        "_streams",
         "_transport",
     )  # fmt: skip
 
@@ -75,13 +78,16 @@ class ProxyDataPlane:
         self._pipeline = Pipeline(self._loop, holder, observer, settings, self._transport)
         self._listeners: dict[str, ListenerTask] = {}
         self._removed: list[ListenerTask] = []  # until their last connection is closed, for telemetry
-        self._connections: set[Unknown | EgressConnection] = set()
         self._egress = RuleBook(EgressDesk(self._loop, holder, settings))
+        self._streams = Streams(self._loop, holder, observer, settings, self._transport)
+        self._secrets: tuple[bytes, ...] = ()
+        self._connections: set[Unknown | Stream | EgressConnection] = set()
         self._counts = AcceptCounts()
         self._accept_limits = AcceptLimits(
             max_per_listener=settings.max_connections_per_listener,
             max_total=settings.max_connections,
             max_per_address=settings.max_connections_per_address,
+            max_handshakes_per_address=settings.max_handshakes_per_address,
             handshake_timeout_s=settings.tls_handshake_timeout_s,
         )
         self._attachments = settings.attachments()
@@ -114,6 +120,8 @@ class ProxyDataPlane:
             limits=self._accept_limits,
             counts=self._counts,
             attachments=self._attachments,
+            on_stream=self._on_stream,
+            secrets=self._secrets,
         )
         log.info("listening", extra={"listener": listener.name, "host": listener.host, "port": listener.port})
 
@@ -122,6 +130,12 @@ class ProxyDataPlane:
         self._pipeline.limit_body(listener.name, listener.max_request_body_bytes)
         self._pipeline.extras.set_replies(listener)
         self._listeners[listener.name].update(listener)
+
+    def set_ticket_secrets(self, secrets: Sequence[bytes]) -> None:
+        """Make TLS session tickets by the first of these secrets, and take those made by any; see `server.tickets`."""
+        self._secrets = tuple(secrets)
+        for task in self._listeners.values():
+            task.set_secrets(self._secrets)
 
     def remove_listener(self, name: str) -> None:
         """Stop accepting; open connections finish what they have begun."""
@@ -162,6 +176,7 @@ class ProxyDataPlane:
             *self._pipeline.gate.take_cells(),
             *self._transport.take_cells(),
             *self._egress.desk.take_cells(),
+            *self._streams.take_cells(),
         ]
         for listener in (*self._listeners.values(), *self._removed):
             cells += listener.take_cells()
@@ -180,6 +195,17 @@ class ProxyDataPlane:
         self._connections.add(connection)
         self._loop.spawn(self._serve(connection), name=f"connection {listener.name}")
 
+    def _on_stream(self, channel: PlainChannel, listener: Listener, server_name: str) -> None:
+        stream = Stream(channel, listener, server_name, now=self._loop.now)
+        self._connections.add(stream)
+        self._loop.spawn(self._serve_stream(stream), name=f"stream {listener.name}")
+
+    async def _serve_stream(self, stream: Stream) -> None:
+        try:
+            await self._streams.serve(stream)
+        finally:
+            self._ended(stream)
+
     async def _serve(self, connection: Unknown) -> None:
         try:
             await connection.find_out()
@@ -195,7 +221,7 @@ class ProxyDataPlane:
         finally:
             self._ended(connection)
 
-    def _ended(self, connection: Unknown | EgressConnection) -> None:
+    def _ended(self, connection: Unknown | Stream | EgressConnection) -> None:
         self._connections.discard(connection)
         if self._phase is not Phase.SERVING and not self._connections:
             self._advance()

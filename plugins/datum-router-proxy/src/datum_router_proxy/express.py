@@ -142,7 +142,9 @@ class ExpressLane:
     def plan(self, template: Template, snapshot: Snapshot) -> LinkedRule | None:
         """Find the rule for a simple template and remember it there; None if the lane cannot serve it."""
         rule: LinkedRule | None = None
-        is_served = template.scheme != "https" or snapshot.serves_host(template.listener, template.host)
+        is_served = template.scheme != "https" or snapshot.serves_host(
+            template.listener, template.host, template.identity
+        )
         if is_served and template.via_hops <= self._max_via_hops and not snapshot.matches_request_id:
             rule = snapshot.match(template.head)
         if rule is not None and (

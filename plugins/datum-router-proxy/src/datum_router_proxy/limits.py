@@ -59,6 +59,7 @@ SETTINGS: Mapping[str, tuple[Shown, ...]] = {
     "body_idle_timeout_s": (_rejected("h1", Reason.BODY_TIMEOUT), _rejected("h2", Reason.BODY_TIMEOUT)),
     "body_min_rate": (_rejected("h1", Reason.BODY_TIMEOUT), _rejected("h2", Reason.BODY_TIMEOUT)),
     "write_timeout_s": (*_NOT_READ, _rejected("h2", Reason.WRITE_TIMEOUT)),
+    "tcp_idle_timeout_s": (Shown(metric=names.STREAMS_ENDED, labels={"reason": Reason.IDLE_TIMEOUT.value}),),
     "tunnel_idle_timeout_s": (_ended("ws", Reason.IDLE_TIMEOUT),),
     # What is full makes the other side wait; who waits too long ends with these.
     "buffer_bytes": _NOT_READ,
@@ -75,7 +76,8 @@ SETTINGS: Mapping[str, tuple[Shown, ...]] = {
     "max_connections_per_listener": _TOO_MANY,
     "max_connections": _TOO_MANY,
     "max_connections_per_address": _TOO_MANY,
-    "tls_handshake_timeout_s": (_rejected("tls", Reason.TLS_HANDSHAKE),),
+    "max_handshakes_per_address": (_rejected("tls", Reason.TOO_MANY_CONNECTIONS), _just(names.TURNED_AWAY)),
+    "tls_handshake_timeout_s": (_rejected("tls", Reason.TLS_HANDSHAKE), _rejected("tcp", Reason.BAD_PROXY_HEADER)),
     # Whoever goes on sending after a refusal is read no further than this.
     "linger_bytes": (_rejected("h1", Reason.BODY_TOO_LARGE),),
     "linger_s": (_rejected("h1", Reason.BODY_TOO_LARGE),),
@@ -165,6 +167,7 @@ SET_BY: Mapping[str, str] = {
     "max_per_listener": "max_connections_per_listener",
     "max_total": "max_connections",
     "max_per_address": "max_connections_per_address",
+    "max_handshakes_per_address": "max_handshakes_per_address",
     "handshake_timeout_s": "tls_handshake_timeout_s",
 }
 """Limit of an engine or of a listener -> field of `ProxySettings` that sets it; the others are fixed."""

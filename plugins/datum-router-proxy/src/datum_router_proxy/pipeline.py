@@ -46,7 +46,16 @@ from datum_router_proxy.limit import IdleClock
 from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
 from datum_router_proxy.pump import Pump
 from datum_router_proxy.relay import Relay
-from datum_router_proxy.replies import TOO_LARGE, cut_short, nobody_left, reason_of, refuse, send_local_reply, timed_out
+from datum_router_proxy.replies import (
+    TOO_LARGE,
+    cut_short,
+    nobody_left,
+    reason_of,
+    refuse,
+    send_local_reply,
+    timed_out,
+    with_fields,
+)
 from datum_router_proxy.request import (
     Request,
     RequestIds,
@@ -312,6 +321,7 @@ class Pipeline:
         """Say it if it still can be said; otherwise cut the response that has begun."""
         reply = self.extras.on_reply(trace, request, reply)
         trace.reason = reason_of(reply)
+        reply = with_fields(reply, trace.linked)
         if reply.status in _CLIENT_FAULTS or trace.reason is Reason.OVERLOADED:
             self._observer.rejected(downstream.protocol, trace.reason)
         if downstream.is_gone:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from datum_router.compiler.link import Snapshot
+from datum_router.compiler.link import LinkedRule, Snapshot
 from datum_router.errors import UpstreamError
 from datum_router.model.request import LocalReply
 from datum_router.policy.chain import is_settled_reply
@@ -117,6 +117,13 @@ def try_timed_out(*, is_unprocessed: bool) -> UpstreamError:
     )
 
 
+def with_fields(reply: LocalReply, rule: LinkedRule | None) -> LocalReply:
+    """Return a reply with the fields that the rule's VPCIngress wants on every answer."""
+    if rule is None or not rule.reply_fields:
+        return reply
+    return msgspec.structs.replace(reply, headers=(*reply.headers, *rule.reply_fields))
+
+
 def timed_out(reason: Reason) -> LocalReply:
     """Return what to say when a deadline has passed, by what it was for."""
     if reason is Reason.BODY_TIMEOUT:
@@ -138,7 +145,7 @@ def refuse(snapshot: Snapshot, template: Template, *, most_bytes: int, max_via_h
         return template.refusal
     if template.via_hops > max_via_hops:
         return LocalReply(status=508, reason=Reason.LOOP_DETECTED, detail="the request has passed here too often")
-    if template.scheme == "https" and not snapshot.serves_host(template.listener, template.host):
+    if template.scheme == "https" and not snapshot.serves_host(template.listener, template.host, template.identity):
         return LocalReply(status=421, reason=Reason.MISDIRECTED, detail="the host is not served on this connection")
     if most_bytes and template.content_length is not None and template.content_length > most_bytes:
         return TOO_LARGE

@@ -138,60 +138,11 @@ class Template:
     """
 
     __slots__ = (
-        "_after",
-        "_before",
-        "_h1_around",
-        "_h1_authority",
-        "_h1_fields",
-        "_h1_for",
-        "_h1_tail",
-        "_h2_fields",
-        "_h2_head",
-        "_varying",
-        "attachment",
-        "attempt",
-        "authority",
-        "client_ip",
-        "client_timeout_s",
-        "content_length",
-        "expects_continue",
-        "h1_head",
-        "has_body",
-        "head",
-        "host",
-        "is_grpc",
-        "is_options_star",
-        "is_plain",
-        "is_simple",
-        "is_tunnel",
-        "is_tunnel",
-        "kept_id",
-        "kept_id",
-        "listener",
-        "listener",
-        "method",
-        "method",
-        "path",
-        "path",
-        "planned_for",
-        "planned_for",
-        "proxied_scheme",
-        "query",
-        "query",
-        "refusal",
-        "refusal",
-        "rule",
-        "rule",
-        "scheme",
-        "scheme",
-        "sent",
-        "sent",
-        "te_trailers",
-        "te_trailers",
-        "via_hops",
-        "via_hops",
-        "websocket_key",
-        "websocket_key",
+        "_after", "_before", "_h1_around", "_h1_authority", "_h1_fields", "_h1_for", "_h1_tail", "_h2_fields",
+        "_h2_head", "_varying", "attachment", "attempt", "authority", "client_ip", "client_timeout_s", "content_length",
+        "expects_continue", "h1_head", "has_body", "head", "host", "identity", "is_grpc", "is_options_star", "is_plain",
+        "is_simple", "is_tunnel", "kept_id", "listener", "method", "path", "planned_for", "proxied_scheme", "query",
+        "refusal", "rule", "scheme", "sent", "te_trailers", "via_hops", "websocket_key",
     )  # fmt: skip
 
     head: RequestHead
@@ -202,6 +153,7 @@ class Template:
         self.scheme = hop.scheme.decode("ascii")
         self.listener = listener
         self.attachment = hop.attachment
+        self.identity = hop.identity
         self.client_ip = ""
         self.authority = ""
         self.host = ""
@@ -306,6 +258,7 @@ class Template:
         new.scheme = self.scheme
         new.listener = self.listener
         new.attachment = self.attachment
+        new.identity = self.identity
         new.client_ip = self.client_ip
         new.authority = self.authority
         new.host = self.host

@@ -38,6 +38,7 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
         body_idle_timeout_s: Silence in a request body that we wait for; 408 (E3).
         body_min_rate: Bytes per second a request body must have after `body_idle_timeout_s` of waiting (E3).
         write_timeout_s: A client that takes nothing while we have something for it (E4, D10).
+        tcp_idle_timeout_s: A connection whose bytes are carried on (protocol TLS or TCP) without a byte either way.
         tunnel_idle_timeout_s: A WebSocket tunnel without a byte either way (B3).
         buffer_bytes: Kept per direction of an HTTP/1 exchange before reading stops (E5).
         stream_window_bytes, connection_window_bytes: HTTP/2 receive windows, both roles (D10).
@@ -55,7 +56,9 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
         max_connections_per_listener: Open client connections of one listener in one worker; reset at once beyond (E6).
         max_connections: The same of all listeners (E6).
         max_connections_per_address: The same of one client address (E6).
-        tls_handshake_timeout_s: From accept to the end of the handshake (E9).
+        max_handshakes_per_address: Handshakes, PROXY headers included, that one client address may have under way;
+            reset at once beyond (E9).
+        tls_handshake_timeout_s: From accept to the end of the handshake, a PROXY header included (E9).
         linger_bytes, linger_s: What is still read and discarded of a client that goes on sending after our last answer,
             before its connection is closed (A18).
         memory_limit_bytes: At 95 % of it caches and keep-alive go, at 98 % new requests are answered 503; -1 = the
@@ -88,6 +91,7 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
     body_idle_timeout_s: float = 30.0
     body_min_rate: int = 1024
     write_timeout_s: float = 30.0
+    tcp_idle_timeout_s: float = 3600.0
     tunnel_idle_timeout_s: float = 300.0
     buffer_bytes: int = 32_768
     stream_window_bytes: int = 65_536
@@ -106,6 +110,7 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
     max_connections_per_listener: int = 10_000
     max_connections: int = 50_000
     max_connections_per_address: int = 200
+    max_handshakes_per_address: int = 100
     tls_handshake_timeout_s: float = 5.0
     linger_bytes: int = 65_536
     linger_s: float = 1.0

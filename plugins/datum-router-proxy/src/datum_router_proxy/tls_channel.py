@@ -51,9 +51,10 @@ that is complete for us (RFC 8446 section 4.4.2.4)."""
 
 
 class NamedSSLObject(ssl.SSLObject):
-    """An SSL object that remembers the server name the client asked for (set by the SNI callback)."""
+    """An SSL object that remembers the server name the client asked for (see `TlsChannel.expect_name`)."""
 
     requested_name: str | None = None
+    is_name_known: bool = False
 
 
 class TlsChannel:
@@ -191,6 +192,12 @@ class TlsChannel:
     def version(self) -> str | None:
         """The protocol version, for example `TLSv1.3`."""
         return self._object.version()
+
+    def expect_name(self, name: str) -> None:
+        """Note the server name that a client's hello was read to ask for, empty for none; before the handshake."""
+        if isinstance(self._object, NamedSSLObject):
+            self._object.requested_name = name or None
+            self._object.is_name_known = True
 
     def check(self) -> None:
         """Raise ChannelError if the stream is broken or closed."""

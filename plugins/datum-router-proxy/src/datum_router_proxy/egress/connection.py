@@ -36,7 +36,7 @@ from datum_router_proxy.replies import for_upstream_error
 from datum_router_proxy.server.h1 import H1Connection
 from datum_router_proxy.upstream.connect import dial
 from datum_router_proxy.wire import client_hello, connect
-from datum_router_proxy.wire.client_hello import ClientHello, read_client_hello
+from datum_router_proxy.wire.client_hello import ClientHello, NotTls, read_client_hello
 
 log = logging.getLogger(__name__)
 
@@ -227,8 +227,10 @@ class EgressConnection:
             if not more:
                 if data:
                     raise RemoteProtocolError("tls: cut off", reason=Reason.TLS_HANDSHAKE, status_hint=400)
-                return ClientHello(""), b""
+                return ClientHello(), b""
             data += more
+        if isinstance(hello, NotTls):
+            raise RemoteProtocolError(f"tls: {hello.why}", reason=Reason.TLS_HANDSHAKE, status_hint=400)
         return hello, data
 
     # --- parts -------------------------------------------------------------------------------------------------------

@@ -317,6 +317,7 @@ class H1Connection:
                 trusted_hops=self._listener.trusted_hops,
                 via_protocol=via,
                 attachment=self._listener.attachment,
+                identity=self._listener.identity,
             )
         template = from_h1(head, hop, self._listener.name)
         if head.dropped_fields:

@@ -82,6 +82,7 @@ class H2Connection(H2Link):
             trusted_hops=listener.trusted_hops,
             via_protocol=b"2",
             attachment=listener.attachment,
+            identity=listener.identity,
         )
 
     async def run(self, first: bytes) -> None:

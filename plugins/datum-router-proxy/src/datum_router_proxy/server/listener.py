@@ -4,8 +4,9 @@ Theory of operation
 ===================
 The listening socket is registered edge-triggered; its task accepts until the queue is empty, at most `accept_batch`
 connections a step, and lets others run in between. A connection over a limit is accepted and reset at once: left in
-the queue it would hold up the ones behind it. What is let in goes through the TLS handshake in a task of its own, if
-the listener has bindings, and is then handed to `on_connection`.
+the queue it would hold up the ones behind it. What is let in says in a task of its own what it has to before HTTP
+(see `admission`: a PROXY header, a TLS handshake), and is then handed to `on_connection`; where bytes are only carried
+on, to `on_stream`.
 
 Out of descriptors (EMFILE, ENFILE) or of kernel memory, the loop gives up its reserve descriptor for a moment to accept
 and reset one connection, so that its client does not hang, then sleeps 50 to 100 ms: it neither spins nor dies, and
@@ -15,7 +16,8 @@ goes on when descriptors come back (threats E7).
 If the gateway has VPC attachments, the kernel is asked once for each connection by which interface it came, and the
 connection sees a listener that names its attachment; without them nothing is asked.
 
-Behind trusted proxies (`listener.trusted_hops`) one address stands for many clients and isn't limited by itself.
+Behind trusted proxies (`listener.trusted_hops`, PROXY protocol) one address stands for many clients and isn't limited
+by itself; the address that a PROXY header tells is.
 
 `stop_accepting` accepts what the kernel has queued before it closes: closing resets what waits there (threats P4).
 """
@@ -29,25 +31,25 @@ import logging
 import os
 import select
 import socket
-import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import trio
 
-from datum_router.model.listener import Listener
+from datum_router.model.listener import Listener, ListenerMode
 from datum_router.observe import names
 from datum_router.observe.cells import Cell
 from datum_router.reasons import Reason
-from datum_router_proxy.channel import Channel, ChannelError, PlainChannel
-from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task, park
+from datum_router_proxy.channel import Channel, PlainChannel
+from datum_router_proxy.loop import Loop, current_task, park
+from datum_router_proxy.server.admission import Opened, Peers, needs_opening, open_connection
 from datum_router_proxy.server.tls import ServerTls
-from datum_router_proxy.tls_channel import TlsChannel
 from datum_router_proxy.vpc import incoming_interface
 
 log = logging.getLogger(__name__)
 
 OnConnection = Callable[[Channel, Listener], None]
+OnStream = Callable[[PlainChannel, Listener, str], None]
 Rejected = Callable[[str, Reason], None]
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -59,8 +61,8 @@ class AcceptLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         max_per_listener, max_total, max_per_address: Open connections; `max_total` counts all listeners of the process.
-        max_handshakes_per_address: TLS handshakes under way.
-        handshake_timeout_s: From accept to the end of the handshake.
+        max_handshakes_per_address: TLS handshakes and PROXY headers under way.
+        handshake_timeout_s: From accept to the end of the handshake, a PROXY header included.
         accept_batch: Connections accepted before others run.
         backoff_min_s, backoff_max_s: Sleep when descriptors have run out, evenly distributed.
     """
@@ -99,7 +101,10 @@ class ListenerTask:
 
     Args:
         on_connection: Takes a channel that is ready for HTTP and owns it; called from a task of the loop.
+        on_stream: Takes a channel whose bytes are to be carried on, and the server name of its ClientHello (empty if
+            nobody has looked), and owns it; only needed for listeners of such modes.
         rejected: Counts by protocol (`tcp`, `tls`) and reason.
+        secrets: See `ServerTls`.
         attachments: Interface -> VPCAttachment (`namespace/name`) of this gateway.
 
     Attributes:
@@ -110,14 +115,17 @@ class ListenerTask:
 
     __slots__ = (
         "_attachments",
-        "_by_attachment",
         "_counts",
         "_is_stopping",
         "_limits",
         "_loop",
         "_on_connection",
+        "_on_stream",
+        "_peers",
         "_rejected",
         "_reserve_fd",
+        "_secrets",
+        "_seen",
         "_sock",
         "_task",
         "_tls",
@@ -139,6 +147,8 @@ class ListenerTask:
         limits: AcceptLimits = AcceptLimits(),
         counts: AcceptCounts | None = None,
         attachments: Mapping[str, str] | None = None,
+        on_stream: OnStream | None = None,
+        secrets: Sequence[bytes] = (),
     ) -> None:
         self._loop = loop
         self._sock = sock
@@ -147,7 +157,10 @@ class ListenerTask:
         self._limits = limits
         self._counts = counts if counts is not None else AcceptCounts()
         self._attachments = attachments or {}
-        self._by_attachment: dict[str, Listener] = {}
+        self._on_stream = on_stream
+        self._secrets = tuple(secrets)
+        self._seen: dict[tuple[str, str, bool], Listener] = {}
+        self._peers = Peers(listener.trusted_proxies)
         self._tls: ServerTls | None = None
         self._is_stopping = False
         self.listener = listener
@@ -171,8 +184,15 @@ class ListenerTask:
     def update(self, listener: Listener) -> None:
         """Use these certificates and settings for new connections; unusable bindings keep their older certificate."""
         self.listener = listener
-        self._by_attachment = {}
+        self._seen = {}
+        self._peers = Peers(listener.trusted_proxies)
         self._apply_tls(listener)
+
+    def set_secrets(self, secrets: Sequence[bytes]) -> None:
+        """Use these secrets for session tickets; see `ServerTls`."""
+        self._secrets = tuple(secrets)
+        if self._tls is not None:
+            self._tls.set_secrets(self._secrets)
 
     def stop_accepting(self) -> None:
         """Accept what is queued already, then close the socket. Idempotent; open connections are not touched."""
@@ -197,7 +217,7 @@ class ListenerTask:
             self._tls = None
             return
         if self._tls is None:
-            self._tls = ServerTls(listener)
+            self._tls = ServerTls(listener, self._secrets)
         else:
             self._tls.update(listener)
         for problem in self._tls.problems:
@@ -266,7 +286,14 @@ class ListenerTask:
         limits = self._limits
         counts = self._counts
         address = peer[0]
-        is_limited = not self.listener.trusted_hops
+        listener = self.listener
+        is_believed = (listener.has_proxy_protocol or listener.trusted_hops > 0) and self._peers.are_trusted(address)
+        if listener.has_proxy_protocol and not is_believed:
+            self._rejected("tcp", Reason.UNTRUSTED_PROXY)
+            self.turned_away += 1
+            _reset(sock)
+            return
+        is_limited = not is_believed
         if (
             self.connections >= limits.max_per_listener
             or counts.total >= limits.max_total
@@ -274,8 +301,8 @@ class ListenerTask:
         ):
             self._turn_away(sock, "tcp")
             return
-        tls = self._tls
-        if tls is not None and is_limited and counts.handshakes.get(address, 0) >= limits.max_handshakes_per_address:
+        has_opening = needs_opening(listener)
+        if has_opening and is_limited and counts.handshakes.get(address, 0) >= limits.max_handshakes_per_address:
             self._turn_away(sock, "tls")
             return
         sock.setblocking(False)
@@ -285,12 +312,13 @@ class ListenerTask:
         counts.total += 1
         counts.per_address[address] = counts.per_address.get(address, 0) + 1
         channel.on_close = self._closed
-        listener = self._seen_by(sock) if self._attachments else self.listener
-        if tls is None:
-            self._hand_over(channel, listener)
+        attachment = self._attachments.get(incoming_interface(sock), "") if self._attachments else ""
+        is_trusted = is_believed or not listener.trusted_hops
+        if not has_opening:
+            self._hand_over(Opened(channel), self._as_seen(attachment, "", is_trusted))
         else:
             counts.handshakes[address] = counts.handshakes.get(address, 0) + 1
-            self._loop.spawn(self._handshake(channel, tls, listener), name=f"handshake {self.listener.name}")
+            self._loop.spawn(self._open(channel, attachment, is_trusted), name=f"handshake {listener.name}")
 
     def _turn_away(self, sock: socket.socket, protocol: str) -> None:
         self._rejected(protocol, Reason.TOO_MANY_CONNECTIONS)
@@ -313,41 +341,76 @@ class ListenerTask:
         self._counts.total -= 1
         _decrement(self._counts.per_address, channel.peer[0])
 
-    def _seen_by(self, sock: socket.socket) -> Listener:
-        """Return the listener with the attachment that a connection came in by, if it came by one."""
-        attachment = self._attachments.get(incoming_interface(sock), "")
-        if not attachment:
+    def _as_seen(self, attachment: str, identity: str, is_trusted: bool) -> Listener:
+        """Return the listener as a connection sees it.
+
+        Args:
+            attachment: That it came in by, empty if by none.
+            identity: Of the binding of its TLS handshake.
+            is_trusted: Its peer is believed in X-Forwarded-For.
+        """
+        if not attachment and not identity and is_trusted:
             return self.listener
-        seen = self._by_attachment.get(attachment)
+        key = (attachment, identity, is_trusted)
+        seen = self._seen.get(key)
         if seen is None:
-            seen = self._by_attachment[attachment] = msgspec.structs.replace(self.listener, attachment=attachment)
+            hops = self.listener.trusted_hops if is_trusted else 0
+            seen = self._seen[key] = msgspec.structs.replace(
+                self.listener, attachment=attachment, identity=identity, trusted_hops=hops
+            )
         return seen
 
-    def _hand_over(self, channel: Channel, listener: Listener) -> None:
+    def _hand_over(self, opened: Opened, listener: Listener) -> None:
+        channel = opened.channel
         try:
-            self._on_connection(channel, listener)
+            if listener.mode is ListenerMode.HTTP:
+                self._on_connection(channel, listener)
+            elif self._on_stream is not None and isinstance(channel, PlainChannel):
+                self._on_stream(channel, listener, opened.server_name)
+            else:
+                channel.abort()
         except Exception:  # one connection's trouble must not end the accept loop
             log.exception("connection could not be started", extra={"listener": self.listener.name})
             channel.abort()
 
-    async def _handshake(self, raw: PlainChannel, tls: ServerTls, listener: Listener) -> None:
-        task = raw.task = current_task()
-        task.deadline_reason = Reason.TLS_HANDSHAKE
-        task.deadline = self._loop.now + self._limits.handshake_timeout_s
-        is_ready = False
+    async def _open(self, raw: PlainChannel, attachment: str, is_trusted: bool) -> None:
+        handshakes = self._counts.handshakes
+        address = raw.peer[0]
+
+        def told_client(client: tuple[str, int]) -> bool:
+            """Count the connection as the client's, no longer as the proxy's."""
+            nonlocal address
+            per_address = self._counts.per_address
+            _decrement(per_address, raw.peer[0])
+            _decrement(handshakes, address)
+            raw.peer = client
+            address = client[0]
+            limits = self._limits
+            is_over = (
+                per_address.get(address, 0) >= limits.max_per_address
+                or handshakes.get(address, 0) >= limits.max_handshakes_per_address
+            )
+            per_address[address] = per_address.get(address, 0) + 1
+            handshakes[address] = handshakes.get(address, 0) + 1
+            return not is_over
+
+        opened: Opened | None = None
         try:
-            channel = TlsChannel(raw, tls.context, server_side=True)
-            await channel.handshake()
-            is_ready = True
-        except (ssl.SSLError, ChannelError, DeadlineExpired, TaskCancelled):
-            self._rejected("tls", Reason.TLS_HANDSHAKE)
+            opened = await open_connection(
+                raw,
+                self.listener,
+                self._tls,
+                deadline=self._loop.now + self._limits.handshake_timeout_s,
+                rejected=self._rejected,
+                told_client=told_client,
+            )
         finally:
-            _decrement(self._counts.handshakes, raw.peer[0])
+            _decrement(handshakes, address)
             raw.task = None
-            if not is_ready:
+            if opened is None:
                 raw.close()
-        if is_ready:
-            self._hand_over(channel, listener)
+        if opened is not None:
+            self._hand_over(opened, self._as_seen(attachment, opened.identity, is_trusted))
 
 
 def _peer(address: object) -> tuple[str, int]:

@@ -13,7 +13,7 @@ from datum_router.model.endpoint import Endpoint, EndpointKey
 from datum_router.model.service import ServiceKey, UpstreamProtocol, UpstreamTls
 from datum_router.observe.cells import Cell
 from datum_router.reasons import Reason
-from datum_router_proxy.channel import Channel
+from datum_router_proxy.channel import Channel, PlainChannel
 from datum_router_proxy.exchange import Upstream, Watched
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, current_task, park
 from datum_router_proxy.request import RequestLines
@@ -196,6 +196,24 @@ class Transport:
                 self._pool.waited(service.key)
             if waiter is not None and waiter.is_called:
                 self._call_next(service.key)  # it was our turn, but we leave
+
+    async def dial_plain(self, lease: Lease, *, connect_s: float | None = None) -> PlainChannel:
+        """Return a new connection to the lease's endpoint that belongs to the calling task, and to no pool.
+
+        Raises:
+            UpstreamError, DeadlineExpired, TaskCancelled: As `connect.dial`.
+        """
+        service, endpoint = lease.state.service, lease.endpoint
+        channel = await dial(
+            self._loop,
+            endpoint.address,
+            endpoint.port,
+            timeout_s=connect_s or service.connect_timeout_s,
+            device=self._vpcs.device(endpoint.vpc),
+        )
+        assert isinstance(channel, PlainChannel)
+        channel.reset_reason = Reason.UPSTREAM_RESET
+        return channel
 
     async def _dial(
         self, bucket: Bucket[H1Upstream, H2Connection], endpoint: Endpoint, timeout_s: float, idle_s: float

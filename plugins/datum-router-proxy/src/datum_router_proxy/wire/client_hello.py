@@ -1,143 +1,173 @@
-"""The server name in a TLS ClientHello (RFC 8446 section 4.1.2, RFC 6066 section 3), without speaking TLS.
+"""Read a TLS ClientHello without answering it: the server name, and which ticket it wants to resume by. Sans I/O.
 
-The bytes are passed on as they are, so what is read here must be what the server reads: a message with a field twice,
-or with lengths that do not add up, is refused rather than understood. A name within an encrypted ClientHello (ECH)
-cannot be read; what counts is the outer name, which is that of the server the connection goes to.
+Sources: RFC 8446 sections 4.1.2, 4.2.11 and 5.1, RFC 6066 section 3, RFC 5077 section 3.2. What is looked for is what
+decides who is to speak TLS with the client, or whether it may go there; all else is left to them. A hello whose lengths
+do not add up, or with an extension twice, is refused: the server might understand it otherwise. A hello may be cut into
+any number of records and those into any number of segments: whoever reads gives all bytes that have come, from the
+first one on, each time.
 """
 
 from __future__ import annotations
 
+import struct
+
 import msgspec
 
-from datum_router.errors import RemoteProtocolError
-from datum_router.reasons import Reason
-
-MAX_HELLO_BYTES = 16_384
-"""Records that are read of one ClientHello, their heads included; post-quantum key shares need about 2 KiB."""
+MAX_HELLO_BYTES = 32_768
+"""Longest prefix of a connection that is looked at. Hellos have some 300 to 2,000 bytes, with post-quantum keys as
+well; OpenSSL itself takes 16 KiB of them, if nothing else is set."""
+MAX_RECORD_BYTES = 16_384
+"""Most plaintext of one record (RFC 8446 section 5.1)."""
+TICKET_NAME_BYTES = 16
+"""How much of a ticket names its key (RFC 5077 section 4), as OpenSSL has it."""
 
 ACCESS_DENIED = b"\x15\x03\x03\x00\x02\x02\x31"
 """A fatal alert access_denied (49): what a client is told that may not go there (RFC 8446 section 6.2)."""
 
 _HANDSHAKE = 22
 _CLIENT_HELLO = 1
-_MAX_RECORD = 16_384
 _SERVER_NAME = 0
-_HOST_NAME = 0
+_SESSION_TICKET = 35
+_PRE_SHARED_KEY = 41
+_LABEL_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_.")
 
 
-class ClientHello(msgspec.Struct, frozen=True, gc=False):
-    """What was read. `server_name`: as sent, empty if there is none."""
+class ClientHello(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """What a hello says.
 
-    server_name: str
-
-
-def read_client_hello(data: bytes) -> ClientHello | None:
-    """Return what a stream's first bytes say, None if more are needed.
-
-    Raises:
-        RemoteProtocolError: They do not begin a ClientHello, or one that is malformed or too long.
+    Attributes:
+        server_name: Lower case, without trailing dot; empty if it names none.
+        ticket_name: Of the key that its first ticket was made with; empty without ticket.
     """
-    message = bytearray()
-    at = 0
-    while True:
-        if len(data) < at + 5:
-            if at + 5 > MAX_HELLO_BYTES:
-                raise _bad("a ClientHello that is too long")
-            _check_start(data[at:])
-            return None
-        _check_start(data[at : at + 5])
-        length = int.from_bytes(data[at + 3 : at + 5], "big")
-        if not 0 < length <= _MAX_RECORD:
-            raise _bad("a record of no length, or longer than 16384 bytes")
-        if at + 5 + length > MAX_HELLO_BYTES:
-            raise _bad("a ClientHello that is too long")
-        record = data[at + 5 : at + 5 + length]
-        if not message and record and record[0] != _CLIENT_HELLO:
-            raise _bad("a handshake that begins with another message")
-        if len(record) < length:
-            return None
-        message += record
-        if len(message) >= 4:
-            whole = 4 + int.from_bytes(message[1:4], "big")
-            if whole > MAX_HELLO_BYTES:
-                raise _bad("a ClientHello that is too long")
-            if len(message) > whole:
-                raise _bad("bytes after the ClientHello in its record")
-            if len(message) == whole:
-                return ClientHello(_server_name(_Reader(bytes(message[4:]))))
-        at += 5 + length
+
+    server_name: str = ""
+    ticket_name: bytes = b""
 
 
-def _check_start(data: bytes) -> None:
-    if (data and data[0] != _HANDSHAKE) or (len(data) > 1 and data[1] != 3):
-        raise _bad("no TLS handshake")
+class NotTls(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """These bytes can become no ClientHello; `why` says which rule they break, without anything of theirs."""
+
+    why: str
+
+
+class _Broken(Exception):  # never leaves this module
+    pass
 
 
 class _Reader:
-    """Takes vectors of stated length from bytes."""
+    """A cursor over bytes; every read checks that they are there."""
 
-    __slots__ = ("_at", "_data")
+    __slots__ = ("_at", "_data", "_end")
 
     def __init__(self, data: bytes) -> None:
         self._data = data
         self._at = 0
+        self._end = len(data)
 
-    def is_at_end(self) -> bool:
-        return self._at == len(self._data)
+    def is_over(self) -> bool:
+        return self._at >= self._end
 
     def take(self, size: int) -> bytes:
-        end = self._at + size
-        if end > len(self._data):
-            raise _bad("a length beyond the end of the ClientHello")
-        found, self._at = self._data[self._at : end], end
-        return found
+        at = self._at
+        if size > self._end - at:
+            raise _Broken("a length goes beyond what holds it")
+        self._at = at + size
+        return self._data[at : at + size]
 
     def number(self, size: int) -> int:
         return int.from_bytes(self.take(size), "big")
 
-    def rest(self) -> bytes:
-        return self.take(len(self._data) - self._at)
-
-    def vector(self, size: int) -> _Reader:
-        return _Reader(self.take(self.number(size)))
+    def vector(self, size: int) -> bytes:
+        """Take bytes that stand behind their length, a number of `size` bytes."""
+        return self.take(self.number(size))
 
 
-def _server_name(hello: _Reader) -> str:
-    hello.take(2 + 32)  # legacy_version, random
-    for size in (1, 2, 1):  # session id, cipher suites, compression methods
-        hello.vector(size)
-    if hello.is_at_end():
-        return ""  # no extensions: TLS 1.2 and before
-    extensions = hello.vector(2)
-    if not hello.is_at_end():
-        raise _bad("bytes after the extensions")
+def read_client_hello(data: bytes) -> ClientHello | NotTls | None:
+    """Return what the first bytes of a connection say; None if more are needed. O(bytes), without copying records."""
+    found = _message(data)
+    if found is None or isinstance(found, NotTls):
+        return found
+    try:
+        return _parse(found)
+    except _Broken as broken:
+        return NotTls(why=str(broken))
+
+
+def _message(data: bytes) -> bytes | NotTls | None:
+    """Return the body of the hello out of its records, None if it is not whole yet."""
+    pieces: list[bytes] = []
+    have, wanted, at = 0, 4, 0
+    size = len(data)
+    while have < wanted:
+        if size - at < 5:
+            if size > at and data[at] != _HANDSHAKE:
+                return NotTls(why="the first record is no handshake")
+            return _more(size)
+        kind, major, length = struct.unpack_from(">BBxH", data, at)
+        if kind != _HANDSHAKE or major != 3:
+            return NotTls(why="the first record is no handshake")
+        if not 0 < length <= MAX_RECORD_BYTES:
+            return NotTls(why="a record has no plausible length")
+        piece = data[at + 5 : at + 5 + length]
+        pieces.append(piece)
+        have += len(piece)
+        if wanted == 4 and have >= 4:
+            head = b"".join(pieces)[:4]
+            if head[0] != _CLIENT_HELLO:
+                return NotTls(why="the first message is no ClientHello")
+            wanted = 4 + int.from_bytes(head[1:], "big")
+            if wanted > MAX_HELLO_BYTES:
+                return NotTls(why="the ClientHello is too long")
+        if len(piece) < length and have < wanted:
+            return _more(size)
+        at += 5 + length
+    return b"".join(pieces)[4:wanted]
+
+
+def _more(size: int) -> NotTls | None:
+    return NotTls(why="the ClientHello is too long") if size >= MAX_HELLO_BYTES else None
+
+
+def _parse(body: bytes) -> ClientHello:
+    reader = _Reader(body)
+    reader.take(2 + 32)  # version, random
+    reader.vector(1)  # session id
+    reader.vector(2)  # cipher suites
+    reader.vector(1)  # compression
+    if reader.is_over():
+        return ClientHello()  # no extensions (RFC 5246 section 7.4.1.2)
+    extensions = _Reader(reader.vector(2))
+    if not reader.is_over():
+        raise _Broken("there are bytes after the extensions")
+    name, ticket = "", b""
     seen: set[int] = set()
-    name = ""
-    while not extensions.is_at_end():
+    while not extensions.is_over():
         kind = extensions.number(2)
-        body = extensions.vector(2)
+        content = extensions.vector(2)
         if kind in seen:
-            raise _bad("an extension twice")
+            raise _Broken("an extension comes twice")
         seen.add(kind)
         if kind == _SERVER_NAME:
-            name = _host_name(body)
-    return name
+            name = _server_name(content)
+        elif kind == _SESSION_TICKET:
+            ticket = ticket or content[:TICKET_NAME_BYTES]
+        elif kind == _PRE_SHARED_KEY:
+            ticket = _Reader(_Reader(content).vector(2)).vector(2)[:TICKET_NAME_BYTES]
+    return ClientHello(server_name=name, ticket_name=ticket)
 
 
-def _host_name(body: _Reader) -> str:
-    names = body.vector(2)
-    if not body.is_at_end():
-        raise _bad("bytes after the list of server names")
-    if names.number(1) != _HOST_NAME:
-        raise _bad("a server name of an unknown type")
-    raw = names.vector(2)
-    text = raw.rest()
-    if not names.is_at_end():
-        raise _bad("several server names")
-    if not text or not text.isascii():
-        raise _bad("a server name that is empty or not ASCII")
-    return text.decode("ascii")
-
-
-def _bad(what: str) -> RemoteProtocolError:
-    return RemoteProtocolError(f"tls: {what}", reason=Reason.TLS_HANDSHAKE, status_hint=400)
+def _server_name(content: bytes) -> str:
+    whole = _Reader(content)
+    names = _Reader(whole.vector(2))
+    if not whole.is_over():
+        raise _Broken("there are bytes after the list of server names")
+    if names.number(1) != 0:
+        raise _Broken("a server name is of no known type")
+    raw = names.vector(2).lower()
+    if not names.is_over():
+        raise _Broken("there is more than one server name")
+    if raw.endswith(b"."):
+        raw = raw[:-1]
+    if not raw or len(raw) > 253 or not _LABEL_BYTES.issuperset(raw):
+        raise _Broken("the server name is no host name")
+    return raw.decode("ascii")

@@ -145,11 +145,12 @@ class Hop:
         trusted_hops: How many proxies in front of us are ours, the peer being the nearest.
         via_protocol: Version the peer spoke, `1.0`, `1.1` or `2`.
         attachment: VPCAttachment that the connection came in by, `namespace/name`; empty if by none.
+        identity: Of the certificate that its TLS handshake was made with (`TlsBinding.identity`).
     """
 
     __slots__ = (
-        "_host", "_host_fields", "attachment", "forwarded_for", "node", "peer_ip", "scheme", "trusted_hops", "via",
-        "via_protocol",
+        "_host", "_host_fields", "attachment", "forwarded_for", "identity", "node", "peer_ip", "scheme", "trusted_hops",
+        "via", "via_protocol",
     )  # fmt: skip
 
     def __init__(
@@ -160,8 +161,10 @@ class Hop:
         trusted_hops: int = 0,
         via_protocol: bytes = b"1.1",
         attachment: str = "",
+        identity: str = "",
     ) -> None:
         self.attachment = attachment
+        self.identity = identity
         self.peer_ip = peer_ip.encode("ascii")
         self.scheme = scheme.encode("ascii")
         self.trusted_hops = trusted_hops
