@@ -8,7 +8,6 @@ snapshots, since no request may be sent to an endpoint that is gone.
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ from datum_router.balancing.split import Split
 from datum_router.errors import PluginDisabled
 from datum_router.filters.base import Filter, are_repeatable, build_filter, response_key
 from datum_router.filters.extra import extra_of
-from datum_router.health.breaker import Breaker, RouteCircuit, Ticket
+from datum_router.health.breaker import Breaker, RouteCircuit, Ticket, tripped
 from datum_router.health.circuit import ServiceLimits, share
 from datum_router.health.trial import NO_TRIALS, Trial, TrialDesk, Trials
 from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint
@@ -499,16 +498,6 @@ class LinkedRule:
         return balancer.has_candidates or (
             state.trials is not None and state.trials.may_begin(balancer.candidates.unusable)
         )
-
-
-def tripped(breaker: Breaker, what: str, now: float) -> LocalReply:
-    """Return the reply while a circuit breaker is open."""
-    return LocalReply(
-        status=503,
-        reason=Reason.CIRCUIT_TRIPPED,
-        detail=f"the {what} has failed too often in a row and is not asked for a while",
-        headers=((b"retry-after", b"%d" % max(1, math.ceil(breaker.retry_after_s(now)))),),
-    )
 
 
 class Snapshot:

@@ -18,11 +18,14 @@ Each process has a breaker of its own. Time moves when requests ask: a failure i
 
 from __future__ import annotations
 
+import math
+
 from datum_router.health.circuit import ServiceLimits
 from datum_router.health.outlier import BreakerState
 from datum_router.model.limits import BreakerPolicy, CircuitPolicy
 from datum_router.model.outcome import OutcomeClass
 from datum_router.model.policy import ConnectionLimits
+from datum_router.model.request import LocalReply
 from datum_router.reasons import Reason
 
 HALF_OPEN_RETRY_S = 1.0
@@ -188,3 +191,13 @@ class RouteCircuit:
         """End an attempt that came to nothing."""
         self.breaker.settle(turn, None)
         self.limits.release_request(is_retry=is_retry)
+
+
+def tripped(breaker: Breaker, what: str, now: float) -> LocalReply:
+    """Return the reply while a circuit breaker is open."""
+    return LocalReply(
+        status=503,
+        reason=Reason.CIRCUIT_TRIPPED,
+        detail=f"the {what} has failed too often in a row and is not asked for a while",
+        headers=((b"retry-after", b"%d" % max(1, math.ceil(breaker.retry_after_s(now)))),),
+    )

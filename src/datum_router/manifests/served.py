@@ -69,8 +69,6 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         ),
         NotServed(path="spec.tls.clientAuth", hint=_REMOVE),
         NotServed(path="spec.vpcAttachmentName", hint="use vpcAttachmentRef of the VPCService"),
-        NotServed(path="spec.defaultTimeouts.backendRequest", hint="use defaultTimeouts.request"),
-        NotServed(path="spec.defaultTimeouts.streamIdle", hint="use defaultTimeouts.request"),
     ),
     "VPCEgress": (
         NotServed(path="spec.connectorRef", hint="remove it: traffic leaves by the gateway's own routing table"),
@@ -309,10 +307,15 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         **{f"spec.allowedRoutes.selector.{name}": "compiler/attach" for name in _SELECTOR},
         "spec.defaultTimeouts.request": "policy/timeout",
         "spec.defaultTimeouts.connect": "policy/timeout",
+        "spec.defaultTimeouts.backendRequest": "policy/timeout",
+        "spec.defaultTimeouts.streamIdle": "policy/timeout",
+        "spec.defaultTimeouts.propagate": "policy/timeout",
         "spec.accessLog.enabled": "plugin proxy: accounts",
         "spec.maxRequestBodyBytes": "compiler/ingress: listener",
         **{f"spec.localReplies[].{name}": "filters/reply" for name in ("statuses", "contentType", "body")},
-        "spec.clientIP.trustedHops": "compiler/ingress: listener",
+        "spec.clientIP.trustedHops": "compiler/edge: port settings",
+        "spec.clientIP.trustedProxies": "compiler/edge: port settings",
+        "spec.clientIP.proxyProtocol": "compiler/edge: port settings",
         **{f"spec.rateLimit.{name}": "policy/ratelimit" for name in _RATES},
     },
     "VPCEgress": {
@@ -345,8 +348,6 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.log": "data plane: a log line for each decision",
         "spec.rateLimit.requestsPerSecond": "data plane: decisions let through, in each worker",
         "spec.rateLimit.burstSize": "data plane: decisions let through, in each worker",
-        "spec.clientIP.trustedProxies": "compiler/edge: port settings",
-        "spec.clientIP.proxyProtocol": "compiler/edge: port settings",
     },
 }
 

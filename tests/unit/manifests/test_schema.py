@@ -214,11 +214,11 @@ def test_a_rule_stands_where_its_struct_does() -> None:
 def test_what_is_not_served_is_refused_where_it_is_said() -> None:
     (whole,) = rules_of("VPCService", "spec", "tunnel")
     assert (whole["rule"], whole["reason"]) == ("false", "FieldValueForbidden")
-    (default,) = rules_of("VPCIngress", "spec", "httpsRedirect")
+    (default,) = rules_of("VPCEgress", "spec", "timeouts", "propagate")
     (value,) = rules_of("VPCService", "spec", "discovery", "method")
     assert value["rule"] == "!(self in [r'dns'])"
     assert default["rule"] == "self == false"
-    (empty,) = rules_of("VPCIngress", "spec", "tls", "cipherSuites")
+    (empty,) = rules_of("VPCEgress", "spec", "retries", "retryOn")
     assert empty["rule"] == "self.size() == 0"
     (only,) = rules_of("VPCRoute", "spec", "parentRefs", "[]", "kind")
     assert only["rule"] == "self == r'VPCIngress'"
@@ -226,8 +226,8 @@ def test_what_is_not_served_is_refused_where_it_is_said() -> None:
 
 def test_below_what_is_refused_as_a_whole_there_are_no_rules() -> None:
     assert rules_of("VPCEgress", "spec", "timeouts", "backendRequest")[0]["rule"] == "false"
-    assert rules_of("VPCRoute", "spec", "circuitBreaker")
-    assert rules_of("VPCRoute", "spec", "circuitBreaker", "openDuration") == []
+    assert rules_of("VPCService", "spec", "tunnel")
+    assert rules_of("VPCService", "spec", "tunnel", "endpointID") == []
     assert rules_of("VPCEgress", "spec", "timeouts", "connect")
 
 

@@ -122,15 +122,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
             ("clientAuth", {}),
         )
     ],
-    *[
-        (
-            "VPCIngress",
-            f"spec.defaultTimeouts.{name}",
-            f"spec.defaultTimeouts.{name}",
-            {"defaultTimeouts": {name: "1s"}},
-        )
-        for name in ("backendRequest", "streamIdle")
-    ],
     *[("VPCIngress", f"spec.{name}", f"spec.{name}", {name: value}) for name, value in (("vpcAttachmentName", "a"),)],
     ("VPCEgress", "spec.connectorRef", "spec.connectorRef", {"connectorRef": {"name": "c"}}),
     ("VPCEgress", "spec.timeouts.propagate", "spec.timeouts.propagate", {"timeouts": {"propagate": True}}),
