@@ -49,6 +49,12 @@ PROCESS = "discovery"
 """Value of the label `process`."""
 REMOTE_ROLE = "remote"
 """What the kubernetes source is asked for of a remote cluster."""
+SOME_KUBECONFIG = """\
+{"current-context": "x", "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+ "clusters": [{"name": "x", "cluster": {"server": "https://example.invalid"}}],
+ "users": [{"name": "x", "user": {"token": "none"}}]}
+"""
+"""A kubeconfig that nothing is wrong with: by it settings for remote clusters are checked before there are any."""
 
 
 class Discovery:
@@ -68,6 +74,8 @@ class Discovery:
         self.settings = settings
         self.plugins = plugins or load(settings.disabled_plugins, os.environ)
         self._make_local()  # refuses bad settings at once
+        if settings.remote_config:
+            self._make_remote(SOME_KUBECONFIG)
         self.cluster = make_cluster(settings.cluster, settings.source_config, self.plugins, settings.disabled_plugins)
         self.identity = unique_identity(settings.identity or default_identity(os.environ))
         self.leader = Leader(self.cluster, identity=self.identity, lease=settings.lease, rng=random.Random())
@@ -90,7 +98,7 @@ class Discovery:
 
     def _make_remote(self, text: str) -> Source:
         settings = self.settings
-        config = {"role": REMOTE_ROLE, "kubeconfigText": text}
+        config = {**settings.remote_config, "role": REMOTE_ROLE, "kubeconfigText": text}
         return make_source(settings.source, config, remote_plugins(self.plugins), settings.disabled_plugins)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
