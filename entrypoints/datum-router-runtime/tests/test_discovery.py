@@ -492,6 +492,41 @@ def test_a_duplicate_is_known_by_a_daemon_that_starts_while_the_first_is_away(wo
     world.run(second)
 
 
+def test_a_cluster_that_says_to_be_another_one_later_takes_nobodys_place(world: World) -> None:
+    for name in ("b", "c"):
+        world.identify(world.remotes[name].cluster)
+    kube_system: Any = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}
+
+    async def script(world: World) -> None:
+        await trio.sleep(10)
+        (raw,) = world.remotes["c"].cluster.objects("namespaces")
+        labels = {"it": "changed"}
+        kube_system["metadata"] |= {"uid": _raw(raw)["metadata"]["uid"], "labels": labels}
+        world.remotes["b"].cluster.put(kube_system, plural="namespaces")
+        await trio.sleep(10)
+        assert world.phases() == {"b": Phase.READY, "c": Phase.READY}
+        assert world.published == {"b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
+
+    world.run(script)
+
+
+def test_more_secrets_than_clusters_can_be_followed_cost_a_bounded_number_of_leases(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discoveryterm, "MAX_REPORTS", 5)
+    world.a.clock.advance(60.0)
+    for number in range(40):
+        world.join(f"garbage-{number:02}", "{]")
+
+    async def script(world: World) -> None:
+        await trio.sleep(10)
+        assert len(world.phases()) == 42
+        names = [name for _, name in world.a.leases]
+        assert names == ["cluster-b", "cluster-c", "cluster-garbage-00", "cluster-garbage-01", "cluster-garbage-02"]
+
+    world.run(script)
+
+
 def test_a_secret_that_comes_to_lead_to_another_cluster_is_no_duplicate_any_more(world: World) -> None:
     same(world)
     world.remotes["other"] = Api(FakeCluster())

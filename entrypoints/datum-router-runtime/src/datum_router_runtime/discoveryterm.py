@@ -52,6 +52,8 @@ MAX_CLUSTERS = 256
 """Remote clusters that are followed; others are told that they are too many."""
 LOOK_S = 1.0
 """How often (seconds) it is looked how clusters stand, even if nothing was heard."""
+MAX_REPORTS = 2 * MAX_CLUSTERS
+"""Clusters that have a Lease; of those beyond `MAX_CLUSTERS` some, so that it is seen why they are not followed."""
 MAX_EVENTS_WAITING = 1000
 SECRET = GroupVersionKind(group="", version="v1", kind="Secret")
 MakeRemote = Callable[[str], Source]
@@ -271,12 +273,10 @@ class Term:
         """Have what is known of all joined clusters written, as far as it differs."""
         failing = self._failing()
         standings = self.book.clusters
+        told = [(name, one) for name, one in self._followed.items() if name in standings]
+        told.sort(key=lambda item: (item[1].since, item[0]))
         self.reports.want(
-            [
-                self._facts(name, followed, standings[name], failing.get(name, []))
-                for name, followed in self._followed.items()
-                if name in standings
-            ]
+            self._facts(name, followed, standings[name], failing.get(name, [])) for name, followed in told[:MAX_REPORTS]
         )
 
     async def run(self) -> None:

@@ -161,7 +161,8 @@ class RemoteCluster:
                 self.exports.pop(where, None)
             else:
                 self.exports[where] = export
-        vpcs, self.id = vpc_ids(view, self._kinds), cluster_id(view) or self.id
+        # Once known it stays: a cluster that said another one each time would take others' place by turns.
+        vpcs, self.id = vpc_ids(view, self._kinds), self.id or cluster_id(view)
         is_other, self.vpcs = vpcs != self.vpcs, vpcs
         if changes or is_first or is_other:
             self._told(changes, is_first)
