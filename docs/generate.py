@@ -218,7 +218,7 @@ def _others() -> list[tuple[str, float, str, str, str]]:
         ("objects of one remote cluster", config.REMOTE_MAX_BYTES, "bytes", "the same; setting `maxBytes`",
          f"`{names.REMOTE_CLUSTERS.name}`"),
         ("events of one remote cluster", int(api_budget.EVENTS_PER_S), "per second",
-         f"beyond {api_budget.EVENTS_BURST:,.0f} at once they are read later", ""),
+         f"beyond {api_budget.EVENTS_BURST:,.0f} at once they are read later", f"`{names.REMOTE_PACED.name}`"),
         ("nesting of a kubeconfig in a Secret", textconfig.MAX_DEPTH, "levels", "refused, as are anchors and aliases",
          f"`{names.REMOTE_CLUSTERS.name}`"),
         ("kinds of endpoints of one service in a remote cluster", marks.MAX_GROUPS, "kinds",

@@ -55,7 +55,11 @@ class Api:
         self.is_silent = False
         self.error: Exception | None = None
         self.runs = 0
+        self.counts: Mapping[str, float] = {}
         self._emit: Emit | None = None
+
+    def stats(self) -> Mapping[str, float]:
+        return self.counts
 
     async def run(self, emit: Emit) -> None:
         self.runs += 1
@@ -748,6 +752,23 @@ def test_what_a_remote_cluster_says_steers_no_terminal_and_no_log(world: World) 
         assert all(one.note.isprintable() for one in world.a.seen_events("system"))
         record = world.a.leases["system", "cluster-b"]
         assert all(text.isprintable() for text in record.annotations.values())
+
+    world.run(script)
+
+
+def test_what_the_reading_of_clusters_comes_to_is_counted_over_all_and_kept(world: World) -> None:
+    async def script(world: World) -> None:
+        world.remotes["b"].counts = {"events/VPCService": 3.0, "events/Pod": 4.0, "lists/Pod": 9.0}
+        world.remotes["c"].counts = {"events/Pod": 5.0, "paced_seconds/Pod": 1.5, "stale_seconds": 7.0}
+        await trio.sleep(3)
+        assert world.term.remote_counts == {"events": 12.0, "errors": 0.0, "paced_seconds": 1.5}
+        world.remotes["b"].counts = {"events/VPCService": 8.0, "errors/Pod": 1.0}
+        world.leave("b")
+        await trio.sleep(3)
+        world.remotes["b"].counts = {}
+        world.join("b")
+        await trio.sleep(3)
+        assert world.term.remote_counts == {"events": 13.0, "errors": 1.0, "paced_seconds": 1.5}, "it never goes back"
 
     world.run(script)
 

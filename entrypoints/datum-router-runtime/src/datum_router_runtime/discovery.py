@@ -85,6 +85,7 @@ class Discovery:
         self.errors: Counter[str] = Counter()
         self.report_writes: Counter[str] = Counter()
         self.report_errors: Counter[str] = Counter()
+        self.remote_counts: Counter[str] = Counter()
         self._cpu = CpuClock()
         self._started_at = time.monotonic()
         self._scrapes = 0
@@ -131,6 +132,7 @@ class Discovery:
             errors=self.errors,
             report_writes=self.report_writes,
             report_errors=self.report_errors,
+            remote_counts=self.remote_counts,
         )
         await self.term.run()
 
@@ -220,6 +222,9 @@ class Discovery:
             (names.CLUSTER_CONFLICTS, sum(one.conflicts for one in states)),
             (names.SLICE_WRITE_ERRORS, self.errors.total()),
             (names.CLUSTER_REPORT_ERRORS, self.report_errors.total()),
+            (names.REMOTE_EVENTS, self.remote_counts["events"]),
+            (names.REMOTE_ERRORS, self.remote_counts["errors"]),
+            (names.REMOTE_PACED, round(self.remote_counts["paced_seconds"], 3)),
             (names.CLUSTER_WRITES, counts.writes),
             (names.CLUSTER_WRITES_DELAYED, counts.writes_delayed),
             (names.UPTIME, round(time.monotonic() - self._started_at, 3)),

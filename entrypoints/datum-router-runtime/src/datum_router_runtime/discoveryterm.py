@@ -169,6 +169,7 @@ class Term:
         errors: Counter[str],
         report_writes: Counter[str] | None = None,
         report_errors: Counter[str] | None = None,
+        remote_counts: Counter[str] | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
@@ -198,6 +199,7 @@ class Term:
             writes=Counter() if report_writes is None else report_writes,
             errors=Counter() if report_errors is None else report_errors,
         )
+        self.remote_counts: Counter[str] = Counter() if remote_counts is None else remote_counts
         self._followed: dict[str, _Followed] = {}
         self._view: StoreView | None = None
         self._changed = Signal()
@@ -338,6 +340,7 @@ class Term:
         now = self._now()
         for name, followed in self._followed.items():
             self._take_news(name, followed)
+            self._count(followed)
             self._take_phase(name, followed, now)
         for name in self.book.published_clusters() - self.book.clusters.keys():
             self.book.put_phase(name, Phase.REMOVED, "it has no Secret", now=now)
@@ -382,6 +385,7 @@ class Term:
             followed.problem = found
             return
         followed.problem = None
+        self._count(followed)
         if followed.scope is not None:
             followed.scope.cancel()
 
@@ -425,11 +429,17 @@ class Term:
 
     def _drop(self, name: str) -> None:
         followed = self._followed.pop(name)
+        self._count(followed)
         followed.remote = None
         if followed.scope is not None:
             followed.scope.cancel()
         self.book.put_phase(name, Phase.REMOVED, "its Secret is gone", now=self._now())
         log.info("cluster is removed", extra={"cluster": name, "kept_s": self._settings.removed_s})
+
+    def _count(self, followed: _Followed) -> None:
+        if followed.remote is not None:
+            for what, value in followed.remote.new_counts().items():
+                self.remote_counts[what] += value  # type: ignore[assignment]  # seconds are no whole numbers
 
     def _take_refusals(self, own_id: str) -> None:
         """Find out which clusters may not be followed since they are the own one, or one that is followed already."""
