@@ -697,12 +697,28 @@ def test_a_new_term_writes_no_lease_that_is_as_it_should_be(world: World) -> Non
         await trio.sleep(3 * MINOR_PAUSE_S)
 
     world.run(wait)
-    before = {name: lease.version for name, lease in world.a.leases.items()}
-    transitions = {name: lease.annotations for name, lease in world.a.leases.items()}
+    before = dict(world.report_writes)
+    assert world.report("b") == WELL
     world.term = world.new_term()
     world.run(wait)
-    assert {name: lease.annotations for name, lease in world.a.leases.items()} == transitions
-    assert before.keys() == world.a.leases.keys()
+    assert world.report_writes == before
+    world.term = world.new_term()
+    world.remotes["b"].is_silent = True
+    world.run(wait)
+    assert world.report("b")["Ready"] == ("False", "ClusterUnreachable")
+    assert world.report("c") == WELL
+
+
+def test_a_cluster_that_is_just_being_read_for_the_first_time_is_told(world: World) -> None:
+    world.remotes["b"].is_silent = True
+
+    async def script(world: World) -> None:
+        await trio.sleep(2)
+        assert world.report("b")["Ready"] == ("Unknown", "Pending")
+        await trio.sleep(CONNECT_PATIENCE_S + MIN_PAUSE_S)
+        assert world.report("b")["Ready"] == ("False", "ClusterUnreachable")
+
+    world.run(script)
 
 
 # --- hostile and unlucky ---------------------------------------------------------------------------------------------

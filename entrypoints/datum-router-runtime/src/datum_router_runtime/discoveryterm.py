@@ -264,7 +264,7 @@ class Term:
             refused=refused,
             exports=self.book.exports_of(name),
             slices=self.book.slices_of(name),
-            conflicts=self.book.conflicts_of(name),
+            conflicts=dict(self.book.conflicts_of(name)),
             failing=failing,
             id=followed.id,
             version=followed.version,
