@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from datum_router.discovery import marks
+from datum_router.discovery import marks, standing
 from datum_router.health.circuit import RETRY_BUDGET_PERCENT
 from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.schema import crd_file_name, crd_yaml, reference_markdown
@@ -25,16 +25,28 @@ from datum_router.registry.endpoints import MAX_ENDPOINTS_PER_SERVICE
 from datum_router.routing import normalize, query
 from datum_router.routing.regex import MAX_PATTERN_BYTES
 from datum_router_files import listing, yamlscan
-from datum_router_kubernetes import answers, client, cluster, events, follow, listwatch, ratelimit, textconfig, wanted
+from datum_router_kubernetes import (
+    answers,
+    client,
+    cluster,
+    config,
+    events,
+    follow,
+    listwatch,
+    ratelimit,
+    textconfig,
+    wanted,
+)
+from datum_router_kubernetes import budget as api_budget
 from datum_router_proxy import limits
 from datum_router_proxy.server.listener import AcceptLimits
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.wire import grammar, hpack_codec
 from datum_router_proxy.wire.http1 import Http1Limits
 from datum_router_proxy.wire.http2 import Http2Limits
-from datum_router_runtime import admin, discoveryterm, logsetup, remote, snapshotfile
+from datum_router_runtime import admin, clusterreports, discoveryterm, logsetup, remote, snapshotfile
 from datum_router_runtime import status as statuswriter
-from datum_router_runtime.discoverysettings import DISCOVERY_ENVIRONMENT, DiscoverySettings
+from datum_router_runtime.discoverysettings import DISCOVERY_NAMES, DiscoverySettings
 from datum_router_runtime.settings import (
     ADDRESSES,
     ENVIRONMENT,
@@ -100,7 +112,7 @@ def settings_page() -> str:
     lines += ["", "## Discovery daemon", "", *_field_rows(DiscoverySettings), ""]
     lines += [
         "`datum-router-discovery` has [variables](../../entrypoints/datum-router-discovery/README.md) for them, as "
-        + ", ".join(f"`{variable}`" for variable in DISCOVERY_ENVIRONMENT)
+        + ", ".join(f"`{variable}`" for variable in DISCOVERY_NAMES)
         + "."
     ]
     lines += [SETTINGS_INTRO, *_limit_rows(ProxySettings, limits.SETTINGS)]
@@ -200,8 +212,26 @@ def _others() -> list[tuple[str, float, str, str, str]]:
          f"{listwatch.NAMED_LISTS_AT_ONCE} of single objects", ""),
         ("Secrets and ConfigMaps that are read of a cluster", wanted.MAX_NAMED_WATCHES, "objects",
          "those named later are not read, but for the share of their namespace", found),
-        ("remote clusters", discoveryterm.MAX_CLUSTERS, "clusters", "others are told that they are too many",
+        ("remote clusters", discoveryterm.MAX_CLUSTERS, "clusters",
+         "those whose Secrets are younger wait for room (`TooManyClusters`)", f"`{names.REMOTE_CLUSTERS.name}`"),
+        ("objects of one remote cluster", config.REMOTE_MAX_OBJECTS, "objects", "what was known stays, it cannot be "
+         "reached; setting `maxObjects` in `DISCOVERY_REMOTE_CONFIG`", f"`{names.REMOTE_CLUSTERS.name}`"),
+        ("objects of one remote cluster", config.REMOTE_MAX_BYTES, "bytes", "the same; setting `maxBytes`",
          f"`{names.REMOTE_CLUSTERS.name}`"),
+        ("events of one remote cluster", int(api_budget.EVENTS_PER_S), "per second",
+         f"beyond {api_budget.EVENTS_BURST:,.0f} at once they are read later", f"`{names.REMOTE_PACED.name}`"),
+        ("nesting of a kubeconfig in a Secret", textconfig.MAX_DEPTH, "levels", "refused, as are anchors and aliases",
+         f"`{names.REMOTE_CLUSTERS.name}`"),
+        ("kinds of endpoints of one service in a remote cluster", marks.MAX_GROUPS, "kinds",
+         "others are left out: `ExportConflict`", f"`{names.CLUSTER_CONFLICTS.name}`"),
+        ("topology in one slice of discovery", marks.MAX_TOPOLOGY_CHARS, "characters", "keys beyond are left out", ""),
+        ("name of a remote cluster", marks.MAX_CLUSTER_NAME_CHARS, "characters", "refused: it is the value of a label",
+         f"`{names.REMOTE_CLUSTERS.name}`"),
+        ("mark of a remote cluster that comes and goes", standing.MAX_CALM_S, "s", "longest time that it must be heard "
+         f"before its slices are not stale; {standing.FIRST_CALM_S:g} s after two outages in "
+         f"{standing.FLAP_WINDOW_S:g} s, then twice that", f"`{names.STALE_SLICES.name}`"),
+        ("Lease of one remote cluster", clusterreports.MIN_PAUSE_S, "s", "between two writes; for other words alone "
+         f" {clusterreports.MINOR_PAUSE_S:g} s", f"`{names.CLUSTER_REPORT_WRITES.name}`"),
         ("kubeconfig in a Secret", textconfig.MAX_BYTES, "characters", "refused", f"`{names.REMOTE_CLUSTERS.name}`"),
         ("first reading of a remote cluster", remote.CONNECT_PATIENCE_S, "s", "it cannot be reached, and is read on",
          f"`{names.REMOTE_CLUSTERS.name}`"),

@@ -20,7 +20,17 @@ import yaml
 
 from tests.cluster.control_plane import REPOSITORY, ControlPlane, ProgramsMissing, free_ports, running
 from tests.cluster.plane import REMOTE_READER, Plane
-from tests.cluster.stage import SLICES, SYSTEM, Stage, install, own_address, route, service
+from tests.cluster.stage import (
+    SLICES,
+    SYSTEM,
+    Stage,
+    crd,
+    install,
+    install_crd,
+    own_address,
+    route,
+    service,
+)
 from tests.conftest import Backend, answer, eventually
 from tests.processes import ServiceProcess
 
@@ -40,6 +50,8 @@ class Clusters:
         self._numbers = itertools.count(1)
         for stage in (self.a, self.b, self.c):
             install(stage.plane)
+            for kind, plural in (("VPC", "vpcs"), ("VPCAttachment", "vpcattachments")):
+                install_crd(stage.plane, crd("galactic.datumapis.com", kind, plural))
             reader = REPOSITORY / "manifests" / "examples" / "remote-reader-access.yaml"
             done = stage.plane.kubectl("apply", "-f", str(reader))
             assert done.returncode == 0, done.stderr
@@ -217,6 +229,60 @@ def test_an_export_of_another_protocol_is_a_conflict_in_a_slice(clusters: Cluste
 
 
 def test_garbage_and_a_dead_host_hurt_nothing_else(clusters: Clusters, daemon: ServiceProcess, tmp_path: Path) -> None:
+def vpc(stage: Stage, name: str, identifier: str) -> None:
+    """Make a VPC with the identifier that Galactic gave it."""
+    raw = galactic("VPC", name, networks=["10.40.0.0/16"])
+    stage.put(raw)
+    stage.patch(raw, {"status": {"ready": True, "identifier": identifier}}, part="status")
+
+
+def attached(stage: Stage, vpc_name: str, address: str) -> None:
+    """Export a service of one pod in a VPC."""
+    interface = {"name": "galactic0", "addresses": [f"{address}/24"]}
+    raw = galactic("VPCAttachment", "net", vpc={"name": vpc_name, "namespace": SHOP}, interface=interface)
+    stage.put(raw)
+    stage.patch(raw, {"status": {"ready": True, "identifier": "002a"}}, part="status")
+    exported_service = service(SHOP, "net", vpcAttachmentRef={"name": "net"}, exportTo={"clusters": "All"})
+    del exported_service["spec"]["discovery"]  # type: ignore[attr-defined]  # it has endpoints of its own
+    stage.put(exported_service)
+
+
+def galactic(kind: str, name: str, **spec: Any) -> dict[str, Any]:
+    return {
+        "apiVersion": "galactic.datumapis.com/v1alpha",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": SHOP},
+        "spec": spec,
+    }
+
+
+def test_vpcs_of_clusters_are_matched_by_identifier(clusters: Clusters, daemon: ServiceProcess) -> None:
+    vpc(clusters.a, "mine", "0000000004d2")
+    vpc(clusters.b, "theirs", "0000000004d2")
+    vpc(clusters.c, "mine", "0000000004d3")
+    attached(clusters.b, "theirs", "10.40.7.2")
+    attached(clusters.c, "mine", "10.40.7.2")
+    clusters.a.put(importing("net"))
+
+    def found() -> dict[str, set[tuple[str, str]]]:
+        return {
+            cluster: {
+                (notes.get("router.datum.net/vpc", ""), notes.get("router.datum.net/conflict", ""))
+                for notes in (item["metadata"]["annotations"] for item in items)
+            }
+            for cluster, items in clusters.slices("net").items()
+        }
+
+    why = "10.40.7.2: vpc shop/mine has identifier jV there and jU here: another network of the same name"
+    until(lambda: found() == {"b": {("shop/mine", "")}, "c": {("", why)}}, f"matched, found {found()}", daemon)
+    vpc(clusters.c, "mine", "0000000004d2")
+    shared = "10.40.7.2:8080@shop/mine: cluster b exports it, too"
+    until(lambda: found() == {"b": {("shop/mine", "")}, "c": {("", shared)}}, f"one, found {found()}", daemon)
+    for stage in (clusters.b, clusters.c):
+        stage.delete(service(SHOP, "net"))
+    until(lambda: clusters.slices("net") == {}, "not exported any more", daemon)
+
+
     clusters.join("garbage", "{] no: yaml")
     (port,) = free_ports(1)
     clusters.join("dead", kubeconfig(clusters.b.plane, server=f"https://127.0.0.1:{port}"))

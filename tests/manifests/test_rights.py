@@ -10,6 +10,8 @@ from tests.manifests.rights import Grant, Use, read_audit, read_grants, ungrante
 
 CONTROLLER = "system:serviceaccount:datum-router:router-controller"
 GATEWAY = "system:serviceaccount:datum-router:router-gateway"
+DISCOVERY = "system:serviceaccount:datum-router:router-discovery"
+REMOTE_READER = "system:serviceaccount:datum-router:router-remote-reader"
 SAMPLE = Path(__file__).with_name("audit-sample.jsonl").read_text().splitlines()
 RECORD = read_audit(SAMPLE, (CONTROLLER, GATEWAY))
 ROLES = documents(MANIFESTS / "rbac" / "rbac.yaml")
@@ -103,3 +105,32 @@ def test_a_role_that_is_bound_in_a_namespace_is_a_right_in_that_namespace() -> N
         "subjects": [{"kind": "ServiceAccount", "name": "router-gateway", "namespace": "datum-router"}],
     }
     assert grants([role, binding]) == {Grant(GATEWAY, "list", "", "pods", "production", "", "ClusterRole reader")}
+
+
+def test_what_discovery_did_here_and_in_another_cluster_is_covered_by_its_roles() -> None:
+    here, there = (read_audit(SAMPLE, (user,)) for user in (DISCOVERY, REMOTE_READER))
+    assert sorted(str(use) for use in here.uses) == [
+        "router-discovery create leases.coordination.k8s.io in datum-router",
+        "router-discovery delete endpointslices.discovery.k8s.io api-8520fa2396-0 in shop",
+        "router-discovery delete leases.coordination.k8s.io cluster-b in datum-router",
+        "router-discovery get leases.coordination.k8s.io router-discovery in datum-router",
+        "router-discovery list leases.coordination.k8s.io in datum-router",
+        "router-discovery list namespaces kube-system in all namespaces",
+        "router-discovery list secrets in datum-router",
+        "router-discovery patch endpointslices.discovery.k8s.io api-8520fa2396-0 in shop",
+        "router-discovery patch leases.coordination.k8s.io cluster-b in datum-router",
+        "router-discovery patch leases.coordination.k8s.io router-discovery in datum-router",
+        "router-discovery watch secrets in datum-router",
+    ]
+    assert ungranted(here.uses, read_grants(ROLES, (DISCOVERY,))) == []
+    known = read_grants(documents(MANIFESTS / "examples" / "remote-reader-access.yaml"), (REMOTE_READER,))
+    assert ungranted(there.uses, known) == []
+    for use in (
+        Use(DISCOVERY, "list", "", "secrets", "shop", ""),
+        Use(DISCOVERY, "list", "", "namespaces", "", ""),
+        Use(DISCOVERY, "patch", "", "secrets", "datum-router", "b"),
+        Use(REMOTE_READER, "list", "", "namespaces", "", "default"),
+        Use(REMOTE_READER, "list", "", "secrets", "datum-router", ""),
+        Use(REMOTE_READER, "list", "router.datum.net", "vpcroutes", "", ""),
+    ):
+        assert ungranted([use], [*known, *read_grants(ROLES, (DISCOVERY,))]) == [use]

@@ -37,9 +37,15 @@ def lease(facts: Facts) -> LeaseRecord:
     return record_of(report_of(facts, None, now=T0), "datum-router", now=T0)
 
 
+LEADER = LeaseRecord(namespace="datum-router", name="router-discovery", holder="me", renewed_at=T0)
+
+
 @pytest.fixture
-def cluster() -> FakeCluster:
-    return FakeCluster()
+def cluster(monkeypatch: pytest.MonkeyPatch) -> FakeCluster:
+    monkeypatch.setattr(module.time, "time", lambda: T0 + 10)
+    made = FakeCluster()
+    run_now(made.write_lease(LEADER))
+    return made
 
 
 @pytest.fixture
@@ -59,6 +65,7 @@ def test_all_clusters_are_a_table(invoke: Invoke, cluster: FakeCluster) -> None:
     assert heading.split() == ["NAME", "READY", "STALE", "SERVICES", "SLICES", "REASON", "MESSAGE"]
     assert gone.split() == ["gone", "False", "True", "0", "1", "ClusterUnreachable", "no", "[2J", "answer"]
     assert well.split() == ["well", "True", "False", "3", "2", "Ready"]
+    assert result.stderr == ""
 
 
 def test_one_cluster_has_its_conditions(invoke: Invoke, cluster: FakeCluster) -> None:
@@ -97,3 +104,30 @@ def test_a_right_that_is_missing_is_said(invoke: Invoke, cluster: FakeCluster) -
     result = invoke("clusters")
     assert result.exit_code == 1
     assert "error: list leases: the API answered 403" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("leader", "expected"),
+    [
+        (None, "router-discovery has not run yet in namespace datum-router: it has no lease router-discovery"),
+        ({"holder": ""}, "router-discovery does not run in namespace datum-router since 2023-11-14T22:13:20Z"),
+        (
+            {"renewed_at": T0 - 3600},
+            "router-discovery does not run in namespace datum-router since 2023-11-14T21:13:20Z",
+        ),
+    ],
+)
+def test_reports_that_nobody_keeps_are_told_as_such(
+    invoke: Invoke, cluster: FakeCluster, leader: dict[str, object] | None, expected: str
+) -> None:
+    there = cluster.leases["datum-router", "router-discovery"]
+    run_now(cluster.delete_lease(there))
+    if leader is not None:
+        run_now(cluster.write_lease(msgspec.structs.replace(LEADER, **leader)))
+    run_now(cluster.write_lease(lease(WELL)))
+    result = invoke("clusters")
+    assert result.exit_code == 0
+    assert f"warning: {expected}" in " ".join(result.stderr.split())
+    assert "what is shown is what it said last" in result.stderr
+    assert "well" in result.stdout
+    assert expected in json.loads(invoke("clusters", "--output", "json").stdout)["discovery"]

@@ -1,18 +1,21 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from datum_router_discovery import __main__ as discovery
 from datum_router_discovery.settings import HELP, settings
 
 from datum_router.errors import ConfigError
-from datum_router_runtime.discoverysettings import DISCOVERY_ENVIRONMENT, DiscoverySettings
+from datum_router_runtime.discovery import SOME_KUBECONFIG
+from datum_router_runtime.discoverysettings import DISCOVERY_NAMES, DiscoverySettings
 from datum_router_runtime.settings import Address
 
 
 def test_help_says_what_it_is_and_names_every_variable(capsys: pytest.CaptureFixture[str]) -> None:
     assert discovery.main(["--help"]) == 0
     assert capsys.readouterr().out == HELP
-    assert all(variable in HELP for variable in DISCOVERY_ENVIRONMENT)
+    assert all(variable in HELP for variable in DISCOVERY_NAMES)
 
 
 def test_arguments_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,6 +29,7 @@ def test_the_environment_says_everything() -> None:
             "DISCOVERY_INTERVAL_SECS": "10",
             "DISCOVERY_STALE_SECS": "0",
             "DISCOVERY_REMOVED_SECS": "0.5",
+            "DISCOVERY_REMOTE_CONFIG": "maxObjects=5, maxBytes=7",
             "DATUM_ROUTER_NAMESPACES": "a,b",
             "DATUM_ROUTER_SOURCE_CONFIG": "writeQps=100",
             "DATUM_ROUTER_PROBES": ":8081",
@@ -38,6 +42,7 @@ def test_the_environment_says_everything() -> None:
         interval_s=10.0,
         stale_s=0.0,
         removed_s=0.5,
+        remote_config={"maxObjects": "5", "maxBytes": "7"},
         probes=Address(host="0.0.0.0", port=8081),
         admin=Address(host="127.0.0.1", port=9901),
         identity="me",
@@ -57,6 +62,9 @@ def test_an_empty_environment_is_a_daemon_in_a_cluster() -> None:
         ("DISCOVERY_INTERVAL_SECS", "nan", "DISCOVERY_INTERVAL_SECS: found 'nan'"),
         ("DISCOVERY_INTERVAL_SECS", "0", "interval_s: found 0, expected 0.1 to 3600"),
         ("DISCOVERY_STALE_SECS", "-1", "stale_s: found -1, expected 0 to"),
+        ("DISCOVERY_REMOTE_CONFIG", "maxObject=1", r"remote_config: found maxObject \(did you mean maxObjects\?\)"),
+        ("DISCOVERY_REMOTE_CONFIG", "kubeconfig=/x", "remote_config: found kubeconfig .expected some of maxObjects"),
+        ("DISCOVERY_REMOTE_CONFIG", "many", "DISCOVERY_REMOTE_CONFIG: found"),
         ("DATUM_ROUTER_ADMIN", ":9901", "expected a loopback address"),
     ],
 )
@@ -82,3 +90,14 @@ def test_misspelt_variables_are_told_by_the_program(
     said = capsys.readouterr().err
     assert "DISCOVERY_STALE_SEC" in said
     assert "DISCOVERY_STALE_SECS" in said
+
+
+def test_settings_for_remote_clusters_are_checked_before_there_are_any(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    own = tmp_path / "kubeconfig"
+    own.write_text(SOME_KUBECONFIG)
+    monkeypatch.setenv("KUBECONFIG", str(own))
+    monkeypatch.setenv("DISCOVERY_REMOTE_CONFIG", "maxBytes=lots")
+    assert discovery.main([]) == 2
+    assert "setting maxBytes: found 'lots', expected a whole number" in capsys.readouterr().err

@@ -55,7 +55,11 @@ class Api:
         self.is_silent = False
         self.error: Exception | None = None
         self.runs = 0
+        self.counts: Mapping[str, float] = {}
         self._emit: Emit | None = None
+
+    def stats(self) -> Mapping[str, float]:
+        return self.counts
 
     async def run(self, emit: Emit) -> None:
         self.runs += 1
@@ -492,6 +496,41 @@ def test_a_duplicate_is_known_by_a_daemon_that_starts_while_the_first_is_away(wo
     world.run(second)
 
 
+def test_a_cluster_that_says_to_be_another_one_later_takes_nobodys_place(world: World) -> None:
+    for name in ("b", "c"):
+        world.identify(world.remotes[name].cluster)
+    kube_system: Any = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}
+
+    async def script(world: World) -> None:
+        await trio.sleep(10)
+        (raw,) = world.remotes["c"].cluster.objects("namespaces")
+        labels = {"it": "changed"}
+        kube_system["metadata"] |= {"uid": _raw(raw)["metadata"]["uid"], "labels": labels}
+        world.remotes["b"].cluster.put(kube_system, plural="namespaces")
+        await trio.sleep(10)
+        assert world.phases() == {"b": Phase.READY, "c": Phase.READY}
+        assert world.published == {"b": {"10.0.0.1"}, "c": {"10.0.0.2"}}
+
+    world.run(script)
+
+
+def test_more_secrets_than_clusters_can_be_followed_cost_a_bounded_number_of_leases(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(discoveryterm, "MAX_REPORTS", 5)
+    world.a.clock.advance(60.0)
+    for number in range(40):
+        world.join(f"garbage-{number:02}", "{]")
+
+    async def script(world: World) -> None:
+        await trio.sleep(10)
+        assert len(world.phases()) == 42
+        names = [name for _, name in world.a.leases]
+        assert names == ["cluster-b", "cluster-c", "cluster-garbage-00", "cluster-garbage-01", "cluster-garbage-02"]
+
+    world.run(script)
+
+
 def test_a_secret_that_comes_to_lead_to_another_cluster_is_no_duplicate_any_more(world: World) -> None:
     same(world)
     world.remotes["other"] = Api(FakeCluster())
@@ -658,12 +697,28 @@ def test_a_new_term_writes_no_lease_that_is_as_it_should_be(world: World) -> Non
         await trio.sleep(3 * MINOR_PAUSE_S)
 
     world.run(wait)
-    before = {name: lease.version for name, lease in world.a.leases.items()}
-    transitions = {name: lease.annotations for name, lease in world.a.leases.items()}
+    before = dict(world.report_writes)
+    assert world.report("b") == WELL
     world.term = world.new_term()
     world.run(wait)
-    assert {name: lease.annotations for name, lease in world.a.leases.items()} == transitions
-    assert before.keys() == world.a.leases.keys()
+    assert world.report_writes == before
+    world.term = world.new_term()
+    world.remotes["b"].is_silent = True
+    world.run(wait)
+    assert world.report("b")["Ready"] == ("False", "ClusterUnreachable")
+    assert world.report("c") == WELL
+
+
+def test_a_cluster_that_is_just_being_read_for_the_first_time_is_told(world: World) -> None:
+    world.remotes["b"].is_silent = True
+
+    async def script(world: World) -> None:
+        await trio.sleep(2)
+        assert world.report("b")["Ready"] == ("Unknown", "Pending")
+        await trio.sleep(CONNECT_PATIENCE_S + MIN_PAUSE_S)
+        assert world.report("b")["Ready"] == ("False", "ClusterUnreachable")
+
+    world.run(script)
 
 
 # --- hostile and unlucky ---------------------------------------------------------------------------------------------
@@ -713,6 +768,23 @@ def test_what_a_remote_cluster_says_steers_no_terminal_and_no_log(world: World) 
         assert all(one.note.isprintable() for one in world.a.seen_events("system"))
         record = world.a.leases["system", "cluster-b"]
         assert all(text.isprintable() for text in record.annotations.values())
+
+    world.run(script)
+
+
+def test_what_the_reading_of_clusters_comes_to_is_counted_over_all_and_kept(world: World) -> None:
+    async def script(world: World) -> None:
+        world.remotes["b"].counts = {"events/VPCService": 3.0, "events/Pod": 4.0, "lists/Pod": 9.0}
+        world.remotes["c"].counts = {"events/Pod": 5.0, "paced_seconds/Pod": 1.5, "stale_seconds": 7.0}
+        await trio.sleep(3)
+        assert world.term.remote_counts == {"events": 12.0, "errors": 0.0, "paced_seconds": 1.5}
+        world.remotes["b"].counts = {"events/VPCService": 8.0, "errors/Pod": 1.0}
+        world.leave("b")
+        await trio.sleep(3)
+        world.remotes["b"].counts = {}
+        world.join("b")
+        await trio.sleep(3)
+        assert world.term.remote_counts == {"events": 13.0, "errors": 1.0, "paced_seconds": 1.5}, "it never goes back"
 
     world.run(script)
 

@@ -54,7 +54,10 @@ def discovery_warnings(caplog: pytest.LogCaptureFixture, *names: str) -> list[tu
         ("DISCOVERY_INTERVAL_SEC", "DISCOVERY_INTERVAL_SECS"),
         ("DISCOVERY_STALE_SECONDS", "DISCOVERY_STALE_SECS"),
         ("DISCOVERY_REMOVE_SECS", "DISCOVERY_REMOVED_SECS"),
-        ("DISCOVERY_XYZ", "one of DISCOVERY_INTERVAL_SECS, DISCOVERY_REMOVED_SECS, DISCOVERY_STALE_SECS"),
+        (
+            "DISCOVERY_XYZ",
+            "one of DISCOVERY_INTERVAL_SECS, DISCOVERY_REMOTE_CONFIG, DISCOVERY_REMOVED_SECS, DISCOVERY_STALE_SECS",
+        ),
     ],
 )
 def test_misspelt_variable_of_discovery_is_told(caplog: pytest.LogCaptureFixture, found: str, expected: str) -> None:

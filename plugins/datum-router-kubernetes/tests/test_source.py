@@ -170,12 +170,14 @@ def test_a_flood_of_events_is_read_at_a_rate(api: ScriptedApi, stage: Stage, mon
     for number in range(100):
         lines.put(event("ADDED", item(f"c{number:03}", str(11 + number))))
     api.watches(THINGS, Reply(chunks=lines, then="hang"))
-    with stage.run(THING, maxObjects="1000") as running:
+    source = stage.source(THING, maxObjects="1000")
+    with RunningSource(source, KindTable([THING])) as running:
         running.wait(lambda: len(running.names("Thing")) == 100, "what came first")
         lines.put(event("ADDED", item("late", "500")))
         lines.put(None)
         eventually(lambda: sum(paced) == 100, "it waits")
         assert "late" not in running.names("Thing")
+        assert source.stats()["paced_seconds/Thing"] == 3600.0
     # that it ends at once although it waits is what the end of the block is about
 
 

@@ -9,6 +9,7 @@ Of several Secrets that lead to one cluster the oldest counts, so that one that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -17,6 +18,14 @@ from datum_router.reasons import Reason
 
 IDENTITY_NAMESPACE = "kube-system"
 """The namespace whose uid says which cluster it is."""
+
+
+_UID = re.compile(r"[0-9A-Za-z-]{1,64}")
+
+
+def is_uid(text: str) -> bool:
+    """Tell whether a text can be a uid: what somebody else's API says is kept, shown and compared."""
+    return _UID.fullmatch(text) is not None
 
 
 class Joined(msgspec.Struct, frozen=True, kw_only=True, gc=False):

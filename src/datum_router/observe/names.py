@@ -511,6 +511,21 @@ CLUSTER_CONFLICTS = _gauge(
     "services",
     "Services of one cluster of whose export something is left out.",
 )
+REMOTE_EVENTS = _counter(
+    "datum_router_discovery_remote_events_total",
+    "events",
+    "Objects that came, changed or went in remote clusters, by lists and watches.",
+)
+REMOTE_ERRORS = _counter(
+    "datum_router_discovery_remote_errors_total",
+    "requests",
+    "Requests to remote clusters that failed, and answers that could not be understood or were too much.",
+)
+REMOTE_PACED = _counter(
+    "datum_router_discovery_remote_paced_seconds_total",
+    "seconds",
+    "Time for which events of remote clusters were not read since they came too fast.",
+)
 CLUSTER_REPORT_WRITES = _counter(
     "datum_router_discovery_report_writes_total", "leases", "Leases of clusters written and removed.", SLICE_ACT
 )
@@ -557,7 +572,7 @@ CONTROLLER_METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _C
 _DISCOVERY = (
     LEADING, TERMS, LEASE_FAILURES, REMOTE_CLUSTERS, IMPORTS, EXPORTS, SLICES, STALE_SLICES, SLICES_FAILING,
     CLUSTER_CONFLICTS, SLICE_WRITES, SLICE_WRITE_ERRORS, CLUSTER_REPORT_WRITES, CLUSTER_REPORT_ERRORS,
-    CLUSTER_WRITES, CLUSTER_WRITES_DELAYED,
+    REMOTE_EVENTS, REMOTE_ERRORS, REMOTE_PACED, CLUSTER_WRITES, CLUSTER_WRITES_DELAYED,
     BUILD_INFO, UPTIME, CPU, RSS, FDS, MAX_FDS, LOG_DROPPED, SCRAPES,
 )  # fmt: skip
 

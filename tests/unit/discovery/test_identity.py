@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datum_router.discovery.identity import Joined, refusals
+from datum_router.discovery.identity import Joined, is_uid, refusals
 from datum_router.reasons import Reason
 
 
@@ -27,3 +27,8 @@ def test_of_equally_old_ones_the_first_by_name_counts() -> None:
 def test_nothing_follows_from_what_is_not_known() -> None:
     assert refusals("", [Joined(name="b"), Joined(name="c")]) == {}
     assert refusals("me", [Joined(name="b"), Joined(name="c", id="x")]) == {}
+
+
+def test_what_is_no_uid_is_none() -> None:
+    assert is_uid("0f2d8a3e-6d0c-4a55-9d6b-1f3c2b1a0e9d")
+    assert not any(map(is_uid, ["", "x" * 65, "a b", "a\n", "\x1b[2J", "é"]))

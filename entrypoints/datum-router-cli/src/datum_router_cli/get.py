@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import click
@@ -10,13 +11,18 @@ import trio
 
 from datum_router.discovery.report import CLUSTER_LABELS, ClusterReport, read_record
 from datum_router.errors import ConfigError
-from datum_router.plugins.cluster import Cluster
+from datum_router.plugins.cluster import Cluster, LeaseRecord
 from datum_router.reasons import Reason
+from datum_router.reconcile.conditions import timestamp
 from datum_router_cli.failure import RouterCommand
-from datum_router_cli.output import make_console, output_option, print_json, print_table, say
+from datum_router_cli.output import make_console, output_option, print_json, print_table, printable, say
 from datum_router_cli.plugins import installed_plugins
 
 CLUSTER = "kubernetes"
+LEADER = "router-discovery"
+"""Lease by which one of several daemons leads."""
+CLOCKS_DIFFER_S = 60.0
+"""How much the daemon's clock may differ from ours (seconds)."""
 
 
 @click.command(cls=RouterCommand, short_help="Show how the clusters stand that discovery has joined.")
@@ -33,7 +39,8 @@ def get(what: str, name: str | None, namespace: str, kubeconfig: str | None, con
 
     They are read from the Leases that router-discovery keeps beside the clusters' Secrets, of which `kubectl get leases
     -l router.datum.net/component=remote-cluster` shows the same. REASON and MESSAGE are of the first condition that is
-    not as it should be. Exit status 0 whatever they say; 2: there is no cluster NAME; 1: anything else.
+    not as it should be. If no router-discovery keeps them, that is said on standard error. Exit status 0 whatever they
+    say; 2: there is no cluster NAME; 1: anything else.
 
     \b
     Example:
@@ -45,7 +52,10 @@ def get(what: str, name: str | None, namespace: str, kubeconfig: str | None, con
     settings = {"role": "cli"}
     settings |= {"kubeconfig": kubeconfig} if kubeconfig else {}
     settings |= {"context": context} if context else {}
-    reports = trio.run(_read, spec.create(settings), namespace)
+    reports, leader = trio.run(_read, spec.create(settings), namespace)
+    stopped = _stopped(leader, namespace, now=time.time())
+    if stopped:
+        click.echo(f"datum-router: warning: {printable(stopped)}", err=True)
     if name is not None:
         reports = [one for one in reports if one.name == name]
         if not reports:
@@ -55,7 +65,7 @@ def get(what: str, name: str | None, namespace: str, kubeconfig: str | None, con
                 reason=Reason.INVALID_VALUE,
             )
     if output == "json":
-        print_json({"clusters": [_plain(one) for one in reports]})
+        print_json({"discovery": stopped or "running", "clusters": [_plain(one) for one in reports]})
     elif name is not None:
         _print_one(reports[0])
     elif reports:
@@ -64,10 +74,20 @@ def get(what: str, name: str | None, namespace: str, kubeconfig: str | None, con
         say(make_console(), f"no cluster is joined in namespace {namespace}")
 
 
-async def _read(cluster: Cluster, namespace: str) -> list[ClusterReport]:
+async def _read(cluster: Cluster, namespace: str) -> tuple[list[ClusterReport], LeaseRecord | None]:
     found = await cluster.list_leases(namespace, labels=CLUSTER_LABELS)
     reports = [report for report in map(read_record, found) if report is not None]
-    return sorted(reports, key=lambda one: one.name)
+    return sorted(reports, key=lambda one: one.name), await cluster.read_lease(namespace, LEADER)
+
+
+def _stopped(leader: LeaseRecord | None, namespace: str, *, now: float) -> str:
+    """Return how it is seen that nobody keeps the reports; empty if somebody does. now in Unix seconds."""
+    last = "what is shown is what it said last"
+    if leader is None:
+        return f"router-discovery has not run yet in namespace {namespace}: it has no lease {LEADER}; {last}"
+    if not leader.holder or now - leader.renewed_at > leader.duration_s + CLOCKS_DIFFER_S:
+        return f"router-discovery does not run in namespace {namespace} since {timestamp(leader.renewed_at)}; {last}"
+    return ""
 
 
 def _plain(report: ClusterReport) -> dict[str, object]:

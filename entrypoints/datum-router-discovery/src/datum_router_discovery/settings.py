@@ -18,6 +18,8 @@ HELP = """Usage: datum-router-discovery
   DISCOVERY_INTERVAL_SECS        how often everything is compared anew, beside watching [default: 30]
   DISCOVERY_STALE_SECS           how long endpoints of an unreachable cluster are kept, 0 = for ever [default: 86400]
   DISCOVERY_REMOVED_SECS         how long those of a cluster without a Secret are kept [default: 300]
+  DISCOVERY_REMOTE_CONFIG        how remote clusters are read: maxObjects, maxBytes, labelSelector, pageSize,
+                                 watchIdleSeconds [default: maxObjects=100000,maxBytes=67108864]
   KUBECONFIG                     how to reach the own cluster [default: as the Pod it runs in]
   DATUM_ROUTER_KUBE_CONTEXT      which context of it [default: the current one]
   DATUM_ROUTER_NAMESPACES        namespaces of the own cluster, separated by commas [default: all]

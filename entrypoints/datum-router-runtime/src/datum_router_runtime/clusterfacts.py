@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from datum_router.discovery.identity import IDENTITY_NAMESPACE
+from datum_router.discovery.identity import IDENTITY_NAMESPACE, is_uid
 from datum_router.manifests.indexes import BY_VPC_ID, full_name
 from datum_router.manifests.meta import ObjectMeta
 from datum_router.manifests.table import KindTable
@@ -15,10 +15,10 @@ NAMESPACE_KIND = "Namespace"
 
 
 def cluster_id(view: StoreView) -> str:
-    """Return which cluster it is (see `discovery.identity`); empty if that may not be read."""
+    """Return which cluster it is (see `discovery.identity`); empty if that may not be read, or is no uid."""
     found = view.get(NAMESPACE_KIND, "", IDENTITY_NAMESPACE)
     meta = getattr(found, "metadata", None)
-    return meta.uid if isinstance(meta, ObjectMeta) else ""
+    return meta.uid if isinstance(meta, ObjectMeta) and is_uid(meta.uid) else ""
 
 
 def vpc_ids(view: StoreView, kinds: KindTable) -> Mapping[str, str]:

@@ -1,7 +1,8 @@
 """Writes what is said of joined clusters into their Leases: what differs, each in its time, and nothing else.
 
 A cluster that stands otherwise is told within `MIN_PAUSE_S`; the same in other words or numbers within `MINOR_PAUSE_S`.
-So a cluster that comes and goes, or whose complaints differ each time, costs a bounded number of writes.
+So a cluster that comes and goes, or whose complaints differ each time, costs a bounded number of writes. Of one that is
+just being read what was said before stays: a daemon that starts has no news.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from datum_router.discovery.report import (
     record_of,
     report_of,
 )
+from datum_router.discovery.standing import Phase
 from datum_router.errors import ClusterConflict, ClusterError
 from datum_router.plugins.cluster import Cluster, LeaseRecord
 from datum_router_runtime.turns import Signal
@@ -68,6 +70,7 @@ class ClusterReports:
         self.errors = errors
         self._there: dict[str, LeaseRecord] = {}  # by their names
         self._wanted: Mapping[str, Facts] | None = None  # by the same; None: not known yet
+        self._settled: dict[str, tuple[Facts, str]] = {}  # what a version of a Lease says already
         self._not_before: dict[str, float] = {}  # trio seconds
         self._written_at: dict[str, float] = {}
         self._tries: Counter[str] = Counter()
@@ -117,10 +120,15 @@ class ClusterReports:
             if facts is None:
                 due_at, record = self._not_before.get(name, now), None
             else:
+                if there is not None and self._settled.get(name) == (facts, there.version):
+                    continue
                 before = None if there is None else read_record(there)
+                if facts.phase is Phase.CONNECTING and before is not None and _is_of(before, facts):
+                    continue
                 report = report_of(facts, before, now=self._wall_clock())
                 record = self._record(report, there)
                 if there is not None and _is_same(there, record):
+                    self._settled[name] = (facts, there.version)
                     continue
                 pause_s = MIN_PAUSE_S if is_urgent(before, report) else MINOR_PAUSE_S
                 due_at = max(self._written_at.get(name, now - pause_s) + pause_s, self._not_before.get(name, now))
@@ -154,6 +162,7 @@ class ClusterReports:
         self._not_before.pop(name, None)
         if record is None:
             self._written_at.pop(name, None)
+            self._settled.pop(name, None)
         else:
             self._written_at[name] = trio.current_time()
         return True
@@ -182,6 +191,10 @@ class ClusterReports:
             log.warning(
                 "a report on a cluster cannot be written, will retry", extra={"lease": name, "error": str(error)}
             )
+
+
+def _is_of(report: ClusterReport, facts: Facts) -> bool:
+    return report.secret is not None and report.secret.uid == facts.uid
 
 
 def _is_same(there: LeaseRecord, wanted: LeaseRecord) -> bool:

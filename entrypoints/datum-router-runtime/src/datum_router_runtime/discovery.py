@@ -49,6 +49,12 @@ PROCESS = "discovery"
 """Value of the label `process`."""
 REMOTE_ROLE = "remote"
 """What the kubernetes source is asked for of a remote cluster."""
+SOME_KUBECONFIG = """\
+{"current-context": "x", "contexts": [{"name": "x", "context": {"cluster": "x", "user": "x"}}],
+ "clusters": [{"name": "x", "cluster": {"server": "https://example.invalid"}}],
+ "users": [{"name": "x", "user": {"token": "none"}}]}
+"""
+"""A kubeconfig that nothing is wrong with: by it settings for remote clusters are checked before there are any."""
 
 
 class Discovery:
@@ -68,6 +74,8 @@ class Discovery:
         self.settings = settings
         self.plugins = plugins or load(settings.disabled_plugins, os.environ)
         self._make_local()  # refuses bad settings at once
+        if settings.remote_config:
+            self._make_remote(SOME_KUBECONFIG)
         self.cluster = make_cluster(settings.cluster, settings.source_config, self.plugins, settings.disabled_plugins)
         self.identity = unique_identity(settings.identity or default_identity(os.environ))
         self.leader = Leader(self.cluster, identity=self.identity, lease=settings.lease, rng=random.Random())
@@ -77,6 +85,7 @@ class Discovery:
         self.errors: Counter[str] = Counter()
         self.report_writes: Counter[str] = Counter()
         self.report_errors: Counter[str] = Counter()
+        self.remote_counts: Counter[str] = Counter()
         self._cpu = CpuClock()
         self._started_at = time.monotonic()
         self._scrapes = 0
@@ -90,7 +99,7 @@ class Discovery:
 
     def _make_remote(self, text: str) -> Source:
         settings = self.settings
-        config = {"role": REMOTE_ROLE, "kubeconfigText": text}
+        config = {**settings.remote_config, "role": REMOTE_ROLE, "kubeconfigText": text}
         return make_source(settings.source, config, remote_plugins(self.plugins), settings.disabled_plugins)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -123,6 +132,7 @@ class Discovery:
             errors=self.errors,
             report_writes=self.report_writes,
             report_errors=self.report_errors,
+            remote_counts=self.remote_counts,
         )
         await self.term.run()
 
@@ -212,6 +222,9 @@ class Discovery:
             (names.CLUSTER_CONFLICTS, sum(one.conflicts for one in states)),
             (names.SLICE_WRITE_ERRORS, self.errors.total()),
             (names.CLUSTER_REPORT_ERRORS, self.report_errors.total()),
+            (names.REMOTE_EVENTS, self.remote_counts["events"]),
+            (names.REMOTE_ERRORS, self.remote_counts["errors"]),
+            (names.REMOTE_PACED, round(self.remote_counts["paced_seconds"], 3)),
             (names.CLUSTER_WRITES, counts.writes),
             (names.CLUSTER_WRITES_DELAYED, counts.writes_delayed),
             (names.UPTIME, round(time.monotonic() - self._started_at, 3)),

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 
 import msgspec
 
+from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.errors import ConfigError
 from datum_router.reasons import Reason
-from datum_router_runtime.settings import Address, convert_settings, require_duration, require_loopback
+from datum_router_runtime.settings import Address, convert_settings, parse_pairs, require_duration, require_loopback
 
 MAX_CONCURRENT_WRITES = 64
 MAX_KEPT_S = 10 * 365 * 86_400.0
@@ -19,7 +20,11 @@ DISCOVERY_ENVIRONMENT = {
     "DISCOVERY_STALE_SECS": "stale_s",
     "DISCOVERY_REMOVED_SECS": "removed_s",
 }
-"""Environment variable -> field."""
+"""Environment variable -> field, of those that are seconds."""
+REMOTE_CONFIG = "DISCOVERY_REMOTE_CONFIG"
+DISCOVERY_NAMES = (*DISCOVERY_ENVIRONMENT, REMOTE_CONFIG)
+REMOTE_SETTINGS = ("maxObjects", "maxBytes", "labelSelector", "pageSize", "watchIdleSeconds")
+"""Settings of the source that may be chosen for remote clusters; the rest is each cluster's own, or fixed."""
 
 
 class DiscoverySettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +33,8 @@ class DiscoverySettings(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         source: Name of the source plugin, of the own cluster and of remote ones.
         source_config: Its text settings for the own cluster.
+        remote_config: Its text settings for remote clusters: maxObjects, maxBytes, labelSelector, pageSize, or
+            watchIdleSeconds.
         cluster: Name of the plugin's cluster that is written to; it takes the source's settings.
         identity: What this process is called where it leads; empty = POD_NAME, else the host's name.
         lease: Name of the lease, in the namespace of this process, by which one of several daemons leads.
@@ -45,6 +52,7 @@ class DiscoverySettings(msgspec.Struct, frozen=True, kw_only=True):
 
     source: str = "kubernetes"
     source_config: Mapping[str, str] = {}
+    remote_config: Mapping[str, str] = {}
     cluster: str = "kubernetes"
     identity: str = ""
     lease: str = "router-discovery"
@@ -73,6 +81,10 @@ class DiscoverySettings(msgspec.Struct, frozen=True, kw_only=True):
             require_loopback(self.admin, "admin")
         for name in ("debounce_s", "debounce_max_s"):
             require_duration(getattr(self, name), name)
+        for name in self.remote_config:
+            if name not in REMOTE_SETTINGS:
+                hint = did_you_mean(name, REMOTE_SETTINGS) or f"expected some of {', '.join(REMOTE_SETTINGS)}"
+                raise ConfigError(f"remote_config: found {name} ({hint})", reason=Reason.UNKNOWN_FIELD)
         _within("interval_s", self.interval_s, 0.1, 3600.0)
         _within("stale_s", self.stale_s, 0.0, MAX_KEPT_S)
         _within("removed_s", self.removed_s, 0.0, MAX_KEPT_S)
@@ -88,7 +100,7 @@ def discovery_variables(environ: Mapping[str, str]) -> dict[str, object]:
     """Return what `DISCOVERY_*` variables say, as keyword values.
 
     Raises:
-        ConfigError: One is no number; names it.
+        ConfigError: One is no number, or are no pairs; names it.
     """
     found: dict[str, object] = {}
     for variable, field in DISCOVERY_ENVIRONMENT.items():
@@ -102,4 +114,6 @@ def discovery_variables(environ: Mapping[str, str]) -> dict[str, object]:
                     f"{variable}: found {text!r}, expected seconds such as 30", reason=Reason.INVALID_VALUE
                 )
             found[field] = value
+    if text := environ.get(REMOTE_CONFIG, ""):
+        found["remote_config"] = parse_pairs(text, REMOTE_CONFIG, "maxBytes=134217728")
     return found

@@ -52,6 +52,8 @@ MAX_CLUSTERS = 256
 """Remote clusters that are followed; others are told that they are too many."""
 LOOK_S = 1.0
 """How often (seconds) it is looked how clusters stand, even if nothing was heard."""
+MAX_REPORTS = 2 * MAX_CLUSTERS
+"""Clusters that have a Lease; of those beyond `MAX_CLUSTERS` some, so that it is seen why they are not followed."""
 MAX_EVENTS_WAITING = 1000
 SECRET = GroupVersionKind(group="", version="v1", kind="Secret")
 MakeRemote = Callable[[str], Source]
@@ -167,6 +169,7 @@ class Term:
         errors: Counter[str],
         report_writes: Counter[str] | None = None,
         report_errors: Counter[str] | None = None,
+        remote_counts: Counter[str] | None = None,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._settings = settings
@@ -196,6 +199,7 @@ class Term:
             writes=Counter() if report_writes is None else report_writes,
             errors=Counter() if report_errors is None else report_errors,
         )
+        self.remote_counts: Counter[str] = Counter() if remote_counts is None else remote_counts
         self._followed: dict[str, _Followed] = {}
         self._view: StoreView | None = None
         self._changed = Signal()
@@ -260,7 +264,7 @@ class Term:
             refused=refused,
             exports=self.book.exports_of(name),
             slices=self.book.slices_of(name),
-            conflicts=self.book.conflicts_of(name),
+            conflicts=dict(self.book.conflicts_of(name)),
             failing=failing,
             id=followed.id,
             version=followed.version,
@@ -271,12 +275,10 @@ class Term:
         """Have what is known of all joined clusters written, as far as it differs."""
         failing = self._failing()
         standings = self.book.clusters
+        told = [(name, one) for name, one in self._followed.items() if name in standings]
+        told.sort(key=lambda item: (item[1].since, item[0]))
         self.reports.want(
-            [
-                self._facts(name, followed, standings[name], failing.get(name, []))
-                for name, followed in self._followed.items()
-                if name in standings
-            ]
+            self._facts(name, followed, standings[name], failing.get(name, [])) for name, followed in told[:MAX_REPORTS]
         )
 
     async def run(self) -> None:
@@ -338,6 +340,7 @@ class Term:
         now = self._now()
         for name, followed in self._followed.items():
             self._take_news(name, followed)
+            self._count(followed)
             self._take_phase(name, followed, now)
         for name in self.book.published_clusters() - self.book.clusters.keys():
             self.book.put_phase(name, Phase.REMOVED, "it has no Secret", now=now)
@@ -382,6 +385,7 @@ class Term:
             followed.problem = found
             return
         followed.problem = None
+        self._count(followed)
         if followed.scope is not None:
             followed.scope.cancel()
 
@@ -425,11 +429,17 @@ class Term:
 
     def _drop(self, name: str) -> None:
         followed = self._followed.pop(name)
+        self._count(followed)
         followed.remote = None
         if followed.scope is not None:
             followed.scope.cancel()
         self.book.put_phase(name, Phase.REMOVED, "its Secret is gone", now=self._now())
         log.info("cluster is removed", extra={"cluster": name, "kept_s": self._settings.removed_s})
+
+    def _count(self, followed: _Followed) -> None:
+        if followed.remote is not None:
+            for what, value in followed.remote.new_counts().items():
+                self.remote_counts[what] += value  # type: ignore[assignment]  # seconds are no whole numbers
 
     def _take_refusals(self, own_id: str) -> None:
         """Find out which clusters may not be followed since they are the own one, or one that is followed already."""

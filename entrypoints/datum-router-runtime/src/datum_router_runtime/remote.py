@@ -23,7 +23,7 @@ from datum_router.manifests.table import KindTable
 from datum_router.manifests.vpcservice import VPCService
 from datum_router.model.service import Service
 from datum_router.plugins.manager import PluginSet
-from datum_router.plugins.protocols import Emit, Problems, Source, SourceEvent
+from datum_router.plugins.protocols import CountingSource, Emit, Problems, Source, SourceEvent
 from datum_router.registry.store import Store, StoreView
 from datum_router_runtime.clusterfacts import cluster_id, vpc_ids
 from datum_router_runtime.feed import Feed
@@ -31,6 +31,8 @@ from datum_router_runtime.feed import Feed
 CONNECT_PATIENCE_S = 30.0
 """A cluster of which not everything could be read for so long (seconds) cannot be reached."""
 MAX_MESSAGE_CHARS = 500
+COUNTED = ("events", "errors", "paced_seconds")
+"""What is counted of the reading of remote clusters, as `CountingSource.stats` calls it."""
 NOT_READ = frozenset({"VPCRoute", "VPCIngress", "VPCEgress", "Lease", "Secret", "ConfigMap"})
 """Kinds that no endpoint comes from."""
 
@@ -81,6 +83,8 @@ class RemoteCluster:
         self.vpcs: Mapping[str, str] = {}
         self.id = ""
         self._kinds = plugins.kinds
+        self._source = source
+        self._counted: dict[str, float] = {}
         self._told = told
         self._changed = changed
         self._complaints: dict[str, str] = {}
@@ -101,6 +105,19 @@ class RemoteCluster:
     async def run(self) -> None:
         """Follow until cancelled; no thread is left behind then."""
         await self._feed.run()
+
+    def new_counts(self) -> Mapping[str, float]:
+        """Return what the source has counted since this was last asked, over all kinds; see `COUNTED`."""
+        if not isinstance(self._source, CountingSource):
+            return {}
+        found = dict.fromkeys(COUNTED, 0.0)
+        for name, value in self._source.stats().items():
+            what, _, kind = name.partition("/")
+            if kind and what in found:
+                found[what] += value
+        news = {what: max(0.0, value - self._counted.get(what, 0.0)) for what, value in found.items()}
+        self._counted = found
+        return news
 
     def phase(self) -> tuple[Phase, str]:
         """Return how the cluster is found now, and why."""
@@ -161,7 +178,8 @@ class RemoteCluster:
                 self.exports.pop(where, None)
             else:
                 self.exports[where] = export
-        vpcs, self.id = vpc_ids(view, self._kinds), cluster_id(view) or self.id
+        # Once known it stays: a cluster that said another one each time would take others' place by turns.
+        vpcs, self.id = vpc_ids(view, self._kinds), self.id or cluster_id(view)
         is_other, self.vpcs = vpcs != self.vpcs, vpcs
         if changes or is_first or is_other:
             self._told(changes, is_first)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from datum_router.compiler.diagnostics import nearest
 from datum_router_runtime import sourceenv
-from datum_router_runtime.discoverysettings import DISCOVERY_ENVIRONMENT
+from datum_router_runtime.discoverysettings import DISCOVERY_NAMES
 from datum_router_runtime.settings import ADDRESSES, DATA_PLANE, ENVIRONMENT, TEXTS
 
 PREFIX = "DATUM_ROUTER_"
@@ -32,7 +32,7 @@ VARIABLES = frozenset(
     }
 )
 DISCOVERY_PREFIX = "DISCOVERY_"
-DISCOVERY_VARIABLES = frozenset(DISCOVERY_ENVIRONMENT)
+DISCOVERY_VARIABLES = frozenset(DISCOVERY_NAMES)
 """What only `datum-router-discovery` reads."""
 _SERVICE_LINK = re.compile(
     r"(?:.*_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)"

@@ -13,6 +13,7 @@ ERRORS = "errors"
 RELISTS = "relists"
 WATCH_RESTARTS = "watch_restarts"
 LIST_SECONDS = "list_seconds"
+PACED_SECONDS = "paced_seconds"
 NAMES = (LISTS, LIST_SECONDS, RELISTS, WATCHES, WATCH_RESTARTS, EVENTS, ERRORS)
 
 
@@ -24,6 +25,7 @@ class Counters:
     - `watches`: watches that were opened; `watch_restarts`: those of them that went on where another one broke off,
       fell silent or ended.
     - `events`: objects that came, changed or went, by lists and watches.
+    - `paced_seconds`: for how long nothing was read since events came too fast (see `budget`).
     - `errors`: requests that failed, and answers that could not be understood.
     """
 

@@ -308,7 +308,10 @@ class ListWatch:
                 if has_spoken:
                     self._tell(events, version=self._follower.version)
             if self._budget is not None:
-                self._stopping.wait(self._budget.pace(len(lines), now=time.monotonic()))
+                wait_s = self._budget.pace(len(lines), now=time.monotonic())
+                if wait_s:
+                    self._counts.add(counters.PACED_SECONDS, self.collection.kind, wait_s)
+                    self._stopping.wait(wait_s)
         return has_spoken
 
     def _read_event(self, line: bytes) -> SourceEvent | None:
