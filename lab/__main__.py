@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
-from lab import cluster, network, outage, processes, story
+from lab import cluster, network, outage, processes, shell, story
 from lab.network import LabError
-from lab.plan import CLOUDS, GATEWAY_HOST, GATEWAY_PORT, PUBLIC_ADDRESS, VISITOR, draw_map
+from lab.plan import draw_map
 from lab.story import Lab, Say
 
 ACCESS_LOGGER = "datum_router.access"
@@ -67,15 +67,10 @@ def keep() -> None:
     with whole_lab() as lab:
         story.join(lab, lambda _: None)
         say(draw_map())
-        visitor = f"ip netns exec {network.namespace(VISITOR)} curl -g -H 'Host: blue.example.com'"
-        say(f"Try:  {visitor} 'http://[{PUBLIC_ADDRESS}]:{GATEWAY_PORT}/api/v1/users'")
-        for node in CLOUDS:
-            kubectl = " ".join(lab.clusters[node.name].kubectl_command())
-            say(f'      {node.name}() {{ ip netns exec {network.namespace(node.name)} {kubectl} "$@"; }}')
-        say("      aws get vpcservices,vpcroutes,endpointslices -A; gcp -n blue get vpcservices")
-        say(f"      ip netns exec {network.namespace(GATEWAY_HOST)} ip -6 rule")
-        say(f"      ip -s -n {network.namespace('gcp')} -6 route   # packets that segments took out")
-        say(f"Logs: {lab.processes.log('gateway').parent}/*.log. Ctrl-C takes everything down.")
+        found = lab.processes.home / "try.sh"
+        found.write_text(shell.functions({name: one.kubectl_command() for name, one in lab.clusters.items()}))
+        say(f"To try it, as root in another shell:\n\n  . {found}\n{shell.HELP}")
+        say(f"Logs: {lab.processes.home}/*.log. Ctrl-C takes everything down.")
         signal.pause()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lab import cluster, network, plan, traffic, verdict
+from lab import cluster, network, plan, shell, traffic, verdict
 from lab.__main__ import main
 from tests.cluster import plane
 
@@ -189,6 +189,33 @@ def test_only_what_labs_that_have_ended_left_is_deleted(monkeypatch: pytest.Monk
     assert asked == [("netns", "pids", "srp-99999999-aws"), ("netns", "del", "srp-99999999-aws")]
     assert killed == [4194305]
     assert {one.name for one in tmp_path.glob("datum-*")} == {f"datum-router-lab-{one}-x" for one in (used, others)}
+
+
+def test_what_is_left_to_try_is_shell_that_works(tmp_path: Path) -> None:
+    """Every function is run, with an `ip` that only says what it was asked for."""
+    ip = tmp_path / "ip"
+    ip.write_text('#!/bin/sh\nprintf "%s\\n" "$*"\n')
+    ip.chmod(0o755)
+    (tmp_path / "try.sh").write_text(shell.functions({"gcp": ["/a dir/kubectl", "--kubeconfig", "/x"]}))
+    script = ". ./try.sh; ask blue /shop; inside aws ip -6 rule; gcp get pods -A; cut; mend"
+    done = subprocess.run(
+        ["sh", "-euc", script],
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    name = f"srp-{os.getpid()}"
+    rules = ["iif gcp", "to fc00:0:2::/48", "to 2001:db8:c::/48"]
+    assert [line for line in done.stdout.splitlines() if line] == [
+        f"netns exec {name}-visitor curl -sSg -i -H Host: blue.example.com http://[2001:db8:a:80::80]:8080/shop",
+        f"netns exec {name}-aws ip -6 rule",
+        f"netns exec {name}-gcp /a dir/kubectl --kubeconfig /x get pods -A",
+        *(f"-n {name}-net -6 rule add {way} blackhole pref 10" for way in rules),
+        *(f"-n {name}-net -6 rule del {way} blackhole pref 10" for way in rules),
+    ]
 
 
 def test_if_one_of_several_things_fails_the_others_are_made_to_end() -> None:
