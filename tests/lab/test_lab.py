@@ -7,12 +7,13 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab import cluster, network, plan, shell, traffic, verdict
+from lab import cluster, network, plan, processes, shell, traffic, verdict
 from lab.__main__ import main
 from tests.cluster import plane
 
@@ -239,3 +240,53 @@ def test_several_things_that_go_well_are_waited_for() -> None:
     done: list[int] = []
     cluster.together([lambda: done.append(1), lambda: done.append(2)], abort=pytest.fail)
     assert sorted(done) == [1, 2]
+
+
+@pytest.fixture
+def children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[processes.Processes]:
+    """Give processes that are started where the test is."""
+    monkeypatch.setattr(processes, "inside_command", lambda _, command: command)
+    made = processes.Processes(tmp_path)
+    yield made
+    made.stop()
+
+
+def python(script: str) -> list[str]:
+    return [sys.executable, "-c", script]
+
+
+def test_a_process_that_ends_too_soon_is_told_with_the_end_of_its_log(children: processes.Processes) -> None:
+    children.start("gateway", "here", python("import sys; sys.exit('no such setting')"))
+    with pytest.raises(network.LabError, match="gateway ended before it was ready: no such setting"):
+        children.wait_ready("gateway", lambda: False)
+
+
+def test_a_process_that_is_never_ready_is_told_with_the_end_of_its_log(
+    children: processes.Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "START_TIMEOUT_S", 0.0)
+    children.start("gateway", "here", python("import time; time.sleep(60)"))
+    with pytest.raises(network.LabError, match="not within 0 s: gateway is ready; its log ends with: "):
+        children.wait_ready("gateway", lambda: False)
+
+
+def test_what_a_process_prints_and_says_is_kept_and_it_has_its_environment(children: processes.Processes) -> None:
+    script = "import os, sys; print(os.environ['WORD']); sys.stderr.write('said')"
+    children.start("one", "here", python(script), env={"WORD": "printed"})
+    traffic.wait_for("both are there", lambda: children.log("one").read_text() == "said")
+    children.stop("one")
+    assert children.output("one").read_text() == "printed\n"
+
+
+def test_a_process_that_does_not_want_to_end_is_killed(
+    children: processes.Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "END_TIMEOUT_S", 0.0)
+    script = (
+        "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    children.start("stubborn", "here", python(script))
+    traffic.wait_for("it ignores SIGTERM", lambda: children.output("stubborn").read_text().endswith("\n"))
+    children.stop()
+    assert not Path(f"/proc/{children.output('stubborn').read_text().strip()}").exists()
