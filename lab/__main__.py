@@ -20,6 +20,8 @@ from lab.plan import draw_map
 from lab.story import Lab, Say
 
 ACCESS_LOGGER = "datum_router.access"
+SHOWN_LOGS = ("gateway", "discovery", "controller")
+SHOWN_LINES = 15
 STEPS: tuple[tuple[str, Callable[[Lab, Say], list[str]]], ...] = (
     ("Three clusters: what GCP and on-prem export is reached by its name in AWS", story.join),
     ("A request enters in AWS and is answered in GCP", story.example),
@@ -54,11 +56,15 @@ def show() -> list[str]:
         say(f"three clusters, gateway, controller, discovery and four backends run after {took_s:.1f} s")
         for number, (title, step) in enumerate(STEPS, 1):
             say(f"\n{number}. {title}")
-            wrong += step(lab, say)
+            try:
+                wrong += step(lab, say)
+            except LabError as error:  # what comes next would have no ground to stand on
+                wrong.append(str(error))
+                break
         if wrong:
-            for name in ("gateway", "discovery"):
-                log = [line for line in lab.processes.log(name).read_text().splitlines() if ACCESS_LOGGER not in line]
-                say(f"\nlast lines of {name}'s log:\n" + "\n".join(log[-15:]))
+            for name in SHOWN_LOGS:
+                lines = [line for line in lab.processes.log(name).read_text().splitlines() if ACCESS_LOGGER not in line]
+                say(f"\nlast lines of {name}'s log:\n" + "\n".join(lines[-SHOWN_LINES:]))
     return wrong
 
 

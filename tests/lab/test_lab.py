@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import subprocess
@@ -13,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from lab import cluster, network, plan, processes, shell, traffic, verdict
-from lab.__main__ import main
+from lab import __main__ as lab_main
+from lab import cluster, network, plan, processes, shell, story, traffic, verdict
 from tests.cluster import plane
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -147,7 +148,7 @@ def test_where_it_cannot_run_it_says_what_is_missing(
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setattr("shutil.which", lambda _: None)
-    assert main() == status
+    assert lab_main.main() == status
     assert capsys.readouterr().out == (
         "the lab needs what is not here: the program `ip`: install iproute2 (apt-get install iproute2)\n"
     )
@@ -290,3 +291,21 @@ def test_a_process_that_does_not_want_to_end_is_killed(
     traffic.wait_for("it ignores SIGTERM", lambda: children.output("stubborn").read_text().endswith("\n"))
     children.stop()
     assert not Path(f"/proc/{children.output('stubborn').read_text().strip()}").exists()
+
+
+def test_a_step_that_cannot_go_on_is_the_last_and_logs_are_shown_without_requests(
+    children: processes.Processes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def breaks(_lab: story.Lab, _say: story.Say) -> list[str]:
+        raise network.LabError("not within 60 s: something")
+
+    for name in lab_main.SHOWN_LOGS:
+        children.log(name).write_text(f"{name} starts\na request of datum_router.access\n")
+    monkeypatch.setattr(lab_main, "whole_lab", lambda: contextlib.nullcontext(story.Lab({}, children)))
+    steps = (("first", lambda *_: ["is wrong"]), ("second", breaks), ("third", lambda *_: pytest.fail("is not run")))
+    monkeypatch.setattr(lab_main, "STEPS", steps)
+    assert lab_main.show() == ["is wrong", "not within 60 s: something"]
+    printed = capsys.readouterr().out
+    assert "\n1. first\n\n2. second\n" in printed
+    assert "last lines of discovery's log:\ndiscovery starts\n" in printed
+    assert "datum_router.access" not in printed
