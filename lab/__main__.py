@@ -24,6 +24,7 @@ SHOWN_LOGS = ("gateway", "discovery", "controller")
 SHOWN_LINES = 15
 STEPS: tuple[tuple[str, Callable[[Lab, Say], list[str]]], ...] = (
     ("Three clusters: what GCP and on-prem export is reached by its name in AWS", story.join),
+    ("An export is taken back, and given again", story.consent),
     ("A request enters in AWS and is answered in GCP", story.example),
     ("Two tenants with equal addresses", story.tenants),
     ("A cloud is cut off, and returns", outage.failover),

@@ -10,7 +10,7 @@ from lab import chart, verdict
 from lab.network import cut_off, reconnect
 from lab.plan import AWS, BLUE, GCP, PREM, PUBLIC_ADDRESS, VISITOR, backend
 from lab.story import Lab, Say, shown
-from lab.traffic import Answer, Load, health, wait_for
+from lab.traffic import Answer, Load, ask_many, health, wait_for
 from lab.verdict import Logged, Outage
 
 RATE = 100.0
@@ -53,6 +53,7 @@ def failover(lab: Lab, say: Say) -> list[str]:
         states()
         return not any(one.stale_since for one in lab.slices())
 
+    wait_for("both clouds answer alike, after their slow start", _is_even)
     watch = "watch-slices"
     lab.processes.start(watch, AWS.name, lab.here.watch_command("endpointslices", BLUE.name))
     log = lab.processes.output(watch)
@@ -131,6 +132,13 @@ def _tell(answers: list[Answer], entries: list[Logged], outage: Outage, say: Say
     say("  who answered: Cut off, Probes failed, Stale, Joined again, probes Back, Heard")
     for line in chart.draw(answers, (GCP.name, PREM.name), events, start=outage.began, end=outage.ended_at):
         say(f"  {line}")
+
+
+def _is_even() -> bool:
+    """Tell whether GCP answers about half of some requests."""
+    times = 40
+    answers = ask_many(VISITOR, PUBLIC_ADDRESS, name="blue.example.com", path="/shop", times=times)
+    return 0.45 * times <= sum(one.cloud == GCP.name for one in answers) <= 0.55 * times
 
 
 def _of(lab: Lab) -> list[str]:
