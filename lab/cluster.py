@@ -66,8 +66,12 @@ class Cluster:
 
     def __init__(self, node: Node, home: Path) -> None:
         self.node = node
-        self._plane = ControlPlane(
-            home / f"cluster-{node.name}", host=node.address, port=API_PORT, start_patience_s=START_PATIENCE_S
+        # In there, so that the free ports that etcd gets are looked for where they are used.
+        self._plane = inside(
+            node.name,
+            lambda: ControlPlane(
+                home / f"cluster-{node.name}", host=node.address, port=API_PORT, start_patience_s=START_PATIENCE_S
+            ),
         )
 
     def start(self) -> None:

@@ -242,17 +242,18 @@ def _connect_public() -> None:
 
 def cut_off(node: Node) -> None:
     """Let every packet to and from a node vanish on the Internet: no error, no reset, as when a cable is cut."""
-    for direction in _directions(node):
+    for direction in directions(node):
         ip("-6", "rule", "add", *direction, "blackhole", "pref", "10", inside=INTERNET)
 
 
 def reconnect(node: Node) -> None:
     """Undo `cut_off`."""
-    for direction in _directions(node):
+    for direction in directions(node):
         ip("-6", "rule", "del", *direction, "blackhole", "pref", "10", inside=INTERNET)
 
 
-def _directions(node: Node) -> tuple[tuple[str, str], ...]:
+def directions(node: Node) -> tuple[tuple[str, str], ...]:
+    """Return what selects, by rules of the Internet's, every packet to and from a node."""
     return (("iif", node.name), ("to", node.locator), ("to", f"{node.underlay}::/48"))
 
 

@@ -10,15 +10,15 @@ from lab import chart, verdict
 from lab.network import cut_off, reconnect
 from lab.plan import AWS, BLUE, GCP, PREM, PUBLIC_ADDRESS, VISITOR, backend
 from lab.story import Lab, Say, shown
-from lab.traffic import Answer, Load, health, wait_for
-from lab.verdict import Outage
+from lab.traffic import Answer, Load, ask_many, health, wait_for
+from lab.verdict import Logged, Outage
 
 RATE = 100.0
 LOAD_THREADS = 24
 BEFORE_S = 3.0
 OUT_S = 3.0
 """How long the load goes on, at least, when nothing goes to GCP."""
-SLOW_START_S = 4.0
+SLOW_START_S = 8.0
 """As in lab/manifests."""
 AFTER_S = 3.0
 STALE_PATIENCE_S = 150.0
@@ -53,6 +53,7 @@ def failover(lab: Lab, say: Say) -> list[str]:
         states()
         return not any(one.stale_since for one in lab.slices())
 
+    wait_for("both clouds answer alike, after their slow start", _is_even)
     watch = "watch-slices"
     lab.processes.start(watch, AWS.name, lab.here.watch_command("endpointslices", BLUE.name))
     log = lab.processes.output(watch)
@@ -86,20 +87,21 @@ def failover(lab: Lab, say: Say) -> list[str]:
     lab.processes.stop(watch)
     answers = load.answers
     outage = Outage(began, cutting_at, cut_at, out_at, stale_at, joined_at, back_at, heard_at, ended_at)
-    _tell(answers, outage, say)
-    seconds = range(int(ended_at - back_at))
+    seconds = range(int(ended_at - joined_at))
+    entries = lab.log(ROUTE, skew_s=skew_s)
+    _tell(answers, entries, outage, say)
     wrong = verdict.judge_answers(answers, outage, other=PREM.name)
-    wrong += verdict.judge_log(lab.log(ROUTE, skew_s=skew_s), outage, dead=dead)
+    wrong += verdict.judge_log(entries, outage, dead=dead)
     wrong += verdict.judge_slices(list(verdict.read_events(log.read_text())), GCP.name)
     wrong += verdict.judge_return(
-        [verdict.share(answers, back_at + second, back_at + second + 1, GCP.name) for second in seconds]
+        [verdict.share(answers, joined_at + second, joined_at + second + 1, GCP.name) for second in seconds]
     )
     if astray:
         wrong.append(f"endpoints came or went at the gateway meanwhile: {sorted(astray)}")
     return wrong
 
 
-def _tell(answers: list[Answer], outage: Outage, say: Say) -> None:
+def _tell(answers: list[Answer], entries: list[Logged], outage: Outage, say: Say) -> None:
     """Show what became of the requests."""
 
     def told(what: str, chosen: Callable[[Answer], bool]) -> None:
@@ -109,8 +111,11 @@ def _tell(answers: list[Answer], outage: Outage, say: Say) -> None:
         longest = max((one.ended - one.began for one in some), default=0.0)
         say(f"    {what:<38} {len(some):>5}: {shown(clouds)}; {failed} failed; the longest took {longest:.2f} s")
 
-    first = next((one.ended for one in answers if one.began > outage.cut_at and one.status == 200), outage.cut_at)
-    say(f"  requests ({len(answers)}; first answer to one begun after the cut: {first - outage.cut_at:.2f} s after it)")
+    again = [one.began - outage.cut_at for one in entries if one.attempts > 1 and one.began >= outage.began]
+    tried = (
+        f"{len(again)} were tried again, begun at t={min(again):+.2f} to {max(again):+.2f} s" if again else "none twice"
+    )
+    say(f"  {len(answers)} requests at {RATE:g}/s; {tried}")
     told("before the cut", lambda one: one.ended <= outage.cutting_at)
     told("in flight at the cut", outage.was_in_flight)
     told("begun after it, until probes failed", lambda one: outage.cut_at <= one.began < outage.out_at)
@@ -127,6 +132,13 @@ def _tell(answers: list[Answer], outage: Outage, say: Say) -> None:
     say("  who answered: Cut off, Probes failed, Stale, Joined again, probes Back, Heard")
     for line in chart.draw(answers, (GCP.name, PREM.name), events, start=outage.began, end=outage.ended_at):
         say(f"  {line}")
+
+
+def _is_even() -> bool:
+    """Tell whether GCP answers about half of some requests."""
+    times = 40
+    answers = ask_many(VISITOR, PUBLIC_ADDRESS, name="blue.example.com", path="/shop", times=times)
+    return 0.45 * times <= sum(one.cloud == GCP.name for one in answers) <= 0.55 * times
 
 
 def _of(lab: Lab) -> list[str]:

@@ -38,6 +38,11 @@ class Processes:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._logs = logs
 
+    @property
+    def home(self) -> Path:
+        """Return the directory of logs and whatever else is for people to look at."""
+        return self._logs
+
     def log(self, name: str) -> Path:
         """Return where a child's log is."""
         return self._logs / f"{name}.log"

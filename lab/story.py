@@ -33,6 +33,8 @@ from lab.traffic import Answer, Wire, ask_many, health, page, tapped, wait_for
 from lab.verdict import Logged, SliceSeen, read_log, slice_of
 
 TENANT_REQUESTS = 1000
+CONSENT_REQUESTS = 100
+TAKEN_BACK = '{"spec": {"exportTo": null}}'
 SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
 API_ROUTE = "blue/public-api"
 Say = Callable[[str], None]
@@ -110,6 +112,33 @@ def join(lab: Lab, say: Say) -> list[str]:
     for line in lab.here.kubectl("-n", "blue", "get", "vpcservices,vpcroutes").splitlines():
         say(f"    {line}".rstrip())
     return wrong
+
+
+def consent(lab: Lab, say: Say) -> list[str]:
+    """Have on-prem take an export back, and give it again."""
+    cluster = lab.clusters[PREM.name]
+    pod = backend(PREM, BLUE)
+    cluster.kubectl("-n", "blue", "patch", "vpcservice", "shop", "--type=merge", "-p", TAKEN_BACK)
+    patched = time.monotonic()
+    say(f"  kubectl -n blue patch vpcservice shop --type=merge -p '{TAKEN_BACK}'  in on-prem's cluster")
+    wait_for("on-prem's slices are gone", lambda: not _published(lab, PREM))
+    at = wait_for("the gateway knows no endpoint on-prem", lambda: not _known(pod))
+    answers = ask_many(VISITOR, PUBLIC_ADDRESS, name="blue.example.com", path="/shop", times=CONSENT_REQUESTS)
+    clouds = Counter(one.cloud or str(one.status) for one in answers)
+    say(f"  {at - patched:.1f} s later its endpoints have left AWS; {CONSENT_REQUESTS} requests: {shown(clouds)}")
+    cluster.apply(MANIFESTS / PREM.name)
+    applied = time.monotonic()
+    at = wait_for("every backend is probed healthy again", gateway_is_ready)
+    say(f"  kubectl apply gives it again; {max(0.0, at - applied):.1f} s later its endpoints are there and healthy")
+    return [] if clouds.keys() == {GCP.name} else [f"after on-prem took its export back, requests went to {clouds}"]
+
+
+def _published(lab: Lab, node: Node) -> list[SliceSeen]:
+    return [one for one in lab.slices() if one.cluster == node.name and one.annotations["vpc"].startswith("blue/")]
+
+
+def _known(pod: Pod) -> list[str]:
+    return [one for one in health("blue/shop") if one.startswith((f"{pod.ipv4}:", f"[{pod.ipv6}]:"))]
 
 
 def _ready_clusters() -> set[str]:

@@ -22,7 +22,7 @@ ETH_P_ALL = 3
 CAPTURED_BYTES = 512
 MAX_SEEN_PATHS = 1000
 ANSWER_TIMEOUT_S = 10.0
-"""More than any timeout of a route."""
+"""More than `timeouts.request` of the route that is asked under load."""
 PATIENCE_S = 60.0
 """How long anything may take on a slow machine that takes a second or two on others."""
 

@@ -17,8 +17,10 @@ NOTICED_S = 1.0
 """From when a page says that an endpoint is out until every worker knows, on a slow machine too (seconds)."""
 LEAST_END_SHARE = 0.3
 """What a cloud that answers half of all requests must have come back to, at least."""
-MOST_FIRST_SHARE = 0.8
-"""Of that, what it may have in the first second: it returns gradually."""
+GRADUAL_SHARE = (0.02, 0.6)
+"""Of what it comes back to: a second with a share in between is one of a gradual return."""
+LEAST_GRADUAL_S = 2
+"""How many of these there must be. If one of two endpoints returned at once, it would have two thirds of the end."""
 
 
 @dataclass(frozen=True)
@@ -130,12 +132,17 @@ def judge_slices(events: Sequence[Mapping[str, object]], cluster: str) -> list[s
 
 
 def judge_return(shares: Sequence[float]) -> list[str]:
-    """Judge the cloud's share, second by second since its probes pass: less at first, and at the end what it had."""
+    """Judge the cloud's share, second by second since it is connected again: it grows to about what it was."""
     end = sum(shares[-2:]) / 2
-    if end >= LEAST_END_SHARE and shares[0] < MOST_FIRST_SHARE * end:
+    low, high = GRADUAL_SHARE
+    gradual = sum(low * end < one < high * end for one in shares)
+    if end >= LEAST_END_SHARE and gradual >= LEAST_GRADUAL_S:
         return []
-    told = " ".join(f"{share:.0%}" for share in shares)
-    return [f"the cloud did not return gradually: {told}, expected less at first, and {LEAST_END_SHARE:.0%} at the end"]
+    told = " ".join(f"{one:.0%}" for one in shares)
+    return [
+        f"the cloud did not return gradually: {told}; expected {LEAST_GRADUAL_S} seconds or more with {low:.0%} to "
+        f"{high:.0%} of what it has at the end, and {LEAST_END_SHARE:.0%} then"
+    ]
 
 
 def share(answers: Sequence[Answer], start: float, end: float, cloud: str) -> float:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lab import cluster, network, plan, traffic, verdict
-from lab.__main__ import main
+from lab import __main__ as lab_main
+from lab import cluster, network, plan, processes, shell, story, traffic, verdict
 from tests.cluster import plane
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -146,7 +148,7 @@ def test_where_it_cannot_run_it_says_what_is_missing(
     monkeypatch.setattr("signal.signal", lambda *_: None)
     monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setattr("shutil.which", lambda _: None)
-    assert main() == status
+    assert lab_main.main() == status
     assert capsys.readouterr().out == (
         "the lab needs what is not here: the program `ip`: install iproute2 (apt-get install iproute2)\n"
     )
@@ -191,6 +193,33 @@ def test_only_what_labs_that_have_ended_left_is_deleted(monkeypatch: pytest.Monk
     assert {one.name for one in tmp_path.glob("datum-*")} == {f"datum-router-lab-{one}-x" for one in (used, others)}
 
 
+def test_what_is_left_to_try_is_shell_that_works(tmp_path: Path) -> None:
+    """Every function is run, with an `ip` that only says what it was asked for."""
+    ip = tmp_path / "ip"
+    ip.write_text('#!/bin/sh\nprintf "%s\\n" "$*"\n')
+    ip.chmod(0o755)
+    (tmp_path / "try.sh").write_text(shell.functions({"gcp": ["/a dir/kubectl", "--kubeconfig", "/x"]}))
+    script = ". ./try.sh; ask blue /shop; inside aws ip -6 rule; gcp get pods -A; cut; mend"
+    done = subprocess.run(
+        ["sh", "-euc", script],
+        cwd=tmp_path,
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    name = f"srp-{os.getpid()}"
+    rules = ["iif gcp", "to fc00:0:2::/48", "to 2001:db8:c::/48"]
+    assert [line for line in done.stdout.splitlines() if line] == [
+        f"netns exec {name}-visitor curl -sSg -i -H Host: blue.example.com http://[2001:db8:a:80::80]:8080/shop",
+        f"netns exec {name}-aws ip -6 rule",
+        f"netns exec {name}-gcp /a dir/kubectl --kubeconfig /x get pods -A",
+        *(f"-n {name}-net -6 rule add {way} blackhole pref 10" for way in rules),
+        *(f"-n {name}-net -6 rule del {way} blackhole pref 10" for way in rules),
+    ]
+
+
 def test_if_one_of_several_things_fails_the_others_are_made_to_end() -> None:
     is_aborted = threading.Event()
     aborts: list[bool] = []
@@ -212,3 +241,71 @@ def test_several_things_that_go_well_are_waited_for() -> None:
     done: list[int] = []
     cluster.together([lambda: done.append(1), lambda: done.append(2)], abort=pytest.fail)
     assert sorted(done) == [1, 2]
+
+
+@pytest.fixture
+def children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[processes.Processes]:
+    """Give processes that are started where the test is."""
+    monkeypatch.setattr(processes, "inside_command", lambda _, command: command)
+    made = processes.Processes(tmp_path)
+    yield made
+    made.stop()
+
+
+def python(script: str) -> list[str]:
+    return [sys.executable, "-c", script]
+
+
+def test_a_process_that_ends_too_soon_is_told_with_the_end_of_its_log(children: processes.Processes) -> None:
+    children.start("gateway", "here", python("import sys; sys.exit('no such setting')"))
+    with pytest.raises(network.LabError, match="gateway ended before it was ready: no such setting"):
+        children.wait_ready("gateway", lambda: False)
+
+
+def test_a_process_that_is_never_ready_is_told_with_the_end_of_its_log(
+    children: processes.Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "START_TIMEOUT_S", 0.0)
+    children.start("gateway", "here", python("import time; time.sleep(60)"))
+    with pytest.raises(network.LabError, match="not within 0 s: gateway is ready; its log ends with: "):
+        children.wait_ready("gateway", lambda: False)
+
+
+def test_what_a_process_prints_and_says_is_kept_and_it_has_its_environment(children: processes.Processes) -> None:
+    script = "import os, sys; print(os.environ['WORD']); sys.stderr.write('said')"
+    children.start("one", "here", python(script), env={"WORD": "printed"})
+    traffic.wait_for("both are there", lambda: children.log("one").read_text() == "said")
+    children.stop("one")
+    assert children.output("one").read_text() == "printed\n"
+
+
+def test_a_process_that_does_not_want_to_end_is_killed(
+    children: processes.Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "END_TIMEOUT_S", 0.0)
+    script = (
+        "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+        "print(os.getpid(), flush=True); time.sleep(60)"
+    )
+    children.start("stubborn", "here", python(script))
+    traffic.wait_for("it ignores SIGTERM", lambda: children.output("stubborn").read_text().endswith("\n"))
+    children.stop()
+    assert not Path(f"/proc/{children.output('stubborn').read_text().strip()}").exists()
+
+
+def test_a_step_that_cannot_go_on_is_the_last_and_logs_are_shown_without_requests(
+    children: processes.Processes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def breaks(_lab: story.Lab, _say: story.Say) -> list[str]:
+        raise network.LabError("not within 60 s: something")
+
+    for name in lab_main.SHOWN_LOGS:
+        children.log(name).write_text(f"{name} starts\na request of datum_router.access\n")
+    monkeypatch.setattr(lab_main, "whole_lab", lambda: contextlib.nullcontext(story.Lab({}, children)))
+    steps = (("first", lambda *_: ["is wrong"]), ("second", breaks), ("third", lambda *_: pytest.fail("is not run")))
+    monkeypatch.setattr(lab_main, "STEPS", steps)
+    assert lab_main.show() == ["is wrong", "not within 60 s: something"]
+    printed = capsys.readouterr().out
+    assert "\n1. first\n\n2. second\n" in printed
+    assert "last lines of discovery's log:\ndiscovery starts\n" in printed
+    assert "datum_router.access" not in printed

@@ -164,11 +164,13 @@ def test_a_watch_is_read_up_to_what_is_cut() -> None:
 @pytest.mark.parametrize(
     ("shares", "is_right"),
     [
-        ([0.1, 0.2, 0.4, 0.5, 0.5], True),
-        ([0.5, 0.5, 0.5, 0.5, 0.5], False),
-        ([0.0, 0.1, 0.1, 0.1, 0.1], False),
-        ([0.39, 0.5, 0.5], True),
-        ([0.41, 0.5, 0.5], False),
+        ([0.0, 0.0, 0.1, 0.2, 0.4, 0.5, 0.5], True),
+        ([0.0, 0.5, 0.5, 0.5, 0.5], False),  # at once
+        ([0.0, 0.2, 0.33, 0.33, 0.5, 0.5], False),  # one endpoint at once within a second, then the other
+        ([0.0, 0.1, 0.1, 0.1, 0.1], False),  # never what it was
+        ([0.29, 0.29, 0.5, 0.5], True),
+        ([0.29, 0.31, 0.5, 0.5], False),
+        ([0.0, 0.0], False),
     ],
 )
 def test_a_share_that_grows_to_what_it_was_is_a_return(shares: list[float], is_right: bool) -> None:
