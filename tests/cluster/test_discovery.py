@@ -228,7 +228,6 @@ def test_an_export_of_another_protocol_is_a_conflict_in_a_slice(clusters: Cluste
     until(lambda: message() == expected, f"the condition, found {message()!r}", daemon)
 
 
-def test_garbage_and_a_dead_host_hurt_nothing_else(clusters: Clusters, daemon: ServiceProcess, tmp_path: Path) -> None:
 def vpc(stage: Stage, name: str, identifier: str) -> None:
     """Make a VPC with the identifier that Galactic gave it."""
     raw = galactic("VPC", name, networks=["10.40.0.0/16"])
@@ -283,6 +282,7 @@ def test_vpcs_of_clusters_are_matched_by_identifier(clusters: Clusters, daemon: 
     until(lambda: clusters.slices("net") == {}, "not exported any more", daemon)
 
 
+def test_garbage_and_a_dead_host_hurt_nothing_else(clusters: Clusters, daemon: ServiceProcess, tmp_path: Path) -> None:
     clusters.join("garbage", "{] no: yaml")
     (port,) = free_ports(1)
     clusters.join("dead", kubeconfig(clusters.b.plane, server=f"https://127.0.0.1:{port}"))
