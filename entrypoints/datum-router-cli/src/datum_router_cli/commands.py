@@ -15,6 +15,7 @@ from datum_router_cli.failure import RouterGroup
 from datum_router_cli.plugins import plugins
 from datum_router_cli.run import run
 from datum_router_cli.schema import schema
+from datum_router_cli.sim import sim
 from datum_router_runtime.logsetup import setup_logging
 from datum_router_runtime.logtargets import warn_of_unknown_targets
 from datum_router_runtime.variables import warn_of_unknown_variables
@@ -58,5 +59,5 @@ def cli(ctx: click.Context, log_format: str | None) -> None:
     warn_of_unknown_variables(os.environ)
 
 
-for command in (check, explain, diff, run, apply, plugins, schema):
+for command in (check, explain, diff, run, apply, plugins, schema, sim):
     cli.add_command(command)

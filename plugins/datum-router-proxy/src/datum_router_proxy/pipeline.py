@@ -279,7 +279,12 @@ class Pipeline:
             excluded |= {lease.key}
             task.deadline, task.deadline_reason = trace.deadline, Reason.REQUEST_TIMEOUT
             if failure.decision.delay_s:
-                await self._pause(downstream, failure.decision.delay_s)
+                limits = lease.state.limits
+                limits.hold_retry()
+                try:
+                    await self._pause(downstream, failure.decision.delay_s)
+                finally:
+                    limits.let_go_retry()
             trace.body.rewind()
 
     async def _pause(self, downstream: Downstream, delay_s: float) -> None:
