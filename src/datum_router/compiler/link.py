@@ -27,6 +27,7 @@ from datum_router.model.route import BackendRef, HashOn, Rule
 from datum_router.model.service import Service, ServiceKey
 from datum_router.model.snapshot import SnapshotData
 from datum_router.observe.meter import RequestMeter
+from datum_router.policy.hedge import is_hedged
 from datum_router.policy.timeout import first_limit, has_try_limits
 from datum_router.reasons import Reason
 from datum_router.routing.host import host_matches
@@ -169,6 +170,10 @@ class LinkedRule:
         only = rule.destinations[0] if len(rule.destinations) == 1 else None
         self._single = only if only is not None and only.weight > 0 and not only.problem else None
         self._split = _NO_SPLIT if self._single is not None else Split(rule.destinations)
+
+    def hedges(self, method: str) -> bool:
+        """Tell whether requests with `method` may be hedged, which the express lane cannot do."""
+        return is_hedged(self.retry, method, has_body=False, is_tunnel=False, is_retry=False)
 
     def uses_states(self, states: Mapping[ServiceKey, ServiceState]) -> bool:
         """Tell whether the rule, linked anew, would be linked with the same states of its services."""

@@ -14,6 +14,7 @@ import msgspec
 from datum_router.compiler.diagnostics import Severity
 from datum_router.health.outlier import BreakerState
 from datum_router.health.view import HealthReason
+from datum_router.policy.hedge import ENDS
 from datum_router.policy.plugin_guard import PluginHook
 from datum_router.policy.retry import REFUSALS
 from datum_router.reasons import Reason
@@ -81,6 +82,7 @@ CODE_CLASS = Label(name="code_class", values=tuple(dict.fromkeys(CODE_CLASSES)))
 OUTCOME = Label(name="outcome", values=OUTCOMES)
 PERMIT = Label(name="permit", values=("requests", "retries"))
 WHY = Label(name="why", values=REFUSALS)
+HEDGE = Label(name="hedge", values=tuple(state.value for state in ENDS))
 STATE = Label(name="state", values=ENDPOINT_STATES)
 BREAKER = Label(name="state", values=tuple(str(state) for state in BreakerState))
 CHANGE = Label(name="change", values=tuple(str(reason) for reason in HealthReason))
@@ -180,6 +182,12 @@ ATTEMPT_FAILURES = _counter(
 RETRIES = _counter("datum_router_retries_total", "attempts", "Tries beyond a request's first.", SERVICE)
 NOT_RETRIED = _counter(
     "datum_router_retries_not_made_total", "attempts", "Failed tries that were not repeated, by why.", WHY
+)
+HEDGES = _counter(
+    "datum_router_hedges_total",
+    "attempts",
+    "Hedges: tries beside one that was slow, by how their race ended for them.",
+    HEDGE,
 )
 PERMITS_REFUSED = _counter(
     "datum_router_permits_refused_total",
@@ -398,7 +406,7 @@ _SOURCE = (
 _ALL = (
     REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, PROTOCOL_REQUESTS, REASONS, IN_FLIGHT, TUNNELS,
     REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY,
-    ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
+    ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, HEDGES, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
     UPSTREAM_CONNECTIONS, UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,
     ENDPOINTS, BREAKERS, PANIC, PROBES, HEALTH_CHANGES, PLUGIN_FAILURES, PLUGIN_DISABLED,
     CONFIG_VERSION, CONFIG_RELOADED_AT, CONFIG_FAILURES, DIAGNOSTICS, COMPILATIONS, COMPILE_SECONDS, COMPILE_LAST,

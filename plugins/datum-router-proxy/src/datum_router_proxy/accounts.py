@@ -10,6 +10,7 @@ from datum_router.observe.cells import Cell
 from datum_router.observe.events import RequestEnded
 from datum_router.observe.meter import RequestMeter
 from datum_router.plugins.protocols import DataPlaneObserver
+from datum_router.policy.hedge import RacerState
 from datum_router.policy.retry import RetryDecision
 from datum_router.reasons import Reason
 from datum_router_proxy.loop import Loop
@@ -20,13 +21,14 @@ from datum_router_proxy.trace import Trace
 class Accounts:
     """Finds the meter of a request, which is kept beside its rule: one look-up by two short strings."""
 
-    __slots__ = ("_loop", "_not_retried", "_observer", "_unrouted", "_wants_events")
+    __slots__ = ("_hedges", "_loop", "_not_retried", "_observer", "_unrouted", "_wants_events")
 
     def __init__(self, loop: Loop, observer: DataPlaneObserver) -> None:
         self._loop = loop
         self._observer = observer
         self._wants_events = observer.wants_events
         self._not_retried: Counter[str] = Counter()
+        self._hedges: Counter[str] = Counter()
         self._unrouted: dict[tuple[str, str], RequestMeter] = {}
 
     def ended(self, protocol: str, request: Request, trace: Trace, now: float) -> None:
@@ -94,8 +96,14 @@ class Accounts:
             self._not_retried[decision.why] += 1
         return decision
 
+    def hedged(self, state: RacerState) -> None:
+        """Count how a race ended for an attempt that was not its first."""
+        self._hedges[state.value] += 1
+
     def take_cells(self) -> list[Cell]:
         """Return what was counted here since the last call."""
         cells = [Cell(names.NOT_RETRIED.name, (why,), count) for why, count in self._not_retried.items()]
         self._not_retried.clear()
+        cells += [Cell(names.HEDGES.name, (state,), count) for state, count in self._hedges.items()]
+        self._hedges.clear()
         return cells

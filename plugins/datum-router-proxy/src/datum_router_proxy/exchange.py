@@ -19,6 +19,7 @@ import msgspec
 
 from datum_router.reasons import Reason
 from datum_router_proxy.answers import Answer, DateField
+from datum_router_proxy.task import Task
 
 Field = tuple[bytes, bytes]
 FieldTuple = tuple[Field, ...]
@@ -200,6 +201,18 @@ class Downstream(Body, Protocol):
         ...
 
 
+class Watched(Protocol):
+    """Who something is done for; see `Downstream`."""
+
+    def watch(self) -> None:
+        """Cancel the calling task as soon as nobody is there any more."""
+        ...
+
+    def unwatch(self) -> None:
+        """Leave it to others to look."""
+        ...
+
+
 class Upstream(Protocol):
     """One attempt at an endpoint: request out, response in.
 
@@ -224,6 +237,10 @@ class Upstream(Protocol):
     @property
     def is_writable(self) -> bool:
         """True if another piece of the request body may be queued."""
+        ...
+
+    def rebind(self, task: Task) -> None:
+        """Wake `task` from now on instead of the one that it was begun for."""
         ...
 
     def note_stall(self, seconds: float) -> None:

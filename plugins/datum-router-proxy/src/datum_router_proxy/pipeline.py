@@ -40,6 +40,7 @@ from datum_router_proxy.exchange import (
 )
 from datum_router_proxy.express import Begun, ExpressLane
 from datum_router_proxy.flight import Flights
+from datum_router_proxy.hedge import Hedges
 from datum_router_proxy.limit import IdleClock
 from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
 from datum_router_proxy.pump import Pump
@@ -73,8 +74,8 @@ class Pipeline:
     """
 
     __slots__ = (
-        "_attempts", "_date", "_express", "_holder", "_ids", "_listener_limits", "_observer", "_pump", "_transport",
-        "accounts", "flights", "h1_cache", "h1_limits", "h2_lines", "in_flight", "is_draining", "loop",
+        "_attempts", "_date", "_express", "_hedges", "_holder", "_ids", "_listener_limits", "_observer", "_pump",
+        "_transport", "accounts", "flights", "h1_cache", "h1_limits", "h2_lines", "in_flight", "is_draining", "loop",
         "overload_reply", "settings", "tunnels",
     )  # fmt: skip
 
@@ -103,6 +104,7 @@ class Pipeline:
         self._date = DateField()
         relay = Relay(loop, settings, pump=pump, date=self._date)
         self.tunnels = relay.tunnels
+        self._hedges = Hedges(loop, transport, observer, self.accounts, settings)
         self._attempts = Attempts(loop, transport, observer, self.accounts, settings, pump=pump, relay=relay)
         self._ids = RequestIds(loop.rng)
         self._express = ExpressLane(
@@ -267,8 +269,14 @@ class Pipeline:
             )
             if isinstance(lease, LocalReply):
                 return lease if failure is None else nobody_left(failure.reply)
+            raced = None
             try:
-                failure = await self._attempts.run(downstream, request, head, rule, lease, trace, begun)
+                race = None if begun is not None else self._hedges.begin(request, head, rule, lease, trace)
+                if race is not None:
+                    raced = await race.run(downstream)
+                    excluded |= race.tried
+                    lease = raced.lease or lease
+                failure = await self._attempts.run(downstream, request, head, rule, lease, trace, begun, raced)
             finally:
                 lease.release()
                 begun = None

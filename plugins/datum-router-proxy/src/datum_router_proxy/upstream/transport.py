@@ -14,7 +14,7 @@ from datum_router.model.service import ServiceKey, UpstreamProtocol, UpstreamTls
 from datum_router.observe.cells import Cell
 from datum_router.reasons import Reason
 from datum_router_proxy.channel import Channel
-from datum_router_proxy.exchange import Downstream, Upstream
+from datum_router_proxy.exchange import Upstream, Watched
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, current_task, park
 from datum_router_proxy.request import RequestLines
 from datum_router_proxy.settings import ProxySettings
@@ -118,7 +118,7 @@ class Transport:
     async def open(
         self,
         lease: Lease,
-        downstream: Downstream,
+        downstream: Watched,
         *,
         is_tunnel: bool = False,
         is_fresh: bool = False,
