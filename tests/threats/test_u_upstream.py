@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from datum_router.compiler.link import Lease
+from datum_router.compiler.lease import Lease
 from datum_router.compiler.linker import Linker
 from datum_router.model.service import ServiceKey
 from datum_router.model.snapshot import SnapshotData

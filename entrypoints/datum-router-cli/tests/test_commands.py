@@ -34,7 +34,7 @@ def test_version() -> None:
 def test_help_lists_commands_environment_and_exit_status() -> None:
     result = invoke("--help")
     assert result.exit_code == 0
-    for word in ("check", "explain", "diff", "run", "plugins", "schema", "RUST_LOG", "NO_COLOR", "2 bad input"):
+    for word in ("check", "explain", "diff", "run", "plugins", "schema", "sim", "RUST_LOG", "NO_COLOR", "2 bad input"):
         assert word in result.stdout
 
 

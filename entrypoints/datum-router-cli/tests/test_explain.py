@@ -148,6 +148,8 @@ def test_json_holds_the_same(invoke: Invoke) -> None:
         "why": "POST is not idempotent, and retryNonIdempotent is false",
         "budget_percent": 20,
         "backoff_s": [0.1, 10.0],
+        "hedge_delay_s": None,
+        "hedge_attempts": 1,
         "request_s": 30.0,
         "connect_s": None,
         "per_try_s": None,

@@ -82,6 +82,7 @@ def test_only_the_gateway_nearest_to_the_failure_retries(down: str, up: Upstream
                 assert (answer.status, answer.body) == (503, b"busy")
                 assert answer.header(b"x-datum-retry") is None, "only gateways are told"
                 assert run.reached == 2 * count, "the two tries of the inner one, not the four of both"
+            await run.outer.recorder.until(lambda: len(run.outer.recorder.events) == 3)
             assert {event.attempts for event in run.outer.recorder.events} == {1}
             assert {event.attempts for event in run.inner.recorder.events} == {2}
 
@@ -127,6 +128,7 @@ def test_a_retry_is_not_tried_again_behind(down: str) -> None:
                 assert (await peer.request("GET", "/")).status == 503
             for request in (one for end in run.ends for one in end.requests):
                 assert request.header(chain.ATTEMPT) in (None, b"2")
+            await run.outer.recorder.until(lambda: len(run.outer.recorder.events) == 2)
             tries = [event.attempts for event in run.outer.recorder.events]
             behind = [event.attempts for event in run.inner.recorder.events]
             assert 2 in tries, "one of them began at the dead endpoint"

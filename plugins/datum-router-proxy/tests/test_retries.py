@@ -132,6 +132,7 @@ def test_from_manifest_to_behaviour(
                         await peer.request("POST", "/a.B/C", GRPC, b"\0\0\0\0\0")
                     else:
                         await peer.request(method, "/", body=b"x" if method == "POST" else None)
+                await running.recorder.until(lambda: len(running.recorder.events) == 4)
                 attempts = {event.attempts for event in running.recorder.events}
                 assert (2 in attempts) is is_tried_again
                 assert attempts <= {1, 2}
@@ -164,6 +165,7 @@ def test_the_budget_holds_when_everything_fails() -> None:
 
                     for _ in range(100):
                         nursery.start_soon(ask)
+                await running.recorder.until(lambda: len(running.recorder.events) == 100)
                 assert 100 < begun <= 120
                 assert sum(event.attempts for event in running.recorder.events) == begun
 

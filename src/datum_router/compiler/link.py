@@ -14,25 +14,24 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from datum_router.balancing.base import HealthView, PickContext
+from datum_router.balancing.base import PickContext
 from datum_router.balancing.hashkey import hash_key, uses_hash
-from datum_router.balancing.locality import SharedCandidates
 from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.balancing.split import Split
+from datum_router.compiler.lease import Lease, ServiceState
 from datum_router.errors import PluginDisabled
 from datum_router.filters.base import Filter, are_repeatable, build_filter, response_key
 from datum_router.filters.extra import extra_of
-from datum_router.health.breaker import Breaker, RouteCircuit, Ticket, tripped
-from datum_router.health.circuit import ServiceLimits, share
-from datum_router.health.trial import NO_TRIALS, Trial, TrialDesk, Trials
+from datum_router.health.breaker import RouteCircuit, Ticket, tripped
+from datum_router.health.trial import Trial
 from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint
-from datum_router.model.outcome import OutcomeClass
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
 from datum_router.model.request import REQUEST_ID, LocalReply, RequestHead
 from datum_router.model.route import BackendRef, HashOn, HeaderEdit, Rule, side_services
-from datum_router.model.service import Service, ServiceKey
+from datum_router.model.service import ServiceKey
 from datum_router.model.snapshot import SnapshotData
 from datum_router.observe.meter import RequestMeter
+from datum_router.policy.hedge import is_hedged
 from datum_router.policy.ratelimit import RateLimiter
 from datum_router.policy.timeout import first_limit, has_try_limits
 from datum_router.reasons import Reason
@@ -47,140 +46,6 @@ if TYPE_CHECKING:
 _NO_SPLIT = Split(())
 NO_FILTERS: Mapping[int, tuple[Filter, ...]] = {}
 NO_EXCLUSIONS: frozenset[EndpointKey] = frozenset()
-
-
-class ServiceState:
-    """One service in the process that serves.
-
-    Attributes:
-        active: Requests in flight per endpoint; read by least-connections.
-        limits: Permits for requests and retries.
-        retried: Retries begun since telemetry has last set it back.
-        trials: Half-open endpoints; None as long as there is none.
-        breaker: Of the service as a whole; None if it has none.
-    """
-
-    __slots__ = (
-        "_desk", "_workers", "active", "balancers", "breaker", "candidates", "limits", "retried", "service", "trials",
-        "view",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        service: Service,
-        view: HealthView,
-        desk: TrialDesk,
-        trials: Mapping[EndpointKey, int] = NO_TRIALS,
-        *,
-        workers: int = 1,
-    ) -> None:
-        self.service = service
-        self.view = view
-        self._desk = desk
-        self.trials = Trials(desk, service.key, trials) if trials else None
-        self.active: dict[EndpointKey, int] = {}
-        self._workers = workers
-        self.limits = ServiceLimits(share(service.limits, workers))
-        self.breaker = Breaker(service.breaker) if service.breaker is not None else None
-        self.retried = 0
-        self.balancers: dict[ServiceBalancer, None] = {}  # an ordered set
-        self.candidates = SharedCandidates()
-
-    def update(self, service: Service) -> None:
-        """Take a new version of the service."""
-        if service.limits != self.service.limits:
-            self.limits.update(share(service.limits, self._workers))
-        if service.breaker is None:
-            self.breaker = None
-        elif self.breaker is None:
-            self.breaker = Breaker(service.breaker)
-        else:
-            self.breaker.update(service.breaker)
-        self.service = service
-        for balancer in self.balancers:
-            balancer.update_service(service, self.view)
-
-    @property
-    def is_panicking(self) -> bool:
-        """Tell whether a balancer of the service ignores health."""
-        return any(balancer.is_panicking for balancer in self.balancers)
-
-    @property
-    def is_spilling(self) -> bool:
-        """Tell whether a balancer of the service sends requests on to a further place or priority."""
-        return any(balancer.is_spilling for balancer in self.balancers)
-
-    def update_health(self, view: HealthView, trials: Mapping[EndpointKey, int]) -> None:
-        """Take a new view of the endpoints' health, with those that are half-open and the numbers of their trials."""
-        self.view = view
-        self.trials = Trials(self._desk, self.service.key, trials) if trials else None
-        for balancer in self.balancers:
-            balancer.update_health(view)
-
-
-class Lease:
-    """One request's claim on an endpoint: counts as in flight until `release`.
-
-    Attributes:
-        filters: Of the destination that it belongs to.
-        trial: What is to be told how the attempt ended if it tries a half-open endpoint; else None.
-        ticket: What is to be told the same for circuit breakers; None if there are none.
-    """
-
-    __slots__ = ("_key", "_released", "endpoint", "filters", "is_retry", "state", "ticket", "trial")
-
-    def __init__(
-        self,
-        state: ServiceState,
-        endpoint: Endpoint,
-        key: EndpointKey,
-        trial: Trial | None,
-        *,
-        is_retry: bool,
-        filters: tuple[Filter, ...] = (),
-    ) -> None:
-        self.state = state
-        self.trial = trial
-        self.ticket: Ticket | None = None
-        self.endpoint = endpoint
-        self.filters = filters
-        self.is_retry = is_retry
-        self._key = key
-        self._released = False
-
-    @property
-    def key(self) -> EndpointKey:
-        """Return the endpoint's key in its service, which a port override does not change."""
-        return self._key
-
-    @property
-    def is_watched(self) -> bool:
-        """Tell whether anybody is to be told how the attempt ended."""
-        return self.trial is not None or self.ticket is not None
-
-    def settle(self, kind: OutcomeClass | None) -> None:
-        """Tell trial and breakers how the attempt ended, None if that says nothing; further calls do nothing."""
-        if self.trial is not None:
-            self.trial.settle(kind)
-        if self.ticket is not None:
-            self.ticket.settle(kind)
-
-    def release(self) -> None:
-        """Give the claim back; a second call does nothing. A trial that was not settled has told nothing."""
-        if self._released:
-            return
-        self._released = True
-        if self.trial is not None:
-            self.trial.settle(None)
-        if self.ticket is not None:
-            self.ticket.end()
-        active = self.state.active
-        left = active.get(self._key, 0) - 1
-        if left > 0:
-            active[self._key] = left
-        else:
-            active.pop(self._key, None)
-        self.state.limits.release_request(is_retry=self.is_retry)
 
 
 class LinkedRule:
@@ -279,6 +144,10 @@ class LinkedRule:
         made.is_logged = is_logged
         made.reply_fields = ((b"strict-transport-security", hsts.encode("ascii")),) if hsts else ()
         return made
+
+    def hedges(self, method: str) -> bool:
+        """Tell whether requests with `method` may be hedged, which the express lane cannot do."""
+        return is_hedged(self.retry, method, has_body=False, is_tunnel=False, is_retry=False)
 
     def uses_states(self, states: Mapping[ServiceKey, ServiceState]) -> bool:
         """Tell whether the rule, linked anew, would be linked with the same states of its services."""

@@ -22,7 +22,8 @@ from datum_router.balancing.guarded import GuardedBalancer
 from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.compiler.diff import rule_differences
 from datum_router.compiler.edgelink import link_edges
-from datum_router.compiler.link import HostLimiters, LinkedRule, ServiceState, Snapshot
+from datum_router.compiler.lease import ServiceState
+from datum_router.compiler.link import HostLimiters, LinkedRule, Snapshot
 from datum_router.compiler.steps import in_one_go
 from datum_router.compiler.streamlink import link_streams
 from datum_router.filters.base import CheckedFilter, Filter, build_filter

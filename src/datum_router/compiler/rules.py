@@ -289,6 +289,8 @@ def _retry(route: VPCRoute) -> RetryPolicy:
         retry_on_status=tuple(sorted(statuses)),
         retry_on_grpc=tuple(sorted(GRPC_CONDITIONS[one] for one in named if one in GRPC_CONDITIONS)),
         retry_non_idempotent=retries.retry_non_idempotent,
+        hedge_delay_s=0.0 if retries.hedging is None else parse_duration(retries.hedging.delay),
+        hedge_attempts=2 if retries.hedging is None else retries.hedging.max_attempts,
         budget_percent=RETRY_BUDGET_PERCENT if retries.budget_percent is None else retries.budget_percent,
         initial_backoff_s=0.1 if backoff is None else backoff.initial_ms / 1000,
         max_backoff_s=10.0 if backoff is None else backoff.max_ms / 1000,

@@ -2,8 +2,9 @@
 
 Counters only; whoever acquires must release exactly once. Retries are limited by a budget: at most a share of the
 *first tries* in flight (`RETRY_BUDGET_PERCENT`), so that an upstream where everything fails gets at most 1.2 times the
-requests that came; but `max_parallel_retries` at least, so that a small service can retry at all. 0 retries mean none
-whatever the budget says. Hedges are retries here: they cost an upstream the same.
+requests that came. A retry counts from its decision on, while it waits for its turn, so that nobody waits for a permit
+that is gone by then. `max_parallel_retries` may always run, so that a small service can retry at all. 0 retries mean
+none whatever the budget says. Hedges are retries here: they cost an upstream the same.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class ServiceLimits:
     Attributes:
         requests: In flight, retries included.
         retries, pending, connections: Under way now.
+        waiting_retries: Retries that are decided and wait for their backoff to pass.
         refused: How many permits were refused since the start.
         refused_requests, refused_retries: The same since telemetry has last set them back, by what was asked for.
     """
@@ -44,12 +46,14 @@ class ServiceLimits:
         "refused_retries",
         "requests",
         "retries",
+        "waiting_retries",
     )
 
     def __init__(self, limits: ConnectionLimits = ConnectionLimits()) -> None:
         self._limits = limits
         self.requests = 0
         self.retries = 0
+        self.waiting_retries = 0
         self.pending = 0
         self.connections = 0
         self.refused = 0
@@ -73,7 +77,17 @@ class ServiceLimits:
     def has_retry_budget(self, percent: int = RETRY_BUDGET_PERCENT) -> bool:
         """Tell whether one more retry may start now, with retries up to `percent` of the first tries in flight."""
         least = self._limits.max_parallel_retries
-        return least > 0 and self.retries < max(least, (self.requests - self.retries) * percent // 100)
+        begun = self.retries + self.waiting_retries
+        return least > 0 and begun < max(least, (self.requests - self.retries) * percent // 100)
+
+    def hold_retry(self) -> None:
+        """Keep a place in the budget for a retry that is decided; the caller has asked `has_retry_budget`."""
+        self.waiting_retries += 1
+
+    def let_go_retry(self) -> None:
+        """Give the place back: the retry begins now, by `acquire_request`, or not at all."""
+        assert self.waiting_retries > 0, "retry let go that was not held"
+        self.waiting_retries -= 1
 
     def acquire_request(self, *, is_retry: bool = False, budget_percent: int = RETRY_BUDGET_PERCENT) -> Reason | None:
         """Begin a request (one attempt); return why it is refused, None if it may go."""

@@ -27,6 +27,7 @@ from datum_router.manifests.cel import (
 from datum_router.manifests.cel_route import ROUTE_RULES
 from datum_router.manifests.parts import (
     GRPC_CONDITIONS,
+    Hedging,
     HttpHeader,
     LabelSelector,
     LabelSelectorRequirement,
@@ -211,6 +212,7 @@ RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
     HttpHeader: (header_changed("name"),),
     RetryBackoff: (_BACKOFF,),
     Retries: (_RETRIES,),
+    Hedging: (lasting("delay"),),
     Timeouts: _TIMEOUTS,
     VPCServiceSpec: _SERVICE,
     HealthCheck: (*path("httpPath", is_sent=True), host_port("host"), _STATUS_RANGE),

@@ -123,6 +123,13 @@ class RetryBackoff(SpecPart, frozen=True, kw_only=True):
     max_ms: Annotated[int, Meta(description="Longest wait in milliseconds.", ge=1, le=3_600_000)] = 10_000
 
 
+class Hedging(SpecPart, frozen=True, kw_only=True):
+    """A second attempt beside one that is slow; the first response head wins, the others are cancelled."""
+
+    delay: Annotated[Duration, Meta(description="How long an attempt may be without a response head.")]
+    max_attempts: Annotated[int, Meta(description="Attempts at once, the first included.", ge=2, le=5)] = 2
+
+
 class RetryOn(enum.StrEnum):
     """What kind of failure is tried again; the names are Envoy's, of `retry_on` and `retry_grpc_on`."""
 
@@ -176,6 +183,12 @@ class Retries(SpecPart, frozen=True, kw_only=True):
         Meta(
             description="Retries in flight as a share of first tries in flight at the service, 20 if not given; 3 at "
             "once are always allowed."
+        ),
+    ] = None
+    hedging: Annotated[
+        Hedging | None,
+        Meta(
+            description="Hedges for requests without a body whose method is idempotent, within the budget of retries."
         ),
     ] = None
     retry_non_idempotent: Annotated[

@@ -295,6 +295,12 @@ def check_retries(path: str, retries: Retries | None) -> Iterator[Problem]:
                 "say retryNonIdempotent: true if every call of the route may be made twice, or remove the condition",
             )
             break
+    if retries.hedging is not None and parse_duration(retries.hedging.delay) <= 0:
+        yield invalid(
+            f"{path}.hedging.delay",
+            f"found {shown(retries.hedging.delay)}, expected more than nothing",
+            "take what 95 of 100 requests take",
+        )
     backoff = retries.backoff
     if backoff is not None and backoff.initial_ms > backoff.max_ms:
         yield invalid(

@@ -200,6 +200,8 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.retries.maxRetries": "policy/retry",
         "spec.retries.retryOnStatus": "policy/retry",
         "spec.retries.retryOn": "policy/retry: conditions",
+        "spec.retries.hedging.delay": "policy/hedge",
+        "spec.retries.hedging.maxAttempts": "policy/hedge",
         "spec.retries.budgetPercent": "health/circuit: retry budget",
         "spec.retries.retryNonIdempotent": "policy/retry",
         "spec.retries.perTryTimeout": "policy/timeout: try_deadline",

@@ -72,6 +72,9 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
         retry_on_grpc: Codes of gRPC that are, in responses without messages (Trailers-Only).
         retry_non_idempotent: Try again even if the upstream may have acted on a request that is not idempotent.
         budget_percent: Retries in flight as a share of first tries in flight at the service.
+        hedge_delay_s: How long an attempt may be without a response head before another one begins beside it; 0 = for
+            ever.
+        hedge_attempts: Attempts at once, the first included, if there are hedges.
         initial_backoff_s, max_backoff_s: Full-jitter exponential backoff between attempts that reached an upstream.
             `max_backoff_s` also bounds what `Retry-After` can ask for.
     """
@@ -82,6 +85,8 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True):
     retry_on_grpc: tuple[int, ...] = ()
     retry_non_idempotent: bool = False
     budget_percent: int = RETRY_BUDGET_PERCENT
+    hedge_delay_s: float = 0.0
+    hedge_attempts: int = 2
     initial_backoff_s: float = 0.1
     max_backoff_s: float = 10.0
 

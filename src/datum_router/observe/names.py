@@ -16,6 +16,7 @@ from datum_router.health.outlier import BreakerState
 from datum_router.health.view import HealthReason
 from datum_router.model.egress import EgressReason
 from datum_router.model.limits import RateScope
+from datum_router.policy.hedge import ENDS
 from datum_router.policy.plugin_guard import PluginHook
 from datum_router.policy.retry import REFUSALS
 from datum_router.reasons import Reason
@@ -85,6 +86,7 @@ CODE_CLASS = Label(name="code_class", values=tuple(dict.fromkeys(CODE_CLASSES)))
 OUTCOME = Label(name="outcome", values=OUTCOMES)
 PERMIT = Label(name="permit", values=("requests", "retries"))
 WHY = Label(name="why", values=REFUSALS)
+HEDGE = Label(name="hedge", values=tuple(state.value for state in ENDS))
 STATE = Label(name="state", values=ENDPOINT_STATES)
 BREAKER = Label(name="state", values=tuple(str(state) for state in BreakerState))
 FULL = "full"
@@ -254,6 +256,12 @@ ATTEMPT_FAILURES = _counter(
 RETRIES = _counter("datum_router_retries_total", "attempts", "Tries beyond a request's first.", SERVICE)
 NOT_RETRIED = _counter(
     "datum_router_retries_not_made_total", "attempts", "Failed tries that were not repeated, by why.", WHY
+)
+HEDGES = _counter(
+    "datum_router_hedges_total",
+    "attempts",
+    "Hedges: tries beside one that was slow, by how their race ended for them.",
+    HEDGE,
 )
 PERMITS_REFUSED = _counter(
     "datum_router_permits_refused_total",
@@ -543,8 +551,8 @@ _SOURCE = (
 _ALL = (
     REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, PROTOCOL_REQUESTS, REASONS, IN_FLIGHT, TUNNELS,
     REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY, CERTIFICATE_EXPIRY, STREAMS, STREAMS_ENDED, STREAM_BYTES,
-    ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
     SERVICE_CIRCUIT, ROUTE_CIRCUIT, RATE_LIMIT_DECISIONS, RATE_LIMIT_FORGOTTEN,
+    ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, HEDGES, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
     UPSTREAM_CONNECTIONS, UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,
     FILTERED,
     EGRESS_DECISIONS, EGRESS_BY_POLICY, EGRESS_CONNECTIONS, EGRESS_LOOKUPS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from datum_router.compiler.link import ServiceState
+from datum_router.compiler.lease import ServiceState
 from datum_router.health.breaker import RouteCircuit
 from datum_router.health.outlier import BreakerState
 from datum_router.observe import names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
+from datum_router.policy import hedge
 from datum_router.policy.retry import IDEMPOTENT, MAX_UNREACHED_RETRIES
 
 
@@ -22,6 +23,8 @@ class PolicyReport(msgspec.Struct, frozen=True, kw_only=True):
     why: str
     budget_percent: int
     backoff_s: tuple[float, float]
+    hedge_delay_s: float | None
+    hedge_attempts: int
     request_s: float | None
     connect_s: float | None
     per_try_s: float | None
@@ -33,6 +36,7 @@ class PolicyReport(msgspec.Struct, frozen=True, kw_only=True):
 def explain_policy(retry: RetryPolicy, timeouts: TimeoutPolicy, method: str) -> PolicyReport:
     """Return what the policies mean for a request with `method`."""
     is_safe = method in IDEMPOTENT
+    is_hedged = hedge.is_hedged(retry, method, has_body=False, is_tunnel=False, is_retry=False)
     if not retry.max_retries:
         repeats, why = "never", "maxRetries is 0"
     elif is_safe:
@@ -54,6 +58,8 @@ def explain_policy(retry: RetryPolicy, timeouts: TimeoutPolicy, method: str) -> 
         why=why,
         budget_percent=retry.budget_percent,
         backoff_s=(retry.initial_backoff_s, retry.max_backoff_s),
+        hedge_delay_s=retry.hedge_delay_s if is_hedged else None,
+        hedge_attempts=retry.hedge_attempts if is_hedged else 1,
         request_s=timeouts.request_s or None,
         connect_s=timeouts.connect_s,
         per_try_s=timeouts.per_try_s or None,
@@ -78,6 +84,11 @@ def policy_lines(report: PolicyReport) -> list[str]:
         ]
         if 0 < report.max_retries < MAX_UNREACHED_RETRIES and "connect-failure" in report.retry_on:
             lines.append(f"    an endpoint that cannot be reached is followed by up to {MAX_UNREACHED_RETRIES} others")
+    if report.hedge_delay_s is not None:
+        lines.append(
+            f"hedging: without a body, up to {report.hedge_attempts} at once, another one after each "
+            f"{report.hedge_delay_s:g} s without a response head"
+        )
     limits = (
         ("request", report.request_s),
         ("connect", report.connect_s),

@@ -8,7 +8,8 @@ import pytest
 
 from datum_router.balancing.round_robin import RoundRobin
 from datum_router.clock import ManualClock
-from datum_router.compiler.link import Lease, LinkedRule, Snapshot
+from datum_router.compiler.lease import Lease
+from datum_router.compiler.link import LinkedRule, Snapshot
 from datum_router.compiler.linker import Linker
 from datum_router.errors import PluginContractError
 from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint

@@ -9,7 +9,8 @@ from typing import Any
 
 import msgspec
 
-from datum_router.compiler.link import Lease, Snapshot
+from datum_router.compiler.lease import Lease
+from datum_router.compiler.link import Snapshot
 from datum_router.compiler.linker import Linker
 from datum_router.manifests.meta import ObjectKey
 from datum_router.manifests.vpcservice import VPCService

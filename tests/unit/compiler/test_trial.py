@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from datum_router.compiler.link import Lease, Snapshot
+from datum_router.compiler.lease import Lease
+from datum_router.compiler.link import Snapshot
 from datum_router.compiler.linker import Linker
 from datum_router.health.trial import MAX_KEPT_NUMBERS, LocalPermits, TrialDesk, TrialVerdict
 from datum_router.model.endpoint import EndpointKey, make_endpoint

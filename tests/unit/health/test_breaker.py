@@ -7,7 +7,8 @@ import random
 import msgspec
 import pytest
 
-from datum_router.compiler.link import Lease, Snapshot
+from datum_router.compiler.lease import Lease
+from datum_router.compiler.link import Snapshot
 from datum_router.compiler.linker import Linker
 from datum_router.health.breaker import Breaker, describe_circuit
 from datum_router.health.circuit import share

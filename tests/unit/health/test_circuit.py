@@ -63,6 +63,19 @@ def test_no_parallel_retries_means_none() -> None:
     assert limits.acquire_request(is_retry=True) is Reason.CIRCUIT_OPEN
 
 
+def test_a_retry_that_waits_for_its_turn_has_its_place_in_the_budget() -> None:
+    limits = ServiceLimits()
+    for _ in range(3):
+        assert limits.has_retry_budget()
+        limits.hold_retry()
+    assert not limits.has_retry_budget()
+    assert limits.acquire_request(is_retry=True) is Reason.CIRCUIT_OPEN
+    limits.let_go_retry()
+    assert limits.acquire_request(is_retry=True) is None
+    assert not limits.has_retry_budget()
+    assert (limits.waiting_retries, limits.retries) == (2, 1)
+
+
 def test_released_retries_give_their_budget_back() -> None:
     limits = ServiceLimits()
     for _ in range(3):
@@ -85,9 +98,9 @@ def test_lower_limits_leave_what_is_under_way() -> None:
     assert limits.acquire_request() is None
 
 
-@pytest.mark.parametrize("release", ["release_request", "release_pending", "release_connection"])
+@pytest.mark.parametrize("release", ["release_request", "release_pending", "release_connection", "let_go_retry"])
 def test_releasing_what_was_not_acquired_is_a_broken_invariant(release: str) -> None:
-    with pytest.raises(AssertionError, match=r"released that was not acquired"):
+    with pytest.raises(AssertionError, match=r"that was not (acquired|held)"):
         getattr(ServiceLimits(), release)()
 
 

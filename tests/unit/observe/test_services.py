@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from datum_router.compiler.link import Lease, Snapshot
+from datum_router.compiler.lease import Lease
+from datum_router.compiler.link import Snapshot
 from datum_router.compiler.linker import Linker
 from datum_router.model.endpoint import Endpoint, make_endpoint
 from datum_router.model.policy import ConnectionLimits

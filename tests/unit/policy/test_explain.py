@@ -29,6 +29,8 @@ def test_the_lines_hold_all_that_is_in_force() -> None:
         retry_on_status=(503,),
         retry_on_grpc=(14,),
         budget_percent=10,
+        hedge_delay_s=0.05,
+        hedge_attempts=3,
         initial_backoff_s=0.025,
         max_backoff_s=1.0,
     )
@@ -40,6 +42,7 @@ def test_the_lines_hold_all_that_is_in_force() -> None:
         "    after a random wait of up to 0.025 s, twice as long each time, up to 1 s",
         "    as long as retries in flight are at most 10 % of first tries, or 3",
         "    what may have been processed is repeated: PUT is idempotent",
+        "hedging: without a body, up to 3 at once, another one after each 0.05 s without a response head",
         "timeouts: request 9 s, connect 0.5 s, one try, to its response head 2 s, one try as a whole 4 s, silence 60 s",
         "    the time left is told upstream, in x-envoy-expected-rq-timeout-ms or grpc-timeout",
     ]

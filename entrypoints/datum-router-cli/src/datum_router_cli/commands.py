@@ -16,6 +16,7 @@ from datum_router_cli.get import get
 from datum_router_cli.plugins import plugins
 from datum_router_cli.run import run
 from datum_router_cli.schema import schema
+from datum_router_cli.sim import sim
 from datum_router_runtime.logsetup import setup_logging
 from datum_router_runtime.logtargets import warn_of_unknown_targets
 from datum_router_runtime.variables import warn_of_unknown_variables
@@ -60,5 +61,5 @@ def cli(ctx: click.Context, log_format: str | None) -> None:
     warn_of_unknown_variables(os.environ)
 
 
-for command in (check, explain, diff, run, apply, get, plugins, schema):
+for command in (check, explain, diff, run, apply, get, plugins, schema, sim):
     cli.add_command(command)

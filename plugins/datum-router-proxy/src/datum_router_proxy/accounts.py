@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 
-from datum_router.compiler.link import Lease, LinkedRule
+from datum_router.compiler.lease import Lease
+from datum_router.compiler.link import LinkedRule
 from datum_router.observe import names
 from datum_router.observe.cells import Cell
 from datum_router.observe.events import RequestEnded
 from datum_router.observe.meter import RequestMeter
 from datum_router.plugins.protocols import DataPlaneObserver
+from datum_router.policy.hedge import RacerState
 from datum_router.policy.retry import RetryDecision
 from datum_router.reasons import Reason
 from datum_router_proxy.loop import Loop
@@ -20,7 +22,7 @@ from datum_router_proxy.trace import Trace
 class Accounts:
     """Finds the meter of a request, which is kept beside its rule: one look-up by two short strings."""
 
-    __slots__ = ("_filtered", "_loop", "_not_retried", "_observer", "_unrouted", "_wants_events")
+    __slots__ = ("_filtered", "_hedges", "_loop", "_not_retried", "_observer", "_unrouted", "_wants_events")
 
     def __init__(self, loop: Loop, observer: DataPlaneObserver) -> None:
         self._loop = loop
@@ -28,6 +30,7 @@ class Accounts:
         self._wants_events = observer.wants_events
         self._not_retried: Counter[str] = Counter()
         self._filtered: Counter[tuple[str, str]] = Counter()
+        self._hedges: Counter[str] = Counter()
         self._unrouted: dict[tuple[str, str], RequestMeter] = {}
 
     def ended(self, protocol: str, request: Request, trace: Trace, now: float) -> None:
@@ -99,10 +102,16 @@ class Accounts:
         """Count what a filter has done; `outcome` is one of `names.FILTER_OUTCOME`."""
         self._filtered[name, outcome] += 1
 
+    def hedged(self, state: RacerState) -> None:
+        """Count how a race ended for an attempt that was not its first."""
+        self._hedges[state.value] += 1
+
     def take_cells(self) -> list[Cell]:
         """Return what was counted here since the last call."""
         cells = [Cell(names.NOT_RETRIED.name, (why,), count) for why, count in self._not_retried.items()]
         cells += [Cell(names.FILTERED.name, key, count) for key, count in self._filtered.items()]
         self._not_retried.clear()
         self._filtered.clear()
+        cells += [Cell(names.HEDGES.name, (state,), count) for state, count in self._hedges.items()]
+        self._hedges.clear()
         return cells

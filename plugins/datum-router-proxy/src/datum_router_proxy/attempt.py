@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 
-from datum_router.compiler.link import Lease, LinkedRule
+from datum_router.compiler.lease import Lease
+from datum_router.compiler.link import LinkedRule
 from datum_router.errors import RemoteProtocolError, UpstreamError
 from datum_router.model.outcome import Outcome
 from datum_router.model.request import LocalReply, RequestHead
@@ -22,6 +23,7 @@ from datum_router_proxy.accounts import Accounts
 from datum_router_proxy.body import BodyTooLarge
 from datum_router_proxy.exchange import ClientGone, Downstream, Interim, Upstream, UpstreamHead
 from datum_router_proxy.express import Begun
+from datum_router_proxy.hedge import Racer
 from datum_router_proxy.limit import TryClock
 from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
 from datum_router_proxy.outgoing import upstream_request
@@ -83,11 +85,19 @@ class Attempts:
         lease: Lease,
         trace: Trace,
         begun: Begun | None,
+        raced: Racer | None = None,
     ) -> Failure | None:
-        """Try one endpoint; None once the response has been relayed or, having begun, aborted."""
-        trace.attempts += 1
+        """Try one endpoint; None once the response has been relayed or, having begun, aborted.
+
+        Args:
+            raced: The attempt that has decided a race: it is what is gone on with.
+        """
+        if raced is None:
+            trace.attempts += 1
         if rule.has_try_limits:
-            begun_at = self._loop.now if begun is None else begun.started_at
+            begun_at = (
+                raced.begun_at if raced is not None else begun.started_at if begun is not None else self._loop.now
+            )
             trace.tries = TryClock(rule.timeouts, begun_at, trace.body)
             trace.tries.arm(current_task(), self._loop)
         trace.service = lease.state.service.key
@@ -101,7 +111,14 @@ class Attempts:
         ended = Reason.INTERNAL
         is_unprocessed = False
         try:
+            if raced is not None:
+                upstream = raced.upstream
+                if raced.error is not None:
+                    raise raced.error
             while True:
+                if raced is not None and raced.response is not None and upstream is not None:
+                    response = raced.response
+                    break
                 if begun is not None and begun.upstream is not None:
                     upstream = begun.upstream
                     body.note_sent()

@@ -19,6 +19,7 @@ import msgspec
 
 from datum_router.reasons import Reason
 from datum_router_proxy.answers import Answer, DateField
+from datum_router_proxy.task import Task
 
 Field = tuple[bytes, bytes]
 FieldTuple = tuple[Field, ...]
@@ -228,6 +229,10 @@ class Upstream(Protocol):
     @property
     def is_writable(self) -> bool:
         """True if another piece of the request body may be queued."""
+        ...
+
+    def rebind(self, task: Task) -> None:
+        """Wake `task` from now on instead of the one that it was begun for."""
         ...
 
     def note_stall(self, seconds: float) -> None:

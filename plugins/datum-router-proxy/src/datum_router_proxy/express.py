@@ -17,7 +17,8 @@ import math
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from datum_router.compiler.link import Lease, LinkedRule, Snapshot
+from datum_router.compiler.lease import Lease
+from datum_router.compiler.link import LinkedRule, Snapshot
 from datum_router.errors import LocalProtocolError, PluginContractError, UpstreamError
 from datum_router.model.outcome import class_of
 from datum_router.model.request import LocalReply, RequestHead
@@ -150,6 +151,7 @@ class ExpressLane:
         if rule is not None and (
             rule.needs_pipeline
             or rule.reads_request_id
+            or rule.hedges(template.method)
             or snapshot.limiter(template.listener, template.host) is not None
             or not template.prepare(rule)
         ):

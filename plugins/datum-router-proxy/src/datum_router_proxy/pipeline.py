@@ -42,6 +42,7 @@ from datum_router_proxy.express import Begun, ExpressLane
 from datum_router_proxy.extras import Extras
 from datum_router_proxy.flight import Flights
 from datum_router_proxy.gate import Gate
+from datum_router_proxy.hedge import Hedges
 from datum_router_proxy.limit import IdleClock
 from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
 from datum_router_proxy.pump import Pump
@@ -87,9 +88,9 @@ class Pipeline:
     """
 
     __slots__ = (
-        "_attempts", "_date", "_express", "_holder", "_ids", "_listener_limits", "_observer", "_pump", "_transport",
-        "accounts", "extras", "flights", "gate", "h1_cache", "h1_limits", "h2_lines", "in_flight", "is_draining",
-        "loop", "overload_reply", "settings", "tunnels",
+        "_attempts", "_date", "_express", "_hedges", "_holder", "_ids", "_listener_limits", "_observer", "_pump",
+        "_transport", "accounts", "extras", "flights", "gate", "h1_cache", "h1_limits", "h2_lines", "in_flight",
+        "is_draining", "loop", "overload_reply", "settings", "tunnels",
     )  # fmt: skip
 
     def __init__(
@@ -118,6 +119,7 @@ class Pipeline:
         self._date = DateField()
         relay = Relay(loop, settings, pump=pump, date=self._date)
         self.tunnels = relay.tunnels
+        self._hedges = Hedges(loop, transport, observer, self.accounts, settings)
         self._attempts = Attempts(loop, transport, observer, self.accounts, settings, pump=pump, relay=relay)
         self._ids = RequestIds(loop.rng)
         self._express = ExpressLane(
@@ -289,11 +291,17 @@ class Pipeline:
             )
             if isinstance(lease, LocalReply):
                 return lease if failure is None else nobody_left(failure.reply)
+            raced = None
             try:
                 sent = apply_request(lease.filters, head) if lease.filters else head
                 if isinstance(sent, LocalReply):
                     return sent
-                failure = await self._attempts.run(downstream, request, sent, rule, lease, trace, begun)
+                race = None if begun is not None else self._hedges.begin(request, head, rule, lease, trace)
+                if race is not None:
+                    raced = await race.run(downstream)
+                    excluded |= race.tried
+                    lease = raced.lease or lease
+                failure = await self._attempts.run(downstream, request, sent, rule, lease, trace, begun, raced)
             finally:
                 lease.release()
                 begun = None
@@ -304,7 +312,12 @@ class Pipeline:
             excluded |= {lease.key}
             task.deadline, task.deadline_reason = trace.deadline, Reason.REQUEST_TIMEOUT
             if failure.decision.delay_s:
-                await self._pause(downstream, failure.decision.delay_s)
+                limits = lease.state.limits
+                limits.hold_retry()
+                try:
+                    await self._pause(downstream, failure.decision.delay_s)
+                finally:
+                    limits.let_go_retry()
             trace.body.rewind()
 
     async def _pause(self, downstream: Downstream, delay_s: float) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from datum_router.compiler.link import Lease
+from datum_router.compiler.lease import Lease
 from datum_router.errors import UpstreamError
 from datum_router.model.outcome import Outcome
 from datum_router.plugins.protocols import DataPlaneObserver

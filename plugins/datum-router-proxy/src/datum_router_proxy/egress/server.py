@@ -17,7 +17,8 @@ from typing import Final
 from datum_router.balancing.locality import SharedCandidates
 from datum_router.balancing.round_robin import RoundRobin
 from datum_router.balancing.service_balancer import ServiceBalancer
-from datum_router.compiler.link import Lease, LinkedRule, ServiceState, Snapshot
+from datum_router.compiler.lease import Lease, ServiceState
+from datum_router.compiler.link import LinkedRule, Snapshot
 from datum_router.egress.decide import Verdict
 from datum_router.egress.destination import BadDestination, Destination, parse_destination
 from datum_router.health.trial import LocalPermits, TrialDesk

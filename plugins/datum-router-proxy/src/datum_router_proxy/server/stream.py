@@ -21,7 +21,8 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 
-from datum_router.compiler.link import Lease, LinkedRule, Snapshot
+from datum_router.compiler.lease import Lease
+from datum_router.compiler.link import LinkedRule, Snapshot
 from datum_router.compiler.streamlink import stream_head
 from datum_router.errors import PluginContractError, UpstreamError
 from datum_router.model.endpoint import EndpointKey

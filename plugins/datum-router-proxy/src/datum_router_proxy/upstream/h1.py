@@ -168,6 +168,10 @@ class H1Upstream:
         self._channel.task = task
         return self
 
+    def rebind(self, task: Task) -> None:
+        """Wake another task from now on."""
+        self._channel.task = task
+
     # --- the request -------------------------------------------------------------------------------------------
 
     @property

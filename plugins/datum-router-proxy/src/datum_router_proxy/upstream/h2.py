@@ -414,6 +414,10 @@ class H2Upstream:
             self._connection.engine.reset_stream(self.stream_id, ErrorCode.NO_ERROR)
         self._connection.forget(self)
 
+    def rebind(self, task: Task) -> None:
+        """Wake another task from now on."""
+        self.task = task
+
     def cancel(self) -> None:
         """Reset the stream."""
         if self._is_done:

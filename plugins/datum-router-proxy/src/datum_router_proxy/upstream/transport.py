@@ -7,7 +7,8 @@ import math
 from collections import deque
 from collections.abc import Iterator
 
-from datum_router.compiler.link import Lease, Snapshot
+from datum_router.compiler.lease import Lease
+from datum_router.compiler.link import Snapshot
 from datum_router.errors import UpstreamError
 from datum_router.model.endpoint import Endpoint, EndpointKey
 from datum_router.model.service import ServiceKey, UpstreamProtocol, UpstreamTls
