@@ -83,11 +83,11 @@ class Api:
             self.cluster.watchers.remove(watch)
             self._emit = None
 
-    def say(self, message: str) -> None:
+    def say(self, message: str, scope: str = "api") -> None:
         """Complain of the API, or not any more."""
         found = Diagnostic(severity=Severity.ERROR, object="source", reason=Reason.SOURCE_FAILED, message=message)
         assert self._emit is not None
-        self._emit([Problems(source=NAME, scope="api", diagnostics=(found,) if message else ())])
+        self._emit([Problems(source=NAME, scope=scope, diagnostics=(found,) if message else ())])
 
 
 def _event(raw: Mapping[str, Any], is_gone: bool) -> SourceEvent:
@@ -110,6 +110,7 @@ class World:
         self.report_errors: Counter[str] = Counter()
         self.clock_is_off_s = 0.0
         self.made = 0
+        self.local: Api | None = None
         self.term = self.new_term()
 
     def new_term(self) -> Term:
@@ -117,7 +118,7 @@ class World:
             self.settings,
             KINDS,
             self.a,
-            local=Api(self.a),
+            local=self.local or Api(self.a),
             make_remote=self._make_remote,
             is_leading=lambda: True,
             writes=self.writes,
@@ -581,6 +582,28 @@ def test_vpcs_are_matched_by_identifier(world: World) -> None:
         await trio.sleep(10)
         assert world.published == {"b": {"10.1.0.5"}, "c": {"10.1.0.6"}}
         assert world.report("c")["Synced"] == ("True", "Synced")
+
+    world.run(script)
+
+
+def test_vpcs_that_may_not_be_read_here_are_not_taken_as_not_there(world: World) -> None:
+    scope = "/apis/galactic.datumapis.com/v1alpha/vpcs"
+    put_vpc(world.remotes["b"].cluster, "mine", "0000000004d2")
+    attach(world, "b", "mine", "10.1.0.5")
+    local = Api(world.a)
+    world.local = local
+    world.term = world.new_term()
+
+    async def script(world: World) -> None:
+        await trio.sleep(2)
+        assert world.published["b"] == {"10.1.0.5"}, "there is none here: it is known by its identifier"
+        local.say("the right to list vpcs is missing", scope=scope)
+        await trio.sleep(MIN_PAUSE_S + 2)
+        assert world.published == {"b": set(), "c": {"10.0.0.2"}}
+        assert world.report("b")["Synced"] == ("False", "ExportConflict")
+        put_vpc(world.a, "mine", "0000000004d2")
+        await trio.sleep(2)
+        assert world.published["b"] == {"10.1.0.5"}, "what is known stays in force whatever is wrong"
 
     world.run(script)
 

@@ -160,12 +160,15 @@ class Book:
             known.is_heard = True
             self._touch_all(cluster)
 
-    def put_vpcs(self, cluster: str, ids: Mapping[str, str]) -> None:
+    def put_vpcs(self, cluster: str, ids: Mapping[str, str] | None) -> None:
         """Take all VPCs of a cluster (`OWN`: the own one), `namespace/name` -> identifier in base62, empty: none yet.
 
         O(what the cluster exports) if anything is different; for the own cluster, of all of them.
+
+        Args:
+            ids: None: those of the own cluster cannot be read.
         """
-        if not self._vpcs.put(cluster, ids):
+        if not (self._vpcs.forget_own() if ids is None else self._vpcs.put(cluster, ids)):
             return
         for name, known in self._clusters.items():
             if cluster in (OWN, name):

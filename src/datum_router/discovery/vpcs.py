@@ -27,24 +27,37 @@ OWN = ""
 class Vpcs:
     """What each cluster says of its VPCs: `namespace/name` -> identifier in base62, empty while it has none."""
 
-    __slots__ = ("_by_id", "_ids")
+    __slots__ = ("_by_id", "_ids", "_is_own_known")
 
     def __init__(self) -> None:
         self._ids: dict[str, Mapping[str, str]] = {}
         self._by_id: dict[str, str] = {}  # of the own cluster
+        self._is_own_known = True
 
     def put(self, cluster: str, ids: Mapping[str, str]) -> bool:
         """Take all VPCs of a cluster (`OWN`: the own one); tell whether anything is different."""
+        if cluster == OWN and not self._is_own_known:
+            self._is_own_known = True
+            self._put(cluster, ids)
+            return True
         if self._ids.get(cluster, {}) == ids:
             return False
+        self._put(cluster, ids)
+        return True
+
+    def forget_own(self) -> bool:
+        """Take that VPCs of the own cluster cannot be read; tell whether that is news."""
+        was_known, self._is_own_known = self._is_own_known, False
+        return was_known
+
+    def _put(self, cluster: str, ids: Mapping[str, str]) -> None:
         if ids:
             self._ids[cluster] = dict(ids)
         else:
-            del self._ids[cluster]
+            self._ids.pop(cluster, None)
         if cluster == OWN:
             # In order, so that of two with one identifier, which ought not to be, the same one counts always.
             self._by_id = {one: name for name, one in sorted(ids.items(), reverse=True) if one}
-        return True
 
     def resolve(self, cluster: str, vpc: str) -> tuple[str, str]:
         """Return what a VPC of another cluster is called here, and why it is none that may be used, else empty.
@@ -54,6 +67,8 @@ class Vpcs:
         """
         if not vpc:
             return "", ""
+        if not self._is_own_known:
+            return "", f"VPCs of this cluster cannot be read, so that it cannot be told which of them {vpc} is"
         is_nameless = vpc.startswith("/")
         there = vpc[1:] if is_nameless else self._ids.get(cluster, {}).get(vpc, "")
         if there and there in self._by_id:

@@ -101,3 +101,18 @@ def test_an_export_is_localized_with_its_keys() -> None:
 def test_an_export_that_says_what_is_said_here_is_left_as_it_is() -> None:
     export = Export(protocol="HTTP", port=80, endpoints=(make_endpoint("10.0.0.1", 80, vpc="p/shop"),))
     assert localized(export, "b", vpcs({"p/shop": "jU"}, {"p/shop": "jU"})) is export
+
+
+def test_what_cannot_be_read_here_is_not_taken_as_not_there() -> None:
+    made = vpcs({"p/shop": "jU"}, {"q/store": "jU"})
+    assert made.forget_own()
+    assert not made.forget_own()
+    for vpc in ("q/store", "/jU", "p/other"):
+        name, why = made.resolve("b", vpc)
+        assert (name, why) == (
+            "",
+            f"VPCs of this cluster cannot be read, so that it cannot be told which of them {vpc} is",
+        )
+    assert made.resolve("b", "") == ("", "")
+    assert made.put(OWN, {"p/shop": "jU"})
+    assert made.resolve("b", "q/store") == ("p/shop", "")

@@ -202,6 +202,7 @@ class Term:
         self.remote_counts: Counter[str] = Counter() if remote_counts is None else remote_counts
         self._followed: dict[str, _Followed] = {}
         self._view: StoreView | None = None
+        self._are_vpcs_known = True
         self._changed = Signal()
         self._is_dirty = True
         self._send_events, self._events = trio.open_memory_channel[ObjectEvent](MAX_EVENTS_WAITING)
@@ -332,8 +333,11 @@ class Term:
             manifest = view.get("VPCService", namespace, name)
             wanted = import_of(manifest) if isinstance(manifest, VPCService) else None
             self.book.put_import((namespace, name), wanted)
-        if is_first or VPC_KIND in changes:
-            self.book.put_vpcs(OWN, vpc_ids(view, self._kinds))
+        # That they may not be read does not mean that there are none; those that were read stay in force.
+        are_known = bool(view.list(VPC_KIND)) or self.reader.is_readable(VPC_KIND)
+        if is_first or VPC_KIND in changes or are_known != self._are_vpcs_known:
+            self._are_vpcs_known = are_known
+            self.book.put_vpcs(OWN, vpc_ids(view, self._kinds) if are_known else None)
         if is_first or "Secret" in changes:
             self._take_secrets(view, nursery)
         self._take_refusals(cluster_id(view))

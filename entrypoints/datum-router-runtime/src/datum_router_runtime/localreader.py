@@ -57,10 +57,16 @@ class LocalReader:
 
     def __init__(self, source: Source, kinds: KindTable) -> None:
         self._source = source
+        self._kinds = kinds
         self._store = Store(kinds)
         self.changed = Signal()
         self.is_synced = False
         self.complaints: dict[str, str] = {}
+
+    def is_readable(self, kind: str) -> bool:
+        """Tell whether nothing is wrong with the reading of a kind: whether what is there of it is all there is."""
+        row = self._kinds.named(kind)
+        return row is None or not any(scope.partition("?")[0].endswith(f"/{row.plural}") for scope in self.complaints)
 
     def view(self) -> StoreView:
         """Return what is known now."""
