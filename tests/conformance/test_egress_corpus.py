@@ -33,7 +33,7 @@ SOURCE = EgressSource(namespaces=("default",))
 PURE_PORT = 8080
 
 
-# --- the pure decision -------------------------------------------------------------------------------------------------
+# --- the pure decision ----------------------------------------------------------------------------------------
 
 
 def read(case: Case, port: int) -> EgressRequest | str:
@@ -96,7 +96,7 @@ def test_no_name_server_hears_of_a_name_that_the_policy_cannot_allow() -> None:
     assert answers.asked == []
 
 
-# --- a gateway ------------------------------------------------------------------------------------------------------------
+# --- a gateway --------------------------------------------------------------------------------------------------
 
 
 class NameServer:

@@ -56,7 +56,9 @@ def load_directory(path: str, *, plugins: PluginSet | None = None) -> Loaded:
     for event in events:
         store.apply(event)
     view = store.view()
-    result = Compiler(plugins, compile_options(settings)).compile(view)
+    # No gateway: where outbound traffic passes is no business of a directory.
+    options = msgspec.structs.replace(compile_options(settings), egress_listeners=None)
+    result = Compiler(plugins, options).compile(view)
     return Loaded(
         view=view,
         data=result.data,

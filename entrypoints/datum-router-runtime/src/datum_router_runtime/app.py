@@ -18,6 +18,7 @@ from datum_router.compiler.diagnostics import Diagnostic, count_by_severity
 from datum_router.compiler.ingress import HTTP_PORT
 from datum_router.errors import ConfigError
 from datum_router.health.view import HealthBook
+from datum_router.model.egress import EgressListener, EgressMode
 from datum_router.model.listener import Listener, TlsBinding
 from datum_router.observe import names
 from datum_router.observe.cells import CellKey
@@ -65,6 +66,22 @@ def plain_listener(address: Address) -> Listener:
     return Listener(name=f"plain-{address.host}-{address.port}", host=address.host, port=address.port)
 
 
+def egress_listeners(settings: GatewaySettings) -> tuple[Listener, ...]:
+    """Return the listeners for outbound traffic that the settings ask for."""
+    asked = ((EgressMode.PROXY, settings.egress_listen), (EgressMode.TLS, settings.egress_tls_listen))
+    return tuple(
+        Listener(
+            name=f"egress-{mode}-{address.host}-{address.port}",
+            host=address.host,
+            port=address.port,
+            alpn=("http/1.1",),
+            egress=EgressListener(mode=mode, source=settings.egress_source),
+        )
+        for mode, address in asked
+        if address is not None
+    )
+
+
 def compile_options(settings: GatewaySettings) -> CompileOptions:
     """Return what the compiler must know of the settings."""
     fallback = plain_listener(DEFAULT_ADDRESS)
@@ -74,6 +91,7 @@ def compile_options(settings: GatewaySettings) -> CompileOptions:
     return CompileOptions(
         listen=plain_listener(settings.listen) if settings.listen is not None else None,
         fallback_listener=fallback,
+        egress_listeners=egress_listeners(settings),
         ingress_host=settings.bind or INGRESS_HOST,
         regex=load_engine(),
     )
@@ -82,7 +100,8 @@ def compile_options(settings: GatewaySettings) -> CompileOptions:
 def snapshot_scope(settings: GatewaySettings) -> str:
     """Return what a snapshot on disk is only good for: where its manifests came from, and where it listens."""
     config = [f"{name}={value}" for name, value in sorted(settings.source_config.items())]
-    return " ".join([settings.source, *config, f"listen={settings.listen or ''}", f"bind={settings.bind}"])
+    egress = [f"egress={one.name}" for one in egress_listeners(settings)]
+    return " ".join([settings.source, *config, f"listen={settings.listen or ''}", f"bind={settings.bind}", *egress])
 
 
 def check_data_plane(settings: GatewaySettings, plugins: PluginSet) -> None:

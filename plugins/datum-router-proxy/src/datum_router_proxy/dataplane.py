@@ -18,6 +18,7 @@ from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router_proxy.channel import Channel
 from datum_router_proxy.egress.connection import EgressConnection
 from datum_router_proxy.egress.desk import EgressDesk
+from datum_router_proxy.egress.resolver import Ask, NameResolver
 from datum_router_proxy.egress.server import RuleBook
 from datum_router_proxy.loop import Loop
 from datum_router_proxy.memory import MemoryGauge, needed_descriptors, raise_descriptor_limit
@@ -66,7 +67,14 @@ class ProxyDataPlane:
         "_transport",
     )  # fmt: skip
 
-    def __init__(self, holder: Holder[Snapshot], observer: DataPlaneObserver, settings: ProxySettings) -> None:
+    def __init__(
+        self,
+        holder: Holder[Snapshot],
+        observer: DataPlaneObserver,
+        settings: ProxySettings,
+        ask: Ask | None = None,
+    ) -> None:
+        """Begin with nothing to accept on; `ask` answers for name servers in tests."""
         self._holder = holder
         self._observer = observer
         self._settings = settings
@@ -76,7 +84,7 @@ class ProxyDataPlane:
         self._listeners: dict[str, ListenerTask] = {}
         self._removed: list[ListenerTask] = []  # until their last connection is closed, for telemetry
         self._connections: set[Unknown | EgressConnection] = set()
-        self._egress = RuleBook(EgressDesk(self._loop, holder, settings))
+        self._egress = RuleBook(EgressDesk(self._loop, holder, settings, NameResolver(self._loop, settings, ask)))
         self._counts = AcceptCounts()
         self._accept_limits = AcceptLimits(
             max_per_listener=settings.max_connections_per_listener,
