@@ -58,6 +58,10 @@ def allow(**changes: object) -> EgressRule:
     return EgressRule(**values)  # type: ignore[arg-type]  # fields of the struct by name
 
 
+def rule_for_anything() -> EgressRule:
+    return EgressRule(name="default/all", namespace="default", networks=("0.0.0.0/0", "::/0"), priority=2000)
+
+
 async def echo(stream: trio.SocketStream) -> None:
     with contextlib.suppress(trio.BrokenResourceError):  # cut off with the tunnel
         async for data in stream:
@@ -356,6 +360,7 @@ async def test_one_connection_may_ask_for_several_destinations_and_each_is_decid
         for _ in range(3):
             await stream.send_all(
                 f"GET http://{NAME}:{made.upstream}/a/../b?c HTTP/1.1\r\nHost: evil.example\r\n"
+                "X-Forwarded-For: 10.0.0.7\r\nForwarded: for=10.0.0.7\r\nX-Real-IP: 10.0.0.7\r\n"
                 "Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic x\r\n"
                 "Connection: x-hop\r\nX-Hop: 1\r\n\r\n".encode()
             )
@@ -363,7 +368,8 @@ async def test_one_connection_may_ask_for_several_destinations_and_each_is_decid
             assert head.startswith(b"HTTP/1.1 200 ")
             assert body.startswith(b"GET /b?c HTTP/1.1\r\n")
             assert b"host: %b:%d\r\n" % (NAME.encode(), made.upstream) in body.lower()
-            assert not any(name in body.lower() for name in (b"proxy-", b"x-hop", b"evil"))
+            told = (b"proxy-", b"x-hop", b"evil", b"forwarded", b"127.0.0.1", b"x-real-ip")
+            assert not any(name in body.lower() for name in told)
             await stream.send_all(b"GET http://gone.example.test/ HTTP/1.1\r\nHost: a\r\n\r\n")
             head, body = await reply(stream)
             assert head.startswith(b"HTTP/1.1 403 ")
@@ -387,6 +393,25 @@ async def test_what_is_refused_of_any_client_is_refused_of_a_proxys_client(reque
         await stream.send_all(request_head.format(to=f"{NAME}:{made.upstream}").encode())
         assert (await until(stream, b"\n")).startswith(b"HTTP/1.1 400 ")
         assert made.decisions() == []
+
+
+@in_trio
+async def test_a_redirect_is_the_clients_to_follow_and_is_decided_like_any_request() -> None:
+    async def elsewhere(stream: trio.SocketStream) -> None:
+        await until(stream, b"\r\n\r\n")
+        await stream.send_all(
+            b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/latest/\r\nContent-Length: 0\r\n\r\n"
+        )
+
+    async with rig(allow(), rule_for_anything(), handler=elsewhere) as made, await made.connect() as stream:
+        await stream.send_all(f"GET http://{NAME}:{made.upstream}/ HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        head, _ = await reply(stream)
+        assert head.startswith(b"HTTP/1.1 302 ")
+        assert b"location: http://169.254.169.254/latest/\r\n" in head.lower()
+        await stream.send_all(b"GET http://169.254.169.254/latest/ HTTP/1.1\r\nHost: a\r\n\r\n")
+        head, body = await reply(stream)
+        assert head.startswith(b"HTTP/1.1 403 ")
+        assert b"closed_address" in body
 
 
 @in_trio

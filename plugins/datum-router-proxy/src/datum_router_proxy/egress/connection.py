@@ -74,9 +74,11 @@ class EgressConnection:
                 await self._pass_tls()
             else:
                 await self._proxy()
-        except (DeadlineExpired, TaskCancelled) as error:
+        except DeadlineExpired as error:
             self._pipeline.rejected("tcp", error.reason)
             channel.abort()
+        except TaskCancelled:
+            channel.abort()  # the client has left, or we end
         except ChannelError:
             channel.close()  # one side has left: nothing is to be said to anybody
         finally:

@@ -20,13 +20,14 @@ from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.compiler.link import Lease, LinkedRule, ServiceState, Snapshot
 from datum_router.egress.decide import Verdict
 from datum_router.egress.destination import BadDestination, Destination, parse_destination
+from datum_router.filters.headers import RequestHeaderEdit
 from datum_router.health.trial import LocalPermits, TrialDesk
 from datum_router.health.view import HealthTable
 from datum_router.model.egress import EgressReason, EgressRule
 from datum_router.model.endpoint import make_endpoint
 from datum_router.model.listener import Listener
 from datum_router.model.request import LocalReply
-from datum_router.model.route import BackendRef, BalancingPolicy, LocalityPolicy, Rule, RuleId
+from datum_router.model.route import BackendRef, BalancingPolicy, HeaderEdit, LocalityPolicy, Rule, RuleId
 from datum_router.model.service import Service, ServiceKey, UpstreamProtocol
 from datum_router.reasons import Reason
 from datum_router.routing.normalize import BadHost, parse_authority
@@ -64,6 +65,12 @@ _REASONS: Final = {
     EgressReason.RESOLUTION_TIMEOUT: Reason.EGRESS_UNRESOLVED,
     EgressReason.TOO_MANY_LOOKUPS: Reason.EGRESS_UNRESOLVED,
 }
+
+
+_ANONYMOUS: Final = HeaderEdit(
+    remove=("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded", "x-real-ip")
+)
+"""What strangers outside are not told: the addresses of clients inside, ours or what a client says."""
 
 
 def reply_to(verdict: Verdict) -> LocalReply:
@@ -263,6 +270,7 @@ class RuleBook:
             id=RuleId(f"egress:{egress.name}"),
             route=f"egress:{egress.name}",
             destinations=(BackendRef(service=key),),
+            filters=(_ANONYMOUS,),
             retry=egress.retry,
             timeouts=egress.timeouts,
         )
@@ -276,4 +284,4 @@ class RuleBook:
             shared=SharedCandidates(),
         )
         state.balancers[balancer] = None
-        return LinkedRule(rule, (), {key: (state, balancer)})
+        return LinkedRule(rule, (RequestHeaderEdit(_ANONYMOUS),), {key: (state, balancer)})
