@@ -251,13 +251,14 @@ class FactIndex:
         status: StatusPart | None,
         verdict: Verdict,
         refusals: tuple[tuple[str, Refusal], ...] = (),
+        connections: int = 0,
     ) -> Subject | None:
         """Return what is known of an object; None if it is not there.
 
         Args:
             status: What it has now.
             verdict: What gateways say.
-            refusals: The same.
+            refusals, connections: The same.
         """
         metadata = self.metadata(key)
         if metadata is None or self._view is None:
@@ -269,6 +270,7 @@ class FactIndex:
             manifest=self._view.get(*_where(key)),
             status=status,
             verdict=verdict,
+            connections=connections,
             problems=self._problems.get(name, ()),
             findings=self._findings.get(name, ()),
             refusals=refusals,

@@ -65,6 +65,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
         findings: What compiling the version in force found.
         refusals: What gateways say about references that only they may follow, with their names.
         verdict: Whether the version in force is so on every gateway.
+        connections: Of a VPCEgress: outbound connections that are open on all gateways together.
     """
 
     key: ObjectKey
@@ -75,6 +76,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     problems: tuple[Diagnostic, ...] = ()
     findings: tuple[Diagnostic, ...] = ()
     refusals: tuple[tuple[str, Refusal], ...] = ()
+    connections: int = 0
 
     @property
     def is_bad(self) -> bool:

@@ -18,7 +18,7 @@ from datum_router.model.endpoint import make_endpoint
 from datum_router.plugins.protocols import Contribution
 from datum_router.reasons import Reason
 from datum_router.reconcile.conditions import MAX_MESSAGE_CHARS, ConditionType
-from datum_router.reconcile.reports import NO_GATEWAY, Refusal, Verdict
+from datum_router.reconcile.reports import IN_FORCE, NO_GATEWAY, Refusal, Verdict
 from datum_router.reconcile.status import (
     BOUND_ENDPOINTS,
     CONTROLLER_NAME,
@@ -540,3 +540,16 @@ def test_a_binding_without_endpoints(desk: Desk, condition_of: Of) -> None:
     synced = condition_of(status, C.SYNCED)
     assert (synced.status, synced.reason) == ("False", "NoEndpoints")
     assert not status.active
+
+
+def test_an_egress_tells_its_open_connections_and_a_change_of_them_is_written(desk: Desk) -> None:
+    key = desk.put("VPCEgress", "out", {"policy": "Deny"})
+    desk.compile()
+    desk.write(key)
+    subject = desk.index.subject(key, status=desk.index.status(key), verdict=IN_FORCE, connections=4)
+    assert subject is not None
+    status = desired_status(subject, desk.index.facts(key), now=LATER)
+    assert isinstance(status, VPCEgressStatus)
+    assert status.connection_count == 4
+    assert plain_status(status)["connectionCount"] == 4
+    assert not is_same_status(desk.index.status(key), status)
