@@ -10,6 +10,9 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
+import h2.config
+import h2.connection
+import h2.events
 import pytest
 import trio
 import trustme
@@ -134,9 +137,7 @@ async def rig(
         sock = socket.create_server(("127.0.0.1", 0))
         sock.setblocking(False)
         ports[mode] = sock.getsockname()[1]
-        plane.add_listener(
-            Listener(name=mode, egress=EgressListener(mode=mode, source=source), alpn=("http/1.1",)), sock
-        )
+        plane.add_listener(Listener(name=mode, egress=EgressListener(mode=mode, source=source)), sock)
     async with trio.open_nursery() as nursery:
         listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
         nursery.start_soon(trio.serve_listeners, handler, [listener])
@@ -532,3 +533,173 @@ async def test_a_drain_lets_tunnels_go_on_until_the_grace_ends() -> None:
         assert await until(stream, b"there") == b"still there"
         with pytest.raises(trio.BrokenResourceError):
             await stream.receive_some(1)
+
+
+# --- HTTP/2 with prior knowledge --------------------------------------------------------------------------------
+
+
+class H2Client:
+    """A client by another library, which checks nothing of what it sends."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        config = h2.config.H2Configuration(
+            header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False
+        )
+        self.engine = h2.connection.H2Connection(config)
+        self.engine.initiate_connection()
+        self.events: list[h2.events.Event] = []
+
+    async def request(self, *fields: tuple[str, str], end: bool = False) -> int:
+        number = self.engine.get_next_available_stream_id()
+        self.engine.send_headers(number, [(name.encode(), value.encode()) for name, value in fields], end_stream=end)
+        await self.flush()
+        return number
+
+    async def flush(self) -> None:
+        await self._stream.send_all(self.engine.data_to_send())
+
+    async def next(self, kind: type[h2.events.Event], number: int) -> h2.events.Event:
+        """Return the next event of a kind on a stream; others of it are passed over."""
+        while True:
+            for at, event in enumerate(self.events):
+                if isinstance(event, kind) and event.stream_id == number:  # type: ignore[attr-defined]  # these have one
+                    del self.events[: at + 1]
+                    return event
+            data = await self._stream.receive_some(65_536)
+            assert data, "the connection ended"
+            for event in self.engine.receive_data(data):
+                self.events.append(event)
+                if isinstance(event, h2.events.DataReceived):
+                    self.engine.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            await self.flush()
+
+    async def status(self, number: int) -> bytes:
+        event = await self.next(h2.events.ResponseReceived, number)
+        return dict(event.headers)[b":status"]  # type: ignore[attr-defined]  # it has some
+
+    async def data(self, number: int, size: int) -> bytes:
+        found = b""
+        while len(found) < size:
+            event = await self.next(h2.events.DataReceived, number)
+            found += event.data  # type: ignore[attr-defined]  # it has some
+        return found
+
+
+@in_trio
+async def test_one_http2_connection_carries_tunnels_and_requests() -> None:
+    async def both(stream: trio.SocketStream) -> None:
+        first = await stream.receive_some(3)
+        if first == b"GET":
+            await until(stream, b"\r\n\r\n")
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        else:
+            await stream.send_all(first)
+            await echo(stream)
+
+    async with rig(allow(), handler=both) as made:
+        target = f"{NAME}:{made.upstream}"
+        client = H2Client(await made.connect())
+        one = await client.request((":method", "CONNECT"), (":authority", target.upper()))
+        two = await client.request((":method", "CONNECT"), (":authority", target))
+        assert [await client.status(one), await client.status(two)] == [b"200", b"200"]
+        assert made.gauge() == {"default/api": 2}
+        for number, text in ((one, b"first tunnel"), (two, b"second tunnel")):
+            client.engine.send_data(number, text)
+            await client.flush()
+            assert await client.data(number, len(text)) == text
+        for path in ("/a", "/b"):
+            get = await client.request(
+                (":method", "GET"), (":scheme", "http"), (":authority", target), (":path", path), end=True
+            )
+            assert await client.status(get) == b"200"
+            assert await client.data(get, 2) == b"ok"
+        client.engine.end_stream(one)
+        await client.flush()
+        await client.next(h2.events.StreamEnded, one)
+        client.engine.reset_stream(two)
+        await client.flush()
+        with trio.fail_after(5):
+            while made.gauge().get("default/api"):  # noqa: ASYNC110  # the plane tells nobody
+                await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        (((":method", "CONNECT"), (":authority", "other.example.test:443")), b"403"),
+        (((":method", "CONNECT"), (":authority", NAME)), b"400"),
+        (((":method", "CONNECT"), (":authority", "u@api.example.test:443")), b"400"),
+        (((":method", "CONNECT"), (":authority", "0177.0.0.1:443")), b"400"),
+        (((":method", "CONNECT"), (":authority", f"{NAME}:0443")), b"400"),
+        (((":method", "CONNECT"), (":authority", f"{NAME}.:443")), b"502"),
+        (((":method", "CONNECT"), (":authority", f"{NAME}:1")), b"502"),
+        (((":method", "GET"), (":scheme", "https"), (":authority", NAME), (":path", "/")), b"400"),
+        (((":method", "GET"), (":scheme", "http"), (":authority", "other.example.test"), (":path", "/")), b"403"),
+    ],
+)
+@in_trio
+async def test_what_is_refused_over_http2(fields: tuple[tuple[str, str], ...], status: bytes) -> None:
+    async with rig() as made:
+        client = H2Client(await made.connect())
+        assert await client.status(await client.request(*fields, end=fields[0][1] == "GET")) == status
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ((":method", "CONNECT"), (":authority", NAME), (":path", "/")),
+        ((":method", "CONNECT"), (":authority", NAME), (":scheme", "http")),
+        ((":method", "CONNECT"),),
+        ((":method", "CONNECT"), (":authority", f"{NAME}:443"), ("content-length", "3")),
+    ],
+)
+@in_trio
+async def test_a_malformed_connect_is_a_stream_error(fields: tuple[tuple[str, str], ...]) -> None:
+    async with rig() as made:
+        client = H2Client(await made.connect())
+        await client.next(h2.events.StreamReset, await client.request(*fields))
+        assert made.decisions() == []
+
+
+@pytest.mark.parametrize(("name", "is_carried"), [(NAME, True), ("other.example.test", False)])
+@in_trio
+async def test_what_is_allowed_as_tls_has_to_be_tls_over_http2_too(name: str, is_carried: bool) -> None:
+    async with rig(allow(protocols=(EgressProtocol.TLS,))) as made:
+        client = H2Client(await made.connect())
+        number = await client.request((":method", "CONNECT"), (":authority", f"{NAME}:{made.upstream}"))
+        assert await client.status(number) == b"200"
+        first = hello(name)
+        client.engine.send_data(number, first)
+        await client.flush()
+        if is_carried:
+            assert await client.data(number, len(first)) == first
+        else:
+            await client.next(h2.events.StreamReset, number)
+            assert ("deny", "not_tls") in made.decisions()
+
+
+@in_trio
+async def test_an_http2_tunnel_stops_reading_a_client_whose_upstream_takes_nothing() -> None:
+    held = trio.Event()
+
+    async def slow(stream: trio.SocketStream) -> None:
+        await held.wait()
+        await echo(stream)
+
+    async with rig(handler=slow) as made:
+        client = H2Client(await made.connect())
+        number = await client.request((":method", "CONNECT"), (":authority", f"{NAME}:{made.upstream}"))
+        assert await client.status(number) == b"200"
+        sent = 0
+        with trio.move_on_after(0.5):
+            while sent < 64 * 1024 * 1024:
+                window = min(client.engine.local_flow_control_window(number), 16_384)
+                if not window:
+                    await client.next(h2.events.WindowUpdated, number)
+                    continue
+                client.engine.send_data(number, bytes(window))
+                sent += window
+                await client.flush()
+        assert sent < 16 * 1024 * 1024, "the kernel's buffers and one window, and no more"
+        held.set()

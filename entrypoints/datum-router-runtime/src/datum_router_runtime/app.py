@@ -74,7 +74,6 @@ def egress_listeners(settings: GatewaySettings) -> tuple[Listener, ...]:
             name=f"egress-{mode}-{address.host}-{address.port}",
             host=address.host,
             port=address.port,
-            alpn=("http/1.1",),
             egress=EgressListener(mode=mode, source=settings.egress_source),
         )
         for mode, address in asked
