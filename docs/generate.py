@@ -82,6 +82,8 @@ VARIABLES = (
     ("DATUM_ROUTER_VPC_INTERFACES", "data_plane_config", "`namespace/name=interface,...`: `vpc_interfaces` below"),
     ("DATUM_ROUTER_VPC_ATTACHMENTS", "data_plane_config", "`namespace/name=interface,...`: `vpc_attachments` below"),
     ("DATUM_ROUTER_VPC_REQUIRED", "data_plane_config", "`true` or `false`: `vpc_required` below"),
+    ("DATUM_ROUTER_EGRESS_NAMESERVERS", "data_plane_config", "`ADDRESS:PORT,...`: `egress_nameservers` below"),
+    ("DATUM_ROUTER_EGRESS_CLOSED", "data_plane_config", "networks: `egress_closed` below"),
     *((variable, field, "seconds") for variable, field in ENVIRONMENT.items()),
     *((variable, field, "text") for variable, field in TEXTS.items()),
     *((variable, field, "`HOST:PORT`, which others may reach") for variable, field in ADDRESSES.items()),

@@ -41,7 +41,7 @@ NOT_USED = {
         "router-controller",
         "patch",
         "vpcegresses/status",
-    ): "the CRD lets no VPCEgress in yet; there may be some of before",
+    ): "the short run has no VPCEgress",
     ("router-controller", "patch", "events"): "the count of an event that is repeated a minute later",
 }
 """Rights that a short run does not use, by account, verb and resource: when they are used."""

@@ -16,9 +16,7 @@ HERE = Path(__file__).parent
 SECTIONS = {"a": 25, "b": 8, "c": 12, "d": 23, "e": 10, "u": 14, "p": 9, "g": 6}
 """How many rows each section has: HTTP/1 framing, hop-by-hop, paths, HTTP/2, slow peers, upstreams, the process; last
 the ground rules, which the kit checks around every test."""
-LATER = {
-    "u14": "addresses that a name resolves to are checked once there is a VPCEgress that resolves names",
-}
+LATER: dict[str, str] = {}
 """Rows whose subject the product does not have yet. Rows F (TLS, identity) and K (Kubernetes) are tested elsewhere."""
 _PREFIX = re.compile(r"::test_((?:[a-z]\d{1,2}_)+)")
 

@@ -346,3 +346,94 @@ def test_limits_that_hold_for_the_request_are_shown(invoke: Invoke, tmp_path: Pa
     assert text.index(front) < text.index(own)
     document = json.loads(invoke("GET", "http://shop.test:8080/", "--output", "json").stdout)
     assert document["winner"]["limits"] == [front, own]
+
+
+# --- outbound traffic -----------------------------------------------------------------------------------------------
+
+
+EGRESS = """\
+apiVersion: router.datum.net/v1alpha1
+kind: VPCEgress
+metadata: {name: api}
+spec:
+  sourceVpcAttachment: prod-vpc
+  match:
+    hostnames: [api.example.com]
+    protocols: [HTTPS]
+---
+apiVersion: router.datum.net/v1alpha1
+kind: VPCEgress
+metadata: {name: no-partner}
+spec:
+  match: {hostnames: ["*.partner.example"]}
+  policy: Deny
+  priority: 10
+"""
+
+
+@pytest.fixture
+def egress(invoke: Invoke, tmp_path: Path) -> Callable[..., Result]:
+    (tmp_path / "conf" / "egress.yaml").write_text(EGRESS)
+    return lambda *arguments: invoke("--egress", *arguments)
+
+
+FROM = ("--from", "default/prod-vpc")
+
+
+def test_egress_says_the_verdict_and_what_each_rule_says(egress: Callable[..., Result]) -> None:
+    result = egress(*FROM, "CONNECT", "api.example.com:443", "--address", "93.184.216.34")
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert lines[:2] == ["api.example.com:443 from default/prod-vpc", "allow: allowed_by_rule by vpcegress default/api"]
+    assert "  may be dialled: 93.184.216.34" in lines
+    assert any(line.startswith("  holds   Allow default/api") for line in lines)
+    assert any(line.startswith("  no      Deny default/no-partner") and "hostnames" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ((*FROM, "CONNECT", "api.example.com:443"), "depends on the addresses of the name"),
+        ((*FROM, "CONNECT", "api.example.com:443", "--address", "10.0.0.1"), "deny: closed_address"),
+        ((*FROM, "TLS", "api.example.com", "--address", "1.1.1.1"), "allow: allowed_by_rule"),
+        ((*FROM, "GET", "http://api.example.com/"), "deny: denied_by_default"),
+        (("--from", "default/", "CONNECT", "a.partner.example:443"), "deny: denied_by_rule"),
+        (("--from", "other/", "CONNECT", "a.example:443"), "deny: no_policy"),
+        (("CONNECT", "a.example:443"), "deny: unknown_source"),
+    ],
+)
+def test_egress_says_why(egress: Callable[..., Result], arguments: tuple[str, ...], said: str) -> None:
+    result = egress(*arguments)
+    assert result.exit_code == 0
+    assert said in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("CONNECT", "0177.0.0.1:80"), "bad_destination"),
+        (("CONNECT", "a.example"), "no port"),
+        (("GET", "https://a.example/"), "or CONNECT HOST:PORT"),
+        (("GET", "http://u@a.example/"), "user information"),
+        (("GET", "http://a.example/%00"), "400"),
+        (("CONNECT", "a.example:443", "--address", "x"), "--address"),
+    ],
+)
+def test_what_is_no_destination_is_exit_2(egress: Callable[..., Result], arguments: tuple[str, ...], said: str) -> None:
+    result = egress(*FROM, *arguments)
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+def test_egress_for_machines(egress: Callable[..., Result]) -> None:
+    result = egress(*FROM, "CONNECT", "api.example.com:443", "--address", "93.184.216.34", "--output", "json")
+    document = json.loads(result.output)
+    assert (document["verdict"], document["reason"], document["egress"]) == ("allow", "allowed_by_rule", "default/api")
+    assert document["mustBeTls"] is True
+    assert [one["holds"] for one in document["rules"]] == ["no", "yes"]
+
+
+def test_from_needs_egress(invoke: Invoke) -> None:
+    result = invoke("--from", "default/x", "GET", "http://a.example/")
+    assert result.exit_code == 2
+    assert "--egress" in result.output

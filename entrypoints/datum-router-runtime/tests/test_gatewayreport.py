@@ -14,8 +14,10 @@ from datum_router.errors import ClusterConflict, ClusterForbidden, ClusterUnavai
 from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.meta import ObjectKey, OwnerReference
 from datum_router.manifests.table import KindTable
+from datum_router.model.egress import EgressListener, EgressMode, EgressPolicy
 from datum_router.model.listener import Listener
 from datum_router.model.snapshot import SnapshotData
+from datum_router.observe import names
 from datum_router.plugins.cluster import LeaseRecord
 from datum_router.plugins.protocols import Upsert
 from datum_router.reasons import Reason
@@ -50,6 +52,7 @@ class Stage:
         self.lagging = 0
         self.marks: dict[str, str] = {}
         self.published_view: StoreView | None = None
+        self.links: dict[int, Link] = {}
 
     def lagging_workers(self) -> int:
         return self.lagging
@@ -411,5 +414,47 @@ def test_a_port_that_changes_hands_is_waited_for() -> None:
         stage.touch("5")
         await wait_all_tasks_blocked()
         assert reports(cluster) == []
+
+    play(script)
+
+
+# --- open outbound connections ------------------------------------------------------------------------------------
+
+
+class Link:
+    """A worker's side, as far as connections are counted of it."""
+
+    def __init__(self, *counts: tuple[str, float]) -> None:
+        self.cells = {(names.EGRESS_CONNECTIONS.name, (egress,)): count for egress, count in counts}
+
+
+def test_open_connections_are_reported_every_half_minute_and_only_if_they_changed() -> None:
+    async def script(stage: Stage, cluster: FakeCluster) -> None:
+        listener = Listener(name="egress", egress=EgressListener(mode=EgressMode.PROXY))
+        stage.links = {0: Link(("default/out", 2.0), ("default/quiet", 0.0)), 1: Link(("default/out", 1.0))}
+        stage.data = SnapshotData(version=1, digest="d1", egress=EgressPolicy(), listeners=(listener,))
+        stage.force_changed.notify()
+        await trio.sleep(31.0)
+        assert reports(cluster)[-1].connections == {"default/out": 3}
+        count = len(reports(cluster))
+        for _ in range(10):
+            stage.links = {0: Link(("default/out", 7.0))}
+            await trio.sleep(1.0)
+            stage.links = {0: Link(("default/out", 3.0))}
+        await trio.sleep(60.0)
+        assert len(reports(cluster)) == count, "as many as before whenever they were counted"
+        stage.links = {}
+        await trio.sleep(31.0)
+        assert reports(cluster)[-1].connections == {}
+
+    play(script)
+
+
+def test_a_gateway_without_an_egress_listener_counts_nothing() -> None:
+    async def script(stage: Stage, cluster: FakeCluster) -> None:
+        stage.links = {0: Link(("default/out", 2.0))}
+        stage.edit("d1", "5")
+        await trio.sleep(100.0)
+        assert [one.connections for one in reports(cluster)] == [{}]
 
     play(script)

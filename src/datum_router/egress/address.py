@@ -166,3 +166,18 @@ def parse_network(text: str) -> Network:
         if mapped is not None:
             return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
     return network
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Return networks that stand in a text with commas between them.
+
+    Raises:
+        ValueError: One is none; the message is its text.
+    """
+    found: list[Network] = []
+    for part in filter(None, (one.strip() for one in text.split(","))):
+        try:
+            found.append(ipaddress.ip_network(part, strict=False))
+        except ValueError as error:
+            raise ValueError(part) from error
+    return tuple(found)

@@ -450,7 +450,8 @@ class EgressTable:
         found_range = self._closed.find(face)
         if found_range is not None:
             network, kind = found_range
-            if decider is None or not decider.opens(face, network, request.destination.port):
+            is_nowhere = kind is RangeKind.UNSPECIFIED  # no destination at all: the kernel takes it for loopback
+            if is_nowhere or decider is None or not decider.opens(face, network, request.destination.port):
                 return denied(
                     EgressReason.CLOSED_ADDRESS, f"an address in {network} ({kind}), which no rule opens", verdict.rule
                 )

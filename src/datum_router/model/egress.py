@@ -10,9 +10,6 @@ import msgspec
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
 from datum_router.model.service import UpstreamTls
 
-MAX_EGRESS_LOG_HOST = 253
-"""Longest host in a log line; canonical hosts are never longer."""
-
 
 class EgressMode(enum.StrEnum):
     """What an egress listener speaks."""

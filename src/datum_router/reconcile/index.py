@@ -252,6 +252,7 @@ class FactIndex:
         verdict: Verdict,
         refusals: tuple[tuple[str, Refusal], ...] = (),
         notes: tuple[tuple[str, Refusal], ...] = (),
+        connections: int = 0,
     ) -> Subject | None:
         """Return what is known of an object; None if it is not there.
 
@@ -259,6 +260,7 @@ class FactIndex:
             status: What it has now.
             verdict: What gateways say.
             refusals, notes: The same.
+            refusals, connections: The same.
         """
         metadata = self.metadata(key)
         if metadata is None or self._view is None:
@@ -270,6 +272,7 @@ class FactIndex:
             manifest=self._view.get(*_where(key)),
             status=status,
             verdict=verdict,
+            connections=connections,
             problems=self._problems.get(name, ()),
             findings=self._findings.get(name, ()),
             refusals=refusals,

@@ -19,12 +19,13 @@ of itself, but not speak for another one, keep statuses from being written, or h
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 
 import msgspec
 
-from datum_router.manifests.meta import MAX_NAME_CHARS, ObjectKey
+from datum_router.manifests.meta import MAX_COUNT, MAX_NAME_CHARS, ObjectKey
 from datum_router.plugins.cluster import LeaseRecord
 from datum_router.reasons import Reason
 
@@ -40,6 +41,10 @@ MAX_REFUSED_BYTES = 64 * 1024
 MAX_MESSAGE_CHARS = 200
 MAX_PROBLEM_CHARS = 1000
 """How much is told of what keeps a gateway from putting things into force."""
+MAX_COUNTED = 200
+"""VPCEgresses whose open connections a report tells; those of others are not known."""
+MAX_CONNECTIONS = MAX_COUNT
+"""Open connections of one VPCEgress that are believed of one gateway."""
 MAX_RECORD_S = 900
 """The longest time for which a record counts without being renewed (seconds), whatever it says."""
 NAMED_GATEWAYS = 3
@@ -73,6 +78,7 @@ class GatewayReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         notes: What is to be known of objects that are in force, such as a certificate that expires; bounded likewise.
         problem: Why it cannot put what it has taken in into force, such as a port that another process has; empty if
             nothing is wrong.
+        connections: Open outbound connections, by `namespace/name` of the VPCEgress that let them through.
         namespaces: Those whose objects it serves; empty = all.
         label_selector: Which of our objects it serves; empty = all.
     """
@@ -83,6 +89,7 @@ class GatewayReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     is_cut: bool = False
     notes: tuple[Refusal, ...] = ()
     problem: str = ""
+    connections: Mapping[str, int] = {}
     namespaces: tuple[str, ...] = ()
     label_selector: str = ""
 
@@ -301,6 +308,16 @@ class Verdicts:
         """Return what gateways note on an object, the first one of the gravest reason first."""
         found = self._notes.get(key, [])
         return sorted(found, key=lambda one: one[1].reason != Reason.CERTIFICATE_EXPIRED)
+
+    def connections(self) -> Mapping[ObjectKey, int]:
+        """Return the open connections of each VPCEgress that has any, on all gateways together."""
+        found: Counter[ObjectKey] = Counter()
+        for report in self._reports.values():
+            for name, count in sorted(report.connections.items())[:MAX_COUNTED]:
+                namespace, _, bare = name.partition("/")
+                key = ObjectKey(kind="VPCEgress", namespace=namespace, name=bare)
+                found[key] = min(found[key] + min(max(count, 0), MAX_CONNECTIONS), MAX_CONNECTIONS)
+        return {key: count for key, count in found.items() if count}
 
     def refusals_of(self, key: ObjectKey, reason: Reason) -> list[tuple[str, Refusal]]:
         """Return who refuses an object for a reason, with what is said about it."""

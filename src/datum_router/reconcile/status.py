@@ -48,7 +48,7 @@ BOUND_ENDPOINTS = MAX_STATUS_ENDPOINTS
 LOCATION_KEYS = ("topology.datum.net/city-code", "topology.datum.net/region", "topology.kubernetes.io/zone")
 """Topology keys that say where an endpoint is, the best one first."""
 
-NOT_OURS = frozenset({"load_balancer_ip", "ingress_addresses", "connection_count", "healthy", "last_heartbeat"})
+NOT_OURS = frozenset({"load_balancer_ip", "ingress_addresses", "healthy", "last_heartbeat"})
 """Fields of statuses that the controller knows nothing of."""
 
 VOLATILE = frozenset({"last_update_time", "last_sync_time"})
@@ -235,6 +235,7 @@ def _egress(subject: Subject, facts: Facts, now: str) -> VPCEgressStatus:
     return VPCEgressStatus(
         observed_generation=subject.metadata.generation,
         active=is_true(conditions, ConditionType.ACCEPTED, ConditionType.RESOLVED_REFS, ConditionType.PROGRAMMED),
+        connection_count=subject.connections,
         conditions=merged(subject, conditions, now=now),
     )
 

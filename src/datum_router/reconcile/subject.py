@@ -69,6 +69,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
         refusals: What gateways say about references that only they may follow, with their names.
         notes: What gateways say of certificates, with their names.
         verdict: Whether the version in force is so on every gateway.
+        connections: Of a VPCEgress: outbound connections that are open on all gateways together.
     """
 
     key: ObjectKey
@@ -80,6 +81,7 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     findings: tuple[Diagnostic, ...] = ()
     refusals: tuple[tuple[str, Refusal], ...] = ()
     notes: tuple[tuple[str, Refusal], ...] = ()
+    connections: int = 0
 
     @property
     def is_bad(self) -> bool:

@@ -11,6 +11,8 @@ from datum_router.reasons import Reason
 from datum_router.reconcile import reports
 from datum_router.reconcile.reports import (
     IN_FORCE,
+    MAX_CONNECTIONS,
+    MAX_COUNTED,
     MAX_RECORD_S,
     MAX_REFUSED,
     NO_GATEWAY,
@@ -18,6 +20,7 @@ from datum_router.reconcile.reports import (
     GatewayReport,
     Refusal,
     ReportBook,
+    Verdicts,
     decode_report,
     encode_report,
     make_problem,
@@ -259,3 +262,17 @@ def test_a_report_is_never_longer_than_an_annotation_may_be() -> None:
     )
     assert len(encode_report(report).encode()) < 100_000
     assert decode_report(encode_report(report)) == report
+
+
+def test_connections_are_those_of_all_gateways_and_no_gateway_is_believed_everything() -> None:
+    out = ObjectKey(kind="VPCEgress", namespace="default", name="out")
+    found = Verdicts(
+        {
+            "a": GatewayReport(connections={"default/out": 2, "default/none": 0}),
+            "b": GatewayReport(connections={"default/out": 3, "default/bad": -5}),
+        }
+    ).connections()
+    assert found == {out: 5}
+    assert Verdicts({"a": GatewayReport(connections={"default/out": 10**12})}).connections()[out] == MAX_CONNECTIONS
+    many = {f"default/e{number:04}": 1 for number in range(MAX_COUNTED + 50)}
+    assert len(Verdicts({"a": GatewayReport(connections=many)}).connections()) == MAX_COUNTED

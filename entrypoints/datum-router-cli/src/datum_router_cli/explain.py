@@ -26,7 +26,8 @@ from datum_router_cli.condition import (
 )
 from datum_router_cli.destination import DestinationReport, Down, describe_destinations, destination_lines
 from datum_router_cli.edge import explain_at
-from datum_router_cli.failure import RouterCommand
+from datum_router_cli.egress import ask_about_egress, explain_egress
+from datum_router_cli.failure import RouterCommand, require
 from datum_router_cli.listener import choose_listener, serves_host
 from datum_router_cli.load import Loaded, as_check, load_directory
 from datum_router_cli.output import make_console, output_option, plural, print_diagnostic, print_json, say
@@ -58,6 +59,21 @@ MAX_SHOWN_LOSERS = 50
 )
 @click.option("--down", multiple=True, metavar="ADDRESS[:PORT]", help="An endpoint supposed to be down; repeatable.")
 @click.option("--attachment", default="", metavar="NAMESPACE/NAME", help="The gateway's VPCAttachment it comes in by.")
+@click.option("--egress", is_flag=True, help="Ask about outbound traffic: whether VPCEgresses let it go to URL.")
+@click.option(
+    "--from",
+    "source",
+    default="",
+    metavar="NAMESPACE/NAME",
+    help="With --egress: the VPCAttachment it comes from, or NAMESPACE/. Default: that of --source-ip.",
+)
+@click.option(
+    "--address",
+    "addresses",
+    metavar="IP",
+    multiple=True,
+    help="With --egress: an address that the name is supposed to have; repeatable. Nothing is looked up.",
+)
 @output_option
 def explain(
     directory: str,
@@ -69,6 +85,9 @@ def explain(
     at: str,
     down: tuple[str, ...],
     attachment: str,
+    egress: bool,
+    source: str,
+    addresses: tuple[str, ...],
     output: str,
 ) -> None:
     """Say which rule of the manifests in DIR takes a request, why each other one does not, and where it would go.
@@ -81,8 +100,22 @@ def explain(
     Examples:
       datum-router explain ./manifests GET http://localhost/api/v1/users
       datum-router explain ./manifests GET http://localhost/ --at latitude=50.1,longitude=8.7 --down 10.0.0.1
+      datum-router explain ./manifests --egress --from default/prod-vpc CONNECT api.example.com:443
       datum-router explain ./manifests POST https://shop.example.com/cart -H 'X-Tenant: blue' --source-ip 10.1.2.3
     """
+    if egress:
+        asked = ask_about_egress(method, url)
+        report = explain_egress(
+            load_directory(directory), asked, source=source or attachment, source_ip=source_ip, addresses=addresses
+        )
+        if output == "json":
+            print_json(report.document())
+        else:
+            report.print(make_console())
+        return
+    require(
+        not source and not addresses, "--from and --address: they are about outbound traffic, expected --egress too"
+    )
     head = make_request(method, url, headers=headers, source_ip=source_ip)
     place = gateway_place(at)
     loaded = load_directory(directory)

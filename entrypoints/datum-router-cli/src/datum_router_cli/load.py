@@ -60,7 +60,10 @@ def load_directory(path: str, *, plugins: PluginSet | None = None) -> Loaded:
         store.apply(event)
     view = store.view()
     # Without labels it is no gateway in particular, so that all VPCIngresses are looked at.
-    options = msgspec.structs.replace(compile_options(settings), gateway_labels=settings.labels or None)
+    # Nor is it a directory's business where outbound traffic passes.
+    options = msgspec.structs.replace(
+        compile_options(settings), gateway_labels=settings.labels or None, egress_listeners=None
+    )
     result = Compiler(plugins, options).compile(view)
     expiring = expiry_diagnostics(ExpiryBook().look(result.data.listeners), now=time.time())
     return Loaded(

@@ -41,7 +41,25 @@ from datum_router_runtime.sockets import ListenerGroup
     metavar="HOST:PORT",
     help=f"Loopback address for {', '.join(PAGES[:-1])} and {PAGES[-1]}. Default: none.",
 )
-def run(directory: str, listen: str | None, workers: int | None, admin: str | None) -> None:
+@click.option(
+    "--egress",
+    metavar="HOST:PORT",
+    help="Forward proxy for outbound traffic, as VPCEgresses allow. Default: DATUM_ROUTER_EGRESS_LISTEN, or none.",
+)
+@click.option(
+    "--egress-source",
+    metavar="NAMESPACE/NAME",
+    help="The VPCAttachment whose traffic that is, or NAMESPACE/ for all of a namespace, if neither interface nor "
+    "address says so. Default: DATUM_ROUTER_EGRESS_SOURCE, or nobody's: nothing passes.",
+)
+def run(
+    directory: str,
+    listen: str | None,
+    workers: int | None,
+    admin: str | None,
+    egress: str | None,
+    egress_source: str | None,
+) -> None:
     """Serve the manifests in DIR; changes to them are in force within a second.
 
     Ends after SIGTERM or SIGINT when requests in flight are done; a second signal ends it at once. SIGHUP replaces the
@@ -54,7 +72,9 @@ def run(directory: str, listen: str | None, workers: int | None, admin: str | No
       datum-router run ./manifests
       datum-router run ./manifests --listen '[::]:8080' --workers 4 --admin 127.0.0.1:9901
     """
-    settings = gateway_settings(directory, listen=listen, workers=workers, admin=admin)
+    settings = gateway_settings(
+        directory, listen=listen, workers=workers, admin=admin, egress=egress, egress_source=egress_source
+    )
     run_gateway(settings, announce=Printer())
 
 
@@ -84,7 +104,15 @@ class Printer(Announce):
         click.echo("ready")
 
 
-def gateway_settings(directory: str, *, listen: str | None, workers: int | None, admin: str | None) -> GatewaySettings:
+def gateway_settings(
+    directory: str,
+    *,
+    listen: str | None = None,
+    workers: int | None = None,
+    admin: str | None = None,
+    egress: str | None = None,
+    egress_source: str | None = None,
+) -> GatewaySettings:
     """Return the settings that these arguments and the environment give; arguments go before the environment.
 
     Raises:
@@ -103,4 +131,11 @@ def gateway_settings(directory: str, *, listen: str | None, workers: int | None,
     )
     settings = msgspec.structs.replace(settings, **settings_from_environment(os.environ))
     # What is asked for here and now goes before what stands in the environment.
-    return settings if workers is None else msgspec.structs.replace(settings, workers=workers)
+    asked: dict[str, object] = {}
+    if workers is not None:
+        asked["workers"] = workers
+    if egress is not None:
+        asked["egress_listen"] = parse_address(egress, name="--egress")
+    if egress_source is not None:
+        asked["egress_source"] = egress_source
+    return msgspec.structs.replace(settings, **asked) if asked else settings

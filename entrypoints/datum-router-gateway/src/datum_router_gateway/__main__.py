@@ -38,6 +38,10 @@ HELP = """Usage: datum-router-gateway
   DATUM_ROUTER_ADMIN             loopback HOST:PORT of the admin listener [default: off]
   DATUM_ROUTER_PROBES            HOST:PORT of /healthz and /readyz alone [default: off]
   DATUM_ROUTER_METRICS           HOST:PORT of /metrics alone [default: off]
+  DATUM_ROUTER_EGRESS_LISTEN     HOST:PORT of a forward proxy for what VPCEgresses allow [default: off]
+  DATUM_ROUTER_EGRESS_TLS_LISTEN HOST:PORT for redirected TLS connections, by server name [default: off]
+  DATUM_ROUTER_EGRESS_SOURCE     NAMESPACE/NAME of the VPCAttachment whose traffic it is, if neither
+                                 interface nor address says so [default: nobody's]
   DATUM_ROUTER_WORKERS           worker processes [default: 1]
   DATUM_ROUTER_LOG               log filter, such as info or router=debug [default: info]
   DATUM_ROUTER_LOG_FORMAT        text or json [default: text]

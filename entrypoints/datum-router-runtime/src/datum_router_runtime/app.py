@@ -20,6 +20,7 @@ from datum_router.compiler.expiry import ExpiryBook, expiry_diagnostics
 from datum_router.compiler.ingress import HTTP_PORT
 from datum_router.errors import ConfigError
 from datum_router.health.view import HealthBook
+from datum_router.model.egress import EgressListener, EgressMode
 from datum_router.model.listener import Listener
 from datum_router.observe import names
 from datum_router.observe.cells import CellKey
@@ -69,6 +70,21 @@ def plain_listener(address: Address) -> Listener:
     return Listener(name=f"plain-{address.host}-{address.port}", host=address.host, port=address.port)
 
 
+def egress_listeners(settings: GatewaySettings) -> tuple[Listener, ...]:
+    """Return the listeners for outbound traffic that the settings ask for."""
+    asked = ((EgressMode.PROXY, settings.egress_listen), (EgressMode.TLS, settings.egress_tls_listen))
+    return tuple(
+        Listener(
+            name=f"egress-{mode}-{address.host}-{address.port}",
+            host=address.host,
+            port=address.port,
+            egress=EgressListener(mode=mode, source=settings.egress_source),
+        )
+        for mode, address in asked
+        if address is not None
+    )
+
+
 def compile_options(settings: GatewaySettings) -> CompileOptions:
     """Return what the compiler must know of the settings."""
     fallback = plain_listener(DEFAULT_ADDRESS)
@@ -78,6 +94,7 @@ def compile_options(settings: GatewaySettings) -> CompileOptions:
     return CompileOptions(
         listen=plain_listener(settings.listen) if settings.listen is not None else None,
         fallback_listener=fallback,
+        egress_listeners=egress_listeners(settings),
         ingress_host=settings.bind or INGRESS_HOST,
         gateway_labels=settings.labels,
         regex=load_engine(),
@@ -87,8 +104,9 @@ def compile_options(settings: GatewaySettings) -> CompileOptions:
 def snapshot_scope(settings: GatewaySettings) -> str:
     """Return what a snapshot on disk is only good for: where its manifests came from, and where it listens."""
     config = [f"{name}={value}" for name, value in sorted(settings.source_config.items())]
-    labels = [f"label:{name}={value}" for name, value in sorted(settings.labels.items())]
-    return " ".join([settings.source, *config, f"listen={settings.listen or ''}", f"bind={settings.bind}", *labels])
+    more = [f"label:{name}={value}" for name, value in sorted(settings.labels.items())]
+    more += [f"egress={one.name}" for one in egress_listeners(settings)]
+    return " ".join([settings.source, *config, f"listen={settings.listen or ''}", f"bind={settings.bind}", *more])
 
 
 def check_data_plane(settings: GatewaySettings, plugins: PluginSet) -> None:

@@ -11,6 +11,7 @@ import logging
 import random
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import msgspec
@@ -23,12 +24,14 @@ from datum_router.errors import ClusterConflict, ClusterError
 from datum_router.manifests.credentials import CREDENTIAL_KINDS, REFERRING_KINDS, references
 from datum_router.manifests.meta import MAX_NAME_CHARS, ObjectKey, ObjectMeta, OwnerReference, key_of
 from datum_router.manifests.table import KindTable
+from datum_router.observe import names
 from datum_router.plugins.cluster import Cluster, LeaseRecord
 from datum_router.plugins.protocols import ManifestView
 from datum_router.policy.backoff import full_jitter
 from datum_router.reasons import Reason
 from datum_router.reconcile.reports import (
     GATEWAY_LABELS,
+    MAX_COUNTED,
     REPORT_ANNOTATION,
     GatewayReport,
     Refusal,
@@ -47,6 +50,8 @@ QUIET_S = 5.0
 """Versions that moved without a change of configuration are reported after so long a quiet time (seconds)."""
 RENEW_S = 120.0
 """The record is written anew after so long (seconds), if nothing else has been reported."""
+COUNT_S = 30.0
+"""Open outbound connections are counted so often (seconds): what comes and goes in between is not reported."""
 LEASE_S = 300
 """A record that has not been written for so long (seconds) is that of a gateway that is gone."""
 FIRST_RETRY_S = 0.5
@@ -183,6 +188,7 @@ class GatewayReporter:
         self._rng = random.Random()
         self._last = GatewayReport()
         self._expiries = ExpiryBook()
+        self._connections: Mapping[str, int] = {}
         self.writes = 0
         self.failures = 0
 
@@ -212,6 +218,7 @@ class GatewayReporter:
             is_cut=is_cut,
             notes=notes,
             problem=make_problem(problems),
+            connections=self._connections,
             namespaces=tuple(sorted(part.strip() for part in namespaces.split(",") if part.strip())),
             label_selector=self._scope.get("labelSelector", ""),
         )
@@ -233,7 +240,11 @@ class GatewayReporter:
 
     async def _keep_reporting(self) -> None:
         written_at = -RENEW_S
+        counted_at = -COUNT_S
         while True:
+            if trio.current_time() - counted_at >= COUNT_S:
+                counted_at = trio.current_time()
+                self._connections = self._open_connections()
             force, news = self._supervisor.force_changed.next, self._feed.news.next
             found = self.report()
             is_due = trio.current_time() - written_at >= RENEW_S
@@ -248,7 +259,25 @@ class GatewayReporter:
                     await self._write(found)
                     written_at = trio.current_time()
                 continue
-            await _first_of(force, news, timeout_s=max(written_at + RENEW_S - trio.current_time(), 1.0))
+            due_at = written_at + RENEW_S
+            if self._has_egress():
+                due_at = min(due_at, counted_at + COUNT_S)
+            await _first_of(force, news, timeout_s=max(due_at - trio.current_time(), 1.0))
+
+    def _has_egress(self) -> bool:
+        data = self._supervisor.data
+        return data is not None and data.egress is not None and any(one.egress is not None for one in data.listeners)
+
+    def _open_connections(self) -> Mapping[str, int]:
+        """Return the open outbound connections by VPCEgress, of all workers."""
+        if not self._has_egress():
+            return {}
+        found: Counter[str] = Counter()
+        for link in self._supervisor.links.values():
+            for (metric, labels), value in link.cells.items():
+                if metric == names.EGRESS_CONNECTIONS.name and value > 0:
+                    found[labels[0]] += int(value)
+        return dict(sorted(found.items())[:MAX_COUNTED])
 
     async def _write(self, report: GatewayReport) -> None:
         """Write the report, however often it takes; a newer one takes its place meanwhile."""

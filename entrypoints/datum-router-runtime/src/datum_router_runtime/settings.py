@@ -100,9 +100,21 @@ def require_loopback(address: Address, name: str) -> None:
         )
 
 
+_SOURCE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?/([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?")
+
+
 def _require_workers(workers: int, name: str) -> None:
     if not 1 <= workers <= MAX_WORKERS:
         raise ConfigError(f"{name}: found {workers}, expected 1 to {MAX_WORKERS}", reason=Reason.INVALID_VALUE)
+
+
+def _require_source(text: str) -> None:
+    if text and not _SOURCE.fullmatch(text):
+        raise ConfigError(
+            f"egress_source: found {text!r}, expected NAMESPACE/NAME of a VPCAttachment, or NAMESPACE/ for all of a "
+            "namespace",
+            reason=Reason.INVALID_VALUE,
+        )
 
 
 def require_duration(seconds: float, name: str) -> None:
@@ -186,6 +198,11 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         metrics: Address of /metrics; None = off.
         data_plane: Name of the data plane plugin.
         data_plane_config: Its text settings.
+        egress_listen: Listener for outbound traffic of clients that know of it: CONNECT and absolute-form requests.
+            What passes is what VPCEgresses allow, which is nothing without any; None = off.
+        egress_tls_listen: The same for connections that were redirected here, by the server name of their handshake.
+        egress_source: Whose traffic it is if neither interface nor address says so: `namespace/name` of a
+            VPCAttachment, or `namespace/` of a whole namespace; empty = nobody's.
         topology: Where this gateway is, for locality: `topology.datum.net/city-code=IAD`.
         location: The same by `name` of its Location, `latitude` and `longitude` in degrees. If neither this nor
             `topology` is given, the ServingLocation among the manifests says where it is.
@@ -222,6 +239,9 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     metrics: Address | None = None
     data_plane: str = "proxy"
     data_plane_config: Mapping[str, str] = {}
+    egress_listen: Address | None = None
+    egress_tls_listen: Address | None = None
+    egress_source: str = ""
     topology: Mapping[str, str] = {}
     location: Mapping[str, str] = {}
     debounce_s: float = 0.05
@@ -256,6 +276,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _require_workers(self.workers, "workers")
         read_place(self.topology, self.location)
+        _require_source(self.egress_source)
         if self.admin is not None:
             require_loopback(self.admin, "admin")
         for name in (
@@ -339,10 +360,16 @@ TEXTS = {
     "DATUM_ROUTER_IDENTITY": "identity",
     "DATUM_ROUTER_SNAPSHOT_FILE": "snapshot_file",
     "DATUM_ROUTER_RATE_LIMIT_STORE": "rate_limit_store",
+    "DATUM_ROUTER_EGRESS_SOURCE": "egress_source",
 }
 """Environment variable -> field, for plain text."""
 
-ADDRESSES = {"DATUM_ROUTER_PROBES": "probes", "DATUM_ROUTER_METRICS": "metrics"}
+ADDRESSES = {
+    "DATUM_ROUTER_PROBES": "probes",
+    "DATUM_ROUTER_METRICS": "metrics",
+    "DATUM_ROUTER_EGRESS_LISTEN": "egress_listen",
+    "DATUM_ROUTER_EGRESS_TLS_LISTEN": "egress_tls_listen",
+}
 """Environment variable -> field, for addresses that others may reach."""
 
 
@@ -350,6 +377,8 @@ DATA_PLANE = {
     "DATUM_ROUTER_VPC_INTERFACES": "vpc_interfaces",
     "DATUM_ROUTER_VPC_ATTACHMENTS": "vpc_attachments",
     "DATUM_ROUTER_VPC_REQUIRED": "vpc_required",
+    "DATUM_ROUTER_EGRESS_NAMESERVERS": "egress_nameservers",
+    "DATUM_ROUTER_EGRESS_CLOSED": "egress_closed",
 }
 """Environment variable -> setting of the data plane whose values hold commas, or that stand beside one of those."""
 

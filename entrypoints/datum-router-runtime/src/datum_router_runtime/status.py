@@ -127,6 +127,7 @@ class StatusWriter:
         self._book = ReportBook()
         self._verdicts = Verdicts({})
         self._refused: AbstractSet[ObjectKey] = frozenset()
+        self._connections: Mapping[ObjectKey, int] = {}
         self._waiting: set[ObjectKey] = set()  # not in force everywhere when last looked at
         self._written: dict[ObjectKey, tuple[str, StatusPart]] = {}
         self._rewrites: dict[ObjectKey, int] = {}  # in a row, of statuses that were changed behind our back
@@ -200,9 +201,11 @@ class StatusWriter:
         before = self._refused
         self._verdicts = self._book.verdicts(self._clock())
         self._refused = frozenset(self._verdicts.mentioned())
+        counted, self._connections = self._connections, self._verdicts.connections()
         self._reported.notify()
         # What is in force everywhere stays so (`FirstVersions`): only the rest can hear anything new.
-        return self._waiting | before | self._refused
+        recounted = {key for key, _ in counted.items() ^ self._connections.items()}
+        return self._waiting | before | self._refused | recounted
 
     def _queue_up(self, keys: AbstractSet[ObjectKey], *, is_urgent: bool, after_s: float | None = None) -> None:
         if not self._is_writing or not keys:
@@ -297,7 +300,14 @@ class StatusWriter:
             self._waiting.add(key)
         refusals = tuple(self._verdicts.refusals_of(key, Reason.INVALID_CERTIFICATE_REF))
         notes = tuple(self._verdicts.notes_on(key))
-        subject = self._index.subject(key, status=old, verdict=verdict, refusals=refusals, notes=notes)
+        subject = self._index.subject(
+            key,
+            status=old,
+            verdict=verdict,
+            refusals=refusals,
+            notes=notes,
+            connections=self._connections.get(key, 0),
+        )
         assert subject is not None  # it has metadata
         new = desired_status(subject, self._index.facts(key), now=timestamp(self._wall_clock()))
         if is_same_status(old, new):

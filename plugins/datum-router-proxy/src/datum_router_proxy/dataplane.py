@@ -18,6 +18,7 @@ from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router_proxy.channel import Channel, PlainChannel
 from datum_router_proxy.egress.connection import EgressConnection
 from datum_router_proxy.egress.desk import EgressDesk
+from datum_router_proxy.egress.resolver import Ask, NameResolver
 from datum_router_proxy.egress.server import RuleBook
 from datum_router_proxy.loop import Loop
 from datum_router_proxy.memory import MemoryGauge, needed_descriptors, raise_descriptor_limit
@@ -69,7 +70,14 @@ class ProxyDataPlane:
         "_transport",
     )  # fmt: skip
 
-    def __init__(self, holder: Holder[Snapshot], observer: DataPlaneObserver, settings: ProxySettings) -> None:
+    def __init__(
+        self,
+        holder: Holder[Snapshot],
+        observer: DataPlaneObserver,
+        settings: ProxySettings,
+        ask: Ask | None = None,
+    ) -> None:
+        """Begin with nothing to accept on; `ask` answers for name servers in tests."""
         self._holder = holder
         self._observer = observer
         self._settings = settings
@@ -78,10 +86,10 @@ class ProxyDataPlane:
         self._pipeline = Pipeline(self._loop, holder, observer, settings, self._transport)
         self._listeners: dict[str, ListenerTask] = {}
         self._removed: list[ListenerTask] = []  # until their last connection is closed, for telemetry
-        self._egress = RuleBook(EgressDesk(self._loop, holder, settings))
         self._streams = Streams(self._loop, holder, observer, settings, self._transport)
         self._secrets: tuple[bytes, ...] = ()
         self._connections: set[Unknown | Stream | EgressConnection] = set()
+        self._egress = RuleBook(EgressDesk(self._loop, holder, settings, NameResolver(self._loop, settings, ask)))
         self._counts = AcceptCounts()
         self._accept_limits = AcceptLimits(
             max_per_listener=settings.max_connections_per_listener,

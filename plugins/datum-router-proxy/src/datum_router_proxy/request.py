@@ -132,7 +132,8 @@ class Template:
         kept_id: The request id of a trusted peer; None: each request gets a new one.
         planned_for, rule: For the snapshot with that mark the express lane has found this rule, or None: it does not
             serve it.
-        proxied_scheme: Of a target in absolute-form, as a client of a proxy writes it: `http` or `https`; else empty.
+        proxied_scheme: What the client says of the scheme, for proxies: that of a target in absolute-form, empty for
+            one without; of HTTP/2 what :scheme says.
         sent: What the filters of `rule` make of `head`; the same object if there are none.
         h1_head: If it is plain, `sent` as the engine for HTTP/1 upstreams would write it: before and after the id.
     """
@@ -277,7 +278,7 @@ class Template:
         new.is_plain = self.is_plain
         new.is_simple = True
         new.planned_for = None
-        new.proxied_scheme = ""
+        new.proxied_scheme = self.proxied_scheme
         new.rule = None
         new._after = self._after
         new._varying = self._varying
@@ -539,6 +540,7 @@ def from_h2(event: RequestReceived, hop: hygiene.Hop, listener: str) -> Template
     )
     template = Template(method="GET" if is_tunnel else event.method.decode("ascii"), hop=hop, listener=listener)
     template.is_tunnel = is_tunnel
+    template.proxied_scheme = event.scheme.decode("ascii")
     template.has_body = not event.end_stream and not is_tunnel
     template.content_length = event.content_length
     if grammar.METHOD.fullmatch(event.method) is None:
@@ -550,4 +552,6 @@ def from_h2(event: RequestReceived, hop: hygiene.Hop, listener: str) -> Template
     if b"expect" in names:
         template._expect(event.fields)
     template._fill(event.path, event.authority.lower(), event.fields, hop, frozenset())
+    if template.method == "CONNECT" and grammar.AUTHORITY.fullmatch(event.authority) is None:
+        template.authority = template.host = ""  # as over HTTP/1: a padded port is no port
     return template

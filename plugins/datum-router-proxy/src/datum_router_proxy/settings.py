@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from datum_router.egress.address import Network
+from datum_router.egress.address import Network, parse_networks
 from datum_router.errors import ConfigError
 from datum_router.reasons import Reason
 from datum_router_proxy.vpc import VpcInterfaces, parse_interfaces
@@ -206,16 +206,13 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def closed_networks(self) -> tuple[Network, ...]:
         """Return the networks of `egress_closed`."""
-        found: list[Network] = []
-        for text in filter(None, (part.strip() for part in self.egress_closed.split(","))):
-            try:
-                found.append(ipaddress.ip_network(text, strict=False))
-            except ValueError as error:
-                raise ConfigError(
-                    f"proxy setting egress_closed: found {text!r}, expected networks such as 203.0.113.0/24",
-                    reason=Reason.INVALID_VALUE,
-                ) from error
-        return tuple(found)
+        try:
+            return parse_networks(self.egress_closed)
+        except ValueError as error:
+            raise ConfigError(
+                f"proxy setting egress_closed: found {str(error)!r}, expected networks such as 203.0.113.0/24",
+                reason=Reason.INVALID_VALUE,
+            ) from error
 
 
 def from_text(values: Mapping[str, str]) -> ProxySettings:

@@ -1,7 +1,8 @@
 """A client's connection to an egress listener: a proxy's, or one whose bytes begin with a TLS handshake.
 
 Theory of operation. What a connection is shows in its first bytes. `CONNECT` makes it a tunnel to one destination;
-anything else is HTTP/1, whose requests name their destinations one by one (`egress.server`). On a listener for TLS the
+anything else is HTTP/1 or HTTP/2 with prior knowledge, whose requests name their destinations one by one
+(`egress.server`). On a listener for TLS the
 first bytes have to be a ClientHello; they are looked at and passed on unchanged.
 
 A tunnel that was allowed as TLS only has to begin with a ClientHello for the name that was asked for: so a policy for
@@ -11,12 +12,10 @@ A tunnel that was allowed as TLS only has to begin with a ClientHello for the na
 from __future__ import annotations
 
 import contextlib
-import logging
 
 from datum_router.egress.destination import (
     BadDestination,
     Destination,
-    canonical_name,
     parse_authority_form,
     parse_destination,
 )
@@ -27,6 +26,7 @@ from datum_router.model.request import LocalReply
 from datum_router.reasons import Reason
 from datum_router_proxy.channel import Channel, ChannelError, drain, wait_readable
 from datum_router_proxy.egress.desk import Decision
+from datum_router_proxy.egress.dialing import dial_one, hello_of, require_name
 from datum_router_proxy.egress.original import original_destination
 from datum_router_proxy.egress.server import EgressServer, RuleBook, reply_to
 from datum_router_proxy.egress.tunnel import ByteTunnel
@@ -34,16 +34,13 @@ from datum_router_proxy.loop import DeadlineExpired, TaskCancelled, current_task
 from datum_router_proxy.pipeline import Pipeline
 from datum_router_proxy.replies import for_upstream_error
 from datum_router_proxy.server.h1 import H1Connection
-from datum_router_proxy.upstream.connect import dial
+from datum_router_proxy.server.h2 import H2Connection
 from datum_router_proxy.wire import client_hello, connect
-from datum_router_proxy.wire.client_hello import ClientHello, NotTls, read_client_hello
-
-log = logging.getLogger(__name__)
+from datum_router_proxy.wire.client_hello import ClientHello
+from datum_router_proxy.wire.http2 import PREFACE
 
 TLS_PORT = 443
 """Where TLS goes if the kernel does not say which port was meant."""
-CONNECT_TIMEOUT_S = 10.0
-"""For one dial, if the VPCEgress does not say."""
 
 
 class EgressConnection:
@@ -56,7 +53,7 @@ class EgressConnection:
         self._book = book
         self._channel = channel
         self._listener = listener
-        self._serving: H1Connection | None = None
+        self._serving: H1Connection | H2Connection | None = None
         self._is_busy = False
         self._task = channel.task
 
@@ -74,9 +71,11 @@ class EgressConnection:
                 await self._pass_tls()
             else:
                 await self._proxy()
-        except (DeadlineExpired, TaskCancelled) as error:
+        except DeadlineExpired as error:
             self._pipeline.rejected("tcp", error.reason)
             channel.abort()
+        except TaskCancelled:
+            channel.abort()  # the client has left, or we end
         except ChannelError:
             channel.close()  # one side has left: nothing is to be said to anybody
         finally:
@@ -88,7 +87,9 @@ class EgressConnection:
         task = current_task()
         task.deadline, task.deadline_reason = loop.now + settings.first_byte_timeout_s, Reason.IDLE_TIMEOUT
         first = b""
-        while connect.START.startswith(first[: len(connect.START)]) and len(first) < len(connect.START):
+        while (len(first) < len(connect.START) and connect.START.startswith(first)) or (
+            len(first) < len(PREFACE) and PREFACE.startswith(first)
+        ):
             data = await self._more()
             if not data:
                 return
@@ -99,7 +100,8 @@ class EgressConnection:
             await self._connect(first)
             return
         server = EgressServer(self._pipeline, self._book, self._listener, self._channel.peer[0])
-        self._serving = H1Connection(server, self._channel, self._listener)
+        kind = H2Connection if first.startswith(PREFACE) else H1Connection
+        self._serving = kind(server, self._channel, self._listener)
         await self._serving.run(first)
 
     async def _more(self) -> bytes:
@@ -139,7 +141,7 @@ class EgressConnection:
             self._say(reply_to(decision.verdict))
             return
         try:
-            upstream = await self._dial(decision)
+            upstream = await self._dial(decision, "")
         except UpstreamError as error:
             self._say(for_upstream_error(error))
             return
@@ -164,10 +166,7 @@ class EgressConnection:
         """
         try:
             hello, data = await self._hello(first)
-            name = _canonical(hello.server_name)
-            assert decision.destination is not None
-            if name != decision.destination.name:
-                raise RemoteProtocolError("tls: another server name", reason=Reason.TLS_HANDSHAKE, status_hint=400)
+            require_name(hello, decision)
         except RemoteProtocolError as error:
             self._pipeline.rejected("tls", error.reason)
             self._book.desk.refuse(decision, self._listener, EgressReason.NOT_TLS, str(error))
@@ -194,7 +193,7 @@ class EgressConnection:
         upstream: Channel | None = None
         try:
             if decision.verdict.is_allowed:
-                upstream = await self._dial(decision, prefer=meant[0] if meant is not None else "")
+                upstream = await self._dial(decision, meant[0] if meant is not None else "")
         except UpstreamError:
             pass  # logged; without a connection there is nobody to pass an alert on from
         if upstream is None:
@@ -217,7 +216,7 @@ class EgressConnection:
         task, loop = current_task(), self._pipeline.loop
         task.deadline = loop.now + self._pipeline.settings.tls_handshake_timeout_s
         task.deadline_reason = Reason.TLS_HANDSHAKE
-        while (hello := read_client_hello(data)) is None:
+        while (hello := hello_of(data)) is None:
             try:
                 more = await self._more()
             except DeadlineExpired as error:
@@ -229,8 +228,6 @@ class EgressConnection:
                     raise RemoteProtocolError("tls: cut off", reason=Reason.TLS_HANDSHAKE, status_hint=400)
                 return ClientHello(), b""
             data += more
-        if isinstance(hello, NotTls):
-            raise RemoteProtocolError(f"tls: {hello.why}", reason=Reason.TLS_HANDSHAKE, status_hint=400)
         return hello, data
 
     # --- parts -------------------------------------------------------------------------------------------------------
@@ -244,36 +241,12 @@ class EgressConnection:
         finally:
             self._channel.watcher = None
 
-    async def _dial(self, decision: Decision, *, prefer: str = "") -> Channel:
-        """Connect to one of the addresses that were allowed.
-
-        Args:
-            prefer: The address that the client meant; tried first if it is allowed.
-
-        Raises:
-            UpstreamError: None of them can be reached.
-        """
-        verdict, destination = decision.verdict, decision.destination
-        assert destination is not None
-        assert verdict.rule is not None
-        rule = verdict.rule
-        addresses = sorted(verdict.addresses, key=lambda address: address != prefer)
-        timeout_s = rule.timeouts.connect_s or CONNECT_TIMEOUT_S
+    async def _dial(self, decision: Decision, prefer: str) -> Channel:
         self._channel.watcher = current_task()
         try:
-            for left, address in reversed(list(enumerate(reversed(addresses[: rule.retry.max_retries + 1])))):
-                try:
-                    channel = await dial(self._pipeline.loop, address, destination.port, timeout_s=timeout_s)
-                except UpstreamError as error:
-                    log.info("egress destination not reached", extra={"error": str(error), "egress": rule.name})
-                    if not left:
-                        raise
-                else:
-                    channel.reset_reason = Reason.UPSTREAM_RESET
-                    return channel
+            return await dial_one(self._pipeline.loop, decision, prefer=prefer)
         finally:
             self._channel.watcher = None
-        raise AssertionError("_dial: an allowed destination has an address")
 
     async def _carry(self, upstream: Channel, first: bytes, decision: Decision) -> None:
         rule = decision.verdict.rule
@@ -334,12 +307,6 @@ class EgressConnection:
             self._serving.cut()
         elif self._task is not None:
             self._task.cancel(Reason.DRAINING)
-
-
-def _canonical(name: str) -> str:
-    """Return a server name as destinations have it; empty if there is none, or none that could be one."""
-    found = canonical_name(name) if name else ""
-    return "" if isinstance(found, BadDestination) else found
 
 
 def _tls_destination(name: str, meant: tuple[str, int] | None) -> Destination | BadDestination:

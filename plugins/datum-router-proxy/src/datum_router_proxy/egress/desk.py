@@ -56,13 +56,11 @@ class EgressDesk:
         "own_ports",
     )  # fmt: skip
 
-    def __init__(
-        self, loop: Loop, holder: Holder[Snapshot], settings: ProxySettings, resolver: NameResolver | None = None
-    ) -> None:
+    def __init__(self, loop: Loop, holder: Holder[Snapshot], settings: ProxySettings, resolver: NameResolver) -> None:
         self._loop = loop
         self._holder = holder
         self._closed = ClosedRanges(settings.closed_networks())
-        self._resolver = resolver or NameResolver(loop, settings)
+        self._resolver = resolver
         self._table = EgressTable(_NO_POLICY, self._closed)
         self._buckets: dict[str, TokenBucket] = {}
         self._decisions: Counter[tuple[str, str]] = Counter()

@@ -21,23 +21,28 @@ from datum_router.compiler.lease import Lease, ServiceState
 from datum_router.compiler.link import LinkedRule, Snapshot
 from datum_router.egress.decide import Verdict
 from datum_router.egress.destination import BadDestination, Destination, parse_destination
+from datum_router.errors import RemoteProtocolError, UpstreamError
+from datum_router.filters.headers import RequestHeaderEdit
 from datum_router.health.trial import LocalPermits, TrialDesk
 from datum_router.health.view import HealthTable
 from datum_router.model.egress import EgressReason, EgressRule
 from datum_router.model.endpoint import make_endpoint
 from datum_router.model.listener import Listener
 from datum_router.model.request import LocalReply
-from datum_router.model.route import BackendRef, BalancingPolicy, LocalityPolicy, Rule, RuleId
+from datum_router.model.route import BackendRef, BalancingPolicy, HeaderEdit, LocalityPolicy, Rule, RuleId
 from datum_router.model.service import Service, ServiceKey, UpstreamProtocol
 from datum_router.reasons import Reason
 from datum_router.routing.normalize import BadHost, parse_authority
+from datum_router_proxy.channel import Channel, ChannelError
 from datum_router_proxy.egress.desk import Decision, EgressDesk
+from datum_router_proxy.egress.dialing import dial_one, hello_of, require_name
+from datum_router_proxy.egress.tunnel import StreamTunnel
 from datum_router_proxy.exchange import ClientGone, Downstream
 from datum_router_proxy.express import Begun
 from datum_router_proxy.flight import AnyFlight, FlyingDownstream, SinglyDownstream, Takeoff
-from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled
+from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
 from datum_router_proxy.pipeline import Pipeline
-from datum_router_proxy.replies import refuse
+from datum_router_proxy.replies import for_upstream_error, refuse
 from datum_router_proxy.request import Template
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.wire.hpack_codec import LineCache
@@ -65,6 +70,12 @@ _REASONS: Final = {
     EgressReason.RESOLUTION_TIMEOUT: Reason.EGRESS_UNRESOLVED,
     EgressReason.TOO_MANY_LOOKUPS: Reason.EGRESS_UNRESOLVED,
 }
+
+
+_ANONYMOUS: Final = HeaderEdit(
+    remove=("x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded", "x-real-ip")
+)
+"""What strangers outside are not told: the addresses of clients inside, ours or what a client says."""
 
 
 def reply_to(verdict: Verdict) -> LocalReply:
@@ -137,6 +148,9 @@ class EgressServer:
     async def serve(self, downstream: Downstream, template: Template, begun: Begun | None = None) -> None:
         """Decide about one request, and have it answered."""
         downstream.settle()
+        if template.method == "CONNECT":
+            await self._connect(downstream, template)
+            return
         rule: LinkedRule = self._book.refused
         policy = ""
         try:
@@ -163,6 +177,81 @@ class EgressServer:
             await self._pipeline.serve(downstream, template, begun)
         finally:
             self._book.desk.closed(policy)
+
+    async def _connect(self, downstream: Downstream, template: Template) -> None:
+        """Serve a plain CONNECT, which only HTTP/2 has here: over HTTP/1 it is no request of a connection."""
+        upstream: Channel | None = None
+        try:
+            reply = self._pipeline.overload_reply
+            decision: Decision | None = None
+            first = b""
+            if reply is None:
+                decision = await self._book.desk.decide(self._listener, self._client, _authority(template, None))
+                if not decision.verdict.is_allowed:
+                    reply = reply_to(decision.verdict)
+            if decision is not None and reply is None:
+                try:
+                    upstream = await dial_one(self.loop, decision)
+                except UpstreamError as error:
+                    reply = for_upstream_error(error)
+            if reply is not None or decision is None or upstream is None:
+                assert reply is not None
+                await self._pipeline.serve(downstream, template, Begun(self._book.refused, reply, self.loop.now))
+                return
+            downstream.accept_tunnel(())
+            downstream.flush()
+            if decision.verdict.must_be_tls:
+                first = await self._checked(downstream, decision)
+            await self._carry(downstream, upstream, first, decision)
+            upstream.close()
+        except (ClientGone, TaskCancelled, DeadlineExpired, ChannelError, RemoteProtocolError) as error:
+            downstream.abort(Reason.DOWNSTREAM_RESET if isinstance(error, ClientGone) else error.reason)
+        finally:
+            if upstream is not None and not upstream.is_closed:
+                upstream.abort()
+
+    async def _checked(self, downstream: Downstream, decision: Decision) -> bytes:
+        """Return the first bytes of a tunnel once they are known to be a ClientHello for the destination.
+
+        Raises:
+            RemoteProtocolError: They are not; counted.
+        """
+        task = current_task()
+        task.deadline = self.loop.now + self.settings.tls_handshake_timeout_s
+        task.deadline_reason = Reason.TLS_HANDSHAKE
+        data = b""
+        try:
+            while (hello := hello_of(data)) is None:
+                more = downstream.read_body()
+                if more is None:
+                    await park()
+                elif not more:
+                    raise RemoteProtocolError("tls: cut off", reason=Reason.TLS_HANDSHAKE, status_hint=400)
+                else:
+                    data += more
+            require_name(hello, decision)
+        except (RemoteProtocolError, DeadlineExpired) as error:
+            self.rejected("tls", error.reason)
+            self._book.desk.refuse(decision, self._listener, EgressReason.NOT_TLS, str(error))
+            raise
+        return data
+
+    async def _carry(self, downstream: Downstream, upstream: Channel, first: bytes, decision: Decision) -> None:
+        rule = decision.verdict.rule
+        assert rule is not None
+        tunnel = StreamTunnel(
+            self.loop,
+            downstream,
+            upstream,
+            first=first,
+            idle_s=rule.idle_s or self.settings.tunnel_idle_timeout_s,
+            moves_per_turn=self.settings.moves_per_turn,
+        )
+        self._book.desk.opened(rule.name)
+        try:
+            await tunnel.run()
+        finally:
+            self._book.desk.closed(rule.name)
 
     def _unfit(self, template: Template) -> LocalReply | None:
         """Return the reply to what is no request to a proxy, whatever the policy says."""
@@ -192,7 +281,7 @@ class EgressServer:
             return await self._book.desk.decide(
                 self._listener,
                 self._client,
-                _destination(template),
+                _authority(template, HTTP_PORT),
                 method=template.method,
                 path=template.path,
             )
@@ -200,11 +289,12 @@ class EgressServer:
             downstream.unwatch()
 
 
-def _destination(template: Template) -> Destination | BadDestination:
+def _authority(template: Template, default_port: int | None) -> Destination | BadDestination:
+    """Return what a request is for; `default_port` None: the port has to be stated."""
     parsed = parse_authority(template.authority)
     if isinstance(parsed, BadHost):
         return BadDestination(parsed.detail)
-    return parse_destination(parsed.host, parsed.port or HTTP_PORT)
+    return parse_destination(parsed.host, parsed.port or default_port)
 
 
 _Key = tuple[str, tuple[str, ...], int, object]
@@ -264,6 +354,7 @@ class RuleBook:
             id=RuleId(f"egress:{egress.name}"),
             route=f"egress:{egress.name}",
             destinations=(BackendRef(service=key),),
+            filters=(_ANONYMOUS,),
             retry=egress.retry,
             timeouts=egress.timeouts,
         )
@@ -277,4 +368,4 @@ class RuleBook:
             shared=SharedCandidates(),
         )
         state.balancers[balancer] = None
-        return LinkedRule(rule, (), {key: (state, balancer)})
+        return LinkedRule(rule, (RequestHeaderEdit(_ANONYMOUS),), {key: (state, balancer)})

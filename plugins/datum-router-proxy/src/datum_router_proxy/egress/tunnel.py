@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datum_router.reasons import Reason
 from datum_router_proxy.channel import Channel
+from datum_router_proxy.exchange import ClientGone, Downstream
 from datum_router_proxy.loop import Loop, current_task, park
 
 
@@ -84,7 +85,73 @@ class ByteTunnel:
             await park()
 
 
-def cut(*channels: Channel) -> None:
-    """Reset both sides."""
-    for channel in channels:
-        channel.abort()
+class StreamTunnel:
+    """The same for one stream of HTTP/2, whose connection has a task of its own; `run` belongs to the stream's task."""
+
+    __slots__ = ("_downstream", "_first", "_idle_s", "_loop", "_moves", "_upstream")
+
+    def __init__(
+        self, loop: Loop, downstream: Downstream, upstream: Channel, *, first: bytes, idle_s: float, moves_per_turn: int
+    ) -> None:
+        self._loop = loop
+        self._downstream = downstream
+        self._upstream = upstream
+        self._first = first
+        self._idle_s = idle_s
+        self._moves = moves_per_turn
+
+    async def run(self) -> None:
+        """Carry bytes until both sides have ended.
+
+        Raises:
+            ChannelError: The upstream broke.
+            ClientGone: The client broke.
+            DeadlineExpired, TaskCancelled: See `ByteTunnel.run`.
+        """
+        task = current_task()
+        downstream, upstream = self._downstream, self._upstream
+        upstream.task = task
+        task.deadline_reason = Reason.IDLE_TIMEOUT
+        task.deadline = self._loop.now + self._idle_s
+        is_client_done = is_upstream_done = False
+        if self._first:
+            upstream.send(self._first)
+            self._first = b""
+        turns = 0
+        while not (is_client_done and is_upstream_done):
+            upstream.check()
+            downstream.flush()
+            moved = False
+            if not is_client_done and not upstream.buffered:
+                data = downstream.read_body()
+                if data:
+                    upstream.send(data)
+                    moved = True
+                elif data is not None:
+                    upstream.finish_writes()
+                    is_client_done = moved = True
+            if not is_upstream_done and upstream.readable and downstream.is_writable:
+                data = upstream.recv()
+                if data:
+                    downstream.send_data(data)
+                    moved = True
+                elif data is not None:
+                    downstream.send_end()
+                    is_upstream_done = moved = True
+            downstream.flush()
+            if downstream.is_gone and not is_client_done:
+                raise ClientGone
+            if moved:
+                task.deadline = self._loop.now + self._idle_s
+                turns += 1
+                if turns % self._moves:
+                    continue
+                task.wake()
+            await park()
+        while True:
+            downstream.flush()
+            if downstream.is_flushed:
+                return
+            if downstream.is_gone:
+                raise ClientGone
+            await park()

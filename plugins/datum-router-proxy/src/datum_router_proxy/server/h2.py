@@ -60,6 +60,7 @@ class H2Connection(H2Link):
             max_concurrent_streams=settings.max_concurrent_streams,
             stream_window_bytes=settings.stream_window_bytes,
             connection_window_bytes=settings.connection_window_bytes,
+            serve_connect=listener.egress is not None,
         )
         super().__init__(
             plane.loop,

@@ -121,6 +121,8 @@ def _message(data: bytes) -> bytes | NotTls | None:
         if len(piece) < length and have < wanted:
             return _more(size)
         at += 5 + length
+    if have > wanted:
+        return NotTls(why="there are bytes after the ClientHello in its record")
     return b"".join(pieces)[4:wanted]
 
 

@@ -17,7 +17,8 @@ class RequestReceived(msgspec.Struct, frozen=True, gc=False):
     """Report a valid request head (server role).
 
     `authority` is never empty: it is `:authority`, or Host if that is absent; Host itself is taken out of `fields`
-    once both agree. `path` begins with `/`, or is `*` for OPTIONS. `protocol` is set for extended CONNECT only.
+    once both agree. `path` begins with `/`, or is `*` for OPTIONS. `protocol` is set for extended CONNECT only; of
+    plain CONNECT, if it is served, `scheme` and `path` are empty.
     Cookie crumbs are joined into one field, placed where the first stood. `content_length` is None if not stated.
     With `end_stream` no StreamEnded follows.
     """

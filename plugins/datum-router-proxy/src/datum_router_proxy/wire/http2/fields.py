@@ -98,11 +98,13 @@ def parse_request(
     *,
     path_bytes: int,
     allow_protocol: bool,
+    allow_connect: bool = False,
     known: RegularFields | None = None,
 ) -> RequestReceived:
     """Check a request head (RFC 9113 section 8.3.1) and return its event.
 
     Args:
+        allow_connect: Plain CONNECT is an event, with empty scheme and path.
         known: The connection's memory of regular fields.
 
     Raises:
@@ -136,7 +138,13 @@ def parse_request(
     if method == b"CONNECT" and protocol is None:
         if scheme is not None or path is not None or authority is None:
             raise malformed("request: CONNECT takes :authority and neither :scheme nor :path", Reason.BAD_METHOD)
-        raise answerable(405, "request: plain CONNECT is not served", Reason.METHOD_NOT_ALLOWED)
+        if not allow_connect:
+            raise answerable(405, "request: plain CONNECT is not served", Reason.METHOD_NOT_ALLOWED)
+        if length is not None:
+            raise malformed("request: CONNECT with a content-length", Reason.BAD_LENGTH)
+        if _AUTHORITY.fullmatch(authority) is None:
+            raise answerable(400, "request: :authority is not host:port", Reason.BAD_HOST)
+        return RequestReceived(stream_id, method, b"", authority, b"", None, lines, None, end_stream)
     if protocol is not None and (method != b"CONNECT" or _PROTOCOL.fullmatch(protocol) is None):
         raise malformed("request: :protocol belongs to CONNECT and is a token", Reason.BAD_METHOD)
     if scheme is None or _SCHEME.fullmatch(scheme) is None:

@@ -40,6 +40,7 @@ class Http2Limits(msgspec.Struct, frozen=True, kw_only=True):
         interim_responses: Most 1xx responses to one request (count; A16).
         frames_per_round: Frames handled by one call before the caller gets the loop back (count; trap in section J).
         enable_connect_protocol: Advertise extended CONNECT (RFC 8441; B4).
+        serve_connect: Report plain CONNECT (RFC 9113 section 8.5) instead of answering it with 405 (A20).
     """
 
     max_concurrent_streams: int = 100
@@ -69,6 +70,7 @@ class Http2Limits(msgspec.Struct, frozen=True, kw_only=True):
     interim_responses: int = 16
     frames_per_round: int = 64
     enable_connect_protocol: bool = True
+    serve_connect: bool = False
 
     def __post_init__(self) -> None:
         bounds = (

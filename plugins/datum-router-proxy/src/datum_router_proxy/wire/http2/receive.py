@@ -458,6 +458,7 @@ class Receiver:
                     end_stream,
                     path_bytes=limits.path_bytes,
                     allow_protocol=limits.enable_connect_protocol,
+                    allow_connect=limits.serve_connect,
                     known=self._known,
                 )
                 self._known_request = (fields, request)

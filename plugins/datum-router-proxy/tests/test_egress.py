@@ -1,0 +1,705 @@
+"""Outbound traffic through a real data plane: tunnels, requests, TLS, and how they end."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import h2.config
+import h2.connection
+import h2.events
+import pytest
+import trio
+import trustme
+
+from datum_router.model.egress import (
+    EgressListener,
+    EgressMode,
+    EgressPolicy,
+    EgressProtocol,
+    EgressRule,
+    EgressTarget,
+)
+from datum_router.model.listener import Listener
+from datum_router.model.policy import RetryPolicy
+from datum_router.model.service import UpstreamTls
+from datum_router.model.snapshot import Holder, SnapshotData
+from datum_router.observe import names
+from datum_router_proxy.dataplane import ProxyDataPlane
+from datum_router_proxy.egress import connection
+from datum_router_proxy.egress.resolver import NotFound
+from datum_router_proxy.settings import ProxySettings
+from datum_router_proxy.testing_peers import Recorder, make_snapshot
+
+NAME = "api.example.test"
+Handler = Callable[[trio.SocketStream], Awaitable[None]]
+
+
+def in_trio(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Run a test as a trio program."""
+
+    @functools.wraps(test)
+    def run(*args: object, **values: object) -> None:
+        trio.run(functools.partial(test, *args, **values))
+
+    return run
+
+
+def allow(**changes: object) -> EgressRule:
+    values: dict[str, object] = {
+        "name": "default/api",
+        "namespace": "default",
+        "hostnames": (NAME,),
+        "networks": ("127.0.0.0/8",),
+        **changes,
+    }
+    return EgressRule(**values)  # type: ignore[arg-type]  # fields of the struct by name
+
+
+def rule_for_anything() -> EgressRule:
+    return EgressRule(name="default/all", namespace="default", networks=("0.0.0.0/0", "::/0"), priority=2000)
+
+
+async def echo(stream: trio.SocketStream) -> None:
+    with contextlib.suppress(trio.BrokenResourceError):  # cut off with the tunnel
+        async for data in stream:
+            await stream.send_all(data)
+        await stream.send_eof()
+
+
+class Rig:
+    def __init__(self, plane: ProxyDataPlane, holder: Holder, ports: dict[EgressMode, int], upstream: int) -> None:
+        self.plane, self.holder, self.ports, self.upstream = plane, holder, ports, upstream
+        self.proxy = ports[EgressMode.PROXY]
+        self.streams: list[trio.SocketStream] = []
+
+    def decisions(self) -> list[tuple[str, ...]]:
+        return [cell.labels for cell in self.plane.take_cells() if cell.metric == names.EGRESS_DECISIONS.name]
+
+    def gauge(self) -> dict[str, float]:
+        cells = [cell for cell in self.plane.take_cells() if cell.metric == names.EGRESS_CONNECTIONS.name]
+        return {cell.labels[0]: cell.value for cell in cells}
+
+    async def connect(self, mode: EgressMode = EgressMode.PROXY) -> trio.SocketStream:
+        stream = await trio.open_tcp_stream("127.0.0.1", self.ports[mode])
+        self.streams.append(stream)
+        return stream
+
+    async def tunnel(self, target: str = "") -> trio.SocketStream:
+        stream = await self.connect()
+        target = target or f"{NAME}:{self.upstream}"
+        await stream.send_all(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
+        head = await until(stream, b"\r\n\r\n")
+        assert head == b"HTTP/1.1 200 Connection Established\r\n\r\n"
+        return stream
+
+
+async def until(stream: trio.abc.ReceiveStream, end: bytes) -> bytes:
+    data = b""
+    while not data.endswith(end):
+        more = await stream.receive_some(65_536)
+        assert more, data
+        data += more
+    return data
+
+
+async def everything(stream: trio.abc.ReceiveStream) -> bytes:
+    data = b""
+    while more := await stream.receive_some(65_536):
+        data += more
+    return data
+
+
+@asynccontextmanager
+async def rig(
+    *rules: EgressRule,
+    handler: Handler = echo,
+    settings: ProxySettings = ProxySettings(),
+    addresses: Sequence[str] = ("127.0.0.1",),
+    source: str = "default/",
+) -> AsyncIterator[Rig]:
+    async def ask(name: str) -> tuple[Sequence[str], float]:
+        if name != NAME:
+            raise NotFound(name)
+        return addresses, 60.0
+
+    snapshot = make_snapshot([], [])
+    snapshot.data = SnapshotData(version=1, digest="x", egress=EgressPolicy(rules=rules or (allow(),)))
+    holder = Holder(snapshot)
+    plane = ProxyDataPlane(holder, Recorder(), settings, ask)
+    ports = {}
+    for mode in EgressMode:
+        sock = socket.create_server(("127.0.0.1", 0))
+        sock.setblocking(False)
+        ports[mode] = sock.getsockname()[1]
+        plane.add_listener(Listener(name=mode, egress=EgressListener(mode=mode, source=source)), sock)
+    async with trio.open_nursery() as nursery:
+        listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
+        nursery.start_soon(trio.serve_listeners, handler, [listener])
+        nursery.start_soon(plane.run)
+        with trio.fail_after(10):
+            made = Rig(plane, holder, ports, listener.socket.getsockname()[1])
+            try:
+                yield made
+            finally:
+                for stream in made.streams:
+                    await trio.aclose_forcefully(stream)
+        nursery.cancel_scope.cancel()
+
+
+# --- CONNECT ----------------------------------------------------------------------------------------------------------
+
+
+@in_trio
+async def test_a_tunnel_carries_bytes_both_ways_and_each_side_ends_by_itself() -> None:
+    async with rig() as made:
+        stream = await made.tunnel()
+        big = bytes(range(256)) * 4096
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stream.send_all, big)
+            received = b""
+            while len(received) < len(big):
+                received += await stream.receive_some(65_536)
+        assert received == big
+        assert made.gauge() == {"default/api": 1}
+        await stream.send_eof()
+        assert await everything(stream) == b""
+        await stream.aclose()
+
+
+@in_trio
+async def test_bytes_behind_the_head_belong_to_the_tunnel() -> None:
+    async with rig() as made, await made.connect() as stream:
+        head = f"CONNECT {NAME}:{made.upstream} HTTP/1.0\r\n\r\n".encode()
+        for at in range(0, len(head), 7):
+            await stream.send_all(head[at : at + 7])
+        await stream.send_all(b"first bytes")
+        assert (await until(stream, b"first bytes")).endswith(b"\r\n\r\nfirst bytes")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"CONNECT api.example.test:443 HTTP/1.1\r\n\r\n", b"400"),  # no Host
+        (b"CONNECT api.example.test:443 HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc", b"400"),
+        (b"CONNECT api.example.test:443 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"400"),
+        (b"CONNECT api.example.test:443 HTTP/1.1\r\nHost: a\r\nbad header\r\n\r\n", b"400"),
+        (b"CONNECT api.example.test:443 HTTP/1.1\r\nHost: a\nX: y\r\n\r\n", b"400"),
+        (b"CONNECT  api.example.test:443 HTTP/1.1\r\nHost: a\r\n\r\n", b"400"),
+        (b"CONNECT api.example.test:443 HTTP/2.0\r\nHost: a\r\n\r\n", b"505"),
+        (b"CONNECT " + b"a" * 9000 + b":443 HTTP/1.1\r\nHost: a\r\n\r\n", b"414"),
+        (b"CONNECT api.example.test:443 HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 70_000 + b"\r\n\r\n", b"431"),
+    ],
+)
+@in_trio
+async def test_a_head_that_is_bad_is_refused_before_anybody_decides(head: bytes, status: bytes) -> None:
+    async with rig() as made:
+        async with await made.connect() as stream:
+            await stream.send_all(head)
+            assert (await until(stream, b"\n")).startswith(b"HTTP/1.1 " + status)
+        assert made.decisions() == []
+
+
+@in_trio
+async def test_a_head_that_does_not_end_is_answered_with_408() -> None:
+    async with rig(settings=ProxySettings(head_timeout_s=0.05)) as made, await made.connect() as stream:
+        await stream.send_all(b"CONNECT api.example")
+        assert (await everything(stream)).startswith(b"HTTP/1.1 408 ")
+
+
+@in_trio
+async def test_what_cannot_be_reached_is_502_and_other_addresses_are_tried() -> None:
+    async with rig(addresses=("127.0.0.9", "127.0.0.1")) as made:
+        stream = await made.tunnel()
+        await stream.send_all(b"x")
+        assert await stream.receive_some(1) == b"x"
+        await stream.aclose()
+    once = allow(retry=RetryPolicy(max_retries=0))
+    async with rig(once, addresses=("127.0.0.9", "127.0.0.1")) as made, await made.connect() as stream:
+        await stream.send_all(f"CONNECT {NAME}:{made.upstream} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert (await everything(stream)).startswith(b"HTTP/1.1 502 ")
+
+
+@in_trio
+async def test_silence_ends_a_tunnel() -> None:
+    async with rig(allow(idle_s=0.05)) as made:
+        stream = await made.tunnel()
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some(1)
+        assert made.gauge() == {"default/api": 0}
+
+
+@in_trio
+async def test_a_cut_is_passed_on_as_a_cut() -> None:
+    async def reset(stream: trio.SocketStream) -> None:
+        await stream.receive_some(1)
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+        stream.socket.close()
+
+    async with rig(handler=reset) as made:
+        stream = await made.tunnel()
+        await stream.send_all(b"x")
+        with pytest.raises(trio.BrokenResourceError):
+            await everything(stream)
+
+
+# --- TLS only ---------------------------------------------------------------------------------------------------------
+
+
+def hello(name: str | None) -> bytes:
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with pytest.raises(ssl.SSLWantReadError):
+        context.wrap_bio(incoming, outgoing, server_hostname=name).do_handshake()
+    return outgoing.read()
+
+
+@pytest.mark.parametrize(
+    ("first", "is_carried"),
+    [
+        (hello(NAME), True),
+        (hello(NAME.upper()), True),
+        (hello("other.example.test"), False),
+        (hello(None), False),
+        (b"GET / HTTP/1.1\r\n\r\n", False),
+        (b"SSH-2.0-x\r\n", False),
+    ],
+)
+@in_trio
+async def test_what_is_allowed_as_tls_has_to_be_tls_for_that_name(first: bytes, is_carried: bool) -> None:
+    async with rig(allow(protocols=(EgressProtocol.HTTPS,))) as made:
+        stream = await made.tunnel()
+        await stream.send_all(first[:4])
+        await stream.send_all(first[4:])
+        if is_carried:
+            assert await until(stream, first) == first
+        else:
+            assert await everything(stream) == b"\x15\x03\x03\x00\x02\x02\x31"
+            assert ("deny", "not_tls") in made.decisions()
+        await stream.aclose()
+
+
+@in_trio
+async def test_a_redirected_handshake_goes_where_its_name_leads(monkeypatch: pytest.MonkeyPatch) -> None:
+    ca = trustme.CA()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert(NAME).configure_cert(server)
+
+    async def answer(raw: trio.SocketStream) -> None:
+        stream = trio.SSLStream(raw, server, server_side=True)
+        await stream.send_all(b"hello " + await stream.receive_some(100))
+        await stream.aclose()
+
+    client = ssl.create_default_context()
+    ca.configure_trust(client)
+    async with rig(handler=answer) as made:
+        # The address that was meant is somebody else's: the name decides, and only the port is taken.
+        monkeypatch.setattr(connection, "original_destination", lambda _channel: ("169.254.169.254", made.upstream))
+        raw = await made.connect(EgressMode.TLS)
+        stream = trio.SSLStream(raw, client, server_hostname=NAME)
+        await stream.send_all(b"you")
+        assert await stream.receive_some(100) == b"hello you"
+        other = trio.SSLStream(await made.connect(EgressMode.TLS), client, server_hostname="other.example.test")
+        with pytest.raises(trio.BrokenResourceError) as caught:
+            await other.do_handshake()
+        assert "ACCESS_DENIED" in str(caught.value.__cause__)
+        await raw.aclose()
+
+
+@in_trio
+async def test_a_redirected_handshake_without_a_name_goes_by_the_address_that_was_meant(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with rig(allow(hostnames=())) as made:
+        monkeypatch.setattr(connection, "original_destination", lambda _channel: ("127.0.0.1", made.upstream))
+        async with await made.connect(EgressMode.TLS) as stream:
+            await stream.send_all(hello(None))
+            assert await until(stream, hello(None)[-1:])
+        monkeypatch.setattr(connection, "original_destination", lambda _channel: None)
+        async with await made.connect(EgressMode.TLS) as stream:
+            await stream.send_all(hello(None))
+            assert await everything(stream) == b"\x15\x03\x03\x00\x02\x02\x31"
+        assert ("deny", "bad_destination") in made.decisions()
+
+
+# --- requests ---------------------------------------------------------------------------------------------------------
+
+
+async def http(stream: trio.SocketStream) -> None:
+    """Answer each request with its own head."""
+    while True:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            more = await stream.receive_some(1)
+            if not more:
+                return
+            head += more
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(head), head))
+
+
+async def reply(stream: trio.SocketStream) -> tuple[bytes, bytes]:
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += await stream.receive_some(1)
+    lower = head.lower()
+    length = int(lower.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    body = b""
+    while len(body) < length:
+        body += await stream.receive_some(length - len(body))
+    return head, body
+
+
+@in_trio
+async def test_one_connection_may_ask_for_several_destinations_and_each_is_decided() -> None:
+    async with rig(handler=http) as made, await made.connect() as stream:
+        for _ in range(3):
+            await stream.send_all(
+                f"GET http://{NAME}:{made.upstream}/a/../b?c HTTP/1.1\r\nHost: evil.example\r\n"
+                "X-Forwarded-For: 10.0.0.7\r\nForwarded: for=10.0.0.7\r\nX-Real-IP: 10.0.0.7\r\n"
+                "Proxy-Connection: keep-alive\r\nProxy-Authorization: Basic x\r\n"
+                "Connection: x-hop\r\nX-Hop: 1\r\n\r\n".encode()
+            )
+            head, body = await reply(stream)
+            assert head.startswith(b"HTTP/1.1 200 ")
+            assert body.startswith(b"GET /b?c HTTP/1.1\r\n")
+            assert b"host: %b:%d\r\n" % (NAME.encode(), made.upstream) in body.lower()
+            told = (b"proxy-", b"x-hop", b"evil", b"forwarded", b"127.0.0.1", b"x-real-ip")
+            assert not any(name in body.lower() for name in told)
+            await stream.send_all(b"GET http://gone.example.test/ HTTP/1.1\r\nHost: a\r\n\r\n")
+            head, body = await reply(stream)
+            assert head.startswith(b"HTTP/1.1 403 ")
+            assert b"egress_denied: denied_by_default" in body
+
+
+@pytest.mark.parametrize(
+    "request_head",
+    [
+        "GET http://{to}/ HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "GET http://{to}/ HTTP/1.1\r\nHost: a\r\nContent-Length: 1, 1\r\n\r\n",
+        "GET http://{to}/ HTTP/1.1\r\n\r\n",
+        "GET http://{to}/%2e%2e/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET ftp://{to}/ HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: {to}\r\n\r\n",
+    ],
+)
+@in_trio
+async def test_what_is_refused_of_any_client_is_refused_of_a_proxys_client(request_head: str) -> None:
+    async with rig(handler=http) as made, await made.connect() as stream:
+        await stream.send_all(request_head.format(to=f"{NAME}:{made.upstream}").encode())
+        assert (await until(stream, b"\n")).startswith(b"HTTP/1.1 400 ")
+        assert made.decisions() == []
+
+
+@in_trio
+async def test_a_redirect_is_the_clients_to_follow_and_is_decided_like_any_request() -> None:
+    async def elsewhere(stream: trio.SocketStream) -> None:
+        await until(stream, b"\r\n\r\n")
+        await stream.send_all(
+            b"HTTP/1.1 302 Found\r\nLocation: http://169.254.169.254/latest/\r\nContent-Length: 0\r\n\r\n"
+        )
+
+    async with rig(allow(), rule_for_anything(), handler=elsewhere) as made, await made.connect() as stream:
+        await stream.send_all(f"GET http://{NAME}:{made.upstream}/ HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        head, _ = await reply(stream)
+        assert head.startswith(b"HTTP/1.1 302 ")
+        assert b"location: http://169.254.169.254/latest/\r\n" in head.lower()
+        await stream.send_all(b"GET http://169.254.169.254/latest/ HTTP/1.1\r\nHost: a\r\n\r\n")
+        head, body = await reply(stream)
+        assert head.startswith(b"HTTP/1.1 403 ")
+        assert b"closed_address" in body
+
+
+@in_trio
+async def test_connect_on_a_connection_that_has_carried_requests_is_refused() -> None:
+    async with rig(handler=http) as made, await made.connect() as stream:
+        await stream.send_all(f"GET http://{NAME}:{made.upstream}/ HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        await reply(stream)
+        await stream.send_all(f"CONNECT {NAME}:{made.upstream} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        assert (await until(stream, b"\n")).startswith(b"HTTP/1.1 405 ")
+
+
+@in_trio
+async def test_a_request_leaves_by_tls_where_the_destination_says_so() -> None:
+    ca = trustme.CA()
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("real.example.test").configure_cert(server)
+    seen: list[str] = []
+    server.sni_callback = lambda _object, name, _context: seen.append(name)
+
+    async def secured(raw: trio.SocketStream) -> None:
+        stream = trio.SSLStream(raw, server, server_side=True, https_compatible=True)
+        try:
+            await until(stream, b"\r\n\r\n")
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nsecret")
+        except trio.BrokenResourceError:
+            return  # a client that does not trust us
+
+    async with rig(allow(), handler=secured) as made:
+
+        def policy(tls: UpstreamTls) -> None:
+            target = EgressTarget(host=NAME, port=made.upstream, tls=tls)
+            rules = (allow(hostnames=(), targets=(target,)),)
+            made.holder.current.data = SnapshotData(version=2, digest="y", egress=EgressPolicy(rules=rules))
+
+        for tls, status in (
+            (UpstreamTls(server_name="real.example.test", ca_pem=ca.cert_pem.bytes().decode()), b"200"),
+            (UpstreamTls(server_name="other.example.test", ca_pem=ca.cert_pem.bytes().decode()), b"502"),
+            (UpstreamTls(server_name="real.example.test"), b"502"),
+        ):
+            policy(tls)
+            async with await made.connect() as stream:
+                await stream.send_all(f"GET http://{NAME}:{made.upstream}/ HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+                head, body = await reply(stream)
+                assert head.startswith(b"HTTP/1.1 " + status), body
+        assert seen[0] == "real.example.test"
+
+
+# --- the decision in its place ----------------------------------------------------------------------------------
+
+
+async def status_of(made: Rig, target: str = "") -> bytes:
+    async with await made.connect() as stream:
+        target = target or f"{NAME}:{made.upstream}"
+        await stream.send_all(f"CONNECT {target} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        return (await stream.receive_some(65_536))[9:12]
+
+
+@in_trio
+async def test_a_rate_limit_lets_a_burst_through_and_no_more() -> None:
+    async with rig(allow(rate=0.001, burst=2)) as made:
+        assert [await status_of(made) for _ in range(3)] == [b"200", b"200", b"429"]
+        assert ("deny", "rate_limited") in made.decisions()
+
+
+@in_trio
+async def test_our_own_listeners_are_no_destination() -> None:
+    async with rig() as made:
+        assert await status_of(made, f"{NAME}:{made.proxy}") == b"403"
+        assert made.decisions() == [("deny", "own_listener")]
+
+
+@in_trio
+async def test_nothing_passes_without_a_policy_or_from_nobody() -> None:
+    async with rig(source="other/") as made:
+        assert await status_of(made) == b"403"
+        assert made.decisions() == [("deny", "no_policy")]
+    async with rig(source="") as made:
+        assert await status_of(made) == b"403"
+        assert made.decisions() == [("deny", "unknown_source")]
+    async with rig() as made:
+        made.holder.current.data = SnapshotData(version=2, digest="y")
+        assert await status_of(made) == b"403"
+        assert made.decisions() == [("deny", "no_policy")]
+
+
+@in_trio
+async def test_each_denial_is_a_line_in_the_log_and_what_is_allowed_where_it_is_asked_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, logger="datum_router_proxy.egress")
+    async with rig() as made:
+        assert await status_of(made) == b"200"
+        assert await status_of(made, "other.example.test:443") == b"403"
+    (line,) = [one for one in caplog.records if one.message == "egress decision"]
+    assert (line.verdict, line.reason, line.destination) == (  # type: ignore[attr-defined]  # extra fields
+        "deny",
+        "denied_by_default",
+        "other.example.test:443",
+    )
+    caplog.clear()
+    async with rig(allow(is_logged=True)) as made:
+        assert await status_of(made) == b"200"
+    (line,) = [one for one in caplog.records if one.message == "egress decision"]
+    assert (line.verdict, line.egress, line.addresses, line.source) == (  # type: ignore[attr-defined]  # as above
+        "allow",
+        "default/api",
+        "127.0.0.1",
+        "default/",
+    )
+
+
+@in_trio
+async def test_a_drain_lets_tunnels_go_on_until_the_grace_ends() -> None:
+    async with rig() as made:
+        stream = await made.tunnel()
+        made.plane.begin_drain(lameduck_s=0.0, grace_s=0.6)
+        await stream.send_all(b"still there")
+        assert await until(stream, b"there") == b"still there"
+        with pytest.raises(trio.BrokenResourceError):
+            await stream.receive_some(1)
+
+
+# --- HTTP/2 with prior knowledge --------------------------------------------------------------------------------
+
+
+class H2Client:
+    """A client by another library, which checks nothing of what it sends."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        config = h2.config.H2Configuration(
+            header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False
+        )
+        self.engine = h2.connection.H2Connection(config)
+        self.engine.initiate_connection()
+        self.events: list[h2.events.Event] = []
+
+    async def request(self, *fields: tuple[str, str], end: bool = False) -> int:
+        number = self.engine.get_next_available_stream_id()
+        self.engine.send_headers(number, [(name.encode(), value.encode()) for name, value in fields], end_stream=end)
+        await self.flush()
+        return number
+
+    async def flush(self) -> None:
+        await self._stream.send_all(self.engine.data_to_send())
+
+    async def next(self, kind: type[h2.events.Event], number: int) -> h2.events.Event:
+        """Return the next event of a kind on a stream; others of it are passed over."""
+        while True:
+            for at, event in enumerate(self.events):
+                if isinstance(event, kind) and event.stream_id == number:  # type: ignore[attr-defined]  # these have one
+                    del self.events[: at + 1]
+                    return event
+            data = await self._stream.receive_some(65_536)
+            assert data, "the connection ended"
+            for event in self.engine.receive_data(data):
+                self.events.append(event)
+                if isinstance(event, h2.events.DataReceived):
+                    self.engine.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            await self.flush()
+
+    async def status(self, number: int) -> bytes:
+        event = await self.next(h2.events.ResponseReceived, number)
+        return dict(event.headers)[b":status"]  # type: ignore[attr-defined]  # it has some
+
+    async def data(self, number: int, size: int) -> bytes:
+        found = b""
+        while len(found) < size:
+            event = await self.next(h2.events.DataReceived, number)
+            found += event.data  # type: ignore[attr-defined]  # it has some
+        return found
+
+
+@in_trio
+async def test_one_http2_connection_carries_tunnels_and_requests() -> None:
+    async def both(stream: trio.SocketStream) -> None:
+        first = await stream.receive_some(3)
+        if first == b"GET":
+            await until(stream, b"\r\n\r\n")
+            await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        else:
+            await stream.send_all(first)
+            await echo(stream)
+
+    async with rig(allow(), handler=both) as made:
+        target = f"{NAME}:{made.upstream}"
+        client = H2Client(await made.connect())
+        one = await client.request((":method", "CONNECT"), (":authority", target.upper()))
+        two = await client.request((":method", "CONNECT"), (":authority", target))
+        assert [await client.status(one), await client.status(two)] == [b"200", b"200"]
+        assert made.gauge() == {"default/api": 2}
+        for number, text in ((one, b"first tunnel"), (two, b"second tunnel")):
+            client.engine.send_data(number, text)
+            await client.flush()
+            assert await client.data(number, len(text)) == text
+        for path in ("/a", "/b"):
+            get = await client.request(
+                (":method", "GET"), (":scheme", "http"), (":authority", target), (":path", path), end=True
+            )
+            assert await client.status(get) == b"200"
+            assert await client.data(get, 2) == b"ok"
+        client.engine.end_stream(one)
+        await client.flush()
+        await client.next(h2.events.StreamEnded, one)
+        client.engine.reset_stream(two)
+        await client.flush()
+        with trio.fail_after(5):
+            while made.gauge().get("default/api"):  # noqa: ASYNC110  # the plane tells nobody
+                await trio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        (((":method", "CONNECT"), (":authority", "other.example.test:443")), b"403"),
+        (((":method", "CONNECT"), (":authority", NAME)), b"400"),
+        (((":method", "CONNECT"), (":authority", "u@api.example.test:443")), b"400"),
+        (((":method", "CONNECT"), (":authority", "0177.0.0.1:443")), b"400"),
+        (((":method", "CONNECT"), (":authority", f"{NAME}:0443")), b"400"),
+        (((":method", "CONNECT"), (":authority", f"{NAME}.:443")), b"502"),
+        (((":method", "CONNECT"), (":authority", f"{NAME}:1")), b"502"),
+        (((":method", "GET"), (":scheme", "https"), (":authority", NAME), (":path", "/")), b"400"),
+        (((":method", "GET"), (":scheme", "http"), (":authority", "other.example.test"), (":path", "/")), b"403"),
+    ],
+)
+@in_trio
+async def test_what_is_refused_over_http2(fields: tuple[tuple[str, str], ...], status: bytes) -> None:
+    async with rig() as made:
+        client = H2Client(await made.connect())
+        assert await client.status(await client.request(*fields, end=fields[0][1] == "GET")) == status
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ((":method", "CONNECT"), (":authority", NAME), (":path", "/")),
+        ((":method", "CONNECT"), (":authority", NAME), (":scheme", "http")),
+        ((":method", "CONNECT"),),
+        ((":method", "CONNECT"), (":authority", f"{NAME}:443"), ("content-length", "3")),
+    ],
+)
+@in_trio
+async def test_a_malformed_connect_is_a_stream_error(fields: tuple[tuple[str, str], ...]) -> None:
+    async with rig() as made:
+        client = H2Client(await made.connect())
+        await client.next(h2.events.StreamReset, await client.request(*fields))
+        assert made.decisions() == []
+
+
+@pytest.mark.parametrize(("name", "is_carried"), [(NAME, True), ("other.example.test", False)])
+@in_trio
+async def test_what_is_allowed_as_tls_has_to_be_tls_over_http2_too(name: str, is_carried: bool) -> None:
+    async with rig(allow(protocols=(EgressProtocol.TLS,))) as made:
+        client = H2Client(await made.connect())
+        number = await client.request((":method", "CONNECT"), (":authority", f"{NAME}:{made.upstream}"))
+        assert await client.status(number) == b"200"
+        first = hello(name)
+        client.engine.send_data(number, first)
+        await client.flush()
+        if is_carried:
+            assert await client.data(number, len(first)) == first
+        else:
+            await client.next(h2.events.StreamReset, number)
+            assert ("deny", "not_tls") in made.decisions()
+
+
+@in_trio
+async def test_an_http2_tunnel_stops_reading_a_client_whose_upstream_takes_nothing() -> None:
+    held = trio.Event()
+
+    async def slow(stream: trio.SocketStream) -> None:
+        await held.wait()
+        await echo(stream)
+
+    async with rig(handler=slow) as made:
+        client = H2Client(await made.connect())
+        number = await client.request((":method", "CONNECT"), (":authority", f"{NAME}:{made.upstream}"))
+        assert await client.status(number) == b"200"
+        sent = 0
+        with trio.move_on_after(0.5):
+            while sent < 64 * 1024 * 1024:
+                window = min(client.engine.local_flow_control_window(number), 16_384)
+                if not window:
+                    await client.next(h2.events.WindowUpdated, number)
+                    continue
+                client.engine.send_data(number, bytes(window))
+                sent += window
+                await client.flush()
+        assert sent < 16 * 1024 * 1024, "the kernel's buffers and one window, and no more"
+        held.set()
