@@ -112,7 +112,7 @@ def events_of(plane: ControlPlane, name: str) -> list[object]:
     answer = plane.request("GET", f"/apis/events.k8s.io/v1/namespaces/{HERE}/events")
     items = answer.json()["items"]
     assert isinstance(items, list)
-    return [item for item in items if item["regarding"]["name"] == name]
+    return [item for item in items if item["regarding"].get("name") == name]
 
 
 def recorded(home: Path, prepare: Callable[[ControlPlane], None], **env: str) -> Record:
