@@ -66,7 +66,7 @@ class Measure:
         proxies: Who takes part, in the order of each round.
         is_load: Whether it is a load to warm up for, whose CPU time counts for each request.
         is_per_cpu: Whether requests for each CPU second of the serving processes count, not those of each second.
-        is_once: Whether one round says it all: memory of a fresh process does not drift, nor do thousands of signatures.
+        is_once: Whether one round says it all: neither fresh memory nor a thousand signatures drift.
         repeats: How often it is measured in each round asked for: a tail needs more of them than a median.
         routes: Routes that ours has besides the loaded one.
     """
