@@ -415,7 +415,10 @@ class Snapshot:
         """Return the rule for a connection whose bytes are carried on, None if there is none; see `streamlink`."""
         matcher = self._streams.get(head.listener)
         rule = None if matcher is None else matcher.match(head)
-        return None if rule is None else self.rules[rule.id]
+        if rule is None:
+            return None
+        edge = self._edges.get(head.listener)
+        return self.rules[rule.id] if edge is None else edge.dress(self.rules[rule.id], head.host)
 
     def serves_host(self, listener: str, host: str, identity: str = "") -> bool:
         """Tell whether a connection to a listener is there for `host` (421 otherwise on TLS listeners).

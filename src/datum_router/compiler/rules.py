@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from datum_router.compiler.diagnostics import did_you_mean
-from datum_router.compiler.edge import with_defaults
+from datum_router.compiler.diagnostics import Severity, did_you_mean
+from datum_router.compiler.edge import unread_by_streams, with_defaults
 from datum_router.compiler.ingress import IngressScope
 from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
 from datum_router.compiler.services import service_key
@@ -62,6 +62,11 @@ class RouteCompiler:
         balancing = self._balancing(route, key, findings)
         if balancing is None:
             return [], findings
+        if scope.are_streams(listeners):
+            unread = list(unread_by_streams(route))
+            findings += _unread(unread, key)
+            if any(is_fatal for _, _, is_fatal in unread):
+                return [], findings
         destinations = _destinations(route, key, view, findings, is_stream=scope.are_streams(listeners))
         filters = tuple([compile_filter(item) for item in spec.filters])
         matches = spec.matches or (spec.match or wire.RouteMatch(),)
@@ -143,6 +148,20 @@ class RouteCompiler:
             table_size=config.table_size,
             slow_start_s=parse_duration(config.slow_start) if config.slow_start else 0.0,
         )
+
+
+def _unread(unread: list[tuple[str, str, bool]], key: ObjectKey) -> list[Finding]:
+    return [
+        Finding(
+            key=key,
+            path=path,
+            reason=Reason.INVALID_VALUE,
+            message=f"{what} mean nothing on a listener with protocol TLS or TCP, where nobody reads requests",
+            hint="name a section with protocol HTTPS, or remove it",
+            severity=Severity.ERROR if is_fatal else Severity.WARNING,
+        )
+        for path, what, is_fatal in unread
+    ]
 
 
 def _filter_problems(rule: Rule, key: ObjectKey) -> list[Finding]:
