@@ -77,6 +77,7 @@ VARIABLES = (
     ("DATUM_ROUTER_DISABLE_PLUGINS", "disabled_plugins", "separated by commas"),
     ("DATUM_ROUTER_TOPOLOGY", "topology", "`name=value,name=value`"),
     ("DATUM_ROUTER_LOCATION", "location", "`name=iad-1,latitude=38.9445,longitude=-77.4558`, or some of it"),
+    ("DATUM_ROUTER_LABELS", "labels", "`name=value,name=value`"),
     ("DATUM_ROUTER_DATA_PLANE_CONFIG", "data_plane_config", "`name=value,name=value`"),
     ("DATUM_ROUTER_RATE_LIMIT_STORE_CONFIG", "rate_limit_store_config", "`name=value,name=value`"),
     ("DATUM_ROUTER_VPC_INTERFACES", "data_plane_config", "`namespace/name=interface,...`: `vpc_interfaces` below"),

@@ -32,7 +32,7 @@ def check_proxy(measure: str, proxy: Proxy, stage: Stage) -> None:
         wanted = (stage.site.bodies / path.lstrip("/")).read_bytes()
         if _get(proxy, path) != wanted:
             raise BenchError(f"{proxy.name}: wrong body of {path}")
-    elif measure == "tls":
+    elif measure == "tls" or measure.startswith("handshake"):
         address = f"127.0.0.1:{proxy.ports['tls']}"
         text = _output("openssl", "s_client", "-connect", address, "-tls1_3", "-brief", "-alpn", "http/1.1")
         expect(text, b"Protocol version: TLSv1.3", proxy)

@@ -65,7 +65,8 @@ class Measure:
         is_higher_better: Whether a larger figure is the better one.
         proxies: Who takes part, in the order of each round.
         is_load: Whether it is a load to warm up for, whose CPU time counts for each request.
-        is_once: Whether one round says it all: memory of a fresh process does not drift.
+        is_per_cpu: Whether requests for each CPU second of the serving processes count, not those of each second.
+        is_once: Whether one round says it all: neither fresh memory nor a thousand signatures drift.
         repeats: How often it is measured in each round asked for: a tail needs more of them than a median.
         routes: Routes that ours has besides the loaded one.
     """
@@ -77,6 +78,7 @@ class Measure:
     drive: Drive
     is_higher_better: bool = True
     is_load: bool = True
+    is_per_cpu: bool = False
     is_once: bool = False
     repeats: int = 1
     routes: int = ROUTES
@@ -168,6 +170,19 @@ def _bodies(size: str, connections: int) -> Drive:
     return drive
 
 
+def _handshakes(*, is_resuming: bool) -> Drive:
+    def drive(stage: Stage, proxy: Proxy, seconds: float) -> Load:
+        return tools.handshakes(
+            str(stage.site.bench_bin / "python"),
+            port=proxy.ports["tls"],
+            host=HOST,
+            is_resuming=is_resuming,
+            seconds=seconds,
+        )
+
+    return drive
+
+
 def _idle(_stage: Stage, proxy: Proxy, _seconds: float) -> Load:
     return state.figure(memory_bytes(proxy.serving())[0])
 
@@ -252,12 +267,25 @@ MEASURES = (
         proxies=FULL,
         drive=_h1(port="tls", scheme="https"),
     ),
+    *(
+        Measure(
+            key=f"handshake-{kind}",
+            title=f"TLS 1.3 connections by {kind} handshakes, one request each, per CPU second",
+            unit="requests/s",
+            proxies=FULL,
+            drive=_handshakes(is_resuming=kind == "resumed"),
+            is_per_cpu=True,
+            is_once=True,
+        )
+        for kind in ("full", "resumed")
+    ),
     Measure(
         key="workers",
         title="two workers and one, requests per CPU second",
         unit="requests/s",
         proxies=("datum", TWO_WORKERS),
         drive=_h1(),
+        is_per_cpu=True,
     ),
     *(
         Measure(

@@ -65,7 +65,7 @@ def make_certificate(scratch: Path) -> tuple[Path, Path, Path]:
     """Make a self-signed ECDSA P-256 certificate; return it, its key, and both in one file for HAProxy."""
     certificate, key, pem = scratch / "tls.crt", scratch / "tls.key", scratch / "tls.pem"
     command = [find_program("openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
-    command += ["-nodes", "-days", "2", "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"]
+    command += ["-nodes", "-days", "30", "-subj", f"/CN={HOST}", "-addext", f"subjectAltName=DNS:{HOST}"]
     subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
     pem.write_text(certificate.read_text() + key.read_text())
     return certificate, key, pem

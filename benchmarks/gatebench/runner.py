@@ -88,7 +88,7 @@ def _take(measure: Measure, proxy: Proxy, stage: Stage, number: int) -> Sample:
     if measure.is_load and not load.requests and not load.body_bytes:
         return replace(empty, error="no request was answered", errors=load.errors)
     value = measure.value(load)
-    if measure.key == "workers":
+    if measure.is_per_cpu:
         value = load.requests / cpu_s if cpu_s else None
     return replace(
         empty,

@@ -4,6 +4,7 @@
 - h2load: HTTP/2, closed loop. Exact percentiles from its log of every request.
 - vegeta: HTTP/1.1, open loop: requests leave at a constant rate whether or not answers have come, each on a worker of
   its own, so that a stall of the proxy counts for every request that it delays (no coordinated omission).
+- `handshakes.py`: TLS connections one after another, whose cost to the proxy counts, not their rate.
 - `sink.py`: long bodies, which it throws away in the kernel, so that the reader is never what limits.
 """
 
@@ -232,6 +233,13 @@ def parse_sink(text: str) -> Load:
         duration_s=report["duration_s"],
         body_bytes=report["body_bytes"],
     )
+
+
+def handshakes(python: str, *, port: int, host: str, is_resuming: bool, seconds: float) -> Load:
+    """Make TLS connections one after another for `seconds`, each with one request."""
+    script = Path(__file__).with_name("handshakes.py")
+    command = [python, str(script), str(port), host, "resumed" if is_resuming else "full", f"{seconds:g}"]
+    return parse_sink(run_tool(command, seconds=seconds))
 
 
 def sink(python: str, *, port: int, host: str, path: str, connections: int, seconds: float) -> Load:

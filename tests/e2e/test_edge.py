@@ -77,8 +77,8 @@ class Edge:
 
     def listeners(self) -> list[dict[str, Any]]:
         return [
-            {"name": "http", "port": self.plain, "protocol": "HTTP"},
-            {"name": "https", "port": self.secure, "protocol": "HTTPS"},
+            {"name": "http", "port": self.plain, "protocol": "HTTP", "address": "127.0.0.1"},
+            {"name": "https", "port": self.secure, "protocol": "HTTPS", "address": "127.0.0.1"},
         ]
 
     def https(self, name: str, host: str, tls: dict[str, Any] | None = None, **spec: Any) -> str:
@@ -92,7 +92,7 @@ class Edge:
         return secret(name, self.ca.issue_cert(host)) + ingress(name, wanted)
 
     def start(self, *arguments: str, **env: str) -> Any:
-        self.gateway = self._start("--workers", "1", *arguments, env={"DATUM_ROUTER_BIND": "127.0.0.1", **env})
+        self.gateway = self._start("--workers", "1", *arguments, env=env)
         return self.gateway
 
     def context(self, **settings: Any) -> ssl.SSLContext:
@@ -432,7 +432,7 @@ def read_all(sock: socket.socket) -> bytes:
 
 def test_tls_is_passed_through_by_server_name_and_ends_at_the_service(edge: Edge) -> None:
     one, two = Echo(b"one:", edge.ca.issue_cert("one.test")), Echo(b"two:", edge.ca.issue_cert("x.two.test"))
-    listeners = [{"name": "tls", "port": edge.secure, "protocol": "TLS"}]
+    listeners = [{"name": "tls", "port": edge.secure, "protocol": "TLS", "address": "127.0.0.1"}]
     for name, host, echo in (("one", "one.test", one), ("two", "*.two.test", two)):
         rules = [{"path": "/", "service": {"name": name}}]
         spec = {"host": host, "tls": {"mode": "passthrough"}, "listeners": listeners, "rules": rules}
@@ -511,7 +511,7 @@ def test_tcp_is_carried_on_with_half_closes_and_the_next_endpoint_if_one_is_down
 def test_a_session_that_one_worker_began_is_resumed_by_the_other(edge: Edge, version: ssl.TLSVersion) -> None:
     edge.put("one", edge.https("one", "one.test"))
     edge.put("two", edge.https("two", "two.test"))
-    edge.gateway = edge._start("--workers", "2", env={"DATUM_ROUTER_BIND": "127.0.0.1"})
+    edge.gateway = edge._start("--workers", "2")
     context = edge.context(minimum_version=version, maximum_version=version)
 
     def talk(name: str, session: ssl.SSLSession | None, host: str | None = None) -> tuple[bool, ssl.SSLSession | None]:

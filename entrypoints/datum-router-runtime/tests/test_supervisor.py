@@ -22,6 +22,7 @@ from datum_router_runtime.ipc import (
     Message,
     Programmed,
     Report,
+    TicketSecrets,
 )
 from datum_router_runtime.settings import GatewaySettings
 from datum_router_runtime.sockets import bind_group
@@ -55,12 +56,16 @@ class Bench:
             nursery.cancel_scope.cancel()
 
     def sent(self) -> list[str]:
-        found = []
-        for message, fd in self.link.outbox:
-            if isinstance(message, bytes):
-                message = self.link.channel._decoder.decode(message[4:])
-            found.append(type(message).__name__ + ("+fd" if fd is not None else ""))
-        return found
+        descriptors = [fd for _, fd in self.link.outbox]
+        return [
+            type(message).__name__ + ("+fd" if fd is not None else "")
+            for message, fd in zip(self.messages(), descriptors, strict=True)
+        ]
+
+    def messages(self) -> list[Message]:
+        """Return what is on its way to the worker."""
+        decode = self.link.channel._decoder.decode
+        return [decode(one[4:]) if isinstance(one, bytes) else one for one, _ in self.link.outbox]
 
     def close(self) -> None:
         for group in self.supervisor.groups.values():
@@ -84,9 +89,9 @@ def test_a_listener_that_was_bound_before_anything_was_published_reaches_a_worke
     async def script(one: Bench) -> None:
         one.supervisor.adopt(bind_group(PLAIN, 1))
         await one.say(Hello(pid=1))
-        assert one.sent() == ["ListenerSocket+fd"]
+        assert one.sent() == ["TicketSecrets", "ListenerSocket+fd"]
         one.supervisor.publish(snapshot(1))
-        assert one.sent() == ["ListenerSocket+fd", "FullSnapshot"]
+        assert one.sent() == ["TicketSecrets", "ListenerSocket+fd", "FullSnapshot"]
 
     drive(script)
 
@@ -159,7 +164,7 @@ def test_a_worker_that_comes_later_gets_listeners_and_the_whole_snapshot() -> No
         one.supervisor.publish(snapshot(1))
         one.link.outbox.clear()
         await one.say(Hello(pid=1))
-        assert one.sent() == ["ListenerSocket+fd", "FullSnapshot"]
+        assert one.sent() == ["TicketSecrets", "ListenerSocket+fd", "FullSnapshot"]
         assert one.supervisor.not_ready_reasons() == ["no worker serves a snapshot yet"]
         await one.say(Programmed(version=1, digest="d1"))
         assert one.supervisor.not_ready_reasons() == []
@@ -248,7 +253,7 @@ def test_a_worker_told_to_drain_gets_no_listener_any_more() -> None:
         one.link.outbox.clear()
         await one.say(Hello(pid=1))
         one.link.drain(lameduck_s=0.0, grace_s=1.0)
-        assert one.sent() == ["FullSnapshot", "Drain"]
+        assert one.sent() == ["TicketSecrets", "FullSnapshot", "Drain"]
 
     drive(script)
 
@@ -301,5 +306,26 @@ def test_what_a_trial_has_told_closes_the_breaker_on_every_worker() -> None:
             1,
             1,
         ]
+
+    drive(script)
+
+
+def test_secrets_of_tickets_are_replaced_one_after_another_and_told_to_nobody_else() -> None:
+    async def script(one: Bench) -> None:
+        await one.say(Hello(pid=1))
+        one.link.outbox.clear()
+        told: list[tuple[bytes, ...]] = []
+        for _ in range(3):
+            one.supervisor.rotate_tickets()
+            (message,) = one.messages()
+            one.link.outbox.clear()
+            assert isinstance(message, TicketSecrets)
+            told.append(message.secrets)
+            assert not any(secret.hex() in repr(message) or str(secret) in repr(message) for secret in message.secrets)
+        assert [len(secrets) for secrets in told] == [2, 2, 2]
+        assert told[0][0] == told[1][1], "the one before is still taken"
+        assert told[1][0] == told[2][1]
+        assert len({secret for secrets in told for secret in secrets}) == 4
+        assert {len(secret) for secrets in told for secret in secrets} == {32}
 
     drive(script)

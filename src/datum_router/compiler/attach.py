@@ -139,7 +139,7 @@ class IngressScope(msgspec.Struct, frozen=True, kw_only=True):
                 reason=Reason.NOT_ALLOWED_BY_LISTENERS,
                 message=f"not served on {closed}: a VPCIngress there does not take routes of namespace {key.namespace}",
                 hint="name the VPCIngress that it is for in parentRefs",
-                severity=Severity.WARNING,
+                severity=Severity.INFO if taken else Severity.WARNING,
             )
         )
         return own, taken, bool(taken)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
@@ -12,7 +12,7 @@ from datum_router.manifests.ciphers import openssl_suites
 from datum_router.manifests.labels import selects
 from datum_router.manifests.meta import ObjectKey, parse_duration
 from datum_router.manifests.namespace import Namespace, namespace_labels
-from datum_router.manifests.parts import LabelSelector, Timeouts
+from datum_router.manifests.parts import LabelSelector, Retries, Timeouts
 from datum_router.manifests.vpcingress import (
     AllowedRoutes,
     Hsts,
@@ -23,6 +23,7 @@ from datum_router.manifests.vpcingress import (
     TlsTermination,
     VPCIngress,
 )
+from datum_router.manifests.vpcroute import RouteMatch, VPCRoute
 from datum_router.model.filters import ReplyTemplate
 from datum_router.model.listener import HostPolicy, Listener, ListenerMode, TlsBinding
 from datum_router.model.policy import TimeoutPolicy
@@ -145,17 +146,45 @@ def dressed(binding: TlsBinding, key: ObjectKey, tls: IngressTls) -> TlsBinding:
     )
 
 
-def host_policy(ingress: VPCIngress, key: ObjectKey, hostnames: tuple[str, ...], *, is_tls: bool) -> HostPolicy:
-    """Return what an ingress wants for these of its hosts on a listener that speaks HTTP."""
+def host_policy(
+    ingress: VPCIngress, key: ObjectKey, hostnames: tuple[str, ...], protocol: IngressProtocol
+) -> HostPolicy:
+    """Return what an ingress wants for these of its hosts on a listener of a protocol."""
     spec = ingress.spec
+    is_tls = protocol is IngressProtocol.HTTPS
     return HostPolicy(
         owner=f"{key.namespace}/{key.name}",
         hostnames=hostnames,
         identity=tls_identity(key, spec.tls) if is_tls and spec.tls is not None else "",
-        redirect_port=None if is_tls else redirect_port(ingress),
+        redirect_port=redirect_port(ingress) if protocol is IngressProtocol.HTTP else None,
         hsts=hsts_value(spec.hsts) if is_tls else "",
         is_logged=spec.access_log is None or spec.access_log.enabled,
     )
+
+
+def unread_by_streams(route: VPCRoute) -> Iterator[tuple[str, str, bool]]:
+    """Yield what a route says that nobody reads where bytes are carried on: (path, what, whether it keeps it out)."""
+    spec = route.spec
+    for index, match in enumerate(spec.matches or ((spec.match,) if spec.match is not None else ())):
+        where = f"spec.matches[{index}]" if spec.matches else "spec.match"
+        read = msgspec.structs.replace(RouteMatch(), source_cidrs=match.source_cidrs)
+        if match not in (read, msgspec.structs.replace(read, path_prefix="/")):
+            yield where, "conditions on requests", True
+    for path, what, is_said in (
+        ("spec.filters", "filters", bool(spec.filters)),
+        ("spec.destinations", "filters of a destination", any(one.filters for one in spec.destinations)),
+        ("spec.cors", "rules for other origins", spec.cors is not None),
+        ("spec.rateLimit", "limits on requests", spec.rate_limit is not None),
+        ("spec.localReplies", "bodies of answers", bool(spec.local_replies)),
+        ("spec.maxRequestBodyBytes", "limits on bodies", spec.max_request_body_bytes is not None),
+        ("spec.sessionAffinity", "sessions", spec.session_affinity is not None),
+    ):
+        if is_said:
+            yield path, what, False
+    if spec.timeouts is not None and (spec.timeouts.request or spec.timeouts.backend_request):
+        yield "spec.timeouts", "time limits of requests", False
+    if spec.retries is not None and spec.retries.retry_on_status != Retries().retry_on_status:
+        yield "spec.retries.retryOnStatus", "statuses", False
 
 
 class PortSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,15 +27,18 @@ HTTP_PORT = 80
 class HostTable:
     """The most specific of some host names that a host falls under: O(labels of the host).
 
-    Wildcards stand for one or more labels, as in `routing.host`.
+    Wildcards stand for one or more labels, as in `routing.host`. A policy without host names is for any other host.
     """
 
-    __slots__ = ("_exact", "_wildcard")
+    __slots__ = ("_any", "_exact", "_wildcard")
 
     def __init__(self, policies: Iterable[HostPolicy]) -> None:
         self._exact: dict[str, HostPolicy] = {}
         self._wildcard: dict[str, HostPolicy] = {}
+        self._any: HostPolicy | None = None
         for policy in policies:
+            if not policy.hostnames:
+                self._any = self._any or policy
             for name in policy.hostnames:
                 table, key = (self._wildcard, name[2:]) if name.startswith("*.") else (self._exact, name)
                 table.setdefault(key, policy)
@@ -48,7 +51,7 @@ class HostTable:
             while parent and found is None:
                 found = self._wildcard.get(parent)
                 _, _, parent = parent.partition(".")
-        return found
+        return found or self._any
 
 
 class Edge:

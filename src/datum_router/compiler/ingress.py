@@ -182,7 +182,7 @@ class IngressCompiler:
                 shared.setdefault(owner, []).append(name)
         before = self._listeners.get(item.port)
         for owner, names in shared.items():
-            mine = host_policy(ingress, key, (), is_tls=item.protocol is IngressProtocol.HTTPS)
+            mine = host_policy(ingress, key, (), item.protocol)
             theirs = next(
                 (one for one in before.policies if one.owner == f"{owner.namespace}/{owner.name}")
                 if before
@@ -277,7 +277,8 @@ class IngressCompiler:
         if is_tls and binding is not None and (own or before is None):
             bindings = (msgspec.structs.replace(binding, hostnames=own),)
         is_http = MODES[item.protocol] is ListenerMode.HTTP
-        policies = (host_policy(ingress, key, own, is_tls=is_tls),) if own and is_http else ()
+        is_owner = bool(own) or item.protocol is IngressProtocol.TCP
+        policies = (host_policy(ingress, key, own, item.protocol),) if is_owner else ()
         if before is None:
             self._owners[item.port] = key
             listener = Listener(

@@ -444,7 +444,10 @@ class Snapshot:
         """Return the rule for a connection whose bytes are carried on, None if there is none; see `streamlink`."""
         matcher = self._streams.get(head.listener)
         rule = None if matcher is None else matcher.match(head)
-        return None if rule is None else self.rules[rule.id]
+        if rule is None:
+            return None
+        edge = self._edges.get(head.listener)
+        return self.rules[rule.id] if edge is None else edge.dress(self.rules[rule.id], head.host)
 
     def limiter(self, listener: str, host: str) -> RateLimiter | None:
         """Return the rate limits of a listener for `host`, which come before those of routes."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from datum_router.compiler.cors import compile_cors, preflight_rules
-from datum_router.compiler.diagnostics import did_you_mean
-from datum_router.compiler.edge import with_defaults
+from datum_router.compiler.diagnostics import Severity, did_you_mean
+from datum_router.compiler.edge import unread_by_streams, with_defaults
 from datum_router.compiler.filters import FilterCompiler, filter_findings
 from datum_router.compiler.ingress import IngressScope
 from datum_router.compiler.limits import circuit_policy, route_rates
@@ -62,6 +62,11 @@ class RouteCompiler:
         balancing = self._balancing(route, key, findings)
         if balancing is None:
             return [], findings
+        if scope.are_streams(listeners):
+            unread = list(unread_by_streams(route))
+            findings += _unread(unread, key)
+            if any(is_fatal for _, _, is_fatal in unread):
+                return [], findings
         # Limits are no steps of the filters: all of them come first.
         steps = [index for index, item in enumerate(spec.filters) if item.type is not wire.FilterType.RATE_LIMIT]
         rates = route_rates(route, key)
@@ -157,6 +162,20 @@ class RouteCompiler:
             table_size=config.table_size,
             slow_start_s=parse_duration(config.slow_start) if config.slow_start else 0.0,
         )
+
+
+def _unread(unread: list[tuple[str, str, bool]], key: ObjectKey) -> list[Finding]:
+    return [
+        Finding(
+            key=key,
+            path=path,
+            reason=Reason.INVALID_VALUE,
+            message=f"{what} mean nothing on a listener with protocol TLS or TCP, where nobody reads requests",
+            hint="name a section with protocol HTTPS, or remove it",
+            severity=Severity.ERROR if is_fatal else Severity.WARNING,
+        )
+        for path, what, is_fatal in unread
+    ]
 
 
 def _destinations(

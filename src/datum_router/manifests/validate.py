@@ -66,7 +66,10 @@ def validate_service(manifest: VPCService) -> Iterator[Problem]:
         yield invalid("spec.connectTimeout", f"found {spec.connect_timeout}, expected more than nothing")
     if spec.health_check is not None:
         yield from _health_check(spec.health_check, spec.protocol)
-    yield from _upstream_tls(spec.tls, spec.protocol)
+    if spec.protocol is Protocol.TCP and spec.tls is not None:
+        yield exclusive("spec.tls", "bytes of a service with protocol TCP are carried on as they are", "remove it")
+    else:
+        yield from _upstream_tls(spec.tls, spec.protocol)
     yield from check_selector("spec.vpcAttachmentSelector", spec.vpc_attachment_selector)
     if spec.export_to is not None:
         yield from check_selector("spec.exportTo.selector", spec.export_to.selector)

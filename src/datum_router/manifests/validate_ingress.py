@@ -65,6 +65,11 @@ def validate_ingress(manifest: VPCIngress) -> Iterator[Problem]:
         )
     if spec.https_redirect and not _speaks(spec, IngressProtocol.HTTP):
         yield warning("spec.httpsRedirect", "no listener speaks HTTP, so there is nothing to redirect")
+    if not _speaks(spec, IngressProtocol.HTTP, IngressProtocol.HTTPS):
+        unread = {"maxRequestBodyBytes": spec.max_request_body_bytes, "defaultTimeouts": spec.default_timeouts}
+        for name, value in unread.items():
+            if value is not None:
+                yield warning(f"spec.{name}", "no listener speaks HTTP or HTTPS, so that nobody reads requests")
     if spec.hsts is not None:
         if not _speaks(spec, IngressProtocol.HTTPS):
             yield missing("spec.tls", "hsts is only said over TLS (RFC 6797), and no listener speaks HTTPS")

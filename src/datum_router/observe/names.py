@@ -226,7 +226,7 @@ CERTIFICATE_EXPIRY = _gauge(
     INGRESS,
 )
 STREAMS = _gauge(
-    "datum_router_streams",
+    "datum_router_streams_open",
     "connections",
     "Connections whose bytes are carried on, TLS or TCP, that are open.",
     LISTENER,

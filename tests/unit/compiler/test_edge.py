@@ -258,3 +258,55 @@ def test_a_path_on_a_port_where_nobody_sees_paths_is_an_error(bench: Any, kit: A
     result = bench().compile(kit.service(), edge(kit, "edge", "a.test", rules=rules, listeners=listener("TCP")))
     assert reasons(result) == [("vpcingress default/edge", "spec.rules[0].path", Reason.INVALID_VALUE)]
     assert result.data.rules == ()
+
+
+HEADER_FILTER = {"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["x"]}}
+
+
+@pytest.mark.parametrize(
+    ("spec", "path", "is_served"),
+    [
+        ({}, "", True),
+        ({"match": {"pathPrefix": "/", "sourceCIDRs": ["10.0.0.0/8"]}}, "", True),
+        ({"match": {"pathPrefix": "/shop"}}, "spec.match", False),
+        ({"matches": [{}, {"methods": ["GET"]}]}, "spec.matches[1]", False),
+        ({"filters": [HEADER_FILTER]}, "spec.filters", True),
+        ({"timeouts": {"request": "1s"}}, "spec.timeouts", True),
+    ],
+)
+def test_what_a_route_says_of_requests_is_told_where_nobody_reads_any(
+    bench: Any, kit: Any, spec: dict[str, Any], path: str, is_served: bool
+) -> None:
+    tcp = kit.service("tcp", protocol="TCP")
+    ingress = edge(kit, "edge", "a.test", rules=[], listeners=listener("TLS"), tls={"mode": "passthrough"})
+    destinations = [{"vpcServiceRef": {"name": "tcp"}}]
+    route = kit.route("api", destinations=destinations, parentRefs=[{"name": "edge"}], **spec)
+    result = bench().compile(tcp, ingress, route)
+    assert [item.path for item in result.diagnostics] == ([path] if path else [])
+    assert bool(result.data.rules) is is_served
+
+
+def test_the_access_log_of_bytes_is_the_ingresses_too(bench: Any, kit: Any, plugins: Any) -> None:
+    from datum_router.compiler.linker import Linker
+    from datum_router.compiler.streamlink import stream_head
+
+    tcp = kit.service("tcp", protocol="TCP")
+    quiet = {"accessLog": {"enabled": False}, "rules": [{"service": {"name": "tcp"}}]}
+    one = edge(kit, "one", "a.test", listeners=listener("TCP"), **quiet)
+    two = edge(kit, "two", "b.test", listeners=listener("TLS", 9001), tls={"mode": "passthrough"}, **quiet)
+    loud = edge(
+        kit, "loud", "c.test", listeners=listener("TLS", 9001), tls={"mode": "passthrough"}, rules=quiet["rules"]
+    )
+    snapshot = Linker(plugins).link(bench().compile(tcp, one, two, loud).data)
+    by_name = {item.name: item for item in snapshot.data.listeners}
+
+    def is_logged(name: str, host: str) -> bool | None:
+        rule = snapshot.match_stream(stream_head(by_name[name], server_name=host, client_ip="10.0.0.1"))
+        return None if rule is None else rule.is_logged
+
+    assert [is_logged("tcp-9000", ""), is_logged("tls-9001", "b.test"), is_logged("tls-9001", "c.test")] == [
+        False,
+        False,
+        True,
+    ]
+    assert is_logged("tls-9001", "unknown.test") is None

@@ -47,6 +47,7 @@ HELP = """Usage: datum-router-gateway
   DATUM_ROUTER_LOG_FORMAT        text or json [default: text]
   DATUM_ROUTER_TOPOLOGY          where this gateway is, by topology keys
   DATUM_ROUTER_LOCATION          where this gateway is, by name, latitude and longitude
+  DATUM_ROUTER_LABELS            labels of this gateway, which gatewaySelector of VPCIngresses selects by
   DATUM_ROUTER_DATA_PLANE_CONFIG limits and timeouts
   DATUM_ROUTER_DISABLE_PLUGINS   plugins that are not loaded, separated by commas
   DATUM_ROUTER_LAMEDUCK_SECS, DATUM_ROUTER_GRACE_SECS

@@ -19,13 +19,15 @@ BACKLOG = 4096
 
 
 class ListenerGroup:
-    """The sockets of one listener: equal address, one for each worker. `scheme` is `http` or `https`."""
+    """The sockets of one listener: equal address, one for each worker. `scheme` is `http`, `https`, `tls` or `tcp`."""
 
     __slots__ = ("address", "name", "scheme", "sockets")
 
     def __init__(self, listener: Listener, sockets: list[socket.socket]) -> None:
         self.name = listener.name
-        self.scheme = "https" if listener.tls else "http"
+        self.scheme = listener.mode.value.lower()
+        if listener.tls:
+            self.scheme = "https"
         self.sockets = sockets
         self.address: tuple[str, int] = sockets[0].getsockname()[:2]
 
