@@ -78,6 +78,7 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         NotServed(path="spec.retries.retryOn", hint="use retryOnStatus; failed connections are always tried again"),
         NotServed(path="spec.retries.budgetPercent", hint="use maxRetries"),
         NotServed(path="spec.retries.retryNonIdempotent", hint=_REMOVE),
+        NotServed(path="spec.retries.hedging", hint=_REMOVE),
         NotServed(
             path="spec.destinations[].tls.clientCertificateSecretName",
             hint="use CONNECT, with the certificate at the client",

@@ -10,7 +10,7 @@ import pytest
 from datum_router.compiler.diff import apply_delta, describe_changes, digest_of, make_delta
 from datum_router.model.egress import EgressListener, EgressMode, EgressProtocol, EgressTarget
 from datum_router.model.listener import Listener
-from datum_router.model.service import UpstreamTls
+from datum_router.model.service import UNRESOLVED, UpstreamTls
 
 Bench = Callable[..., Any]
 
@@ -113,7 +113,7 @@ def test_insecure_is_said_aloud_and_a_missing_bundle_trusts_nobody(made: Any) ->
     missing = {"destinations": [{"endpoint": "a.example", "port": 443, "tls": {"enabled": True, "caSecretName": "ca"}}]}
     result = made(missing)
     assert [one.reason for one in result.diagnostics] == ["InvalidCertificateRef"]
-    assert "trust nobody" in result.data.egress.rules[0].targets[0].tls.ca_pem
+    assert result.data.egress.rules[0].targets[0].tls.ca_pem == UNRESOLVED
     assert made(missing, are_credentials_known=False).diagnostics == ()
 
 

@@ -124,6 +124,7 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
     ],
     *[("VPCIngress", f"spec.{name}", f"spec.{name}", {name: value}) for name, value in (("vpcAttachmentName", "a"),)],
     ("VPCEgress", "spec.connectorRef", "spec.connectorRef", {"connectorRef": {"name": "c"}}),
+    ("VPCEgress", "spec.retries.hedging", "spec.retries.hedging", {"retries": {"hedging": {"delay": "1s"}}}),
     ("VPCEgress", "spec.timeouts.propagate", "spec.timeouts.propagate", {"timeouts": {"propagate": True}}),
     (
         "VPCEgress",
