@@ -703,3 +703,63 @@ async def test_an_http2_tunnel_stops_reading_a_client_whose_upstream_takes_nothi
                 await client.flush()
         assert sent < 16 * 1024 * 1024, "the kernel's buffers and one window, and no more"
         held.set()
+
+
+# --- what the pipeline does for requests --------------------------------------------------------------------------
+
+
+@in_trio
+async def test_a_request_is_tried_at_the_other_addresses_that_are_allowed() -> None:
+    async with rig(handler=http, addresses=("127.0.0.9", "127.0.0.1")) as made, await made.connect() as stream:
+        for _ in range(2):
+            await stream.send_all(f"GET http://{NAME}:{made.upstream}/ HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            head, _ = await reply(stream)
+            assert head.startswith(b"HTTP/1.1 200 ")
+
+
+@in_trio
+async def test_a_body_goes_with_its_request_and_idle_connections_do_not_outlive_a_sweep() -> None:
+    bodies: list[bytes] = []
+
+    async def take(stream: trio.SocketStream) -> None:
+        head = await until(stream, b"hello body")
+        bodies.append(head.partition(b"\r\n\r\n")[2])
+        await stream.send_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+        await everything(stream)
+
+    async with rig(handler=take) as made:
+        async with await made.connect() as stream:
+            await stream.send_all(
+                f"POST http://{NAME}:{made.upstream}/ HTTP/1.1\r\nHost: a\r\n".encode()
+                + b"Content-Length: 10\r\n\r\nhello body"
+            )
+            assert (await until(stream, b"\r\n\r\n")).startswith(b"HTTP/1.1 204 ")
+        assert bodies == [b"hello body"]
+        assert made.plane.stats()["upstream_connections"] == 1
+        made.plane._transport.sweep(made.holder.current)
+        assert made.plane.stats()["upstream_connections"] == 0
+
+
+@in_trio
+async def test_a_websocket_passes_as_a_request() -> None:
+    async def accept(stream: trio.SocketStream) -> None:
+        head = await until(stream, b"\r\n\r\n")
+        key = head.lower().partition(b"sec-websocket-key: ")[2].partition(b"\r\n")[0]
+        assert key == b"dGhlIHNhbXBsZSBub25jZQ==".lower()
+        await stream.send_all(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n"
+        )
+        await stream.send_all(await stream.receive_some(100))
+        await stream.aclose()
+
+    async with rig(handler=accept) as made, await made.connect() as stream:
+        await stream.send_all(
+            f"GET http://{NAME}:{made.upstream}/chat HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n"
+            "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n".encode()
+        )
+        assert (await until(stream, b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        frame = b"\x81\x82\x00\x00\x00\x00hi"
+        await stream.send_all(frame)
+        assert await until(stream, frame) == frame

@@ -21,7 +21,7 @@ from datum_router.manifests.labels import selects
 from datum_router.manifests.meta import ObjectKey, key_of, parse_duration
 from datum_router.manifests.parts import Retries
 from datum_router.manifests.secret import Secret
-from datum_router.manifests.vpcegress import EgressDestination, EgressTls, Verdict, VPCEgress
+from datum_router.manifests.vpcegress import EgressDestination, EgressTls, TrafficProtocol, Verdict, VPCEgress
 from datum_router.model.egress import (
     EgressAttachment,
     EgressPolicy,
@@ -149,6 +149,7 @@ class _Egress:
         is_whole = len(self.findings) == count or all(one.severity is not Severity.ERROR for one in self.findings)
         if not is_whole and (is_allow or (not hostnames and not targets)):
             return None
+        self._check_readable(is_allow=is_allow)
         limit = spec.rate_limit
         return EgressRule(
             name=name,
@@ -209,6 +210,20 @@ class _Egress:
                 missing=missing,
             )
         )
+
+    def _check_readable(self, *, is_allow: bool) -> None:
+        """Warn of conditions that cannot hold together: methods and paths are those of requests that can be read."""
+        match = self.manifest.spec.match
+        if match is None or not (match.methods or match.path_prefixes) or not match.protocols:
+            return
+        readable = {TrafficProtocol.TCP, TrafficProtocol.HTTP}
+        if is_allow and readable.isdisjoint(match.protocols):
+            self.warn(
+                "spec.match.protocols",
+                Reason.INVALID_VALUE,
+                "methods and pathPrefixes are never known of TLS: nothing is allowed by this",
+                hint="add HTTP, or remove methods and pathPrefixes",
+            )
 
     def _attachments(self, known: Sequence[EgressAttachment]) -> tuple[str, ...] | None:
         """Return whose traffic it is about; None = all of the namespace."""

@@ -66,6 +66,9 @@ CLOSED_NAMES: Final = (
 )
 """Names of what is inside: denied unless an Allow rule has the name, or a wildcard that lies within the closed one."""
 
+MAX_SOURCES: Final = 4096
+"""Sources whose rules are remembered; more than these at a time are looked through again."""
+
 ENDS_IN_TLS: Final = frozenset((EgressProtocol.TLS, EgressProtocol.HTTPS))
 _HTTP: Final = frozenset((EgressProtocol.TCP, EgressProtocol.HTTP))
 _OPAQUE: Final = frozenset((EgressProtocol.TCP, *ENDS_IN_TLS))
@@ -141,10 +144,11 @@ def denied(reason: EgressReason, detail: str, rule: EgressRule | None = None) ->
 class _Rule:
     """A rule with its networks and names at hand."""
 
-    __slots__ = ("exact", "is_bound", "labels", "networks", "rule", "target_hosts", "wildcards")
+    __slots__ = ("attachments", "exact", "labels", "networks", "rule", "target_hosts", "wildcards")
 
     def __init__(self, rule: EgressRule) -> None:
         self.rule = rule
+        self.attachments = None if rule.attachments is None else frozenset(rule.attachments)
         self.networks: tuple[Network, ...] = tuple([parse_network(text) for text in rule.networks])
         self.exact = frozenset(name for name in rule.hostnames if not name.startswith("*."))
         self.wildcards = tuple(name for name in rule.hostnames if name.startswith("*."))
@@ -153,9 +157,9 @@ class _Rule:
 
     def is_about(self, source: EgressSource) -> bool:
         """Tell whether the traffic of a source is this rule's business."""
-        if self.rule.attachments is None:
+        if self.attachments is None:
             return self.rule.namespace in source.namespaces
-        return not set(self.rule.attachments).isdisjoint(source.attachments)
+        return not self.attachments.isdisjoint(source.attachments)
 
     def judge(self, source: EgressSource, request: EgressRequest, face: Address | None) -> RuleVerdict:
         """Return whether all conditions hold.
@@ -259,12 +263,13 @@ class EgressTable:
         closed: Which ranges are closed here.
     """
 
-    __slots__ = ("_ambiguous", "_by_address", "_by_name", "_by_vpc", "_closed", "_rules", "policy")
+    __slots__ = ("_ambiguous", "_by_address", "_by_name", "_by_vpc", "_closed", "_rules", "_rules_for", "policy")
 
     def __init__(self, policy: EgressPolicy, closed: ClosedRanges | None = None) -> None:
         self.policy = policy
         self._closed = closed or ClosedRanges()
         self._rules = tuple(_Rule(rule) for rule in policy.rules)
+        self._rules_for: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[_Rule, ...]] = {}
         self._by_name = {one.name: one for one in policy.attachments}
         self._by_vpc: dict[tuple[str, str], str] = {}
         self._by_address: dict[str, str] = {}
@@ -368,8 +373,14 @@ class EgressTable:
         return self._judge_all(rules, source, request, parsed)
 
     def rules_for(self, source: EgressSource) -> tuple[_Rule, ...]:
-        """Return the rules that are about a source, in order."""
-        return tuple([one for one in self._rules if one.is_about(source)])
+        """Return the rules that are about a source, in order; remembered, since sources come again and again."""
+        key = (source.attachments, source.namespaces)
+        found = self._rules_for.get(key)
+        if found is None:
+            if len(self._rules_for) >= MAX_SOURCES:
+                self._rules_for.clear()
+            found = self._rules_for[key] = tuple([one for one in self._rules if one.is_about(source)])
+        return found
 
     def explain(
         self, source: EgressSource, request: EgressRequest, address: str | None

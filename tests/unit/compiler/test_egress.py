@@ -137,3 +137,14 @@ def test_a_gateway_without_an_egress_listener_says_so(made: Any) -> None:
     assert result.diagnostics == ()
     assert result.data.listeners[-1] == listener
     assert made({}).diagnostics == ()
+
+
+def test_conditions_that_cannot_hold_together_are_a_warning(made: Any) -> None:
+    result = made({"match": {"protocols": ["HTTPS"], "methods": ["GET"]}})
+    assert [(one.path, one.severity) for one in result.diagnostics] == [("spec.match.protocols", "warning")]
+    for spec in (
+        {"match": {"protocols": ["HTTPS", "HTTP"], "methods": ["GET"]}},
+        {"match": {"methods": ["GET"]}},
+        {"match": {"protocols": ["HTTPS"], "methods": ["GET"]}, "policy": "Deny"},
+    ):
+        assert made(spec).diagnostics == ()

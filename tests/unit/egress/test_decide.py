@@ -285,3 +285,12 @@ def test_a_bucket_lets_a_burst_through_and_then_its_rate() -> None:
     assert [bucket.take(10.5), bucket.take(10.5)] == [True, False]
     assert [bucket.take(100.0) for _ in range(4)] == [True, True, True, False], "never more than the burst"
     assert bucket.take(99.0) is False, "a clock that stands still gives nothing back"
+
+
+def test_rules_of_many_sources_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datum_router.egress.decide.MAX_SOURCES", 2)
+    table = EgressTable(EgressPolicy(rules=(rule(attachments=("default/web",)),)))
+    for number in range(5):
+        assert table.rules_for(EgressSource(namespaces=("default",), attachments=(f"default/{number}",))) == ()
+    assert len(table.rules_for(SOURCE)) == 1
+    assert table.rules_for(SOURCE) is table.rules_for(SOURCE)
