@@ -171,6 +171,14 @@ class LinkedRule:
         self._single = only if only is not None and only.weight > 0 and not only.problem else None
         self._split = _NO_SPLIT if self._single is not None else Split(rule.destinations)
 
+    def has_other(self, excluded: frozenset[EndpointKey]) -> bool:
+        """Tell whether the rule's services have an endpoint, healthy or not, that is not among `excluded`; O(n)."""
+        return any(
+            endpoint.key not in excluded
+            for state, _ in self._balancers.values()
+            for endpoint in state.service.endpoints
+        )
+
     def hedges(self, method: str) -> bool:
         """Tell whether requests with `method` may be hedged, which the express lane cannot do."""
         return is_hedged(self.retry, method, has_body=False, is_tunnel=False, is_retry=False)

@@ -276,7 +276,10 @@ class Pipeline:
                     raced = await race.run(downstream)
                     excluded |= race.tried
                     lease = raced.lease or lease
-                failure = await self._attempts.run(downstream, request, head, rule, lease, trace, begun, raced)
+                excluded |= {lease.key}
+                failure = await self._attempts.run(
+                    downstream, request, head, rule, lease, trace, begun, raced, excluded
+                )
             finally:
                 lease.release()
                 begun = None
@@ -284,7 +287,6 @@ class Pipeline:
                 return None
             if not failure.decision.retry:
                 return failure.reply
-            excluded |= {lease.key}
             task.deadline, task.deadline_reason = trace.deadline, Reason.REQUEST_TIMEOUT
             if failure.decision.delay_s:
                 limits = lease.state.limits
