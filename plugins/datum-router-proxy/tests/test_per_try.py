@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from datum_router.model.policy import TimeoutPolicy
 from datum_router.model.service import UpstreamProtocol
 from datum_router.reasons import Reason
-from datum_router_proxy.alarm import Alarms
+from datum_router_proxy.alarm import LEAST_KEPT, WITHIN_S, Alarms
 from datum_router_proxy.loop import Loop, Task, park
 from datum_router_proxy.testing_clients import client
 from datum_router_proxy.testing_manifests import compile_route
@@ -275,6 +275,36 @@ def test_a_task_has_one_alarm_however_often_its_deadline_moves() -> None:
     alarms.ring(102.0)
     assert task.is_queued
     assert len(alarms) == 0
+    loop._close()
+
+
+def test_tasks_that_are_done_are_not_kept_until_their_alarm() -> None:
+    loop = Loop(clock=lambda: 100.0)
+    alarms = Alarms()
+    waiting = Waiting.make(loop)
+    waiting.deadline = 105.0
+    alarms.add(waiting)
+    for _ in range(10 * LEAST_KEPT):
+        task = Waiting.make(loop)
+        task.deadline = 101.0
+        alarms.add(task)
+        loop.finish(task)
+    assert len(alarms) <= LEAST_KEPT + 1
+    assert len(alarms._heap) <= LEAST_KEPT + 1
+    alarms.ring(105.0)
+    assert waiting.is_queued
+    loop._close()
+
+
+def test_a_deadline_far_away_is_left_to_the_sweep() -> None:
+    loop = Loop(clock=lambda: 100.0)
+    task = Waiting.make(loop)
+    task.deadline = 100.1 + WITHIN_S
+    loop.alarm(task)
+    assert len(loop._alarms) == 0
+    task.deadline = 99.9 + WITHIN_S
+    loop.alarm(task)
+    assert len(loop._alarms) == 1
     loop._close()
 
 

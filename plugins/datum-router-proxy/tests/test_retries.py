@@ -170,3 +170,19 @@ def test_the_budget_holds_when_everything_fails() -> None:
                 assert sum(event.attempts for event in running.recorder.events) == begun
 
     bounded(main)
+
+
+@pytest.mark.parametrize("down", ["h1", "h2"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_the_last_answer_is_relayed_as_it_is_if_nobody_is_left_to_ask(down: str, count: int) -> None:
+    async def main() -> None:
+        app = answer(503, (b"x-shop", b"closed"))
+        async with upstream(app) as one, upstream(app) as two:
+            compiled = compile_route([one.port, two.port][:count], retries(maxRetries=5))
+            async with gateway(compiled.services, compiled.rules) as running, client(running.port, down) as peer:
+                for _ in range(3):
+                    told = await peer.request("GET", "/")
+                    assert (told.status, told.header(b"x-shop"), told.body) == (503, b"closed", b"no")
+                assert len(one.requests) + len(two.requests) == 3 * count
+
+    bounded(main)

@@ -15,7 +15,7 @@ from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.testing_clients import H1Client, client
 from datum_router_proxy.testing_manifests import compile_route
 from datum_router_proxy.testing_peers import Exchange, bounded, gateway, make_rule, make_service, upstream
-from datum_router_proxy.testing_roads import Forwarded, H1Server, World
+from datum_router_proxy.testing_roads import CLOSED, RETRY, Forwarded, H1Server, World
 from datum_router_proxy.testing_roads import H1Client as RoadClient
 
 both = pytest.mark.parametrize("down", ["h1", "h2"])
@@ -176,6 +176,43 @@ def test_what_the_client_sends_counts_as_well() -> None:
         assert b"stream_idle_timeout" in peer.got
         world.end()
     assert world.left_over == ""
+
+
+def test_another_attempt_is_a_move() -> None:
+    rule = make_rule(retry=RETRY, timeouts=TimeoutPolicy(request_s=0.0, stream_idle_s=10.0))
+    world = World(make_service([80, 81]), lambda world: H1Server(world, silent), [rule])
+    with world.running():
+        peer = RoadClient()
+        world.connect(peer, is_h2=False)
+        peer.pipe.give(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        world.settle()
+        world.wait(8.0)
+        world.upstreams[0].pipe.give(CLOSED)
+        world.settle()
+        assert len(world.upstreams) == 2
+        world.wait(8.0)
+        assert peer.got == b""
+        world.wait(2.1)
+        assert b"stream_idle_timeout" in peer.got
+        world.end()
+    assert world.left_over == ""
+
+
+@pytest.mark.parametrize("down", ["h1", "h2"])
+def test_a_race_that_falls_silent_is_over(down: str) -> None:
+    async def never(exchange: Exchange) -> None:
+        await trio.sleep_forever()
+
+    async def main() -> None:
+        async with upstream(never) as one, upstream(never) as two:
+            compiled = compile_route([one.port, two.port], {**IDLE, "retries": {"hedging": {"delay": "20ms"}}})
+            async with gateway(compiled.services, compiled.rules) as running, client(running.port, down) as peer:
+                answer = await peer.request("GET", "/")
+                assert answer.status == 504
+                assert b"stream_idle_timeout" in answer.body
+                assert running.recorder.events[0].attempts == 2
+
+    bounded(main)
 
 
 @pytest.mark.parametrize(("idle_s", "is_over"), [(0.0, False), (10.0, True)])

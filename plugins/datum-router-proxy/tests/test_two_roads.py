@@ -484,7 +484,12 @@ def happenings(seed: int, *, has_lane: bool) -> Seen:
             elif kind < 0.8:
                 world.wait(rng.choice((0.5, 4.0, 11.0)))
             elif kind < 0.97:
-                rule = make_rule(retry=RETRY, timeouts=TimeoutPolicy(request_s=rng.choice((3.0, 10.0))))
+                timeouts = TimeoutPolicy(
+                    request_s=rng.choice((3.0, 10.0)),
+                    per_try_s=rng.choice((0.0, 2.0)),
+                    stream_idle_s=rng.choice((None, 2.5)),
+                )
+                rule = make_rule(retry=RETRY, timeouts=timeouts)
                 path = Match(path=PathMatch(kind=PathKind.PREFIX, value=rng.choice(("/", "/", "/0"))))
                 world.edit([msgspec.structs.replace(rule, match=path, hostnames=rng.choice(((), ("shop.example",))))])
             else:

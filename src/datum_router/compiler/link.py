@@ -145,6 +145,14 @@ class LinkedRule:
         made.reply_fields = ((b"strict-transport-security", hsts.encode("ascii")),) if hsts else ()
         return made
 
+    def has_other(self, excluded: frozenset[EndpointKey]) -> bool:
+        """Tell whether the rule's services have an endpoint, healthy or not, that is not among `excluded`; O(n)."""
+        return any(
+            endpoint.key not in excluded
+            for state, _ in self._balancers.values()
+            for endpoint in state.service.endpoints
+        )
+
     def hedges(self, method: str) -> bool:
         """Tell whether requests with `method` may be hedged, which the express lane cannot do."""
         return is_hedged(self.retry, method, has_body=False, is_tunnel=False, is_retry=False)

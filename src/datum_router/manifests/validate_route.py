@@ -100,11 +100,18 @@ def _tries(spec: VPCRouteSpec) -> Iterator[Problem]:
     retries, timeouts = spec.retries, spec.timeouts
     if retries is None or retries.per_try_timeout is None:
         return
+    per_try_s = parse_duration(retries.per_try_timeout)
+    if retries.hedging is not None and 0 < per_try_s <= parse_duration(retries.hedging.delay):
+        yield warning(
+            "spec.retries.hedging.delay",
+            f"found {retries.hedging.delay}, but perTryTimeout ({retries.per_try_timeout}) ends an attempt before that",
+            "make it shorter than perTryTimeout",
+        )
     if timeouts is not None and timeouts.request is not None:
         whole, name = parse_duration(timeouts.request), f"timeouts.request ({timeouts.request})"
     else:
         whole, name = float(spec.timeout_seconds), f"timeoutSeconds ({spec.timeout_seconds})"
-    if 0 < whole <= parse_duration(retries.per_try_timeout):
+    if 0 < whole <= per_try_s:
         yield warning(
             "spec.retries.perTryTimeout",
             f"found {retries.per_try_timeout}, which never ends an attempt before {name} ends the request",

@@ -77,6 +77,7 @@ _NO_TIME = _no("deadline")
 _TOLD_TO_WAIT = _no("retry_after")
 _SETTLED = _no("settled_upstream")
 _IS_RETRY = _no("retry_of_downstream")
+_NOBODY = _no("no_other_endpoint")
 
 REFUSALS = tuple(
     verdict.why
@@ -93,6 +94,7 @@ REFUSALS = tuple(
         _TOLD_TO_WAIT,
         _SETTLED,
         _IS_RETRY,
+        _NOBODY,
     )
 )
 """Every `why` of a decision against a retry."""
@@ -113,6 +115,7 @@ def decide(
     retry_after_s: float | None = None,
     is_settled: bool = False,
     is_retry: bool = False,
+    has_other: bool = True,
 ) -> RetryDecision:
     """Decide on one ended attempt.
 
@@ -125,6 +128,8 @@ def decide(
         grpc_status: Code of a gRPC response without messages (Trailers-Only); None for any other response.
         is_settled: The response says that what can be done was done nearer to the failure (`policy.chain`).
         is_retry: A gateway before us has tried before.
+        has_other: There is an endpoint that has not been asked. Asked of responses only: they are better than anything
+            that could be said in their place.
         retry_after_s: How long the upstream asked to be left alone (`policy.retry_after`); infinity: for good.
     """
     if is_response_started:
@@ -151,6 +156,8 @@ def decide(
         return _SETTLED
     if is_retry and _has_reached_upstream(outcome):
         return _IS_RETRY
+    if not has_other:
+        return _NOBODY
     if not is_body_replayable:
         return _NO_BODY
     if not budget_ok:

@@ -228,6 +228,19 @@ WARNINGS = [
     ("VPCRoute", {"destinations": [DESTINATION | {"weight": 0}]}, "spec.destinations", "500"),
     ("VPCRoute", match(sourceCIDRs=["10.0.0.1/8"]), "spec.match.sourceCIDRs[0]", "used as 10.0.0.0/8"),
     ("VPCRoute", {"hostnames": ["a.example", "A.example"]}, "spec.hostnames[1]", "second time"),
+    ("VPCRoute", {"retries": {"perTryTimeout": "30s"}}, "spec.retries.perTryTimeout", "timeoutSeconds (30) ends"),
+    (
+        "VPCRoute",
+        {"retries": {"perTryTimeout": "3s"}, "timeouts": {"request": "2s"}},
+        "spec.retries.perTryTimeout",
+        "timeouts.request (2s) ends",
+    ),
+    (
+        "VPCRoute",
+        {"retries": {"perTryTimeout": "1s", "hedging": {"delay": "1s"}}},
+        "spec.retries.hedging.delay",
+        "ends an attempt before that",
+    ),
     (
         "VPCIngress",
         {"tls": {"secretName": "s"}, "listeners": [{"name": "a", "port": 80}]},

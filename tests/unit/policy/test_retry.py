@@ -42,6 +42,7 @@ def verdict(
     retry_after_s: float | None = None,
     is_settled: bool = False,
     is_retry: bool = False,
+    has_other: bool = True,
 ) -> RetryDecision:
     return decide(
         ended,
@@ -57,6 +58,7 @@ def verdict(
         retry_after_s=retry_after_s,
         is_settled=is_settled,
         is_retry=is_retry,
+        has_other=has_other,
     )
 
 
@@ -213,3 +215,7 @@ def test_a_retry_of_a_gateway_before_us_is_tried_again_only_if_nobody_was_reache
     found = verdict(ended, is_retry=True)
     assert found.retry is is_retried
     assert is_retried or found.why == "retry_of_downstream"
+
+
+def test_an_answer_is_better_than_nothing_if_there_is_nobody_else_to_ask() -> None:
+    assert verdict(outcome(status=503, sent=True), has_other=False).why == "no_other_endpoint"

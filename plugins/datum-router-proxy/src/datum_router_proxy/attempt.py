@@ -12,6 +12,7 @@ import logging
 from datum_router.compiler.lease import Lease
 from datum_router.compiler.link import LinkedRule
 from datum_router.errors import RemoteProtocolError, UpstreamError
+from datum_router.model.endpoint import EndpointKey
 from datum_router.model.outcome import Outcome
 from datum_router.model.request import LocalReply, RequestHead
 from datum_router.plugins.protocols import DataPlaneObserver
@@ -85,11 +86,13 @@ class Attempts:
         lease: Lease,
         trace: Trace,
         begun: Begun | None,
-        raced: Racer | None = None,
+        raced: Racer | None,
+        excluded: frozenset[EndpointKey],
     ) -> Failure | None:
         """Try one endpoint; None once the response has been relayed or, having begun, aborted.
 
         Args:
+            excluded: Endpoints that have been asked, this one included.
             raced: The attempt that has decided a race: it is what is gone on with.
         """
         if raced is None:
@@ -172,7 +175,17 @@ class Attempts:
                 outcome = self._outcome(lease, upstream, status=status, reason=Reason.ROUTED)
                 asked_s = retry_after_s(response.fields, is_grpc=template.is_grpc)
                 decision = self._decide(
-                    outcome, request, head, rule, lease, trace, downstream, code, asked_s, is_settled=is_settled
+                    outcome,
+                    request,
+                    head,
+                    rule,
+                    lease,
+                    trace,
+                    downstream,
+                    code,
+                    asked_s,
+                    is_settled=is_settled,
+                    has_other=rule.has_other(excluded),
                 )
                 if decision.retry:
                     ended = Reason.ROUTED
@@ -260,6 +273,7 @@ class Attempts:
         asked_s: float | None = None,
         *,
         is_settled: bool = False,
+        has_other: bool = True,
     ) -> RetryDecision:
         decision = decide(
             outcome,
@@ -274,6 +288,7 @@ class Attempts:
             grpc_status=grpc_status,
             retry_after_s=asked_s,
             is_settled=is_settled,
+            has_other=has_other,
             is_retry=request.template.attempt > 1,
         )
         return self._accounts.decided(decision)

@@ -121,6 +121,8 @@ class Race:
         try:
             while (index := hedge.leader(self._states(), self._ended)) is None:
                 main.deadline, main.deadline_reason = trace.deadline, Reason.REQUEST_TIMEOUT
+                if trace.idle is not None:
+                    trace.idle.arm(main, trace.moved, loop.now)
                 await park()
             decided = self.racers[index]
         except (DeadlineExpired, TaskCancelled) as error:

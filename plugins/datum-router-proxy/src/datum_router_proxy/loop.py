@@ -55,7 +55,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
-from datum_router_proxy.alarm import Alarms
+from datum_router_proxy.alarm import WITHIN_S, Alarms
 from datum_router_proxy.overload import RecentWorst
 from datum_router_proxy.task import CURRENT, Bell, Call, DeadlineExpired, Task, TaskCancelled, current_task, park
 
@@ -240,7 +240,8 @@ class Loop:
 
         Setting another deadline needs no word here: an alarm that finds none that has passed does nothing.
         """
-        self._alarms.add(task)
+        if task.deadline - self.now <= WITHIN_S:
+            self._alarms.add(task)
 
     def stop(self) -> None:
         """Let `run` return soon; all tasks are closed."""

@@ -302,6 +302,10 @@ class Pipeline:
                     excluded |= race.tried
                     lease = raced.lease or lease
                 failure = await self._attempts.run(downstream, request, sent, rule, lease, trace, begun, raced)
+                excluded |= {lease.key}
+                failure = await self._attempts.run(
+                    downstream, request, head, rule, lease, trace, begun, raced, excluded
+                )
             finally:
                 lease.release()
                 begun = None
@@ -309,7 +313,6 @@ class Pipeline:
                 return None
             if not failure.decision.retry:
                 return failure.reply
-            excluded |= {lease.key}
             task.deadline, task.deadline_reason = trace.deadline, Reason.REQUEST_TIMEOUT
             if failure.decision.delay_s:
                 limits = lease.state.limits

@@ -76,8 +76,7 @@ class Pump:
         if trace.tries is not None:
             trace.tries.arm(task, self._loop)
         if trace.idle is not None:
-            # A head is a move, too: it is counted as if it were a byte.
-            trace.idle.arm(task, trace.body.bytes_in + trace.bytes_out + downstream.has_started, self._loop.now)
+            trace.idle.arm(task, trace.moved + downstream.has_started, self._loop.now)  # a head is a move, too
 
     async def flushed(self, downstream: Downstream) -> None:
         """Park until the client's side has taken everything."""

@@ -62,6 +62,11 @@ class Trace:
         self.attempts = 0
         self.bytes_out = 0
 
+    @property
+    def moved(self) -> int:
+        """What grows whenever something moves: bytes both ways, and attempts."""
+        return self.body.bytes_in + self.bytes_out + self.attempts
+
     def event(self, protocol: str, request: Request, now: float) -> RequestEnded:
         """Return the access-log record."""
         template = request.template
