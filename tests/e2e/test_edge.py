@@ -183,6 +183,13 @@ def test_plain_requests_are_redirected_and_answers_over_tls_say_hsts_for_the_hos
         assert (status, head.count("strict-transport-security: max-age=600; includesubdomains")) == (200, 1)
         status, head = edge.ask(edge.connect("two.test"), "two.test")
         assert (status, "strict-transport" in head) == (200, False)
+    with edge.connect("one.test") as kept:  # of one connection, the later ones without a task of their own
+        for _ in range(5):
+            kept.sendall(b"GET /kept HTTP/1.1\r\nHost: one.test\r\n\r\n")
+            answer = b""
+            while not answer.endswith(b"\r\n\r\nok"):
+                answer += kept.recv(65536)
+            assert answer.lower().count(b"strict-transport-security: max-age=600; includesubdomains\r\n") == 1
 
 
 def test_the_field_of_a_service_gives_way_and_local_replies_have_ours(edge: Edge, start_backend: Any) -> None:

@@ -66,6 +66,13 @@ class _Served:
         self.contexts = contexts
         self.key_names: list[bytes] = []
 
+    def serving_as(self, identity: str) -> _Served:
+        """Return the same for connections that are to count as opened by another identity: that of its successor."""
+        same = _Served(self.binding, self.contexts)
+        same.identity = identity
+        same.key_names = self.key_names
+        return same
+
     def context(self, ticket_name: bytes) -> ssl.SSLContext:
         """Return the context for a client that has a ticket of that name, or none (empty)."""
         if ticket_name and ticket_name in self.key_names:
@@ -160,7 +167,7 @@ class ServerTls:
                     )
                     if before is None:
                         continue
-                    served = known[before]
+                    served = known[before].serving_as(binding.identity)
             table.by_binding[served.binding] = served
             if index == 0 and not listener.is_sni_required:
                 table.default = served
