@@ -66,7 +66,6 @@ class LinkedRule:
     __slots__ = (
         "_balancers",
         "_filters",
-        "_refs",
         "_sides",
         "_single",
         "_split",
@@ -140,7 +139,8 @@ class LinkedRule:
             edit = HeaderEdit(is_response=True, set=(("strict-transport-security", hsts),))
             rule = msgspec.structs.replace(rule, filters=(edit, *rule.filters))
             filters = (build_filter(edit, rule), *filters)
-        made = LinkedRule(rule, filters, self._balancers)
+        mine = {at: self._filters[id(ref)] for at, ref in enumerate(rule.destinations) if id(ref) in self._filters}
+        made = LinkedRule(rule, filters, self._balancers, mine, limiter=self.limiter, circuit=self.circuit)
         made.is_logged = is_logged
         made.reply_fields = ((b"strict-transport-security", hsts.encode("ascii")),) if hsts else ()
         return made

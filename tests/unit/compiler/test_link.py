@@ -13,6 +13,8 @@ from datum_router.compiler.link import LinkedRule, Snapshot
 from datum_router.compiler.linker import Linker
 from datum_router.errors import PluginContractError
 from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint
+from datum_router.model.filters import CorsPolicy
+from datum_router.model.limits import BreakerPolicy, CircuitPolicy, RateLimitPolicy, RateScope
 from datum_router.model.listener import Listener
 from datum_router.model.policy import ConnectionLimits
 from datum_router.model.request import LocalReply, RequestHead
@@ -371,3 +373,38 @@ def test_the_cores_own_balancers_are_used_as_they_are(linker: Linker) -> None:
     snapshot = linker.link(data([rule()], [service("10.0.0.1")]))
     ((_, balancer),) = linked(snapshot).balancers()
     assert isinstance(balancer._balancer, RoundRobin)
+
+
+def test_a_rule_dressed_for_a_host_keeps_all_that_holds_for_it(linker: Linker) -> None:
+    """What an ingress adds for its hosts must not cost a limit, a breaker or a filter."""
+    edit = HeaderEdit(set=(("x-to", "a"),))
+    plain = linked(
+        linker.link(
+            data(
+                [
+                    rule(
+                        "default/r#0",
+                        BackendRef(service=A, filters=(edit,)),
+                        filters=(edit,),
+                        cors=CorsPolicy(origins=("https://a.test",)),
+                        rate_limits=(RateLimitPolicy(scope=RateScope.ROUTE, owner="default/r", requests=1, burst=1),),
+                        circuit=CircuitPolicy(limits=ConnectionLimits(), breaker=BreakerPolicy()),
+                        max_request_body_bytes=7,
+                    )
+                ],
+                [service("192.0.2.1")],
+            )
+        )
+    )
+    made = plain.dressed(hsts="max-age=1", is_logged=False)
+    own = {"rule", "filters", "response_key", "reply_fields", "is_logged", "meters", "extra"}
+    for name in set(LinkedRule.__slots__) - own:
+        assert getattr(made, name) == getattr(plain, name), name
+    assert made.extra is not None
+    assert plain.extra is not None
+    assert (made.extra.most_body_bytes, made.extra.cors is None) == (plain.extra.most_body_bytes, False)
+    assert made.filters[1:] == plain.filters
+    found = made.select(HEAD, rng=random.Random(1), now=1.0)
+    assert isinstance(found, Lease)
+    assert len(found.filters) == 1
+    assert found.ticket is not None

@@ -301,10 +301,9 @@ class Pipeline:
                     raced = await race.run(downstream)
                     excluded |= race.tried
                     lease = raced.lease or lease
-                failure = await self._attempts.run(downstream, request, sent, rule, lease, trace, begun, raced)
                 excluded |= {lease.key}
                 failure = await self._attempts.run(
-                    downstream, request, head, rule, lease, trace, begun, raced, excluded
+                    downstream, request, sent, rule, lease, trace, begun, raced, excluded
                 )
             finally:
                 lease.release()
