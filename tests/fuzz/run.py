@@ -28,6 +28,7 @@ NAMES = (
     "http2_client",
     "hpack",
     "manifest",
+    "egress",
     "yaml",
 )
 INPUT_TIMEOUT_S = 10

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fuzz_targets import TARGETS, manifest
+from fuzz_targets import TARGETS, egress, manifest
 
+from datum_router.egress.address import ClosedRanges
+from datum_router.egress.decide import EgressTable
 from datum_router.errors import RemoteProtocolError
 from datum_router.reasons import Reason
 from datum_router_proxy.wire import hpack_fast
@@ -122,3 +125,15 @@ def test_a_decoder_that_changes_its_input_is_noticed(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(manifest, "decode", greedy)
     expect_find("manifest")
+
+
+def test_a_name_that_libc_takes_for_an_address_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datum_router.egress.destination._NUMERIC", re.compile(r"\Z(?!)"))
+    expect_find("egress")
+
+
+def test_a_range_that_is_open_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing_closed = ClosedRanges()
+    nothing_closed._ranges = ()
+    monkeypatch.setattr(egress, "ANYWHERE", EgressTable(egress.ANYWHERE.policy, nothing_closed))
+    expect_find("egress")

@@ -9,7 +9,7 @@ import random
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from . import hpack, http1, http2, llhttp, manifest, seeds
+from . import egress, hpack, http1, http2, llhttp, manifest, seeds
 
 
 class Target(NamedTuple):
@@ -39,6 +39,7 @@ TARGETS: dict[str, Target] = {
     "http2_client": Target(http2.check_client, seeds.http2_client, http2.WORDS, 1_024, http2.mutate),
     "hpack": Target(hpack.check, seeds.hpack_blocks, hpack.WORDS, 1_024),
     "manifest": Target(manifest.check_json, seeds.manifests_json, manifest.WORDS, 4_096),
+    "egress": Target(egress.check, seeds.egress, egress.WORDS, 1_024),
     "yaml": Target(manifest.check_yaml, seeds.manifests_yaml, manifest.YAML_WORDS, 4_096),
 }
 

@@ -121,3 +121,14 @@ def manifests_json() -> Iterator[bytes]:
         yield b'{"apiVersion":"router.datum.net/v1alpha1","kind":"%s","metadata":{"name":"x"},"spec":{}}' % (
             kind.kind.encode()
         )
+
+
+def egress() -> Iterator[bytes]:
+    """Yield heads of CONNECT, and destinations by themselves."""
+    hosts = ("api.example.test", "API.Example.test.", "[::1]", "[::ffff:10.0.0.1]", "127.0.0.1", "xn--mnchen-3ya.test")
+    for host in hosts:
+        yield f"CONNECT {host}:443 HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+        yield f"{host}:443".encode()
+    for text in ("0177.0.0.1:80", "2130706433:80", "127.1:80", "u@a.test:80", "a.test:0", "[fe80::1%25eth0]:80"):
+        yield text.encode()
+    yield b"CONNECT a.test:443 HTTP/1.0\r\nContent-Length: 1\r\n\r\nx"
