@@ -126,6 +126,12 @@ def _gauge(name: str, unit: str, text: str, *labels: Label) -> Metric:
 REQUESTS = _counter(
     "datum_router_requests_total", "requests", "Requests that have ended.", ROUTE, SERVICE, CODE_CLASS
 )  # fmt: skip
+SHED = _counter(
+    "datum_router_requests_shed_total",
+    "requests",
+    "Requests that were not let in since the event loop could not keep up (answered with overloaded).",
+)
+SHEDDING = _gauge("datum_router_shedding", "workers", "Workers that do not let all requests in.")
 REQUEST_DURATION = Metric(
     name="datum_router_request_duration_seconds",
     kind=Kind.HISTOGRAM,
@@ -430,6 +436,7 @@ _SOURCE = (
 
 _ALL = (
     REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, PROTOCOL_REQUESTS, REASONS, IN_FLIGHT, TUNNELS,
+    SHED, SHEDDING,
     REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY,
     ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
     SERVICE_CIRCUIT, ROUTE_CIRCUIT, RATE_LIMIT_DECISIONS, RATE_LIMIT_FORGOTTEN,

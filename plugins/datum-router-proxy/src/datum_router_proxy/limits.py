@@ -80,6 +80,7 @@ SETTINGS: Mapping[str, tuple[Shown, ...]] = {
         Shown(metric=names.RATE_LIMIT_DECISIONS, labels={"decision": "failed_open"}),
         Shown(metric=names.RATE_LIMIT_DECISIONS, labels={"decision": "failed_closed"}),
     ),
+    "shed_queue_age_s": (_just(names.SHED), _just(names.SHEDDING)),
     "moves_per_turn": _UNFAIR,
 }
 """By field of `ProxySettings`."""

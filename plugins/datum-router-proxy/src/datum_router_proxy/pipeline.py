@@ -33,6 +33,7 @@ from datum_router.policy.retry import IDEMPOTENT, RetryDecision, decide
 from datum_router.policy.timeout import remaining_s, request_deadline
 from datum_router.reasons import Reason
 from datum_router_proxy.accounts import Accounts
+from datum_router_proxy.admission import Admission
 from datum_router_proxy.answers import DateField
 from datum_router_proxy.body import BodyTooLarge, RequestBody
 from datum_router_proxy.channel import RECV_BYTES
@@ -91,14 +92,15 @@ class Pipeline:
         is_draining: Answers over HTTP/1 say that they are the last one of their connection: we end, or memory is short.
         overload_reply: What every new request is told instead of being served (threat E8); in_flight: those under way.
         flights: How requests begin that may need no step of a task of their own.
+        admission: Keeps requests out while there is more to do than can be done.
         gate: Asked for requests that limits hold for.
         tunnels, accounts: WebSockets that are open and the task of each; what requests tell telemetry.
     """
 
     __slots__ = (
         "_date", "_express", "_holder", "_ids", "_listener_limits", "_observer", "_pump", "_transport", "accounts",
-        "flights", "gate", "h1_cache", "h1_limits", "h2_lines", "in_flight", "is_draining", "loop", "overload_reply",
-        "settings", "tunnels",
+        "admission", "flights", "gate", "h1_cache", "h1_limits", "h2_lines", "in_flight", "is_draining", "loop",
+        "overload_reply", "settings", "tunnels",
     )  # fmt: skip
 
     def __init__(
@@ -127,8 +129,9 @@ class Pipeline:
         self._pump = Pump(loop, settings)
         self._date = DateField()
         self._ids = RequestIds(loop.rng)
+        self.admission = Admission(loop, target_s=settings.shed_queue_age_s)
         self._express = ExpressLane(
-            loop, transport, observer, self.accounts, self._date, self._ids, max_via_hops=settings.max_via_hops
+            loop, transport, observer, self.accounts, self._date, self._ids, self.admission, settings.max_via_hops
         )
         self.flights = Flights(self, self._express, holder)
 
@@ -215,6 +218,8 @@ class Pipeline:
             reply: LocalReply | None
             try:
                 reply = await self._forward(downstream, request, trace, begun)
+                if reply is self.admission.reply:
+                    await self.admission.hold(current_task())
             except DeadlineExpired as error:
                 reply = timed_out(error.reason)
             except BodyTooLarge as error:
@@ -253,6 +258,8 @@ class Pipeline:
         else:
             if self.overload_reply is not None:
                 return self.overload_reply
+            if self.admission.shedder.is_shedding and not self.admission.shedder.admits():
+                return self.admission.reply
             snapshot = self._holder.current
             most_bytes = self._listener_limits.get(request.template.listener, 0)
             refusal = refuse(snapshot, request.template, most_bytes=most_bytes, max_via_hops=self.settings.max_via_hops)
