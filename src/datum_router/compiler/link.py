@@ -30,6 +30,7 @@ from datum_router.model.route import BackendRef, HashOn, Rule
 from datum_router.model.service import Service, ServiceKey
 from datum_router.model.snapshot import SnapshotData
 from datum_router.observe.meter import RequestMeter
+from datum_router.policy.affinity import Affinity
 from datum_router.policy.ratelimit import RateLimiter
 from datum_router.reasons import Reason
 from datum_router.routing.host import host_matches
@@ -168,6 +169,7 @@ class LinkedRule:
         has_repeatable_filters, response_key: See `filters.base`; True and empty without filters.
         limiter: Rate limits of the route; None if there are none.
         circuit: Its circuit breaker; likewise.
+        affinity: Its sessions; likewise.
         needs_pipeline: Something has to be looked at for each request that no fast lane looks at.
         meters: The data plane's, by protocol and service: they live as long as the rule.
     """
@@ -178,6 +180,7 @@ class LinkedRule:
         "_single",
         "_split",
         "_uses_hash",
+        "affinity",
         "circuit",
         "filters",
         "has_repeatable_filters",
@@ -198,11 +201,13 @@ class LinkedRule:
         *,
         limiter: RateLimiter | None = None,
         circuit: RouteCircuit | None = None,
+        affinity: Affinity | None = None,
     ) -> None:
         self.rule = rule
         self.limiter = limiter
         self.circuit = circuit
-        self.needs_pipeline = limiter is not None
+        self.affinity = affinity
+        self.needs_pipeline = limiter is not None or affinity is not None or rule.balancing.cookie is not None
         self.filters = filters
         self.has_repeatable_filters = not filters or are_repeatable(rule.filters)
         self.response_key = response_key(rule.filters) if filters else b""
@@ -248,12 +253,14 @@ class LinkedRule:
         excluded: frozenset[EndpointKey] = NO_EXCLUSIONS,
         is_retry: bool = False,
         is_admitted: bool = False,
+        tag: bytes = b"",
     ) -> Lease | LocalReply:
         """Choose a destination and an endpoint, and claim it.
 
         Args:
             excluded: Endpoints that this request has already tried in vain.
             is_admitted: The circuit breaker of the route has been asked.
+            tag: Of a session of `affinity`: its endpoint is taken if it may be; empty if there is none.
 
         Returns:
             A lease, or the reply to give: 503 if nothing is usable, or not where the route may send it, or a limit is
@@ -264,7 +271,13 @@ class LinkedRule:
             PluginContractError: A plugin's balancer raised, or returned something else than it promises.
         """
         if self.circuit is not None and not is_admitted:
-            return self._select_within(self.circuit, head, rng=rng, now=now, excluded=excluded, is_retry=is_retry)
+            return self._select_within(
+                self.circuit, head, rng=rng, now=now, excluded=excluded, is_retry=is_retry, tag=tag
+            )
+        if tag and self.affinity is not None:
+            kept = self._keep(self.affinity, tag, head, rng=rng, now=now, excluded=excluded, is_retry=is_retry)
+            if kept is not None:
+                return kept
         ref = self._single
         if ref is None:
             ref = self._split.choose(rng, self._is_usable)
@@ -300,6 +313,7 @@ class LinkedRule:
         now: float,
         excluded: frozenset[EndpointKey],
         is_retry: bool,
+        tag: bytes,
     ) -> Lease | LocalReply:
         """Do as `select` does if the route's circuit breaker lets it."""
         turn = circuit.acquire(now, is_retry=is_retry)
@@ -314,7 +328,7 @@ class LinkedRule:
             )
         found: Lease | LocalReply | None = None
         try:
-            found = self.select(head, rng=rng, now=now, excluded=excluded, is_retry=is_retry, is_admitted=True)
+            found = self.select(head, rng=rng, now=now, excluded=excluded, is_retry=is_retry, is_admitted=True, tag=tag)
         finally:
             if not isinstance(found, Lease):
                 circuit.give_back(turn, is_retry=is_retry)
@@ -323,6 +337,33 @@ class LinkedRule:
                 found.ticket = Ticket(is_retry=is_retry)
             found.ticket.owe(circuit.breaker, turn, circuit.limits)
         return found
+
+    def _keep(
+        self,
+        affinity: Affinity,
+        tag: bytes,
+        head: RequestHead,
+        *,
+        rng: random.Random,
+        now: float,
+        excluded: frozenset[EndpointKey],
+        is_retry: bool,
+    ) -> Lease | LocalReply | None:
+        """Claim the endpoint of a session; None if it is gone, takes no requests now, or was tried in vain."""
+        for ref in self.rule.destinations:
+            pair = self._balancers.get(ref.service)
+            if pair is None or not ref.weight or ref.problem:
+                continue
+            state, balancer = pair
+            endpoint = affinity.endpoint(state.service, tag)
+            if endpoint is None:
+                continue
+            key = endpoint.key
+            levels = balancer.candidates.levels
+            if key in excluded or not any(one.key == key for level in levels for one in level.endpoints):
+                return None
+            return self._claim(ref, head, rng=rng, now=now, excluded=excluded, is_retry=is_retry, chosen=endpoint)
+        return None
 
     def _nobody(self, now: float) -> LocalReply:
         """Return the reply where no endpoint is left; it says if a circuit is open, or if there are some elsewhere."""
@@ -348,6 +389,7 @@ class LinkedRule:
         now: float,
         excluded: frozenset[EndpointKey],
         is_retry: bool,
+        chosen: Endpoint | None = None,
     ) -> Lease | LocalReply | None:
         """Take a permit and an endpoint of one destination; None if no endpoint is left."""
         pair = self._balancers.get(ref.service)
@@ -374,11 +416,13 @@ class LinkedRule:
         context = PickContext(rng=rng, now=now, hash_key=key, active=state.active, excluded=excluded)
         endpoint: Endpoint | None = None
         trial: Trial | None = None
-        if state.trials is not None and not is_retry:  # a retry has failed once: it goes where there is least doubt
+        if (
+            state.trials is not None and not is_retry and chosen is None
+        ):  # a retry has failed once: it goes where there is least doubt
             outlier = state.service.outlier
             trial = state.trials.begin(balancer.candidates.unusable, outlier.half_open_requests if outlier else 1)
         try:
-            endpoint = balancer.pick(context) if trial is None else trial.endpoint
+            endpoint = chosen or (balancer.pick(context) if trial is None else trial.endpoint)
         except PluginDisabled as error:
             return LocalReply(status=500, reason=error.reason, detail="the balancer of the route is disabled")
         finally:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.compiler.ingress import IngressScope
-from datum_router.compiler.limits import circuit_policy, route_rates
+from datum_router.compiler.limits import affinity_policy, circuit_policy, hash_cookie, route_rates
 from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
 from datum_router.compiler.services import service_key
 from datum_router.filters.base import filter_problem
@@ -52,6 +52,7 @@ class RouteCompiler:
     def compile(self, route: VPCRoute, view: ManifestView, scope: IngressScope) -> tuple[list[Rule], list[Finding]]:
         """Return the route's rules and what is wrong with it. A route that cannot be served as a whole gives none."""
         key = key_of("VPCRoute", route.metadata)
+        name = f"{key.namespace}/{key.name}"
         findings: list[Finding] = []
         spec = route.spec
         hostnames, listeners, is_attached = scope.attach(route, findings)
@@ -65,9 +66,9 @@ class RouteCompiler:
         steps = [index for index, item in enumerate(spec.filters) if item.type is not wire.FilterType.RATE_LIMIT]
         filters = tuple([compile_filter(spec.filters[index]) for index in steps])
         rates = route_rates(route, key)
+        affinity = affinity_policy(spec.session_affinity, name) if spec.session_affinity is not None else None
         circuit = circuit_policy(spec.circuit_breaker) if spec.circuit_breaker is not None else None
         matches = spec.matches or (spec.match or wire.RouteMatch(),)
-        name = f"{key.namespace}/{key.name}"
         locality, retry, timeouts = _locality(route), _retry(route), _timeouts(route)
         created = created_at(route.metadata)
         attachment = f"{key.namespace}/{spec.source_vpc_attachment}" if spec.source_vpc_attachment else ""
@@ -87,6 +88,7 @@ class RouteCompiler:
                 timeouts=timeouts,
                 rate_limits=rates,
                 circuit=circuit,
+                affinity=affinity,
                 created_at=created,
                 index=index,
             )
@@ -143,6 +145,7 @@ class RouteCompiler:
             hash_on=hash_on,
             hash_name=hash_name,
             table_size=config.table_size,
+            cookie=hash_cookie(config.cookie) if hash_on is HashOn.COOKIE else None,
             slow_start_s=parse_duration(config.slow_start) if config.slow_start else 0.0,
         )
 

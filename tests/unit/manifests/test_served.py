@@ -99,18 +99,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
         },
     ),
     *[
-        (
-            "VPCRoute",
-            f"spec.loadBalancingConfig.cookie.{name}",
-            f"spec.loadBalancingConfig.cookie.{name}",
-            {
-                "loadBalancing": "consistent-hash",
-                "loadBalancingConfig": {"hashOn": "Cookie", "cookie": {"name": "c", name: value}},
-            },
-        )
-        for name, value in (("ttl", "1h"), ("path", "/"))
-    ],
-    *[
         ("VPCRoute", f"spec.retries.{name}", f"spec.retries.{name}", {"retries": {name: value}})
         for name, value in (
             ("perTryTimeout", "1s"),
@@ -134,7 +122,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
         {"filters": [{"type": "RequestMirror", "requestMirror": MIRROR}]},
     ),
     ("VPCRoute", "spec.filters[].type", "spec.filters[0].type", {"filters": [{"type": "RequestMirror"}]}),
-    ("VPCRoute", "spec.sessionAffinity", "spec.sessionAffinity", {"sessionAffinity": {}}),
     *[
         ("VPCRoute", f"spec.circuitBreaker.{name}", f"spec.circuitBreaker.{name}", {"circuitBreaker": {name: 7}})
         for name in ("maxConnections", "maxPendingRequests")

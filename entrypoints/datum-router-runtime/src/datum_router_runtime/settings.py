@@ -207,6 +207,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         rate_limit_store: Name of a plugin's store that rate limits count in together with other gateways; empty = each
             gateway counts for itself, over all of its workers.
         rate_limit_store_config: Its text settings.
+        session_key_file: File with the key that seals sessions (`sessionAffinity`), the same for all gateways that
+            clients may come to; empty = a new key at each start, which ends all sessions.
         disabled_plugins: Entry-point names that are not loaded.
     """
 
@@ -238,6 +240,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     snapshot_file: str = ""
     rate_limit_store: str = ""
     rate_limit_store_config: Mapping[str, str] = {}
+    session_key_file: str = ""
     disabled_plugins: tuple[str, ...] = ()
 
     @classmethod
@@ -333,6 +336,7 @@ TEXTS = {
     "DATUM_ROUTER_IDENTITY": "identity",
     "DATUM_ROUTER_SNAPSHOT_FILE": "snapshot_file",
     "DATUM_ROUTER_RATE_LIMIT_STORE": "rate_limit_store",
+    "DATUM_ROUTER_SESSION_KEY_FILE": "session_key_file",
 }
 """Environment variable -> field, for plain text."""
 

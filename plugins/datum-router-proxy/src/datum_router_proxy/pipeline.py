@@ -281,6 +281,8 @@ class Pipeline:
         )
         task = current_task()
         task.deadline, task.deadline_reason = trace.deadline, Reason.REQUEST_TIMEOUT
+        picked_by = self.gate.enter(rule, request.head, head, trace) if rule.needs_pipeline else head
+        tag = b"" if trace.session is None else trace.session.tag
 
         excluded = _NO_EXCLUSIONS
         failure: Failure | None = None
@@ -289,7 +291,12 @@ class Pipeline:
                 begun.lease
                 if begun is not None
                 else rule.select(
-                    head, rng=self.loop.rng, now=self.loop.now, excluded=excluded, is_retry=failure is not None
+                    picked_by,
+                    rng=self.loop.rng,
+                    now=self.loop.now,
+                    excluded=excluded,
+                    is_retry=failure is not None,
+                    tag=tag,
                 )
             )
             if isinstance(lease, LocalReply):
@@ -442,7 +449,7 @@ class Pipeline:
         )
         if not any(name == b"date" for name, _ in fields):
             fields.append(self._date_field())
-        fields += trace.added
+        fields += self.gate.fields(rule, trace, template.scheme)
         head = apply_response(rule.filters, ResponseHead(status=response.status, headers=Headers(fields)))
         if response.is_switch:
             await self._tunnel(downstream, upstream, head, trace)
