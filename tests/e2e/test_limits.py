@@ -1,4 +1,4 @@
-"""From manifests to what clients meet: rate limits and circuit breakers, through the real gateway."""
+"""From manifests to what clients meet: rate limits, circuit breakers and sessions, through the real gateway."""
 
 from __future__ import annotations
 
@@ -78,3 +78,23 @@ def test_circuit_breakers_open_and_close_again_and_metrics_say_so(
         kit.eventually(lambda path=path: gateway.get(path)[0] == 200, "the circuit to close")
         assert [gateway.get(path)[0] for _ in range(3)] == [200] * 3
     assert "_circuit{" not in metrics()
+
+
+def test_a_session_is_known_to_another_gateway_with_the_same_key(
+    directory: Path, tmp_path: Path, start_gateway: Any, start_backend: Any, kit: Any
+) -> None:
+    backends = [start_backend(kit.answer(name)) for name in (b"one", b"two", b"three")]
+    (directory / "a.yaml").write_text(kit.manifest("a", *backends, extra="  sessionAffinity: {name: s}"))
+    key = tmp_path / "session.key"
+    key.write_text("a key that is long enough")
+    env = {"DATUM_ROUTER_SESSION_KEY_FILE": str(key)}
+    first, second = (start_gateway("--listen", "127.0.0.1:0", "--workers", "2", env=env) for _ in range(2))
+
+    def ask(gateway: Any, cookie: str = "") -> tuple[str, bytes]:
+        request = urllib.request.Request(f"http://127.0.0.1:{gateway.port}/", headers={"Cookie": cookie})
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.headers.get("Set-Cookie", "").partition(";")[0], answer.read()
+
+    cookie, body = ask(first)
+    assert cookie.startswith("s=")
+    assert [ask(gateway, cookie) for gateway in (first, second) * 4] == [("", body)] * 8

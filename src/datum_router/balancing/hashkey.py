@@ -39,7 +39,7 @@ def _key_bytes(policy: BalancingPolicy, head: RequestHead) -> bytes | None:
         case HashOn.HEADER:
             return head.headers.get(policy.hash_name.lower().encode("utf-8", "replace"))
         case HashOn.COOKIE:
-            return _cookie(head, policy.hash_name.encode("utf-8", "replace"))
+            return cookie_value(head, policy.hash_name.encode("utf-8", "replace"))
         case HashOn.QUERY:
             params = parse_query(head.query)
             return None if params is None else params.get(policy.hash_name.encode("utf-8", "replace"))
@@ -51,7 +51,7 @@ def _client(head: RequestHead) -> bytes:
     return head.client_ip.encode("utf-8", "replace")
 
 
-def _cookie(head: RequestHead, name: bytes) -> bytes | None:
+def cookie_value(head: RequestHead, name: bytes) -> bytes | None:
     """Return the first cookie of that name (RFC 6265 section 4.2.1); HTTP/2 may split the field (RFC 9113 8.2.3)."""
     for field in head.headers.get_all(b"cookie"):
         for pair in field.split(b";"):

@@ -31,6 +31,7 @@ from datum_router.model.route import BackendRef, HashOn, HeaderEdit, Rule, side_
 from datum_router.model.service import ServiceKey
 from datum_router.model.snapshot import SnapshotData
 from datum_router.observe.meter import RequestMeter
+from datum_router.policy.affinity import Affinity
 from datum_router.policy.hedge import is_hedged
 from datum_router.policy.ratelimit import RateLimiter
 from datum_router.policy.timeout import first_limit, has_try_limits
@@ -57,6 +58,7 @@ class LinkedRule:
         extra: What it has beside plain filters; a rule that has any keeps off the fast lanes.
         limiter: Rate limits of the route; None if there are none.
         circuit: Its circuit breaker; likewise.
+        affinity: Its sessions; likewise.
         needs_pipeline: Something has to be looked at for each request that no fast lane looks at.
         meters: The data plane's, by protocol and service: they live as long as the rule.
         is_logged: False keeps its requests out of the access log.
@@ -70,6 +72,7 @@ class LinkedRule:
         "_single",
         "_split",
         "_uses_hash",
+        "affinity",
         "circuit",
         "extra",
         "filters",
@@ -97,6 +100,7 @@ class LinkedRule:
         *,
         limiter: RateLimiter | None = None,
         circuit: RouteCircuit | None = None,
+        affinity: Affinity | None = None,
     ) -> None:
         """Join the parts.
 
@@ -106,7 +110,8 @@ class LinkedRule:
         self.rule = rule
         self.limiter = limiter
         self.circuit = circuit
-        self.needs_pipeline = limiter is not None
+        self.affinity = affinity
+        self.needs_pipeline = limiter is not None or affinity is not None or rule.balancing.cookie is not None
         self.filters = filters
         self.has_repeatable_filters = not filters or are_repeatable(rule.filters)
         self.response_key = response_key(rule.filters) if filters else b""
@@ -140,7 +145,15 @@ class LinkedRule:
             rule = msgspec.structs.replace(rule, filters=(edit, *rule.filters))
             filters = (build_filter(edit, rule), *filters)
         mine = {at: self._filters[id(ref)] for at, ref in enumerate(rule.destinations) if id(ref) in self._filters}
-        made = LinkedRule(rule, filters, self._balancers, mine, limiter=self.limiter, circuit=self.circuit)
+        made = LinkedRule(
+            rule,
+            filters,
+            self._balancers,
+            mine,
+            limiter=self.limiter,
+            circuit=self.circuit,
+            affinity=self.affinity,
+        )
         made.is_logged = is_logged
         made.reply_fields = ((b"strict-transport-security", hsts.encode("ascii")),) if hsts else ()
         return made
@@ -190,12 +203,14 @@ class LinkedRule:
         excluded: frozenset[EndpointKey] = NO_EXCLUSIONS,
         is_retry: bool = False,
         is_admitted: bool = False,
+        tag: bytes = b"",
     ) -> Lease | LocalReply:
         """Choose a destination and an endpoint, and claim it.
 
         Args:
             excluded: Endpoints that this request has already tried in vain.
             is_admitted: The circuit breaker of the route has been asked.
+            tag: Of a session of `affinity`: its endpoint is taken if it may be; empty if there is none.
 
         Returns:
             A lease, or the reply to give: 503 if nothing is usable, or not where the route may send it, or a limit is
@@ -206,7 +221,13 @@ class LinkedRule:
             PluginContractError: A plugin's balancer raised, or returned something else than it promises.
         """
         if self.circuit is not None and not is_admitted:
-            return self._select_within(self.circuit, head, rng=rng, now=now, excluded=excluded, is_retry=is_retry)
+            return self._select_within(
+                self.circuit, head, rng=rng, now=now, excluded=excluded, is_retry=is_retry, tag=tag
+            )
+        if tag and self.affinity is not None:
+            kept = self._keep(self.affinity, tag, head, rng=rng, now=now, excluded=excluded, is_retry=is_retry)
+            if kept is not None:
+                return kept
         ref = self._single
         if ref is None:
             ref = self._split.choose(rng, self._is_usable)
@@ -254,6 +275,7 @@ class LinkedRule:
         now: float,
         excluded: frozenset[EndpointKey],
         is_retry: bool,
+        tag: bytes,
     ) -> Lease | LocalReply:
         """Do as `select` does if the route's circuit breaker lets it."""
         turn = circuit.acquire(now, is_retry=is_retry)
@@ -268,7 +290,7 @@ class LinkedRule:
             )
         found: Lease | LocalReply | None = None
         try:
-            found = self.select(head, rng=rng, now=now, excluded=excluded, is_retry=is_retry, is_admitted=True)
+            found = self.select(head, rng=rng, now=now, excluded=excluded, is_retry=is_retry, is_admitted=True, tag=tag)
         finally:
             if not isinstance(found, Lease):
                 circuit.give_back(turn, is_retry=is_retry)
@@ -277,6 +299,33 @@ class LinkedRule:
                 found.ticket = Ticket(is_retry=is_retry)
             found.ticket.owe(circuit.breaker, turn, circuit.limits)
         return found
+
+    def _keep(
+        self,
+        affinity: Affinity,
+        tag: bytes,
+        head: RequestHead,
+        *,
+        rng: random.Random,
+        now: float,
+        excluded: frozenset[EndpointKey],
+        is_retry: bool,
+    ) -> Lease | LocalReply | None:
+        """Claim the endpoint of a session; None if it is gone, takes no requests now, or was tried in vain."""
+        for ref in self.rule.destinations:
+            pair = self._balancers.get(ref.service)
+            if pair is None or not ref.weight or ref.problem:
+                continue
+            state, balancer = pair
+            endpoint = affinity.endpoint(state.service, tag)
+            if endpoint is None:
+                continue
+            key = endpoint.key
+            levels = balancer.candidates.levels
+            if key in excluded or not any(one.key == key for level in levels for one in level.endpoints):
+                return None
+            return self._claim(ref, head, rng=rng, now=now, excluded=excluded, is_retry=is_retry, chosen=endpoint)
+        return None
 
     def _nobody(self, now: float) -> LocalReply:
         """Return the reply where no endpoint is left; it says if a circuit is open, or if there are some elsewhere."""
@@ -302,6 +351,7 @@ class LinkedRule:
         now: float,
         excluded: frozenset[EndpointKey],
         is_retry: bool,
+        chosen: Endpoint | None = None,
     ) -> Lease | LocalReply | None:
         """Take a permit and an endpoint of one destination; None if no endpoint is left."""
         pair = self._balancers.get(ref.service)
@@ -331,11 +381,13 @@ class LinkedRule:
         context = PickContext(rng=rng, now=now, hash_key=key, active=state.active, excluded=excluded)
         endpoint: Endpoint | None = None
         trial: Trial | None = None
-        if state.trials is not None and not is_retry:  # a retry has failed once: it goes where there is least doubt
+        if (
+            state.trials is not None and not is_retry and chosen is None
+        ):  # a retry has failed once: it goes where there is least doubt
             outlier = state.service.outlier
             trial = state.trials.begin(balancer.candidates.unusable, outlier.half_open_requests if outlier else 1)
         try:
-            endpoint = balancer.pick(context) if trial is None else trial.endpoint
+            endpoint = chosen or (balancer.pick(context) if trial is None else trial.endpoint)
         except PluginDisabled as error:
             return LocalReply(status=500, reason=error.reason, detail="the balancer of the route is disabled")
         finally:

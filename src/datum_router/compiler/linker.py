@@ -41,6 +41,7 @@ from datum_router.observe.cells import Cell
 from datum_router.observe.services import route_cells
 from datum_router.plugins.manager import BUILTIN, PluginSet
 from datum_router.plugins.protocols import HealthChange, RateLimitStore
+from datum_router.policy.affinity import KEY_BYTES, Affinity
 from datum_router.policy.buckets import SECRET_BYTES, BucketTable, local_table
 from datum_router.policy.plugin_guard import PluginHook, PluginPart, PluginWatch
 from datum_router.policy.ratelimit import RateLimiter
@@ -71,6 +72,7 @@ class Linker:
         "_regex",
         "_request_id_rules",
         "_retired",
+        "_session_key",
         "_states",
         "_watch",
         "_workers",
@@ -87,6 +89,7 @@ class Linker:
         buckets: BucketTable | None = None,
         rate_store: RateLimitStore | None = None,
         workers: int = 1,
+        session_key: bytes = bytes(KEY_BYTES),
     ) -> None:
         """Begin with nothing.
 
@@ -97,10 +100,12 @@ class Linker:
             buckets: Of rate limits; without a table they count in this process alone.
             rate_store: Asked in place of `buckets`.
             workers: Processes that serve the same listeners: limits that are for all of them are shared out.
+            session_key: Seals sessions; whoever serves hands one in that nobody can guess.
         """
         self._plugins = plugins
         self._buckets = buckets
         self._workers = workers
+        self._session_key = session_key
         # Held by the rules that they are for, so that a route that is gone takes its own along.
         self._circuits: weakref.WeakValueDictionary[str, RouteCircuit] = weakref.WeakValueDictionary()
         self._rate_store = rate_store
@@ -299,7 +304,18 @@ class Linker:
             if ref.filters
         }
         limiter = RateLimiter(rule.rate_limits, self._table(), self._rate_store) if rule.rate_limits else None
-        return LinkedRule(rule, filters, balancers, destination_filters, limiter=limiter, circuit=self._circuit(rule))
+        return LinkedRule(
+            rule,
+            filters,
+            balancers,
+            destination_filters,
+            limiter=limiter,
+            circuit=self._circuit(rule),
+            affinity=self._affinity(rule),
+        )
+
+    def _affinity(self, rule: Rule) -> Affinity | None:
+        return None if rule.affinity is None else Affinity(rule.affinity, route=rule.route, key=self._session_key)
 
     def _circuit(self, rule: Rule) -> RouteCircuit | None:
         """Return the circuit breaker of a rule's route, the same one for all its rules and versions."""

@@ -7,7 +7,7 @@ from datum_router.compiler.diagnostics import Severity, did_you_mean
 from datum_router.compiler.edge import unread_by_streams, with_defaults
 from datum_router.compiler.filters import FilterCompiler, filter_findings
 from datum_router.compiler.ingress import IngressScope
-from datum_router.compiler.limits import circuit_policy, route_rates
+from datum_router.compiler.limits import affinity_policy, circuit_policy, hash_cookie, route_rates
 from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
 from datum_router.compiler.replies import compile_replies
 from datum_router.compiler.services import service_key
@@ -54,6 +54,7 @@ class RouteCompiler:
     def compile(self, route: VPCRoute, view: ManifestView, scope: IngressScope) -> tuple[list[Rule], list[Finding]]:
         """Return the route's rules and what is wrong with it. A route that cannot be served as a whole gives none."""
         key = key_of("VPCRoute", route.metadata)
+        name = f"{key.namespace}/{key.name}"
         findings: list[Finding] = []
         spec = route.spec
         hostnames, listeners, is_attached = scope.attach(route, findings)
@@ -70,12 +71,12 @@ class RouteCompiler:
         # Limits are no steps of the filters: all of them come first.
         steps = [index for index, item in enumerate(spec.filters) if item.type is not wire.FilterType.RATE_LIMIT]
         rates = route_rates(route, key)
+        affinity = affinity_policy(spec.session_affinity, name) if spec.session_affinity is not None else None
         circuit = circuit_policy(spec.circuit_breaker) if spec.circuit_breaker is not None else None
         compiled = FilterCompiler(key, view, findings)
         destinations = _destinations(route, key, view, findings, compiled, is_stream=scope.are_streams(listeners))
         filters = compiled.compile(spec.filters, "spec.filters", steps)
         matches = spec.matches or (spec.match or wire.RouteMatch(),)
-        name = f"{key.namespace}/{key.name}"
         cors = compile_cors(spec.cors)
         replies = compile_replies(spec.local_replies)
         locality, retry, timeouts = _locality(route), _retry(route), _timeouts(route)
@@ -99,6 +100,7 @@ class RouteCompiler:
                 timeouts=timeouts,
                 rate_limits=rates,
                 circuit=circuit,
+                affinity=affinity,
                 created_at=created,
                 index=index,
                 cors=cors,
@@ -160,6 +162,7 @@ class RouteCompiler:
             hash_on=hash_on,
             hash_name=hash_name,
             table_size=config.table_size,
+            cookie=hash_cookie(config.cookie) if hash_on is HashOn.COOKIE else None,
             slow_start_s=parse_duration(config.slow_start) if config.slow_start else 0.0,
         )
 

@@ -54,9 +54,6 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
             NotServed(path=f"spec.destinations[].filters[].{name}", hint="use it in spec.filters, for all destinations")
             for name in ("requestRedirect", "requestMirror", "rateLimit", "faultInjection")
         ),
-        NotServed(path="spec.loadBalancingConfig.cookie.ttl", hint="set the cookie in the application"),
-        NotServed(path="spec.loadBalancingConfig.cookie.path", hint="set the cookie in the application"),
-        NotServed(path="spec.sessionAffinity", hint="use loadBalancing consistent-hash with hashOn Cookie or Header"),
         NotServed(path="spec.circuitBreaker.maxConnections", hint="connections are the service's: set it there"),
         NotServed(path="spec.circuitBreaker.maxPendingRequests", hint="connections are the service's: set it there"),
     ),
@@ -117,6 +114,7 @@ _SELECTOR: Final = (
 _RATES: Final = ("requests", "unit", "burst", "keys")
 _PERMITS: Final = ("maxParallelRequests", "maxParallelRetries")
 _BREAKER: Final = ("failureThreshold", "successThreshold", "openDuration")
+_SESSION: Final = ("type", "name", "absoluteTimeout", "idleTimeout", "lifetime")
 _HEADER_LISTS: Final = ("set[].name", "set[].value", "add[].name", "add[].value", "remove")
 _PATH_PARTS: Final = ("path.type", "path.replaceFullPath", "path.replacePrefixMatch")
 
@@ -194,6 +192,8 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.loadBalancingConfig.hashOn": "compiler/rules: balancing policy",
         "spec.loadBalancingConfig.headerName": "compiler/rules: balancing policy",
         "spec.loadBalancingConfig.cookie.name": "compiler/rules: balancing policy",
+        "spec.loadBalancingConfig.cookie.ttl": "policy/affinity: cookie for clients without one",
+        "spec.loadBalancingConfig.cookie.path": "policy/affinity: cookie for clients without one",
         "spec.loadBalancingConfig.queryParam": "compiler/rules: balancing policy",
         "spec.loadBalancingConfig.tableSize": "balancing/maglev",
         "spec.loadBalancingConfig.slowStart": "balancing/locality: slow start",
@@ -256,6 +256,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         **{f"spec.rateLimit.{name}": "policy/ratelimit" for name in _RATES},
         **{f"spec.circuitBreaker.{name}": "health/circuit" for name in _PERMITS},
         **{f"spec.circuitBreaker.{name}": "health/breaker" for name in _BREAKER},
+        **{f"spec.sessionAffinity.{name}": "policy/affinity" for name in _SESSION},
         "spec.sourceVpcAttachment": "routing/source: the attachment that a request came in by",
         "spec.locality.mode": "balancing/locality",
         "spec.locality.topologyKey": "balancing/locality",

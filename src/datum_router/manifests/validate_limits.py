@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from datum_router.manifests.meta import parse_duration
 from datum_router.manifests.parts import RateLimit
 from datum_router.manifests.problem import Problem
-from datum_router.manifests.rules import check_header, exclusive
+from datum_router.manifests.rules import check_header, exclusive, invalid, missing
+from datum_router.manifests.vpcroute import SessionAffinity, SessionAffinityType, SessionLifetime
 
 _HEADER_KEY = "Header:"
 
@@ -23,3 +25,32 @@ def check_rate_limit(path: str, limit: RateLimit | None) -> Iterator[Problem]:
         if key.lower() in seen:
             yield exclusive(where, f"{key} is that of keys[{seen[key.lower()]}], too", "name each key once")
         seen.setdefault(key.lower(), index)
+
+
+def check_session_affinity(path: str, affinity: SessionAffinity | None) -> Iterator[Problem]:
+    """Check a `sessionAffinity`: what its times mean, and its name."""
+    if affinity is None:
+        return
+    is_permanent = affinity.lifetime is SessionLifetime.PERMANENT
+    if affinity.type is SessionAffinityType.HEADER:
+        if affinity.name is not None:
+            yield from check_header(f"{path}.name", affinity.name, is_change=True)
+        if is_permanent:
+            yield exclusive(f"{path}.lifetime", "a header has no lifetime", "use type: Cookie")
+    elif is_permanent and affinity.absolute_timeout is None:
+        yield missing(f"{path}.absoluteTimeout", "lifetime Permanent needs absoluteTimeout, its length")
+    times = {"absoluteTimeout": affinity.absolute_timeout, "idleTimeout": affinity.idle_timeout}
+    for name, text in times.items():
+        if text is not None and parse_duration(text) < 1:
+            yield invalid(f"{path}.{name}", f"found {text}, expected 1s or more", "leave it out for no limit")
+    absolute, idle = affinity.absolute_timeout, affinity.idle_timeout
+    if absolute is not None and idle is not None and parse_duration(idle) > parse_duration(absolute):
+        yield exclusive(f"{path}.idleTimeout", f"{idle} is longer than absoluteTimeout, {absolute}")
+
+
+def check_cookie_path(path: str, text: str) -> Iterator[Problem]:
+    """Check the path of a cookie (RFC 6265 section 4.1.1): what would end the attribute must not stand in it."""
+    if not text.startswith("/"):
+        yield invalid(path, f"found {text!a}, expected a path that begins with /")
+    elif not (text.isascii() and text.isprintable()) or ";" in text:
+        yield invalid(path, f"found {text!a}, expected printable ASCII without ;")

@@ -314,7 +314,13 @@ class HashCookie(SpecPart, frozen=True, kw_only=True):
     """The cookie that a consistent hash reads."""
 
     name: Annotated[HeaderName, Meta(description="Name of the cookie.")]
-    ttl: Annotated[Duration | None, Meta(description="How long a cookie that the router sets lives.")] = None
+    ttl: Annotated[
+        Duration | None,
+        Meta(
+            description="How long the cookie lives that the router gives clients without one; 0s: as long as the "
+            "browser. Neither this nor `path`: it gives none."
+        ),
+    ] = None
     path: (
         Annotated[str, Meta(description="Path of a cookie that the router sets.", max_length=MAX_URL_PATH_CHARS)] | None
     ) = None
@@ -388,12 +394,14 @@ class SessionLifetime(enum.StrEnum):
 
 
 class SessionAffinity(SpecPart, frozen=True, kw_only=True):
-    """Requests of one session go to one endpoint (GEP-1619)."""
+    """Requests of one session go to one endpoint (GEP-1619), as long as it takes requests."""
 
     type: Annotated[SessionAffinityType, Meta(description="Where the session is kept.")] = SessionAffinityType.COOKIE
-    name: Annotated[HeaderName | None, Meta(description="Name of the cookie or header.")] = None
-    absolute_timeout: Annotated[Duration | None, Meta(description="Longest life of a session.")] = None
-    idle_timeout: Annotated[Duration | None, Meta(description="Longest pause within a session.")] = None
+    name: Annotated[
+        HeaderName | None, Meta(description="Name of the cookie or header; the router's own if not given.")
+    ] = None
+    absolute_timeout: Annotated[Duration | None, Meta(description="Longest life of a session, 1s or more.")] = None
+    idle_timeout: Annotated[Duration | None, Meta(description="Longest pause within a session, 1s or more.")] = None
     lifetime: Annotated[SessionLifetime, Meta(description="When the browser forgets the session.")] = (
         SessionLifetime.SESSION
     )

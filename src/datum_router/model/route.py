@@ -7,6 +7,7 @@ from typing import NewType
 
 import msgspec
 
+from datum_router.model.affinity import AffinityPolicy, SetCookie
 from datum_router.model.filters import CorsPolicy, Fault, Mirror, ReplyTemplate
 from datum_router.model.limits import CircuitPolicy, RateLimitPolicy
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
@@ -138,13 +139,18 @@ class HashOn(enum.StrEnum):
 
 
 class BalancingPolicy(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """Which balancer, and what it needs. `algorithm` is the registered balancer name."""
+    """Which balancer, and what it needs. `algorithm` is the registered balancer name.
+
+    Attributes:
+        cookie: Given to clients that have no cookie of the name that is hashed; None = none is.
+    """
 
     algorithm: str = "round-robin"
     hash_on: HashOn = HashOn.SOURCE_IP
     hash_name: str = ""
     table_size: int = 65537
     slow_start_s: float = 0.0
+    cookie: SetCookie | None = None
 
 
 class LocalityMode(enum.StrEnum):
@@ -187,6 +193,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         listeners: Listener names it is bound to; empty = all.
         rate_limits: All of them must let a request through, before the filters see it.
         circuit: Limits of the route, beside those of its services.
+        affinity: Sessions; None = each request goes where the balancer sends it.
         created_at: Unix time of the manifest's creation, for ties; 0 = unknown.
         index: Position within its manifest, the last tie-breaker.
         cors: None: the rule knows nothing of other origins.
@@ -208,6 +215,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     timeouts: TimeoutPolicy = TimeoutPolicy()
     rate_limits: tuple[RateLimitPolicy, ...] = ()
     circuit: CircuitPolicy | None = None
+    affinity: AffinityPolicy | None = None
     created_at: float = 0.0
     index: int = 0
     cors: CorsPolicy | None = None

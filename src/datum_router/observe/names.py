@@ -153,6 +153,12 @@ LOOKUP_RESULT = Label(name="result", values=("answered", "cut", "cached", "not_f
 REQUESTS = _counter(
     "datum_router_requests_total", "requests", "Requests that have ended.", ROUTE, SERVICE, CODE_CLASS
 )  # fmt: skip
+SHED = _counter(
+    "datum_router_requests_shed_total",
+    "requests",
+    "Requests that were not let in since the event loop could not keep up (answered with overloaded).",
+)
+SHEDDING = _gauge("datum_router_shedding", "workers", "Workers that do not let all requests in.")
 REQUEST_DURATION = Metric(
     name="datum_router_request_duration_seconds",
     kind=Kind.HISTOGRAM,
@@ -551,6 +557,7 @@ _SOURCE = (
 _ALL = (
     REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, PROTOCOL_REQUESTS, REASONS, IN_FLIGHT, TUNNELS,
     REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY, CERTIFICATE_EXPIRY, STREAMS, STREAMS_ENDED, STREAM_BYTES,
+    SHED, SHEDDING,
     SERVICE_CIRCUIT, ROUTE_CIRCUIT, RATE_LIMIT_DECISIONS, RATE_LIMIT_FORGOTTEN,
     ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, HEDGES, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
     UPSTREAM_CONNECTIONS, UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,

@@ -12,6 +12,7 @@ from datum_router.compiler.lease import Lease
 from datum_router.compiler.link import LinkedRule, Snapshot
 from datum_router.compiler.linker import Linker
 from datum_router.errors import PluginContractError
+from datum_router.model.affinity import AffinityPolicy
 from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint
 from datum_router.model.filters import CorsPolicy
 from datum_router.model.limits import BreakerPolicy, CircuitPolicy, RateLimitPolicy, RateScope
@@ -390,6 +391,7 @@ def test_a_rule_dressed_for_a_host_keeps_all_that_holds_for_it(linker: Linker) -
                         rate_limits=(RateLimitPolicy(scope=RateScope.ROUTE, owner="default/r", requests=1, burst=1),),
                         circuit=CircuitPolicy(limits=ConnectionLimits(), breaker=BreakerPolicy()),
                         max_request_body_bytes=7,
+                        affinity=AffinityPolicy(name="s"),
                     )
                 ],
                 [service("192.0.2.1")],

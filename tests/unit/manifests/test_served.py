@@ -77,19 +77,7 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
         )
         for name in ("type", field)
     ],
-    *[
-        (
-            "VPCRoute",
-            f"spec.loadBalancingConfig.cookie.{name}",
-            f"spec.loadBalancingConfig.cookie.{name}",
-            {
-                "loadBalancing": "consistent-hash",
-                "loadBalancingConfig": {"hashOn": "Cookie", "cookie": {"name": "c", name: value}},
-            },
-        )
-        for name, value in (("ttl", "1h"), ("path", "/"))
-    ],
-    ("VPCRoute", "spec.sessionAffinity", "spec.sessionAffinity", {"sessionAffinity": {}}),
+    *[({},)],
     *[
         ("VPCRoute", f"spec.circuitBreaker.{name}", f"spec.circuitBreaker.{name}", {"circuitBreaker": {name: 7}})
         for name in ("maxConnections", "maxPendingRequests")

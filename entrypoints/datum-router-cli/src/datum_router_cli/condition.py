@@ -17,6 +17,7 @@ from datum_router.model.route import (
     Rewrite,
     Rule,
 )
+from datum_router.policy.affinity import describe_affinity
 from datum_router.policy.ratelimit import describe_rate
 from datum_router.routing.host import host_matches
 from datum_router.routing.path import describe_path
@@ -47,7 +48,7 @@ def describe_conditions(rule: Rule) -> list[str]:
 
 
 def describe_limits(rule: Rule, listener: Listener | None, host: str) -> list[str]:
-    """Return what limits requests for `host` that the rule takes at a listener, one in a text each."""
+    """Return what limits requests for `host` that the rule takes at a listener, and keeps them in their place."""
     rates = list(rule.rate_limits)
     if listener is not None:
         held = [one for one in listener.rate_limits if any(host_matches(name, host) for name in one.hostnames)]
@@ -55,6 +56,8 @@ def describe_limits(rule: Rule, listener: Listener | None, host: str) -> list[st
     found = [describe_rate(policy) for policy in rates]
     if rule.circuit is not None:
         found.append(describe_circuit("route", rule.circuit.limits, rule.circuit.breaker))
+    if rule.affinity is not None:
+        found.append(describe_affinity(rule.affinity))
     return found
 
 

@@ -45,6 +45,7 @@ class Configure(_Message, frozen=True, kw_only=True):
 
     index: int
     workers: int = 1
+    session_key: bytes = b""
     data_plane: str
     data_plane_config: Mapping[str, str]
     place: Locality

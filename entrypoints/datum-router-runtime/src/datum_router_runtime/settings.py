@@ -226,6 +226,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         rate_limit_store_config: Its text settings.
         labels: Labels of this gateway, by which `gatewaySelector` of VPCIngresses selects it.
         ticket_lifetime_s: How long TLS session tickets are made by one secret; those made by the one before are taken.
+        session_key_file: File with the key that seals sessions (`sessionAffinity`), the same for all gateways that
+            clients may come to; empty = a new key at each start, which ends all sessions.
         disabled_plugins: Entry-point names that are not loaded.
     """
 
@@ -262,6 +264,7 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     rate_limit_store_config: Mapping[str, str] = {}
     labels: Mapping[str, str] = {}
     ticket_lifetime_s: float = 3_600.0
+    session_key_file: str = ""
     disabled_plugins: tuple[str, ...] = ()
 
     @classmethod
@@ -361,6 +364,7 @@ TEXTS = {
     "DATUM_ROUTER_SNAPSHOT_FILE": "snapshot_file",
     "DATUM_ROUTER_RATE_LIMIT_STORE": "rate_limit_store",
     "DATUM_ROUTER_EGRESS_SOURCE": "egress_source",
+    "DATUM_ROUTER_SESSION_KEY_FILE": "session_key_file",
 }
 """Environment variable -> field, for plain text."""
 

@@ -110,6 +110,7 @@ class Worker:
             watch=PluginWatch(time.monotonic, reporter.plugin_event),
             buckets=buckets,
             workers=config.workers,
+            session_key=config.session_key,
             rate_store=self.rate_store,
         )
         self._holder: Holder[Snapshot] = Holder(self._linker.link(self._data))

@@ -54,6 +54,7 @@ from datum_router_runtime.ipc import (
     Report,
     TicketSecrets,
 )
+from datum_router_runtime.sessionkey import read_session_key
 from datum_router_runtime.settings import GatewaySettings, read_place
 from datum_router_runtime.sharedbuckets import open_buckets_file
 from datum_router_runtime.sockets import ListenerGroup, bind_group
@@ -115,6 +116,7 @@ class Supervisor:
         self.first_published = trio.Event()
         self.data_changed = Signal()
         self.force_changed = Signal()
+        self._session_key = read_session_key(settings.session_key_file)
         self._clock = clock
         self._patient_until = 0.0  # 0 also once it has listened on all that was wanted
         self._plugins = tuple(plugins)
@@ -509,6 +511,7 @@ class Supervisor:
         return Configure(
             index=index,
             workers=settings.workers,
+            session_key=self._session_key,
             data_plane=settings.data_plane,
             data_plane_config=settings.data_plane_config,
             place=read_place(settings.topology, settings.location),

@@ -15,6 +15,7 @@ from datum_router.model.snapshot import Holder
 from datum_router.observe import names
 from datum_router.observe.cells import Cell
 from datum_router.plugins.protocols import DataPlaneObserver
+from datum_router_proxy.admission import Admission
 from datum_router_proxy.channel import Channel, PlainChannel
 from datum_router_proxy.egress.connection import EgressConnection
 from datum_router_proxy.egress.desk import EgressDesk
@@ -104,12 +105,18 @@ class ProxyDataPlane:
         self._plan: DrainPlan | None = None
         self._phase = Phase.SERVING
 
+    @property
+    def admission(self) -> Admission:
+        """Return what lets requests in."""
+        return self._pipeline.admission
+
     # --- plugins.protocols.DataPlane -----------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Serve until drained or cancelled; returns after a drain. If cancelled, everything is cut off at once."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tick_forever)
+            nursery.start_soon(self._pipeline.admission.watch)
             await self._loop.run()
             nursery.cancel_scope.cancel()
 
@@ -182,6 +189,7 @@ class ProxyDataPlane:
             Cell(names.TUNNELS.name, (), len(self._pipeline.tunnels)),
             *self._pipeline.accounts.take_cells(),
             *self._pipeline.gate.take_cells(),
+            *self._pipeline.admission.take_cells(),
             *self._transport.take_cells(),
             *self._egress.desk.take_cells(),
             *self._streams.take_cells(),

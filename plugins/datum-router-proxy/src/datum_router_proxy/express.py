@@ -26,6 +26,7 @@ from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router.policy.timeout import request_deadline
 from datum_router.reasons import Reason
 from datum_router_proxy.accounts import Accounts
+from datum_router_proxy.admission import Admission
 from datum_router_proxy.answers import NOT_SIMPLE, Answer, AnswerBook, DateField, SharedAnswerBook
 from datum_router_proxy.channel import ChannelError
 from datum_router_proxy.exchange import ClientGone
@@ -109,6 +110,7 @@ class ExpressLane:
 
     __slots__ = (
         "_accounts",
+        "_admission",
         "_answers",
         "_date",
         "_ids",
@@ -116,6 +118,7 @@ class ExpressLane:
         "_max_via_hops",
         "_observer",
         "_shared_answers",
+        "_shedder",
         "_transport",
     )
 
@@ -127,7 +130,7 @@ class ExpressLane:
         accounts: Accounts,
         date: DateField,
         ids: RequestIds,
-        *,
+        admission: Admission,
         max_via_hops: int,
     ) -> None:
         self._loop = loop
@@ -136,6 +139,8 @@ class ExpressLane:
         self._accounts = accounts
         self._date = date
         self._max_via_hops = max_via_hops
+        self._admission = admission
+        self._shedder = admission.shedder
         self._answers = AnswerBook(transport.h1_limits)
         self._ids = ids
         self._shared_answers = SharedAnswerBook()
@@ -437,8 +442,10 @@ class ExpressLane:
         return self._transport.take_shared(lease)
 
     def choose(self, template: Template, rule: LinkedRule) -> Begun:
-        """Claim an endpoint."""
+        """Claim an endpoint, or say that the request is not let in."""
         now = self._loop.now
+        if self._shedder.is_shedding and not self._shedder.admits():
+            return Begun(rule, self._admission.reply, now)
         return Begun(rule, self._select(template.sent, rule, now), now)
 
     def _select(self, sent: RequestHead, rule: LinkedRule, now: float) -> Lease | LocalReply:

@@ -1,4 +1,4 @@
-"""What has to be asked before a request goes on: rate limits, in the gateway or at a store that gateways share.
+"""What has to be looked at for requests of some rules: rate limits, in the gateway or at a shared store, and sessions.
 
 Only requests of rules that `LinkedRule.needs_pipeline`, or of listeners with limits of their own, come here.
 """
@@ -6,17 +6,23 @@ Only requests of rules that `LinkedRule.needs_pipeline`, or of listeners with li
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import msgspec
 import trio
 
+from datum_router.balancing.hashkey import cookie_value
 from datum_router.compiler.link import LinkedRule, Snapshot
+from datum_router.model.endpoint import EndpointKey
 from datum_router.model.limits import RateLimitPolicy
-from datum_router.model.request import LocalReply, RequestHead
+from datum_router.model.request import Headers, LocalReply, RequestHead
+from datum_router.model.service import ServiceKey
 from datum_router.observe import names
 from datum_router.observe.cells import Cell
 from datum_router.plugins.protocols import RateLimitStore
+from datum_router.policy.affinity import hash_cookie_field
 from datum_router.policy.buckets import Draw
 from datum_router.policy.ratelimit import RateLimiter, RateVerdict
 from datum_router.reasons import Reason
@@ -37,9 +43,10 @@ _UNKNOWN = LocalReply(
 class Gate:
     """Asks limits; one per process."""
 
-    __slots__ = ("_counts", "_is_failing", "_loop", "_settings")
+    __slots__ = ("_counts", "_is_failing", "_loop", "_settings", "_wall_clock")
 
-    def __init__(self, loop: Loop, settings: ProxySettings) -> None:
+    def __init__(self, loop: Loop, settings: ProxySettings, wall_clock: Callable[[], float] = time.time) -> None:
+        self._wall_clock = wall_clock
         self._loop = loop
         self._settings = settings
         self._counts: Counter[tuple[str, str]] = Counter()
@@ -72,6 +79,37 @@ class Gate:
             self._count(limiter.policies, "allowed")
             trace.added += verdict.fields
         return None
+
+    def enter(self, rule: LinkedRule, asked: RequestHead, head: RequestHead, trace: Trace) -> RequestHead:
+        """Find the session of a request, and return what its endpoint is to be chosen by.
+
+        Args:
+            asked: As the client sent it.
+            head: After the filters; it is what is returned, but for a cookie that the client is to be given.
+        """
+        if rule.affinity is not None:
+            trace.session = rule.affinity.read(asked, at=self._wall_clock())
+        balancing = rule.rule.balancing
+        if balancing.cookie is None or cookie_value(asked, balancing.hash_name.encode("ascii")):
+            return head
+        value = self._loop.rng.randbytes(16).hex().encode("ascii")
+        is_secure = head.scheme == "https"
+        trace.added += (hash_cookie_field(balancing.cookie, balancing.hash_name, value, is_secure=is_secure),)
+        crumb = (b"cookie", b"%b=%b" % (balancing.hash_name.encode("ascii"), value))
+        return msgspec.structs.replace(head, headers=Headers((crumb, *head.headers)))
+
+    def fields(self, rule: LinkedRule, trace: Trace, scheme: str) -> tuple[tuple[bytes, bytes], ...]:
+        """Return the fields of ours for a response that an upstream has given."""
+        if rule.affinity is None:
+            return trace.added
+        made = rule.affinity.fields(
+            trace.session,
+            ServiceKey(trace.service),
+            EndpointKey(trace.endpoint),
+            at=self._wall_clock(),
+            is_secure=scheme == "https",
+        )
+        return trace.added + made
 
     def take_cells(self) -> list[Cell]:
         """Return what was counted here since the last call."""

@@ -86,6 +86,7 @@ SETTINGS: Mapping[str, tuple[Shown, ...]] = {
         Shown(metric=names.RATE_LIMIT_DECISIONS, labels={"decision": "failed_open"}),
         Shown(metric=names.RATE_LIMIT_DECISIONS, labels={"decision": "failed_closed"}),
     ),
+    "shed_queue_age_s": (_just(names.SHED), _just(names.SHEDDING)),
     "moves_per_turn": _UNFAIR,
     "egress_lookup_timeout_s": (_lookup("timeout"),),
     "egress_lookups": (_lookup("too_many"),),

@@ -30,6 +30,7 @@ from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router.policy.timeout import request_deadline
 from datum_router.reasons import Reason
 from datum_router_proxy.accounts import Accounts
+from datum_router_proxy.admission import Admission
 from datum_router_proxy.answers import DateField
 from datum_router_proxy.attempt import Attempts, Failure
 from datum_router_proxy.body import BodyTooLarge, RequestBody
@@ -82,6 +83,7 @@ class Pipeline:
         is_draining: Answers over HTTP/1 say that they are the last one of their connection: we end, or memory is short.
         overload_reply: What every new request is told instead of being served (threat E8); in_flight: those under way.
         flights: How requests begin that may need no step of a task of their own.
+        admission: Keeps requests out while there is more to do than can be done.
         gate: Asked for requests that limits hold for.
         extras: What rules have beside plain filters, and the templates of our own answers.
         tunnels, accounts: WebSockets that are open and the task of each; what requests tell telemetry.
@@ -89,8 +91,8 @@ class Pipeline:
 
     __slots__ = (
         "_attempts", "_date", "_express", "_hedges", "_holder", "_ids", "_listener_limits", "_observer", "_pump",
-        "_transport", "accounts", "extras", "flights", "gate", "h1_cache", "h1_limits", "h2_lines", "in_flight",
-        "is_draining", "loop", "overload_reply", "settings", "tunnels",
+        "_transport", "accounts", "admission", "extras", "flights", "gate", "h1_cache", "h1_limits", "h2_lines",
+        "in_flight", "is_draining", "loop", "overload_reply", "settings", "tunnels",
     )  # fmt: skip
 
     def __init__(
@@ -117,13 +119,14 @@ class Pipeline:
         self._listener_limits: dict[str, int] = {}
         self._pump = pump = Pump(loop, settings)
         self._date = DateField()
-        relay = Relay(loop, settings, pump=pump, date=self._date)
+        relay = Relay(loop, settings, pump=pump, date=self._date, gate=self.gate)
         self.tunnels = relay.tunnels
         self._hedges = Hedges(loop, transport, observer, self.accounts, settings)
         self._attempts = Attempts(loop, transport, observer, self.accounts, settings, pump=pump, relay=relay)
         self._ids = RequestIds(loop.rng)
+        self.admission = Admission(loop, target_s=settings.shed_queue_age_s)
         self._express = ExpressLane(
-            loop, transport, observer, self.accounts, self._date, self._ids, max_via_hops=settings.max_via_hops
+            loop, transport, observer, self.accounts, self._date, self._ids, self.admission, settings.max_via_hops
         )
         self.flights = Flights(self, self._express, holder)
         self.extras = Extras(loop, settings, self.accounts, SideCalls(transport, observer))
@@ -211,6 +214,8 @@ class Pipeline:
             reply: LocalReply | None
             try:
                 reply = await self._forward(downstream, request, trace, begun)
+                if reply is self.admission.reply:
+                    await self.admission.hold(current_task())
             except DeadlineExpired as error:
                 reply = timed_out(error.reason)
             except BodyTooLarge:
@@ -250,6 +255,8 @@ class Pipeline:
         else:
             if self.overload_reply is not None:
                 return self.overload_reply
+            if self.admission.shedder.is_shedding and not self.admission.shedder.admits():
+                return self.admission.reply
             snapshot = self._holder.current
             most_bytes = self._listener_limits.get(request.template.listener, 0)
             refusal = refuse(snapshot, request.template, most_bytes=most_bytes, max_via_hops=self.settings.max_via_hops)
@@ -278,6 +285,8 @@ class Pipeline:
         task.deadline, task.deadline_reason = trace.deadline, Reason.REQUEST_TIMEOUT
         if rule.timeouts.stream_idle_s:
             trace.idle = IdleClock(rule.timeouts.stream_idle_s, self.loop.now)
+        picked_by = self.gate.enter(rule, request.head, head, trace) if rule.needs_pipeline else head
+        tag = b"" if trace.session is None else trace.session.tag
 
         excluded = _NO_EXCLUSIONS
         failure: Failure | None = None
@@ -286,7 +295,12 @@ class Pipeline:
                 begun.lease
                 if begun is not None
                 else rule.select(
-                    head, rng=self.loop.rng, now=self.loop.now, excluded=excluded, is_retry=failure is not None
+                    picked_by,
+                    rng=self.loop.rng,
+                    now=self.loop.now,
+                    excluded=excluded,
+                    is_retry=failure is not None,
+                    tag=tag,
                 )
             )
             if isinstance(lease, LocalReply):

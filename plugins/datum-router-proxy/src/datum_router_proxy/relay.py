@@ -12,6 +12,7 @@ from datum_router.reasons import Reason
 from datum_router_proxy.answers import DateField
 from datum_router_proxy.channel import RECV_BYTES
 from datum_router_proxy.exchange import Downstream, End, Upstream, UpstreamHead
+from datum_router_proxy.gate import Gate
 from datum_router_proxy.loop import Loop, Task, current_task, park
 from datum_router_proxy.pump import Pump
 from datum_router_proxy.request import Request
@@ -28,13 +29,14 @@ class Relay:
         tunnels: WebSockets that are open and the task of each.
     """
 
-    __slots__ = ("_date", "_loop", "_pump", "_settings", "tunnels")
+    __slots__ = ("_date", "_gate", "_loop", "_pump", "_settings", "tunnels")
 
-    def __init__(self, loop: Loop, settings: ProxySettings, *, pump: Pump, date: DateField) -> None:
+    def __init__(self, loop: Loop, settings: ProxySettings, *, pump: Pump, date: DateField, gate: Gate) -> None:
         self._loop = loop
         self._settings = settings
         self._pump = pump
         self._date = date
+        self._gate = gate
         self.tunnels: dict[Tunnel, Task] = {}
 
     async def run(
@@ -59,7 +61,7 @@ class Relay:
         )
         if not any(name == b"date" for name, _ in fields):
             fields.append(self._date.refresh(self._loop.now).field)
-        fields += trace.added
+        fields += self._gate.fields(rule, trace, template.scheme)
         head = apply_response(
             rule.filters + trace.filters, ResponseHead(status=response.status, headers=Headers(fields))
         )

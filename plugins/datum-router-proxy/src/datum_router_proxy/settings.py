@@ -65,6 +65,7 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
             container's (cgroup v2 `memory.max`) if it has one, 0 = off, else of one worker's resident memory (E8).
         rate_limit_timeout_s: How long a request waits for a shared store of rate limits (hook rate_limit_stores).
         rate_limit_fail_closed: What then: true answers 503, false lets it through.
+        shed_queue_age_s: How old the event loop's queue may stand before requests are shed with 503; 0 = never.
         moves_per_turn: Pieces of body one request moves before others get the loop (trap in section J).
         vpc_interfaces: Interfaces that lead into VPCs, `namespace/name=interface,...`: what is dialled in a VPC is
             bound to its interface (SO_BINDTODEVICE), so that equal addresses of two VPCs never mix.
@@ -117,6 +118,7 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit_bytes: int = -1
     rate_limit_timeout_s: float = 0.05
     rate_limit_fail_closed: bool = False
+    shed_queue_age_s: float = 0.05
     moves_per_turn: int = 16
     vpc_interfaces: str = ""
     vpc_attachments: str = ""
@@ -142,7 +144,7 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
                         reason=Reason.INVALID_VALUE,
                     )
                 continue
-            if not (math.isfinite(value) and value > 0):
+            if not (math.isfinite(value) and value > 0) and (name != "shed_queue_age_s" or value):
                 raise ConfigError(
                     f"proxy setting {name}: found {value}, expected a number above 0", reason=Reason.INVALID_VALUE
                 )

@@ -8,6 +8,7 @@ from datum_router.compiler.link import LinkedRule
 from datum_router.filters.base import Filter
 from datum_router.model.route import Rule
 from datum_router.observe.events import RequestEnded
+from datum_router.policy.affinity import Session
 from datum_router.reasons import Reason
 from datum_router_proxy.body import RequestBody
 from datum_router_proxy.limit import IdleClock, TryClock
@@ -23,6 +24,7 @@ class Trace:
         tries: The clock of the present attempt; None if attempts have no limits of their own.
         filters: Of the destination that was last tried.
         added: Fields of ours for the upstream's response, before filters see it.
+        session: Of `LinkedRule.affinity`; None if the request has none that is valid.
     """
 
     __slots__ = (
@@ -38,6 +40,7 @@ class Trace:
         "reason",
         "rule",
         "service",
+        "session",
         "stalled_at",
         "started_at",
         "status",
@@ -46,6 +49,7 @@ class Trace:
 
     def __init__(self, body: RequestBody, started_at: float) -> None:
         self.added: tuple[tuple[bytes, bytes], ...] = ()
+        self.session: Session | None = None
         self.body = body
         self.started_at = started_at
         self.deadline = math.inf

@@ -1,0 +1,180 @@
+"""Load shedding: looks how old the event loop's queue is, and keeps requests out while it is too old.
+
+Theory of operation. A *canary* is sent through the queue: an event of a descriptor of our own, which the kernel puts
+behind those that wait already, and then a step of a task, which the loop puts behind those that are due. The time until
+that step is the age of the queue. `policy.shedding` makes of it the share of requests that are let in. In quiet times
+four canaries a second are sent, fifty while the queue is old.
+
+A request that is not let in has cost a look at its head, a tenth or so of serving it. Saying so costs as much as
+serving: so its answer, 503, is *held* back for `HOLD_S`, and no more than `RELEASES_PER_S` are said in a second. Its
+connection, or its stream out of `max_concurrent_streams`, can ask nothing meanwhile: that makes refusing cheap. With
+more than `MAX_HELD` held the rest is answered at once.
+
+Health checks of the gateway and its admin pages are served by the supervisor, another process: nothing of this is about
+them. Requests under way, tunnels and streams that are open are never cut.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from datum_router.model.request import LocalReply
+from datum_router.observe import names
+from datum_router.observe.cells import Cell
+from datum_router.policy.shedding import Shedder
+from datum_router.reasons import Reason
+from datum_router_proxy.loop import Loop, Task, park
+
+CALM_S: Final = 0.25
+"""Seconds between two canaries while the queue is young."""
+ALERT_S: Final = 0.02
+HOLD_S: Final = 0.5
+"""How long (seconds) the answer to a request that is not let in is held back at least."""
+RELEASES_PER_S: Final = 500
+"""Such answers in one second, by one worker: about 3 % of its time."""
+MAX_HELD: Final = 10_000
+"""Requests held back at once, by one worker."""
+
+SHED: Final = LocalReply(
+    status=503,
+    reason=Reason.OVERLOADED,
+    detail="the router has more to do than it can",
+    headers=((b"retry-after", b"2"),),
+)
+"""What requests that are not let in are told."""
+
+
+class _Held:
+    """A request whose answer is held back until it is `is_over`."""
+
+    __slots__ = ("due_at", "is_over", "task")
+
+    def __init__(self, task: Task, due_at: float) -> None:
+        self.task = task
+        self.due_at = due_at
+        self.is_over = False
+
+
+class Admission:
+    """Lets requests in or not; one per process.
+
+    Attributes:
+        shedder: Decides; who asks it `admits` may look at its `is_shedding` first.
+        reply: What to say to whom it does not admit; held back by `hold`.
+    """
+
+    __slots__ = ("_clock", "_credit", "_fd", "_held", "_loop", "_sent_at", "_shed", "_task", "reply", "shedder")
+
+    def __init__(self, loop: Loop, *, target_s: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """Watch a loop.
+
+        Args:
+            target_s: Age of the queue that is put up with, 0 = shed nothing.
+            clock: That of the loop.
+        """
+        self._loop = loop
+        self._clock = clock
+        self.shedder = Shedder(target_s)
+        self.reply = SHED
+        self._held: deque[_Held] = deque()
+        self._credit = 0.0
+        self._shed = 0
+        self._fd = -1
+        self._sent_at: float | None = None
+        self._task: Task | None = None
+
+    # --- the canary -------------------------------------------------------------------------------------------------
+
+    def handle(self, events: int) -> None:
+        """Take the canary out of the kernel's queue and put it into that of the loop (see `loop.Pollable`)."""
+        if self._task is not None:
+            self._task.wake()
+
+    def abort(self) -> None:
+        """Give the descriptor back."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def start(self) -> None:
+        """Make what canaries go through."""
+        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._loop.register(self._fd, self, select.EPOLLIN | select.EPOLLET)
+        self._task = self._loop.spawn(self._arrive(), name="canary")
+
+    async def watch(self) -> None:
+        """Send canaries, and say what is held back; for trio, until cancelled."""
+        self.start()
+        before = self._clock()
+        try:
+            while self._fd >= 0:
+                await trio.sleep(ALERT_S if self.shedder.is_alert or self._held else CALM_S)
+                now = self._clock()
+                self.beat(now - before)
+                before = now
+        finally:
+            self._loop.forget(self._fd)
+            self.abort()
+
+    def beat(self, passed_s: float) -> None:
+        """Send a canary if none is on its way, and release whom it is time for."""
+        now = self._clock()
+        if self._sent_at is not None:
+            self.shedder.note_waiting(now - self._sent_at, now)
+        elif self._fd >= 0:
+            self._sent_at = now
+            os.eventfd_write(self._fd, 1)
+        self._release(now, passed_s)
+
+    async def _arrive(self) -> None:
+        while True:
+            await park()
+            if self._sent_at is not None:
+                sent_at, self._sent_at = self._sent_at, None
+                self.shedder.note(self._loop.now - sent_at, self._loop.now)
+
+    # --- whom is not let in -----------------------------------------------------------------------------------------
+
+    async def hold(self, task: Task) -> None:
+        """Hold a request back that was not let in; returns when its answer may be given.
+
+        Raises:
+            DeadlineExpired: The request's own time is over.
+            TaskCancelled: It is cut off.
+        """
+        self._shed += 1
+        if len(self._held) >= MAX_HELD:
+            return
+        held = _Held(task, self._clock() + HOLD_S)
+        self._held.append(held)
+        try:
+            while not held.is_over:
+                await park()
+        finally:
+            held.is_over = True
+
+    def _release(self, now: float, passed_s: float) -> None:
+        self._credit = min(RELEASES_PER_S * CALM_S, self._credit + RELEASES_PER_S * passed_s)
+        while self._held and self._credit >= 1.0 and self._held[0].due_at <= now:
+            held = self._held.popleft()
+            if not held.is_over:  # else its client has left
+                self._credit -= 1.0
+                held.is_over = True
+                held.task.wake()
+
+    def take_cells(self) -> list[Cell]:
+        """Return what was counted since the last call, and gauges."""
+        cells: list[Cell] = []
+        if self._shed:
+            cells.append(Cell(names.SHED.name, (), self._shed))
+            self._shed = 0
+        if self.shedder.is_shedding:
+            cells.append(Cell(names.SHEDDING.name, (), 1))
+        return cells

@@ -1,0 +1,90 @@
+"""Load shedding: what share of requests is let in while the process cannot keep up. Values in, verdict out.
+
+Theory of operation. The sign of overload is the age of the queue: how long what has come waits for the event loop. Not
+its length, which means nothing without the speed, and not the latency of upstreams, which routes have limits for. As in
+CoDel (RFC 8289) the *least* age of an interval counts: a burst leaves moments without a queue, a standing queue none.
+
+    least age of an interval     share of requests let in
+    above `target_s`             falls by up to half, the more the older the queue is
+    not above                    grows by `GROWTH` of itself and `STEP`, up to all
+
+So the share swings around what the process can do, and the queue stays about as old as the target: what is let in is
+served soon, and what is not is refused before any work is done for it. Refusals are spread evenly, by carrying the rest
+over from request to request, so that no luck is needed for a share of a half to mean every second one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+TARGET_S: Final = 0.05
+"""Age of the queue (seconds) that is put up with."""
+INTERVAL_S: Final = 0.1
+"""Time (seconds) after which the share is adjusted; an interval without a sample goes on."""
+LEAST_SHARE: Final = 0.02
+"""Never less than this share is let in, so that the end of an overload is noticed by serving."""
+DEEPEST_CUT: Final = 0.5
+"""What the share is multiplied by at least when it falls."""
+SLIGHTEST_CUT: Final = 0.9
+GROWTH: Final = 0.05
+STEP: Final = 0.01
+
+
+class Shedder:
+    """See the module. Single-threaded; `now` is monotonic seconds.
+
+    Attributes:
+        share: Share of requests that are let in.
+        is_shedding: Whether that is less than all; who asks `admits` may look at this first.
+    """
+
+    __slots__ = ("_carried", "_ends_at", "_last_s", "_least_s", "_target_s", "is_shedding", "share")
+
+    def __init__(self, target_s: float = TARGET_S) -> None:
+        """Begin with everything let in; a `target_s` of 0 keeps it so."""
+        self._target_s = target_s
+        self._least_s = math.inf
+        self._last_s = 0.0
+        self._ends_at = -math.inf
+        self._carried = 0.0
+        self.share = 1.0
+        self.is_shedding = False
+
+    @property
+    def is_alert(self) -> bool:
+        """Tell whether the queue should be looked at often: requests are shed, or could be soon."""
+        return self.is_shedding or self._last_s > self._target_s / 2
+
+    def note(self, age_s: float, now: float) -> None:
+        """Take how long something has waited in the queue, in seconds, now that its turn has come."""
+        if not self._target_s:
+            return
+        if self._ends_at == -math.inf:
+            self._ends_at = now + INTERVAL_S
+        self._last_s = age_s
+        self._least_s = min(self._least_s, age_s)
+        if now < self._ends_at:
+            return
+        if self._least_s > self._target_s:
+            cut = min(SLIGHTEST_CUT, max(DEEPEST_CUT, self._target_s / self._least_s))
+            self.share = max(LEAST_SHARE, self.share * cut)
+        else:
+            self.share = min(1.0, self.share * (1 + GROWTH) + STEP)
+        self.is_shedding = self.share < 1.0
+        self._least_s = math.inf
+        # What is let in differently from now on shows when the queue of now is gone, not before.
+        self._ends_at = now + max(INTERVAL_S, age_s)
+
+    def note_waiting(self, age_s: float, now: float) -> None:
+        """Take how long something has waited whose turn has not come: the queue is as old as that at least."""
+        if age_s > self._target_s:
+            self.note(age_s, now)
+
+    def admits(self) -> bool:
+        """Tell whether the next request is let in."""
+        self._carried += self.share
+        if self._carried < 1.0:
+            return False
+        self._carried -= 1.0
+        return True
