@@ -177,7 +177,7 @@ def test_a_store_that_does_not_answer_lets_through_or_refuses_as_the_setting_say
             store.is_mended = True
             assert (await peer.request("GET", "/")).status == 200
 
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="datum_router_proxy.gate"):
         bounded(main)
     said = [record.message for record in caplog.records if record.name == "datum_router_proxy.gate"]
     assert said == ["rate limit store failed", "rate limit store works again"], "once each, not for every request"

@@ -77,7 +77,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
         )
         for name in ("type", field)
     ],
-    *[({},)],
     *[
         ("VPCRoute", f"spec.circuitBreaker.{name}", f"spec.circuitBreaker.{name}", {"circuitBreaker": {name: 7}})
         for name in ("maxConnections", "maxPendingRequests")
