@@ -84,7 +84,9 @@ class ProxyDataPlane:
         self._listeners: dict[str, ListenerTask] = {}
         self._removed: list[ListenerTask] = []  # until their last connection is closed, for telemetry
         self._connections: set[Unknown | EgressConnection] = set()
-        self._egress = RuleBook(EgressDesk(self._loop, holder, settings, NameResolver(self._loop, settings, ask)))
+        self._egress = RuleBook(
+            EgressDesk(self._loop, holder, settings, NameResolver(self._loop, settings, ask), observer)
+        )
         self._counts = AcceptCounts()
         self._accept_limits = AcceptLimits(
             max_per_listener=settings.max_connections_per_listener,
