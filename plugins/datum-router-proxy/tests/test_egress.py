@@ -76,10 +76,19 @@ class Rig:
     def __init__(self, plane: ProxyDataPlane, holder: Holder, ports: dict[EgressMode, int], upstream: int) -> None:
         self.plane, self.holder, self.ports, self.upstream = plane, holder, ports, upstream
         self.proxy = ports[EgressMode.PROXY]
+        self.recorder = Recorder()
         self.streams: list[trio.SocketStream] = []
 
     def decisions(self) -> list[tuple[str, ...]]:
         return [cell.labels for cell in self.plane.take_cells() if cell.metric == names.EGRESS_DECISIONS.name]
+
+    def tunnels(self) -> list[tuple[object, ...]]:
+        """Return the access log's records of tunnels."""
+        return [
+            (one.protocol, one.host, str(one.reason), one.route, one.endpoint, one.bytes_in, one.bytes_out)
+            for one in self.recorder.events
+            if one.method == "CONNECT" and one.route
+        ]
 
     def gauge(self) -> dict[str, float]:
         cells = [cell for cell in self.plane.take_cells() if cell.metric == names.EGRESS_CONNECTIONS.name]
@@ -131,7 +140,8 @@ async def rig(
     snapshot = make_snapshot([], [])
     snapshot.data = SnapshotData(version=1, digest="x", egress=EgressPolicy(rules=rules or (allow(),)))
     holder = Holder(snapshot)
-    plane = ProxyDataPlane(holder, Recorder(), settings, ask)
+    recorder = Recorder()
+    plane = ProxyDataPlane(holder, recorder, settings, ask)
     ports = {}
     for mode in EgressMode:
         sock = socket.create_server(("127.0.0.1", 0))
@@ -144,6 +154,7 @@ async def rig(
         nursery.start_soon(plane.run)
         with trio.fail_after(10):
             made = Rig(plane, holder, ports, listener.socket.getsockname()[1])
+            made.recorder = recorder
             try:
                 yield made
             finally:
@@ -169,7 +180,9 @@ async def test_a_tunnel_carries_bytes_both_ways_and_each_side_ends_by_itself() -
         assert made.gauge() == {"default/api": 1}
         await stream.send_eof()
         assert await everything(stream) == b""
-        await stream.aclose()
+        await made.recorder.until(lambda: bool(made.tunnels()))
+        target, to = f"{NAME}:{made.upstream}", f"127.0.0.1:{made.upstream}"
+        assert made.tunnels() == [("h1", target, "routed", "egress:default/api", to, len(big), len(big))]
 
 
 @in_trio
@@ -232,6 +245,7 @@ async def test_silence_ends_a_tunnel() -> None:
         with pytest.raises(trio.BrokenResourceError):
             await stream.receive_some(1)
         assert made.gauge() == {"default/api": 0}
+        assert [one[2] for one in made.tunnels()] == ["idle_timeout"]
 
 
 @in_trio
@@ -619,9 +633,12 @@ async def test_one_http2_connection_carries_tunnels_and_requests() -> None:
         await client.next(h2.events.StreamEnded, one)
         client.engine.reset_stream(two)
         await client.flush()
-        with trio.fail_after(5):
-            while made.gauge().get("default/api"):  # noqa: ASYNC110  # the plane tells nobody
-                await trio.sleep(0.01)
+        await made.recorder.until(lambda: len(made.tunnels()) == 2)
+        assert [(one[0], one[2], one[5], one[6]) for one in made.tunnels()] == [
+            ("h2", "routed", 12, 12),
+            ("h2", "downstream_reset", 13, 13),
+        ]
+        assert made.gauge() == {"default/api": 0}
 
 
 @pytest.mark.parametrize(

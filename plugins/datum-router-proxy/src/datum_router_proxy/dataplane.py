@@ -90,7 +90,9 @@ class ProxyDataPlane:
         self._streams = Streams(self._loop, holder, observer, settings, self._transport)
         self._secrets: tuple[bytes, ...] = ()
         self._connections: set[Unknown | Stream | EgressConnection] = set()
-        self._egress = RuleBook(EgressDesk(self._loop, holder, settings, NameResolver(self._loop, settings, ask)))
+        self._egress = RuleBook(
+            EgressDesk(self._loop, holder, settings, NameResolver(self._loop, settings, ask), observer)
+        )
         self._counts = AcceptCounts()
         self._accept_limits = AcceptLimits(
             max_per_listener=settings.max_connections_per_listener,

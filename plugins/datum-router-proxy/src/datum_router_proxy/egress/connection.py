@@ -260,15 +260,23 @@ class EgressConnection:
             idle_s=rule.idle_s or settings.tunnel_idle_timeout_s,
             moves_per_turn=settings.moves_per_turn,
         )
-        self._book.desk.opened(rule.name)
+        desk = self._book.desk
+        reason = Reason.INTERNAL
+        desk.opened(rule.name)
         try:
             await tunnel.run()
             await drain(self._channel)
-        except ChannelError:
+            reason = Reason.ROUTED
+        except ChannelError as error:
+            reason = error.reason
             self._channel.abort()  # a cut is passed on as a cut
             raise
+        except (DeadlineExpired, TaskCancelled) as error:
+            reason = error.reason
+            raise
         finally:
-            self._book.desk.closed(rule.name)
+            desk.closed(rule.name)
+            desk.tunnel_ended(decision, self._listener, "h1", tunnel, reason)
 
     def _say(self, reply: LocalReply) -> None:
         """Answer a CONNECT that leads nowhere, and close."""

@@ -14,6 +14,7 @@ import ipaddress
 import logging
 import socket
 from collections import Counter
+from typing import Protocol
 
 import msgspec
 
@@ -27,6 +28,9 @@ from datum_router.model.listener import Listener
 from datum_router.model.snapshot import Holder
 from datum_router.observe import names
 from datum_router.observe.cells import Cell
+from datum_router.observe.events import RequestEnded
+from datum_router.plugins.protocols import DataPlaneObserver
+from datum_router.reasons import Reason
 from datum_router_proxy.egress.resolver import NameResolver
 from datum_router_proxy.loop import Loop
 from datum_router_proxy.settings import ProxySettings
@@ -44,6 +48,19 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     destination: Destination | None
 
 
+class Carried(Protocol):
+    """What a tunnel knows of itself at its end. Times are the loop's."""
+
+    bytes_in: int
+    bytes_out: int
+    began_at: float
+
+    @property
+    def endpoint(self) -> str:
+        """Whom it was connected with."""
+        ...
+
+
 class EgressDesk:
     """Decides for all egress listeners of a process.
 
@@ -52,11 +69,19 @@ class EgressDesk:
     """
 
     __slots__ = (
-        "_buckets", "_closed", "_decisions", "_holder", "_loop", "_open", "_policies", "_resolver", "_table",
-        "own_ports",
+        "_buckets", "_closed", "_decisions", "_holder", "_loop", "_observer", "_open", "_policies", "_resolver",
+        "_table", "own_ports",
     )  # fmt: skip
 
-    def __init__(self, loop: Loop, holder: Holder[Snapshot], settings: ProxySettings, resolver: NameResolver) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        holder: Holder[Snapshot],
+        settings: ProxySettings,
+        resolver: NameResolver,
+        observer: DataPlaneObserver,
+    ) -> None:
+        self._observer = observer
         self._loop = loop
         self._holder = holder
         self._closed = ClosedRanges(settings.closed_networks())
@@ -141,6 +166,34 @@ class EgressDesk:
     def closed(self, policy: str) -> None:
         """Count that it has ended."""
         self._open[policy] -= 1
+
+    def tunnel_ended(
+        self, decision: Decision, listener: Listener, protocol: str, carried: Carried, reason: Reason
+    ) -> None:
+        """Tell the access log of a tunnel at its end, as of a request."""
+        if not self._observer.wants_events:
+            return
+        name = f"egress:{decision.verdict.policy}"
+        self._observer.request_ended(
+            RequestEnded(
+                protocol=protocol,
+                listener=listener.name,
+                method="CONNECT",
+                host=str(decision.destination or ""),
+                path="",
+                status=200,
+                reason=reason,
+                route=name,
+                rule=name,
+                service=name,
+                endpoint=carried.endpoint,
+                attempts=1,
+                bytes_in=carried.bytes_in,
+                bytes_out=carried.bytes_out,
+                duration_s=self._loop.now - carried.began_at,
+                client_ip=decision.source.address,
+            )
+        )
 
     def shed(self) -> None:
         """Forget what is only kept to be faster (threat E8)."""

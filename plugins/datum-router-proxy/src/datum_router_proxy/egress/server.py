@@ -247,11 +247,21 @@ class EgressServer:
             idle_s=rule.idle_s or self.settings.tunnel_idle_timeout_s,
             moves_per_turn=self.settings.moves_per_turn,
         )
-        self._book.desk.opened(rule.name)
+        desk = self._book.desk
+        reason = Reason.INTERNAL
+        desk.opened(rule.name)
         try:
             await tunnel.run()
+            reason = Reason.ROUTED
+        except ClientGone:
+            reason = Reason.DOWNSTREAM_RESET
+            raise
+        except (ChannelError, DeadlineExpired, TaskCancelled) as error:
+            reason = error.reason
+            raise
         finally:
-            self._book.desk.closed(rule.name)
+            desk.closed(rule.name)
+            desk.tunnel_ended(decision, self._listener, "h2", tunnel, reason)
 
     def _unfit(self, template: Template) -> LocalReply | None:
         """Return the reply to what is no request to a proxy, whatever the policy says."""

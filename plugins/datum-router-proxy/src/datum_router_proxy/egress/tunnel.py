@@ -17,7 +17,9 @@ class ByteTunnel:
         moves_per_turn: Pieces that move before others get the loop.
     """
 
-    __slots__ = ("_client", "_first", "_idle_s", "_loop", "_moves", "_upstream", "bytes_in", "bytes_out")
+    __slots__ = (
+        "_client", "_first", "_idle_s", "_loop", "_moves", "_upstream", "began_at", "bytes_in", "bytes_out",
+    )  # fmt: skip
 
     def __init__(
         self, loop: Loop, client: Channel, upstream: Channel, *, first: bytes, idle_s: float, moves_per_turn: int
@@ -28,8 +30,14 @@ class ByteTunnel:
         self._first = first
         self._idle_s = idle_s
         self._moves = moves_per_turn
+        self.began_at = loop.now
         self.bytes_in = 0
         self.bytes_out = 0
+
+    @property
+    def endpoint(self) -> str:
+        """Whom it is connected with."""
+        return named(self._upstream)
 
     async def run(self) -> None:
         """Carry bytes until both sides have ended.
@@ -88,7 +96,9 @@ class ByteTunnel:
 class StreamTunnel:
     """The same for one stream of HTTP/2, whose connection has a task of its own; `run` belongs to the stream's task."""
 
-    __slots__ = ("_downstream", "_first", "_idle_s", "_loop", "_moves", "_upstream")
+    __slots__ = (
+        "_downstream", "_first", "_idle_s", "_loop", "_moves", "_upstream", "began_at", "bytes_in", "bytes_out",
+    )  # fmt: skip
 
     def __init__(
         self, loop: Loop, downstream: Downstream, upstream: Channel, *, first: bytes, idle_s: float, moves_per_turn: int
@@ -99,6 +109,14 @@ class StreamTunnel:
         self._first = first
         self._idle_s = idle_s
         self._moves = moves_per_turn
+        self.began_at = loop.now
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+    @property
+    def endpoint(self) -> str:
+        """Whom it is connected with."""
+        return named(self._upstream)
 
     async def run(self) -> None:
         """Carry bytes until both sides have ended.
@@ -115,6 +133,7 @@ class StreamTunnel:
         task.deadline = self._loop.now + self._idle_s
         is_client_done = is_upstream_done = False
         if self._first:
+            self.bytes_in += len(self._first)
             upstream.send(self._first)
             self._first = b""
         turns = 0
@@ -125,6 +144,7 @@ class StreamTunnel:
             if not is_client_done and not upstream.buffered:
                 data = downstream.read_body()
                 if data:
+                    self.bytes_in += len(data)
                     upstream.send(data)
                     moved = True
                 elif data is not None:
@@ -133,6 +153,7 @@ class StreamTunnel:
             if not is_upstream_done and upstream.readable and downstream.is_writable:
                 data = upstream.recv()
                 if data:
+                    self.bytes_out += len(data)
                     downstream.send_data(data)
                     moved = True
                 elif data is not None:
@@ -155,3 +176,9 @@ class StreamTunnel:
             if downstream.is_gone:
                 raise ClientGone
             await park()
+
+
+def named(channel: Channel) -> str:
+    """Return the peer of a channel as endpoints are written."""
+    host, port = channel.peer
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
