@@ -13,7 +13,7 @@ from types import FrameType, ModuleType
 import pytest
 from click.testing import CliRunner
 
-from datum_router.manifests import rules, validate, validate_route
+from datum_router.manifests import rules, validate, validate_ingress, validate_route
 from datum_router.manifests.cel_rules import RULES
 from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.schema import crd, field_rows
@@ -108,7 +108,7 @@ def without_index(path: str) -> str:
     return "".join("[]" if part.isdigit() else part for part in path.replace("[", "\0").replace("]", "\0").split("\0"))
 
 
-MODULES: tuple[ModuleType, ...] = (validate, validate_route, rules)
+MODULES: tuple[ModuleType, ...] = (validate, validate_ingress, validate_route, rules)
 
 
 def refusals(module: ModuleType) -> set[tuple[str, int]]:
