@@ -13,7 +13,7 @@ from types import FrameType, ModuleType
 import pytest
 from click.testing import CliRunner
 
-from datum_router.manifests import rules, validate, validate_filters, validate_route
+from datum_router.manifests import rules, validate, validate_filters, validate_ingress, validate_route
 from datum_router.manifests.cel_rules import RULES
 from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.schema import crd, field_rows
@@ -109,6 +109,7 @@ def without_index(path: str) -> str:
 
 
 MODULES: tuple[ModuleType, ...] = (validate, validate_route, validate_filters, rules)
+MODULES: tuple[ModuleType, ...] = (validate, validate_ingress, validate_route, rules)
 
 
 def refusals(module: ModuleType) -> set[tuple[str, int]]:

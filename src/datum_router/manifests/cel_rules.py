@@ -25,6 +25,7 @@ from datum_router.manifests.cel import (
     texts,
 )
 from datum_router.manifests.cel_route import ROUTE_RULES
+from datum_router.manifests.ciphers import TLS12_SUITES
 from datum_router.manifests.parts import (
     GRPC_CONDITIONS,
     Hedging,
@@ -37,7 +38,14 @@ from datum_router.manifests.parts import (
 )
 from datum_router.manifests.servicebinding import ServiceBindingSpec
 from datum_router.manifests.vpcegress import EgressDestination, EgressMatch, EgressTls
-from datum_router.manifests.vpcingress import AllowedRoutes, IngressRule, IngressTls, VPCIngressSpec
+from datum_router.manifests.vpcingress import (
+    AllowedRoutes,
+    ClientIp,
+    IngressListener,
+    IngressRule,
+    IngressTls,
+    VPCIngressSpec,
+)
 from datum_router.manifests.vpcservice import (
     EndpointSpec,
     ExportTo,
@@ -105,6 +113,7 @@ _SERVICE: Final = (
         reason=Reason.MISSING_FIELD,
     ),
     lasting("connectTimeout"),
+    excludes("tls", "self.protocol == 'TCP'", "bytes of a service with protocol TCP are carried on as they are"),
     label_map("labels"),
     label_map("topology"),
     _probe("httpPath", "['HTTP']", f"{_HTTP_ONLY} httpPath"),
@@ -175,6 +184,20 @@ _BINDING: Final = CelRule(
     message="expected each port of the VPCService to be mapped once",
     reason=Reason.MUTUALLY_EXCLUSIVE,
 )
+
+
+def _listener_mode(mode: str, protocol: str, field: str, message: str) -> CelRule:
+    """Return that no listener speaks a protocol that the mode of TLS excludes."""
+    rule = f"!has(self.tls) || self.tls.mode != '{mode}' || !has(self.listeners)"
+    return CelRule(
+        rule=f"{rule} || !self.listeners.exists(l, l.protocol == '{protocol}')",
+        message=message,
+        field=field,
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    )
+
+
+_SUITES: Final = ", ".join(f"'{name.upper()}'" for pair in TLS12_SUITES.items() for name in pair)
 _INGRESS: Final = (
     host("host"),
     host("hosts[]"),
@@ -191,10 +214,35 @@ _INGRESS: Final = (
         field="tls",
         reason=Reason.MISSING_FIELD,
     ),
+    needs("tls", "has(self.httpsRedirect) && self.httpsRedirect", "httpsRedirect needs a listener to send clients to"),
+    needs("tls", "has(self.hsts)", "hsts is only said over TLS"),
+    _listener_mode("passthrough", "HTTPS", "tls.mode", "a listener speaks HTTPS, which is terminated here"),
+    _listener_mode("terminate", "TLS", "listeners", "a listener passes TLS through, but tls.mode is terminate"),
 )
 _INGRESS_TLS: Final = (
     CelRule(on="alpn", rule="self.all(a, self.exists_one(b, a == b))", message="expected each protocol once"),
     needs("secretName", "self.mode == 'terminate'", "terminated TLS needs a certificate"),
+    excludes("secretName", "self.mode == 'passthrough'", "passed-through TLS is the service's own to speak"),
+    CelRule(
+        on="cipherSuites[]",
+        rule=f"self.upperAscii() in [{_SUITES}]",
+        message="expected a suite of TLS 1.2 with forward secrecy and AEAD",
+    ),
+    excludes(
+        "cipherSuites", "self.minVersion == '1.3'", "suites of TLS 1.2 mean nothing with minVersion 1.3", is_list=True
+    ),
+)
+_INGRESS_LISTENER: Final = (
+    CelRule(on="address", rule="isIP(self)", message="expected an IP address such as 192.0.2.1 or ::"),
+)
+_CLIENT_IP: Final = (
+    network("trustedProxies[]"),
+    needs(
+        "trustedProxies",
+        "has(self.proxyProtocol) && self.proxyProtocol",
+        "expected the networks that may send PROXY headers",
+        is_list=True,
+    ),
 )
 _INGRESS_RULE: Final = (
     *path("path"),
@@ -203,6 +251,13 @@ _INGRESS_RULE: Final = (
         message="a rule needs service or vpcRouteRef",
         field="service",
         reason=Reason.MISSING_FIELD,
+    ),
+    excludes("vpcRouteRef", "has(self.service)", "a rule has either service or vpcRouteRef"),
+    CelRule(
+        rule="!has(self.vpcRouteRef) || self.path == '/' && self.pathType == 'Prefix'",
+        message="a rule with vpcRouteRef has the paths of that route",
+        field="path",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
     ),
 )
 
@@ -224,6 +279,8 @@ RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
     VPCIngressSpec: _INGRESS,
     IngressRule: _INGRESS_RULE,
     IngressTls: _INGRESS_TLS,
+    IngressListener: _INGRESS_LISTENER,
+    ClientIp: _CLIENT_IP,
     AllowedRoutes: _NAMESPACES,
     EgressMatch: (
         network("destinationCidrs[]"),

@@ -134,10 +134,9 @@ def _address(path: str, listener: IngressListener) -> Iterator[Problem]:
     try:
         address = ipaddress.ip_address(listener.address)
     except ValueError:
+        address = None
+    if address is None or getattr(address, "scope_id", None):
         yield invalid(path, f"found {shown(listener.address)}, expected an IP address such as 192.0.2.1 or ::")
-        return
-    if getattr(address, "scope_id", None) or address.is_multicast:
-        yield invalid(path, f"found {shown(listener.address)}, expected an address that can be listened on")
 
 
 def _tls(spec: VPCIngressSpec, tls: IngressTls) -> Iterator[Problem]:
