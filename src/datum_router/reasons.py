@@ -55,6 +55,7 @@ class Reason(enum.StrEnum):
     REF_NOT_PERMITTED = "RefNotPermitted"
     INVALID_CERTIFICATE_REF = "InvalidCertificateRef"
     UNKNOWN_BALANCER = "UnknownBalancer"
+    UNKNOWN_FILTER = "UnknownFilter"
     REGEX_UNAVAILABLE = "RegexUnavailable"
     PLUGIN_FAILED = "PluginFailed"
     SOURCE_FAILED = "SourceFailed"
@@ -75,6 +76,8 @@ class Reason(enum.StrEnum):
     REDIRECTED = "redirected"
     PREFLIGHT = "preflight"
     FAULT_INJECTED = "fault_injected"
+    AUTH_DENIED = "auth_denied"
+    AUTH_UNAVAILABLE = "auth_unavailable"
     LOOP_DETECTED = "loop_detected"
     PLUGIN_DISABLED = "plugin_disabled"
 

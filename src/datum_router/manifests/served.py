@@ -52,12 +52,12 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
     "VPCRoute": (
         NotServed(
             path="spec.destinations[].filters[].type",
-            values=("RequestRedirect", "RequestMirror", "RateLimit", "FaultInjection"),
+            values=("RequestRedirect", "RequestMirror", "RateLimit", "FaultInjection", "Plugin"),
             hint="use it in spec.filters, for all destinations",
         ),
         *(
             NotServed(path=f"spec.destinations[].filters[].{name}", hint="use it in spec.filters, for all destinations")
-            for name in ("requestRedirect", "requestMirror", "rateLimit", "faultInjection")
+            for name in ("requestRedirect", "requestMirror", "rateLimit", "faultInjection", "plugin")
         ),
         NotServed(path="spec.loadBalancingConfig.cookie.ttl", hint="set the cookie in the application"),
         NotServed(path="spec.loadBalancingConfig.cookie.path", hint="set the cookie in the application"),
@@ -233,6 +233,10 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         **{
             f"spec.filters[].faultInjection.{name}": "filters/fault"
             for name in ("delay.duration", "delay.percent", "abort.status", "abort.grpcStatus", "abort.percent")
+        },
+        **{
+            f"spec.filters[].plugin.{name}": "compiler/filters, and the plugin that has this filter"
+            for name in ("name", "vpcServiceRef.name", "vpcServiceRef.namespace", "config")
         },
         "spec.maxRequestBodyBytes": "plugin proxy: extras, 413",
         **{f"spec.localReplies[].{name}": "filters/reply" for name in ("statuses", "contentType", "body")},

@@ -21,7 +21,7 @@ from datum_router.manifests.rules import (
     next_prime,
     warning,
 )
-from datum_router.manifests.validate_filters import check_cors, check_fault, check_grpc, check_replies
+from datum_router.manifests.validate_filters import check_cors, check_fault, check_grpc, check_plugin, check_replies
 from datum_router.manifests.vpcroute import (
     FilterType,
     HashAlgorithm,
@@ -62,6 +62,7 @@ FILTER_FIELDS = {
     FilterType.REQUEST_MIRROR: ("request_mirror", "requestMirror"),
     FilterType.RATE_LIMIT: ("rate_limit", "rateLimit"),
     FilterType.FAULT_INJECTION: ("fault_injection", "faultInjection"),
+    FilterType.PLUGIN: ("plugin", "plugin"),
 }
 """The field that holds the settings of a type of filter: attribute, name on the wire."""
 
@@ -212,6 +213,8 @@ def _filter(path: str, item: RouteFilter, spec: VPCRouteSpec) -> Iterator[Proble
 
     if item.fault_injection is not None:
         yield from check_fault(f"{path}.faultInjection", item.fault_injection)
+    if item.plugin is not None:
+        yield from check_plugin(f"{path}.plugin", item.plugin)
 
 
 def _header_modifier(path: str, modifier: HeaderModifier) -> Iterator[Problem]:

@@ -331,13 +331,13 @@ def test_a_wrong_value_says_what_was_found_and_what_was_expected(
          "found text 'x-tenant', expected an object with fields such as name, type, value", ""),
         (route(filters=[{"type": "UrlRewrit"}]), "spec.filters[0].type",
          "found 'UrlRewrit', expected one of RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, "
-         "URLRewrite, RequestMirror, FaultInjection", "did you mean URLRewrite?"),
+         "URLRewrite, RequestMirror, FaultInjection, Plugin", "did you mean URLRewrite?"),
         (route(filters=[{"type": "RateLimt"}]), "spec.filters[0].type",
          "found 'RateLimt', expected one of RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, "
-         "URLRewrite, RequestMirror, FaultInjection", "use another type of filter"),
+         "URLRewrite, RequestMirror, FaultInjection, Plugin", "use another type of filter"),
         (route(filters=[{}]), "spec.filters[0].type", "the field is missing",
          "one of RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite, RequestMirror, "
-             "FaultInjection"),
+             "FaultInjection, Plugin"),
         (route(circuitBraker={}), "spec.circuitBraker", "unknown field",
          "circuitBreaker is not served yet; use healthCheck.passive of the VPCService"),
         (route(backendRefs=[]), "spec.backendRefs", "unknown field", "did you mean destinations?"),
