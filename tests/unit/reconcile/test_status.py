@@ -193,6 +193,27 @@ def test_what_compiling_refuses_is_not_accepted_either(desk: Desk, condition_of:
     assert accepted.message.startswith("spec.loadBalancing: found 'by-the-moon'")
 
 
+def test_what_takes_preflights_is_no_destination_of_a_route(desk: Desk) -> None:
+    desk.put("VPCService", "api", endpoints())
+    cors = {"allowedOrigins": ["https://a.test"]}
+    key = desk.put("VPCRoute", "r", to("api", match={"methods": ["GET", "PUT"]}, cors=cors))
+    desk.compile()
+    status = desk.desired(key)
+    assert isinstance(status, VPCRouteStatus)
+    assert status.active_destinations == 1
+    assert states(status)["Conflicted"] == "False NoConflicts"
+
+
+def test_a_copy_without_a_service_is_a_reference_to_nowhere(desk: Desk, condition_of: Of) -> None:
+    desk.put("VPCService", "api", endpoints())
+    mirror = {"type": "RequestMirror", "requestMirror": {"vpcServiceRef": {"name": "gone"}}}
+    key = desk.put("VPCRoute", "r", to("api", filters=[mirror]))
+    desk.compile()
+    resolved = condition_of(desk.desired(key), C.RESOLVED_REFS)
+    assert (resolved.status, resolved.reason) == ("False", "VPCServiceNotFound")
+    assert "nothing is copied" in resolved.message
+
+
 def test_warnings_are_told_without_refusing_anything(desk: Desk, condition_of: Of) -> None:
     tls = {"mode": "Simple", "insecureSkipVerify": True}
     key = desk.put("VPCService", "api", {**endpoints(), "protocol": "HTTPS", "tls": tls})
