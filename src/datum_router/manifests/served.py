@@ -209,8 +209,8 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.timeoutSeconds": "policy/timeout",
         "spec.timeouts.request": "policy/timeout",
         "spec.timeouts.connect": "policy/timeout",
-        "spec.filters[].type": "compiler/rules: compile_filter",
-        "spec.destinations[].filters[].type": "compiler/rules: compile_filter",
+        "spec.filters[].type": "compiler/filters",
+        "spec.destinations[].filters[].type": "compiler/filters",
         **{
             f"{where}[].{kind}.{name}": "filters/headers"
             for where in ("spec.filters", "spec.destinations[].filters")
