@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from datum_router_jwt.config import ALGORITHMS, Config, read
 from datum_router_jwt.keys import MAX_FETCHES, MAX_JWKS_BYTES, RETRY_S, UNKNOWN_KEY_S, KeyStore, read_keys
 from datum_router_jwt.token import MAX_TOKEN_BYTES, Claims, Refused, verify
+from hypothesis import given
+from hypothesis import strategies as st
 
 NOW = 1_800_000_000.0
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -234,3 +236,40 @@ def test_unknown_keys_are_asked_for_now_and_then() -> None:
     assert store.may_ask_for_unknown(UNKNOWN_KEY_S)
     assert not store.may_ask_for_unknown(UNKNOWN_KEY_S + 1)
     assert store.may_ask_for_unknown(2 * UNKNOWN_KEY_S)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["request", "unknown", "good", "bad", "leave"]), st.floats(0, 2000, allow_nan=False)),
+        max_size=60,
+    )
+)
+def test_whatever_happens_keys_are_fresh_fetches_few_and_the_issuer_left_in_peace(
+    events: list[tuple[str, float]],
+) -> None:
+    store, now, fetched_at, failed_at = made_store(), 0.0, None, None
+    asked: list[float] = []
+    waiting = 0
+    for kind, pause in events:
+        now += pause
+        keys = store.usable(now)
+        assert bool(keys) == (fetched_at is not None and now - fetched_at <= 3600)
+        if kind == "request" and (store.is_due(now) if keys else store.may_wait(now)):
+            assert failed_at is None or now - failed_at >= RETRY_S
+            store.begin(now)
+            waiting += 1
+        elif kind == "unknown" and keys and store.may_ask_for_unknown(now):
+            assert all(now - before >= UNKNOWN_KEY_S for before in asked)
+            assert fetched_at is not None
+            assert now - fetched_at >= UNKNOWN_KEY_S
+            asked.append(now)
+            store.begin(now)
+            waiting += 1
+        elif kind in ("good", "bad") and waiting:
+            waiting -= 1
+            is_good = kind == "good"
+            assert (store.take(SET if is_good else b"{}", now) == "") is is_good
+            fetched_at, failed_at = (now, None) if is_good else (fetched_at, now)
+        elif kind == "leave" and waiting:
+            waiting -= 1  # whoever waited has left: nobody tells the store
+        assert len(store._waiting) <= MAX_FETCHES + 1

@@ -179,11 +179,12 @@ def _filters(path: str, filters: Sequence[RouteFilter], spec: VPCRouteSpec) -> I
             yield exclusive(where, f"found a second {item.type.value}, expected at most one")
         seen.setdefault(item.type, index)
         yield from _filter(where, item, spec)
-    if FilterType.REQUEST_REDIRECT in seen and FilterType.URL_REWRITE in seen:
-        yield exclusive(
-            f"{path}[{seen[FilterType.URL_REWRITE]}]",
-            "a redirected request is not sent on, so nothing can be rewritten",
-        )
+    for kind, why in (
+        (FilterType.URL_REWRITE, "a redirected request is not sent on, so nothing can be rewritten"),
+        (FilterType.REQUEST_MIRROR, "a redirected request is not sent on, so there is nothing to copy"),
+    ):
+        if FilterType.REQUEST_REDIRECT in seen and kind in seen:
+            yield exclusive(f"{path}[{seen[kind]}]", why)
 
 
 def _filter(path: str, item: RouteFilter, spec: VPCRouteSpec) -> Iterator[Problem]:
