@@ -18,6 +18,7 @@ from datum_router.model.route import FilterConfig, HeaderEdit, PluginFilter, Red
 from datum_router.model.service import ServiceKey
 from datum_router.plugins.protocols import ManifestView
 from datum_router.plugins.specs import FilterSpec, ServiceUse
+from datum_router.policy.plugin_guard import PLUGIN_ERRORS
 from datum_router.reasons import Reason
 
 
@@ -144,7 +145,10 @@ def _plugin_findings(
             message=f"filter {config.name} asks nobody",
             hint="remove it",
         )
-    problem = spec.check(config) if spec.check is not None else ""
+    try:
+        problem = spec.check(config) if spec.check is not None else ""
+    except PLUGIN_ERRORS as error:  # one route's settings must not keep all others from being compiled
+        problem = f"the check of filter {config.name} raised {type(error).__name__}"
     if problem:
         yield Finding(key=key, path=f"{path}.config", reason=Reason.INVALID_VALUE, message=problem)
 

@@ -37,6 +37,10 @@ _TARGET = re.compile(rb"/[!-\"$-~]{0,131071}\Z")
 _METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Z]{1,32}\Z")
 
 
+MAX_GRPC_STATUS = 16
+"""Highest status code of gRPC: unauthenticated."""
+
+
 class Filter(Protocol):
     """One step on a request's way to the upstream and on its response's way back. Pure; one serves many requests."""
 
@@ -178,6 +182,8 @@ def _reply_problem(reply: LocalReply) -> str:
         return f"status {reply.status}, expected 200 to 599"
     if reply.body is not None and len(reply.body) > MAX_ANSWER_BYTES:
         return f"a body of {len(reply.body)} bytes, expected at most {MAX_ANSWER_BYTES}"
+    if reply.grpc_status is not None and not 0 <= reply.grpc_status <= MAX_GRPC_STATUS:
+        return f"grpc-status {reply.grpc_status}, expected 0 to {MAX_GRPC_STATUS}"
     return _fields_problem(Headers(reply.headers)) or field_problem(b"content-type", reply.content_type)
 
 

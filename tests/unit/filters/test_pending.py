@@ -69,6 +69,7 @@ def test_a_second_question_is_checked_like_the_first() -> None:
         LocalReply(status=101, reason="x"),
         LocalReply(status=403, reason="x", headers=((b"x", b"a\r\nb: c"),)),
         LocalReply(status=403, reason="x", content_type=b"a\nb"),
+        LocalReply(status=403, reason="x", grpc_status=17),
         LocalReply(status=403, reason="x", body=b"x" * (MAX_ANSWER_BYTES + 1)),
         msgspec.structs.replace(HEAD, headers=Headers([(b"host", b"evil")])),
         msgspec.structs.replace(HEAD, method="DELETE"),
