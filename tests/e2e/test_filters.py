@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 pytestmark = pytest.mark.e2e
 
+CANARY = "canary-9c41e7"
 ROUTE = """
 ---
 apiVersion: router.datum.net/v1alpha1
@@ -37,7 +38,8 @@ spec:
 
 def ask(gateway: Any, method: str, path: str, *fields: str) -> tuple[int, bytes, bytes]:
     """Return status, head and body of the answer to a request of its own connection."""
-    lines = [f"{method} {path} HTTP/1.1", "Host: filtered.test", "Connection: close", *fields, "", ""]
+    secret = f"Authorization: Bearer {CANARY}"
+    lines = [f"{method} {path} HTTP/1.1", "Host: filtered.test", "Connection: close", secret, *fields, "", ""]
     with socket.create_connection(("127.0.0.1", gateway.port), timeout=10) as sock:
         sock.sendall("\r\n".join(lines).encode())
         data = b""
@@ -72,7 +74,7 @@ def test_every_filter_at_once_over_all_workers(
         text = kit.manifest(name, backend, path=f"/unused-{name}")
         (directory / f"{name}.yaml").write_text(text)
     (directory / "route.yaml").write_text(ROUTE)
-    gateway = start_gateway("--listen", "127.0.0.1:0", "--workers", "2")
+    gateway = start_gateway("--listen", "127.0.0.1:0", "--workers", "2", env={"DATUM_ROUTER_LOG": "debug"})
 
     status, head, body = ask(gateway, "GET", "/ok", "Origin: https://a.test")
     assert (status, body) == (200, b"api")
@@ -94,9 +96,14 @@ def test_every_filter_at_once_over_all_workers(
     }
     kit.eventually(lambda: outcomes(gateway) == expected, f"metrics such as {expected}")
 
+    assert CANARY.encode() in authz.heads[0], "whoever decides sees the credentials"
+    for page in ("/metrics", "/stats", "/snapshot", "/diagnostics", "/plugins"):
+        with urllib.request.urlopen(f"{gateway.admin}{page}", timeout=10) as answer:
+            assert CANARY not in answer.read().decode(), page
     authz.close()
     (directory / "authz.yaml").unlink()
     kit.eventually(lambda: ask(gateway, "GET", "/ok")[0] == 503, "nobody passes once the service is gone")
     (directory / "route.yaml").write_text(ROUTE.replace("name: ext-authz", "name: not-there"))
     kit.eventually(lambda: ask(gateway, "GET", "/ok")[0] in (404, 503), "and none without the filter")
     assert len(api.heads) == 1
+    assert CANARY not in gateway.log.read_text(), "threat F8"
