@@ -139,7 +139,7 @@ def _places(kind: types.Type, path: Steps) -> Iterator[tuple[Steps, types.Type]]
             yield from _places(field.type, (*path, field.encode_name))
     elif isinstance(bare, types.VarTupleType):
         yield from _places(bare.item_type, (*path, 0))
-    elif isinstance(bare, types.DictType):
+    elif isinstance(bare, types.DictType) and not isinstance(bare.value_type, types.CustomType):
         yield from _places(bare.value_type, (*path, "k"))
 
 

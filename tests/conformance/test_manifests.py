@@ -161,5 +161,5 @@ def test_fields_of_the_corpus_are_fields_of_the_types() -> None:
 
 
 def is_of_a_map(path: str) -> bool:
-    parents = ("labels", "matchLabels", "sourceLabels", "topology", "annotations", "headers", "queryParams")
+    parents = ("labels", "matchLabels", "sourceLabels", "topology", "annotations", "headers", "queryParams", "config")
     return any(f".{name}." in path for name in parents)

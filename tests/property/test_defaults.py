@@ -54,6 +54,8 @@ def strategy(kind: types.Type, path: str, refused: frozenset[str]) -> st.SearchS
         )
     if isinstance(kind, types.VarTupleType):
         return st.lists(strategy(kind.item_type, f"{path}[]", refused), max_size=2)
+    if isinstance(kind, types.CustomType):  # of any form
+        return st.recursive(st.none() | st.booleans() | st.text(max_size=3), lambda item: st.lists(item, max_size=2))
     if isinstance(kind, types.DictType):
         return st.dictionaries(st.sampled_from(("a", "b")), strategy(kind.value_type, path, refused), max_size=2)
     if isinstance(kind, types.EnumType):

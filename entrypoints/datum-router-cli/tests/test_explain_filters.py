@@ -80,3 +80,9 @@ def test_copies_faults_sizes_and_edits_of_a_destination_are_named(explained: Exp
         "for default/my-api: request headers: remove x-a",
         "request bodies of at most 10 bytes",
     ]
+
+
+def test_a_filter_of_a_plugin_that_is_not_installed_keeps_its_route_out_of_force(explained: Explained) -> None:
+    lines = explained("  filters: [{type: Plugin, plugin: {name: nowhere}}]\n", "GET", "http://localhost/")
+    assert any("spec.filters[0].plugin.name: found 'nowhere', expected one of " in line for line in lines), lines
+    assert "no route: 404" in lines

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.compiler.refs import Finding, resolve_service
 from datum_router.compiler.services import service_key
 from datum_router.filters.base import filter_problem
 from datum_router.manifests import vpcroute as wire
 from datum_router.manifests.meta import ObjectKey, ObjectRef, parse_duration
-from datum_router.manifests.routefilters import FaultInjection
+from datum_router.manifests.routefilters import FaultInjection, PluginRef
 from datum_router.model.filters import Fault, Mirror
-from datum_router.model.route import FilterConfig, HeaderEdit, Redirect, Rewrite, Rule
+from datum_router.model.route import FilterConfig, HeaderEdit, PluginFilter, Redirect, Rewrite, Rule
 from datum_router.model.service import ServiceKey
 from datum_router.plugins.protocols import ManifestView
+from datum_router.plugins.specs import FilterSpec, ServiceUse
+from datum_router.policy.plugin_guard import PLUGIN_ERRORS
 from datum_router.reasons import Reason
 
 
@@ -53,7 +56,22 @@ class FilterCompiler:
             return Mirror(service=self._service(mirror.vpc_service_ref), problem=problem, percent=mirror.percent)
         if item.fault_injection is not None:
             return _fault(item.fault_injection)
+        if item.plugin is not None:
+            return self._plugin(item.plugin, f"{path}.plugin")
         raise AssertionError(f"filter {item.type} passed validation but is not served")
+
+    def _plugin(self, item: PluginRef, path: str) -> PluginFilter:
+        """Return a plugin's filter; `filter_findings` says what is wrong with it."""
+        ref = item.vpc_service_ref
+        problem = ""
+        if ref is not None:
+            problem = self._reference(ref, path, f"filter {item.name} cannot ask it")
+        return PluginFilter(
+            name=item.name,
+            config=msgspec.json.encode(item.config or {}, order="sorted").decode(),
+            service=self._service(ref) if ref is not None else ServiceKey(""),
+            problem=problem,
+        )
 
     def _service(self, ref: ObjectRef) -> ServiceKey:
         return service_key(ref.namespace or self._key.namespace, ref.name)
@@ -77,11 +95,12 @@ class FilterCompiler:
         return result.problem
 
 
-def filter_findings(rule: Rule, key: ObjectKey, steps: Sequence[int]) -> list[Finding]:
+def filter_findings(rule: Rule, key: ObjectKey, steps: Sequence[int], known: Mapping[str, FilterSpec]) -> list[Finding]:
     """Return what is wrong with the filters of a rule and of its destinations.
 
     Args:
         steps: Where the rule's filters stand in `spec.filters`.
+        known: The filters that plugins add.
     """
     lists: list[tuple[str, Sequence[FilterConfig], Sequence[int]]] = [("spec.filters", rule.filters, steps)]
     lists += [
@@ -89,12 +108,53 @@ def filter_findings(rule: Rule, key: ObjectKey, steps: Sequence[int]) -> list[Fi
         for position, ref in enumerate(rule.destinations)
         if ref.filters
     ]
-    return [
+    findings = [
         Finding(key=key, path=f"{path}[{index}]", reason=Reason.INVALID_VALUE, message=problem)
         for path, filters, positions in lists
         for index, config in zip(positions, filters, strict=True)
         if (problem := filter_problem(config, rule))
     ]
+    for index, config in zip(steps, rule.filters, strict=True):
+        if isinstance(config, PluginFilter):
+            findings += _plugin_findings(config, key, f"spec.filters[{index}].plugin", known)
+    return findings
+
+
+def _plugin_findings(
+    config: PluginFilter, key: ObjectKey, path: str, known: Mapping[str, FilterSpec]
+) -> Iterator[Finding]:
+    spec = known.get(config.name)
+    if spec is None:
+        names = ", ".join(sorted(known)) or "none, since no plugin with filters is installed"
+        yield Finding(
+            key=key,
+            path=f"{path}.name",
+            reason=Reason.UNKNOWN_FILTER,
+            message=f"found {config.name!r}, expected one of {names}",
+            hint=did_you_mean(config.name, known) or "install its plugin, here and in every gateway",
+        )
+        return
+    if spec.service is ServiceUse.REQUIRED and not config.service:
+        yield Finding(
+            key=key,
+            path=f"{path}.vpcServiceRef",
+            reason=Reason.MISSING_FIELD,
+            message=f"filter {config.name} needs a service to ask",
+        )
+    if spec.service is ServiceUse.NONE and config.service:
+        yield Finding(
+            key=key,
+            path=f"{path}.vpcServiceRef",
+            reason=Reason.MUTUALLY_EXCLUSIVE,
+            message=f"filter {config.name} asks nobody",
+            hint="remove it",
+        )
+    try:
+        problem = spec.check(config) if spec.check is not None else ""
+    except PLUGIN_ERRORS as error:  # one route's settings must not keep all others from being compiled
+        problem = f"the check of filter {config.name} raised {type(error).__name__}"
+    if problem:
+        yield Finding(key=key, path=f"{path}.config", reason=Reason.INVALID_VALUE, message=problem)
 
 
 def _header_edit(modifier: wire.HeaderModifier, *, is_response: bool) -> HeaderEdit:

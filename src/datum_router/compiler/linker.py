@@ -348,13 +348,14 @@ class Linker:
         }
 
     def _filter(self, config: FilterConfig, rule: Rule) -> Filter:
-        if isinstance(config, PluginFilter):
+        if isinstance(config, PluginFilter) and config.name in self._plugins.filters:
             plugin = self._plugins.authors[PluginHook.FILTER][config.name]
             part = PluginPart(plugin=plugin, hook=PluginHook.FILTER, name=config.name, route=rule.route)
             return CheckedFilter(
                 self._plugins.filters[config.name].create(config),
                 on_request=self._watch.guard(part),
                 on_response=self._watch.guard(part),
+                name=config.name,
             )
         return build_filter(config, rule)
 

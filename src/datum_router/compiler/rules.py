@@ -110,7 +110,7 @@ class RouteCompiler:
             where = f"spec.matches[{index}]" if spec.matches else "spec.match"
             unusable = self._match_problems(rule, key, where, is_grpc=item.grpc_service is not None)
             if filters or any(ref.filters for ref in destinations):
-                unusable += filter_findings(rule, key, steps)
+                unusable += filter_findings(rule, key, steps, self._plugins.filters)
             if unusable:
                 findings += unusable
             else:

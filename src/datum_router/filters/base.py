@@ -9,7 +9,9 @@ keeps a secret inside.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Callable, Sequence
 from typing import Protocol, assert_never
 
 import msgspec
@@ -19,6 +21,7 @@ from datum_router.filters.fault import FaultFilter, fault_problem
 from datum_router.filters.grammar import field_problem
 from datum_router.filters.headers import RequestHeaderEdit, ResponseHeaderEdit, edit_problem
 from datum_router.filters.mirror import MirrorFilter
+from datum_router.filters.pending import MAX_ANSWER_BYTES, Answer, Call, Failed, Pending
 from datum_router.filters.redirect import RedirectFilter, redirect_problem
 from datum_router.filters.rewrite import RewriteFilter, rewrite_problem
 from datum_router.model.filters import Fault, Mirror
@@ -28,12 +31,24 @@ from datum_router.policy.plugin_guard import PLUGIN_ERRORS, PluginGuard
 from datum_router.reasons import Reason
 from datum_router.routing.normalize import BadHost, BadPath, normalize_target, parse_authority
 
+# origin-form in ASCII (RFC 9112 section 3.2.1), and a method as the wire engines take it: nothing that a client can
+# send may make a filter fail that passes it on
+_TARGET = re.compile(rb"/[!-\"$-~]{0,131071}\Z")
+_METHOD = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Z]{1,32}\Z")
+
+
+MAX_GRPC_STATUS = 16
+"""Highest status code of gRPC: unauthenticated."""
+
 
 class Filter(Protocol):
     """One step on a request's way to the upstream and on its response's way back. Pure; one serves many requests."""
 
-    def on_request(self, head: RequestHead) -> RequestHead | LocalReply:
-        """Return the head to go on with (the same object if nothing changes), or a reply that ends the request."""
+    def on_request(self, head: RequestHead) -> RequestHead | LocalReply | Pending:
+        """Return the head to go on with (the same object if nothing changes), or a reply that ends the request.
+
+        Plugins' filters may say that they have to ask somebody first: see `filters.pending`.
+        """
         ...
 
     def on_response(self, head: ResponseHead) -> ResponseHead:
@@ -72,36 +87,64 @@ class CheckedFilter:
             (`bad_filter_output`).
     """
 
-    __slots__ = ("_inner", "_request_guard", "_response_guard")
+    __slots__ = ("_inner", "_request_guard", "_response_guard", "name")
 
-    def __init__(self, inner: Filter, *, on_request: PluginGuard, on_response: PluginGuard) -> None:
+    def __init__(self, inner: Filter, *, on_request: PluginGuard, on_response: PluginGuard, name: str = "") -> None:
+        self.name = name
         self._inner = inner
         self._request_guard = on_request
         self._response_guard = on_response
 
-    def on_request(self, head: RequestHead) -> RequestHead | LocalReply:
+    def on_request(self, head: RequestHead) -> RequestHead | LocalReply | Pending:
         """Run the filter and check its output."""
-        guard = self._request_guard
         try:
-            began_at = guard.begin()
             self._response_guard.begin()
+            return self._run(head, lambda: self._inner.on_request(head))
         except PluginDisabled as error:
             return LocalReply(status=500, reason=error.reason, detail="a filter of the route is disabled")
+
+    def _run(self, head: RequestHead, step: Callable[[], object]) -> RequestHead | LocalReply | Pending:
+        """Run a step of the filter for a request and check its output."""
+        guard = self._request_guard
+        began_at = guard.begin()
         try:
-            result: object = self._inner.on_request(head)
+            result = step()
         except PLUGIN_ERRORS as error:
             raise guard.raised(error) from error
-        if result is not head:
-            if isinstance(result, LocalReply):
-                problem = _fields_problem(Headers(result.headers))
-            elif isinstance(result, RequestHead):
-                problem = _request_problem(head, result)
-            else:
-                raise guard.failure(f"returned {type(result).__name__}, expected RequestHead or LocalReply")
-            if problem:
-                raise guard.failure(f"returned {problem}", reason=Reason.BAD_FILTER_OUTPUT)
-        guard.end(began_at)
-        return result
+        if result is head:
+            guard.end(began_at)
+            return head
+        problem = ""
+        checked: RequestHead | LocalReply | Pending
+        if isinstance(result, LocalReply):
+            checked, problem = result, _reply_problem(result)
+        elif isinstance(result, RequestHead):
+            checked, problem = result, _request_problem(head, result)
+        elif isinstance(result, Pending):
+            checked, problem = self._pending(head, result)
+        else:
+            raise guard.failure(f"returned {type(result).__name__}, expected RequestHead, LocalReply or Pending")
+        if problem:
+            raise guard.failure(f"returned {problem}", reason=Reason.BAD_FILTER_OUTPUT)
+        if isinstance(checked, Pending):
+            guard.suspend(began_at)  # whoever asks well and fails on every answer has failed
+        else:
+            guard.end(began_at)
+        return checked
+
+    def _pending(self, head: RequestHead, pending: Pending) -> tuple[Pending, str]:
+        """Return a pending step whose outcome will be checked as well, and what is wrong with it as it is."""
+        meanwhile, problem = pending.meanwhile, call_problem(pending.call)
+        if isinstance(meanwhile, LocalReply):
+            problem = problem or _reply_problem(meanwhile)
+        elif meanwhile is not None and meanwhile is not head:
+            problem = problem or _request_problem(head, meanwhile)
+        resume = pending.resume
+
+        def go_on(outcome: Answer | Failed) -> RequestHead | LocalReply | Pending:
+            return self._run(head, lambda: resume(outcome))
+
+        return Pending(call=pending.call, resume=go_on, meanwhile=meanwhile), problem
 
     def on_response(self, head: ResponseHead) -> ResponseHead:
         """Run the filter and check its output."""
@@ -122,13 +165,38 @@ class CheckedFilter:
         return result
 
 
+def call_problem(call: Call) -> str:
+    """Return why a call may not be made, empty if it may."""
+    target = call.target.encode("utf-8", "replace")
+    if not _TARGET.match(target) or not _METHOD.match(call.method):
+        return "a call whose method or target cannot be sent"
+    if isinstance(parse_authority(call.authority), BadHost):
+        return "a call with a malformed authority"
+    if not 0 < call.timeout_s < math.inf or not 0 <= call.most_bytes <= MAX_ANSWER_BYTES:
+        return f"a call without bounds, expected a time above 0 and at most {MAX_ANSWER_BYTES} bytes"
+    return _fields_problem(Headers(call.headers))
+
+
+def _reply_problem(reply: LocalReply) -> str:
+    if not 200 <= reply.status <= 599:
+        return f"status {reply.status}, expected 200 to 599"
+    if reply.body is not None and len(reply.body) > MAX_ANSWER_BYTES:
+        return f"a body of {len(reply.body)} bytes, expected at most {MAX_ANSWER_BYTES}"
+    if reply.grpc_status is not None and not 0 <= reply.grpc_status <= MAX_GRPC_STATUS:
+        return f"grpc-status {reply.grpc_status}, expected 0 to {MAX_GRPC_STATUS}"
+    return _fields_problem(Headers(reply.headers)) or field_problem(b"content-type", reply.content_type)
+
+
 def _fields_problem(headers: Headers) -> str:
     return next((problem for name, value in headers if (problem := field_problem(name, value))), "")
 
 
 def _request_problem(before: RequestHead, after: RequestHead) -> str:
-    if after.headers is not before.headers and (problem := _fields_problem(after.headers)):
-        return problem
+    if after.headers is not before.headers:
+        known = frozenset(before.headers.fields)  # what came may stay, such as TE of a gRPC call
+        problem = _fields_problem(Headers(field for field in after.headers if field not in known))
+        if problem:
+            return problem
     if after.path != before.path or after.query != before.query:
         normalized = normalize_target(after.target.encode("utf-8", "replace"))
         if isinstance(normalized, BadPath):
@@ -216,12 +284,18 @@ def response_key(configs: Sequence[FilterConfig]) -> bytes:
     return hashlib.blake2b(msgspec.json.encode(edits), digest_size=16).digest() if edits else b""
 
 
+CANNOT_ASK = LocalReply(
+    status=500, reason=Reason.BAD_FILTER_OUTPUT, detail="a filter of the route has to ask somebody where it cannot"
+)
+
+
 def apply_request(filters: tuple[Filter, ...], head: RequestHead) -> RequestHead | LocalReply:
     """Run a rule's filters over a request head in order; stop at the first reply."""
     for item in filters:
         result = item.on_request(head)
-        if isinstance(result, LocalReply):
-            return result
+        if not isinstance(result, RequestHead):
+            # Nobody is asked here: what a filter would have to ask about is refused.
+            return result if isinstance(result, LocalReply) else CANNOT_ASK
         head = result
     return head
 

@@ -11,7 +11,7 @@ import msgspec
 from datum_router.filters.cors import Cors
 from datum_router.model.filters import Fault, Mirror
 from datum_router.model.request import Headers, LocalReply, RequestHead, ResponseHead
-from datum_router.model.route import Rule
+from datum_router.model.route import PluginFilter, Rule
 from datum_router.reasons import Reason
 
 
@@ -48,7 +48,7 @@ def extra_of(rule: Rule) -> RuleExtra | None:
         rule.cors is not None
         or bool(rule.replies)
         or rule.max_request_body_bytes > 0
-        or any(isinstance(item, Mirror | Fault) for item in rule.filters)
+        or any(isinstance(item, Mirror | Fault | PluginFilter) for item in rule.filters)
         or any(ref.filters for ref in rule.destinations)
     )
     return RuleExtra(rule) if has_any else None

@@ -171,6 +171,12 @@ _FILTERS: Final = (
         reason=Reason.MUTUALLY_EXCLUSIVE,
     ),
     CelRule(
+        on="filters",
+        rule="!(self.exists(f, f.type == 'RequestRedirect') && self.exists(f, f.type == 'RequestMirror'))",
+        message="a redirected request is not sent on, so there is nothing to copy",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
+    CelRule(
         rule=f"!has(self.filters) || !self.filters.exists(f, {_REPLACES_PREFIX}) || ({_HAS_ONE_PREFIX})",
         message="ReplacePrefixMatch needs exactly one match, and that with pathPrefix",
         field="filters",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import Annotated
 
 from msgspec import Meta
 
 from datum_router.filters.reply import MAX_BODY_CHARS
-from datum_router.manifests.meta import Duration, Percent, SpecPart
+from datum_router.manifests.meta import Duration, ObjectRef, Percent, SpecPart
 
 
 class FaultDelay(SpecPart, frozen=True, kw_only=True):
@@ -77,3 +78,19 @@ LocalReplies = Annotated[
         max_length=8,
     ),
 ]
+
+
+class PluginRef(SpecPart, frozen=True, kw_only=True):
+    """A filter that a plugin of the gateway adds."""
+
+    name: Annotated[
+        str,
+        Meta(
+            description="Name of the filter, such as jwt or ext-authz; `datum-router plugins` lists those installed.",
+            pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$",
+            max_length=63,
+            extra={"expected": "the name of a filter such as jwt or ext-authz"},
+        ),
+    ]
+    vpc_service_ref: Annotated[ObjectRef | None, Meta(description="Service that the filter asks.")] = None
+    config: Annotated[Mapping[str, object] | None, Meta(description="Settings, as the plugin documents them.")] = None

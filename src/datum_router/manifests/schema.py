@@ -154,7 +154,10 @@ class _Schema:
             schema["items"] = self.of(bare.item_type, f"{path}[]", rules=items, is_refused=is_hidden)
         elif isinstance(bare, types.DictType):
             schema |= {"type": "object"} | _known(maxProperties=bare.max_length)
-            schema["additionalProperties"] = self.of(bare.value_type, f"{path}{{}}", is_refused=is_hidden)
+            if isinstance(bare.value_type, types.CustomType):  # of any form, which somebody else checks
+                schema["x-kubernetes-preserve-unknown-fields"] = True
+            else:
+                schema["additionalProperties"] = self.of(bare.value_type, f"{path}{{}}", is_refused=is_hidden)
         else:
             schema |= _scalar(meta, is_text_checked=self._is_spec)
         if default is not None:
@@ -380,7 +383,7 @@ def _type_words(kind: types.Type) -> str:
     if isinstance(kind, types.VarTupleType):
         return f"list of {_type_words(_Meta(kind.item_type).bare)}"
     if isinstance(kind, types.DictType):
-        return "map of text"
+        return "object" if isinstance(kind.value_type, types.CustomType) else "map of text"
     if isinstance(kind, types.IntType):
         return "integer"
     return "true or false" if isinstance(kind, types.BoolType) else "text"

@@ -47,12 +47,12 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
     "VPCRoute": (
         NotServed(
             path="spec.destinations[].filters[].type",
-            values=("RequestRedirect", "RequestMirror", "RateLimit", "FaultInjection"),
+            values=("RequestRedirect", "RequestMirror", "RateLimit", "FaultInjection", "Plugin"),
             hint="use it in spec.filters, for all destinations",
         ),
         *(
             NotServed(path=f"spec.destinations[].filters[].{name}", hint="use it in spec.filters, for all destinations")
-            for name in ("requestRedirect", "requestMirror", "rateLimit", "faultInjection")
+            for name in ("requestRedirect", "requestMirror", "rateLimit", "faultInjection", "plugin")
         ),
         NotServed(path="spec.circuitBreaker.maxConnections", hint="connections are the service's: set it there"),
         NotServed(path="spec.circuitBreaker.maxPendingRequests", hint="connections are the service's: set it there"),
@@ -214,8 +214,8 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.timeouts.connect": "policy/timeout",
         "spec.timeouts.propagate": "policy/timeout: the time left",
         "spec.timeouts.streamIdle": "policy/timeout: silence",
-        "spec.filters[].type": "compiler/rules: compile_filter",
-        "spec.destinations[].filters[].type": "compiler/rules: compile_filter",
+        "spec.filters[].type": "compiler/filters",
+        "spec.destinations[].filters[].type": "compiler/filters",
         **{
             f"{where}[].{kind}.{name}": "filters/headers"
             for where in ("spec.filters", "spec.destinations[].filters")
@@ -238,6 +238,10 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         **{
             f"spec.filters[].faultInjection.{name}": "filters/fault"
             for name in ("delay.duration", "delay.percent", "abort.status", "abort.grpcStatus", "abort.percent")
+        },
+        **{
+            f"spec.filters[].plugin.{name}": "compiler/filters, and the plugin that has this filter"
+            for name in ("name", "vpcServiceRef.name", "vpcServiceRef.namespace", "config")
         },
         "spec.maxRequestBodyBytes": "plugin proxy: extras, 413",
         **{f"spec.localReplies[].{name}": "filters/reply" for name in ("statuses", "contentType", "body")},

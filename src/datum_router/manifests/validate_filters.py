@@ -5,12 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
+import msgspec
+
 from datum_router.filters.cors import ANY, origin_problem
 from datum_router.filters.reply import template_problem
 from datum_router.manifests.problem import Problem, shown
-from datum_router.manifests.routefilters import FaultInjection, LocalReply
+from datum_router.manifests.routefilters import FaultInjection, LocalReply, PluginRef
 from datum_router.manifests.rules import check_header, check_regex, exclusive, invalid, missing
 from datum_router.manifests.vpcroute import GRPC_METHOD_PATTERN, GRPC_SERVICE_PATTERN, Cors, GrpcMatchType, RouteMatch
+
+MAX_CONFIG_BYTES = 65_536
+"""Longest settings of a plugin's filter, as JSON."""
 
 _GRPC_NAMES = (
     ("grpc_service", "grpcService", re.compile(GRPC_SERVICE_PATTERN.removesuffix("$") + r"\Z"), "shop.v1.Cart"),
@@ -49,6 +54,13 @@ def check_replies(path: str, replies: Sequence[LocalReply]) -> Iterator[Problem]
         problem = template_problem(reply.body, reply.content_type.value)
         if problem:
             yield invalid(f"{path}[{index}].body", f"found {problem}")
+
+
+def check_plugin(path: str, plugin: PluginRef) -> Iterator[Problem]:
+    """Check how long the settings of a plugin's filter are; what they say is for the plugin to check."""
+    size = len(msgspec.json.encode(plugin.config)) if plugin.config is not None else 0
+    if size > MAX_CONFIG_BYTES:
+        yield invalid(f"{path}.config", f"found {size} bytes as JSON, expected at most {MAX_CONFIG_BYTES}")
 
 
 def check_cors(path: str, cors: Cors) -> Iterator[Problem]:

@@ -22,7 +22,7 @@ from datum_router.manifests.rules import (
     next_prime,
     warning,
 )
-from datum_router.manifests.validate_filters import check_cors, check_fault, check_grpc, check_replies
+from datum_router.manifests.validate_filters import check_cors, check_fault, check_grpc, check_plugin, check_replies
 from datum_router.manifests.validate_limits import check_cookie_path, check_rate_limit, check_session_affinity
 from datum_router.manifests.vpcroute import (
     FilterType,
@@ -64,6 +64,7 @@ FILTER_FIELDS = {
     FilterType.REQUEST_MIRROR: ("request_mirror", "requestMirror"),
     FilterType.RATE_LIMIT: ("rate_limit", "rateLimit"),
     FilterType.FAULT_INJECTION: ("fault_injection", "faultInjection"),
+    FilterType.PLUGIN: ("plugin", "plugin"),
 }
 """The field that holds the settings of a type of filter: attribute, name on the wire."""
 
@@ -207,11 +208,12 @@ def _filters(path: str, filters: Sequence[RouteFilter], spec: VPCRouteSpec) -> I
             yield exclusive(where, f"found a second {item.type.value}, expected at most one")
         seen.setdefault(item.type, index)
         yield from _filter(where, item, spec)
-    if FilterType.REQUEST_REDIRECT in seen and FilterType.URL_REWRITE in seen:
-        yield exclusive(
-            f"{path}[{seen[FilterType.URL_REWRITE]}]",
-            "a redirected request is not sent on, so nothing can be rewritten",
-        )
+    for kind, why in (
+        (FilterType.URL_REWRITE, "a redirected request is not sent on, so nothing can be rewritten"),
+        (FilterType.REQUEST_MIRROR, "a redirected request is not sent on, so there is nothing to copy"),
+    ):
+        if FilterType.REQUEST_REDIRECT in seen and kind in seen:
+            yield exclusive(f"{path}[{seen[kind]}]", why)
 
 
 def _filter(path: str, item: RouteFilter, spec: VPCRouteSpec) -> Iterator[Problem]:
@@ -242,6 +244,8 @@ def _filter(path: str, item: RouteFilter, spec: VPCRouteSpec) -> Iterator[Proble
 
     if item.fault_injection is not None:
         yield from check_fault(f"{path}.faultInjection", item.fault_injection)
+    if item.plugin is not None:
+        yield from check_plugin(f"{path}.plugin", item.plugin)
 
 
 def _header_modifier(path: str, modifier: HeaderModifier) -> Iterator[Problem]:

@@ -37,7 +37,7 @@ from datum_router.manifests.meta import (
     StatusText,
 )
 from datum_router.manifests.parts import CircuitBreaker, HttpHeader, RateLimit, Retries, Timeouts
-from datum_router.manifests.routefilters import FaultInjection, LocalReplies
+from datum_router.manifests.routefilters import FaultInjection, LocalReplies, PluginRef
 from datum_router.manifests.terms import (
     BALANCER_NAMES,
     BALANCER_TERMS,
@@ -255,6 +255,7 @@ class FilterType(enum.StrEnum):
     REQUEST_MIRROR = "RequestMirror"
     RATE_LIMIT = "RateLimit"
     FAULT_INJECTION = "FaultInjection"
+    PLUGIN = "Plugin"
 
 
 class RouteFilter(SpecPart, frozen=True, kw_only=True):
@@ -268,6 +269,7 @@ class RouteFilter(SpecPart, frozen=True, kw_only=True):
     request_mirror: Annotated[RequestMirror | None, Meta(description="For RequestMirror.")] = None
     rate_limit: Annotated[RateLimit | None, Meta(description="For RateLimit.")] = None
     fault_injection: Annotated[FaultInjection | None, Meta(description="For FaultInjection.")] = None
+    plugin: Annotated[PluginRef | None, Meta(description="For Plugin.")] = None
 
 
 class Destination(SpecPart, frozen=True, kw_only=True):

@@ -101,10 +101,17 @@ class Rewrite(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="ty
 
 
 class PluginFilter(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="plugin"):
-    """A filter of a plugin by its registered name; `config` is JSON text that the plugin's config Struct decodes."""
+    """A filter of a plugin by its registered name; `config` is JSON text that the plugin's config Struct decodes.
+
+    Attributes:
+        service: The service that it may ask; empty if none is named.
+        problem: As `BackendRef.problem`, of that service.
+    """
 
     name: str
     config: str = "{}"
+    service: ServiceKey = ServiceKey("")
+    problem: str = ""
 
 
 FilterConfig = HeaderEdit | Redirect | Rewrite | Mirror | Fault | PluginFilter
@@ -226,4 +233,8 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def side_services(rule: Rule) -> tuple[tuple[ServiceKey, str], ...]:
     """Return the services that filters of a rule ask or send copies to, each with why it cannot be used."""
-    return tuple((item.service, item.problem) for item in rule.filters if isinstance(item, Mirror))
+    return tuple(
+        (item.service, item.problem)
+        for item in rule.filters
+        if isinstance(item, Mirror | PluginFilter) and item.service
+    )

@@ -90,7 +90,10 @@ def datum_router_balancers() -> Sequence[BalancerSpec]:
 
 @hookspec
 def datum_router_filters() -> Sequence[FilterSpec]:
-    """Add head transformers.
+    """Add head transformers, named by `spec.filters[].plugin.name`.
+
+    One that has to ask somebody returns a `filters.pending.Pending`: the data plane asks the service that the manifest
+    names, within the request's deadline and the call's own.
 
     One that fails five times in a row within a minute is disabled for its route for a minute: `policy.plugin_guard`.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
@@ -114,11 +115,27 @@ class BalancerSpec(msgspec.Struct, frozen=True, kw_only=True):
     create: Callable[[BalancingPolicy], Balancer]
 
 
+class ServiceUse(enum.Enum):
+    """Whether a filter asks a VPCService, which the manifest has to name then."""
+
+    NONE = "none"
+    OPTIONAL = "optional"
+    REQUIRED = "required"
+
+
 class FilterSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """A filter by the name that a rule's PluginFilter uses."""
+    """A filter by the name that a rule's PluginFilter uses.
+
+    Attributes:
+        check: Returns what is wrong with a configuration, in one sentence that names the field and holds no secret;
+            empty if it can be used. Asked when manifests are compiled; without it, everything goes to `create`.
+        service: Whether `vpcServiceRef` has to be given, may be, or must not.
+    """
 
     name: str
     create: Callable[[PluginFilter], Filter]
+    check: Callable[[PluginFilter], str] | None = None
+    service: ServiceUse = ServiceUse.NONE
 
 
 class HealthCheckSpec(msgspec.Struct, frozen=True, kw_only=True):

@@ -115,6 +115,12 @@ class PluginGuard:
                 self._disabled_until = 0.0
                 self._tell(PluginEvent(kind=PluginEventKind.ENABLED, part=self._part))
 
+    def suspend(self, began_at: float) -> None:
+        """Take a step of a call that goes on later: it tells nothing yet, unless it was slow."""
+        took_s = self._clock() - began_at
+        if took_s > SLOW_CALL_S:
+            self._failed(PluginEventKind.SLOW, took_s)
+
     def failure(self, said: str, *, reason: Reason = Reason.INTERNAL) -> PluginContractError:
         """Take a call that failed; return what to raise. `said` is as in `raised ValueError: oops`."""
         self._failed(PluginEventKind.FAILED, 0.0)

@@ -129,8 +129,8 @@ def _route(subject: Subject, facts: Facts, now: str) -> VPCRouteStatus:
         conflicted(subject, found),
         programmed(subject),
     ]
-    rules = facts.rules
-    # All rules of a route have the same destinations and filters.
+    rules = [rule for rule in facts.rules if not rule.is_preflight]
+    # All other rules of a route have the same destinations and filters.
     active = sum(1 for one in rules[0].destinations if not one.problem and one.weight > 0) if rules else 0
     is_redirect = bool(rules) and any(isinstance(one, Redirect) for one in rules[0].filters)
     is_shadowed = len(found.conflicts) >= len(rules)

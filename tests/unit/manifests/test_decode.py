@@ -331,10 +331,10 @@ def test_a_wrong_value_says_what_was_found_and_what_was_expected(
          "found text 'x-tenant', expected an object with fields such as name, type, value", ""),
         (route(filters=[{"type": "UrlRewrit"}]), "spec.filters[0].type",
          "found 'UrlRewrit', expected one of RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, "
-         "URLRewrite, RequestMirror, RateLimit, FaultInjection", "did you mean URLRewrite?"),
+         "URLRewrite, RequestMirror, RateLimit, FaultInjection, Plugin", "did you mean URLRewrite?"),
         (route(filters=[{}]), "spec.filters[0].type", "the field is missing",
          "one of RequestHeaderModifier, ResponseHeaderModifier, RequestRedirect, URLRewrite, RequestMirror, "
-         "RateLimit, FaultInjection"),
+         "RateLimit, FaultInjection, Plugin"),
         (route(circuitBraker={}), "spec.circuitBraker", "unknown field",
          "did you mean circuitBreaker?"),
         (route(backendRefs=[]), "spec.backendRefs", "unknown field", "did you mean destinations?"),

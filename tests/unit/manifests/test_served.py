@@ -74,6 +74,7 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
             ("RequestMirror", "requestMirror", MIRROR),
             ("RateLimit", "rateLimit", {"requests": 1}),
             ("FaultInjection", "faultInjection", {"abort": {"status": 503}}),
+            ("Plugin", "plugin", {"name": "p"}),
         )
         for name in ("type", field)
     ],

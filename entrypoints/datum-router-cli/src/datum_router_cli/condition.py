@@ -108,7 +108,9 @@ def _describe_filter(item: object) -> str:
         case Fault():
             return "fault: " + ", ".join(_describe_fault(item))
         case PluginFilter():
-            return f"filter {item.name}"
+            asks = f", which asks {item.service}" if item.service else ""
+            why = f" (not now: {item.problem})" if item.problem else ""
+            return f"filter {item.name}{asks}{why}"
     raise AssertionError(f"unknown filter {type(item).__name__}")  # the union in model.route is closed
 
 

@@ -3,38 +3,49 @@
 from __future__ import annotations
 
 import functools
+import logging
 
 import trio
 
 from datum_router.compiler.link import LinkedRule
+from datum_router.errors import PluginContractError, UpstreamError
+from datum_router.filters.base import CheckedFilter
 from datum_router.filters.extra import RuleExtra
 from datum_router.filters.fault import FaultFilter
 from datum_router.filters.mirror import MirrorFilter
+from datum_router.filters.pending import MAX_CALLS, Answer, Call, Failed, Pending
 from datum_router.filters.reply import dress
 from datum_router.model.filters import ReplyTemplate
 from datum_router.model.listener import Listener
-from datum_router.model.request import LocalReply, RequestHead
+from datum_router.model.request import Headers, LocalReply, RequestHead
 from datum_router.policy.timeout import request_deadline
 from datum_router.reasons import Reason
 from datum_router_proxy.accounts import Accounts
-from datum_router_proxy.exchange import Downstream
-from datum_router_proxy.loop import Loop, current_task
+from datum_router_proxy.exchange import Downstream, UpstreamRequest, Watched
+from datum_router_proxy.loop import DeadlineExpired, Loop, current_task
 from datum_router_proxy.mirror import Launch, Mirrors
 from datum_router_proxy.replies import TOO_LARGE, timed_out
 from datum_router_proxy.request import Request
 from datum_router_proxy.settings import ProxySettings
-from datum_router_proxy.sidecalls import SideCalls
+from datum_router_proxy.sidecalls import NOBODY, SideCalls
 from datum_router_proxy.trace import Trace
+
+log = logging.getLogger(__name__)
+
+MAX_ASIDE = 16
+"""Calls of filters that no request waits for, under way in one worker; one more fails at once."""
 
 
 class Extras:
     """One per pipeline."""
 
-    __slots__ = ("_accounts", "_loop", "_mirrors", "_replies")
+    __slots__ = ("_accounts", "_aside", "_calls", "_loop", "_mirrors", "_replies")
 
     def __init__(self, loop: Loop, settings: ProxySettings, accounts: Accounts, calls: SideCalls) -> None:
         self._loop = loop
         self._accounts = accounts
+        self._calls = calls
+        self._aside = 0
         self._replies: dict[str, tuple[ReplyTemplate, ...]] = {}
         self._mirrors = Mirrors(loop, settings, accounts, calls)
 
@@ -75,12 +86,78 @@ class Extras:
                     return reply
                 continue
             result = item.on_request(head)
+            if isinstance(result, Pending):
+                result = await self._asked(rule, result, head, downstream)
+            if isinstance(item, CheckedFilter):
+                self._accounts.filtered(item.name, "refused" if isinstance(result, LocalReply) else "allowed")
             if isinstance(result, LocalReply):
                 return result
             head = result
         if mirrors:
             self._mirrors.begin(Launch(rule, request, head, tuple(mirrors)), trace)
         return head
+
+    async def _asked(
+        self, rule: LinkedRule, pending: Pending, head: RequestHead, downstream: Downstream
+    ) -> RequestHead | LocalReply:
+        """Make the calls that a filter asks for, and return what it makes of them."""
+        for _ in range(MAX_CALLS):
+            result: RequestHead | LocalReply | Pending
+            if pending.meanwhile is not None:
+                self._on_the_side(rule, pending, head)
+                result = pending.meanwhile
+            else:
+                result = pending.resume(await self._ask(rule, pending.call, head, downstream))
+            if not isinstance(result, Pending):
+                return result
+            pending = result
+        return LocalReply(status=500, reason=Reason.BAD_FILTER_OUTPUT, detail="a filter of the route asks without end")
+
+    async def _ask(self, rule: LinkedRule, call: Call, head: RequestHead, client: Watched = NOBODY) -> Answer | Failed:
+        """Make a call within its own time; the task's deadline stays what it was."""
+        loop = self._loop
+        lease = rule.select_side(call.service, head, rng=loop.rng, now=loop.now)
+        if lease is None:
+            return Failed(reason=Reason.NO_HEALTHY_ENDPOINT)
+        task = current_task()
+        outer, outer_reason = task.deadline, task.deadline_reason
+        is_ours = loop.now + call.timeout_s < outer
+        if is_ours:
+            task.deadline, task.deadline_reason = loop.now + call.timeout_s, Reason.SIDE_CALL_TIMEOUT
+        sent = UpstreamRequest(
+            method=call.method,
+            target=call.target.encode("ascii"),
+            authority=call.authority.encode("ascii"),
+            fields=call.headers,
+        )
+        try:
+            answer = await self._calls.call(lease, sent, b"", most_bytes=call.most_bytes, client=client)
+        except UpstreamError as error:
+            return Failed(reason=error.reason)
+        except DeadlineExpired as error:
+            if error.reason is not Reason.SIDE_CALL_TIMEOUT:
+                raise
+            return Failed(reason=error.reason)
+        finally:
+            task.deadline, task.deadline_reason = outer, outer_reason
+        return Answer(status=answer.status, headers=Headers(answer.fields), body=answer.body, is_cut=answer.is_cut)
+
+    def _on_the_side(self, rule: LinkedRule, pending: Pending, head: RequestHead) -> None:
+        """Make a call that nobody waits for."""
+        if self._aside >= MAX_ASIDE:
+            pending.resume(Failed(reason=Reason.POOL_OVERFLOW))
+            return
+        self._aside += 1
+
+        async def run() -> None:
+            try:
+                pending.resume(await self._ask(rule, pending.call, head))
+            except PluginContractError as error:
+                log.error("plugin failed", extra={"error": str(error), "route": rule.rule.route})
+            finally:
+                self._aside -= 1
+
+        self._loop.spawn(run(), name="filter call")
 
     def set_replies(self, listener: Listener) -> None:
         """Take the templates of a listener for our own answers."""

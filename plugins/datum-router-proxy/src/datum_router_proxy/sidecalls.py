@@ -21,6 +21,9 @@ from datum_router_proxy.upstream.transport import Transport
 PIECE_BYTES = 16_384
 """A body goes in pieces of this size, so that a connection that takes no more is noticed."""
 
+_NOT_THE_ENDPOINT = frozenset((Reason.POOL_OVERFLOW, Reason.LOCAL_RESOURCES))
+"""How a call may end that says nothing about its endpoint, as in the pipeline."""
+
 
 class SideAnswer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """What came back.
@@ -91,7 +94,8 @@ class SideCalls:
                     client.unwatch()
                     upstream.cancel()
         except UpstreamError as error:
-            self._ended(lease, 0, error.reason, is_unprocessed=error.is_unprocessed)
+            if error.reason not in _NOT_THE_ENDPOINT:
+                self._ended(lease, 0, error.reason, is_unprocessed=error.is_unprocessed)
             raise
         except DeadlineExpired as error:
             is_ours = error.reason in (Reason.CONNECT_TIMEOUT, Reason.SIDE_CALL_TIMEOUT)
@@ -128,10 +132,10 @@ class SideCalls:
                 continue
             if isinstance(event, UpstreamHead):
                 head = event
-                self._ended(lease, head.status, Reason.ROUTED)  # its head decides, as in the pipeline
             elif isinstance(event, End):
                 assert head is not None  # the engine says so: a message ends after its head
                 upstream.finish()
+                self._ended(lease, head.status, Reason.ROUTED)
                 return SideAnswer(status=head.status, fields=head.fields, body=b"".join(parts))
             elif isinstance(event, bytes):
                 parts.append(event)
@@ -139,6 +143,7 @@ class SideCalls:
                 if size > most_bytes:
                     assert head is not None
                     kept = b"".join(parts)[:most_bytes]
+                    self._ended(lease, head.status, Reason.ROUTED)
                     return SideAnswer(status=head.status, fields=head.fields, body=kept, is_cut=True)
 
     def _ended(self, lease: Lease, status: int, reason: Reason, *, is_unprocessed: bool = False) -> None:

@@ -1,0 +1,1 @@
+"""Datum Router plugin: ask a service whether a request may pass."""

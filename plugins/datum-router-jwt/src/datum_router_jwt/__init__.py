@@ -1,0 +1,1 @@
+"""Datum Router plugin: verify JSON Web Tokens."""
