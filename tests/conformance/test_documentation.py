@@ -36,10 +36,12 @@ def test_generated_pages_and_crds_are_up_to_date() -> None:
 def test_all_examples_pass_check_even_strictly(tmp_path: Path) -> None:
     # The demo's directory holds the examples, and beside them what a cluster would hold, but for the Secret.
     shutil.copytree(REPOSITORY / "demo" / "manifests", tmp_path, dirs_exist_ok=True)
-    issued = trustme.CA().issue_cert("secure.example.com")
-    pair = {"tls.crt": issued.cert_chain_pems[0].bytes().decode(), "tls.key": issued.private_key_pem.bytes().decode()}
-    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "secure-tls", "namespace": "default"}}
-    (tmp_path / "certificate.json").write_text(json.dumps({**secret, "type": "kubernetes.io/tls", "stringData": pair}))
+    for name, hosts in {"secure-tls": ["secure.example.com"], "edge-tls": ["shop.edge.example.com"]}.items():
+        issued = trustme.CA().issue_cert(*hosts)
+        chain, key = issued.cert_chain_pems[0].bytes().decode(), issued.private_key_pem.bytes().decode()
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "default"}}
+        data = {"tls.crt": chain, "tls.key": key}
+        (tmp_path / f"{name}.json").write_text(json.dumps({**secret, "type": "kubernetes.io/tls", "stringData": data}))
     done = check(tmp_path, "--strict")
     assert done.returncode == 0, done.stdout + done.stderr
 
