@@ -29,6 +29,14 @@ def test_a_burst_that_leaves_a_moment_without_a_queue_sheds_nothing() -> None:
     assert not shedder.is_shedding
 
 
+def test_one_moment_in_which_the_process_was_not_run_sheds_nothing_but_calls_for_a_closer_look() -> None:
+    shedder = Shedder()
+    for step in range(40):
+        shedder.note(10 * TARGET_S if step == 20 else 0.0, step * 0.25)
+        assert shedder.is_alert is (step == 20)
+        assert not shedder.is_shedding
+
+
 def test_a_standing_queue_sheds_more_the_older_it_is() -> None:
     shares = []
     for age_s in (1.05 * TARGET_S, 1.5 * TARGET_S, 10 * TARGET_S):
