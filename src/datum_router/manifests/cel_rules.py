@@ -22,9 +22,19 @@ from datum_router.manifests.cel import (
     needs,
     network,
     path,
+    texts,
 )
 from datum_router.manifests.cel_route import ROUTE_RULES
-from datum_router.manifests.parts import HttpHeader, LabelSelector, LabelSelectorRequirement, RetryBackoff, Timeouts
+from datum_router.manifests.parts import (
+    CircuitBreaker,
+    HttpHeader,
+    LabelSelector,
+    LabelSelectorRequirement,
+    RateLimit,
+    RetryBackoff,
+    Timeouts,
+)
+from datum_router.manifests.rules import HOP_BY_HOP
 from datum_router.manifests.servicebinding import ServiceBindingSpec
 from datum_router.manifests.vpcegress import EgressDestination, EgressMatch, EgressTls
 from datum_router.manifests.vpcingress import AllowedRoutes, IngressRule, IngressTls, VPCIngressSpec
@@ -59,6 +69,12 @@ _TIMEOUTS: Final = (
         message="expected backendRequest to be at most request",
         field="backendRequest",
     ),
+)
+
+_RATE_LIMIT: Final = CelRule(
+    on="keys[]",
+    rule=f"!self.startsWith('Header:') || !(self.substring(7).lowerAscii() in {texts(HOP_BY_HOP | {'host'})})",
+    message="expected no header of a single connection, such as te, and not host",
 )
 
 # --- VPCService ------------------------------------------------------------------------------------------------
@@ -170,6 +186,8 @@ RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
     HttpHeader: (header_changed("name"),),
     RetryBackoff: (_BACKOFF,),
     Timeouts: _TIMEOUTS,
+    RateLimit: (_RATE_LIMIT,),
+    CircuitBreaker: (lasting("openDuration"),),
     VPCServiceSpec: _SERVICE,
     HealthCheck: (*path("httpPath", is_sent=True), host_port("host"), _STATUS_RANGE),
     PassiveHealthCheck: (lasting("interval"), lasting("baseEjectionTime")),

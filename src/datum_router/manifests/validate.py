@@ -29,7 +29,7 @@ from datum_router.manifests.rules import (
     warning,
 )
 from datum_router.manifests.servicebinding import ServiceBinding
-from datum_router.manifests.validate_limits import check_rate_limit
+from datum_router.manifests.validate_limits import check_circuit_breaker, check_rate_limit
 from datum_router.manifests.vpcegress import VPCEgress
 from datum_router.manifests.vpcingress import IngressProtocol, VPCIngress
 from datum_router.manifests.vpcservice import (
@@ -66,6 +66,7 @@ def validate_service(manifest: VPCService) -> Iterator[Problem]:
         yield invalid("spec.connectTimeout", f"found {spec.connect_timeout}, expected more than nothing")
     if spec.health_check is not None:
         yield from _health_check(spec.health_check, spec.protocol)
+    yield from check_circuit_breaker("spec.circuitBreaker", spec.circuit_breaker)
     yield from _upstream_tls(spec.tls, spec.protocol)
     yield from check_selector("spec.vpcAttachmentSelector", spec.vpc_attachment_selector)
     if spec.export_to is not None:
