@@ -260,7 +260,7 @@ def run(options: argparse.Namespace, *, shedding: bool, upstream_port: int, scra
     source.mkdir(parents=True)
     headers = ", ".join(f'{{name: x-bench-{number}, value: "{number}"}}' for number in range(16))
     (source / "bench.yaml").write_text(MANIFESTS.format(port=upstream_port, headers=headers))
-    config = f"max_connections_per_address=50000,shed_queue_age_s={0.05 if shedding else 0}"
+    config = f"max_connections_per_address=50000,shed_queue_age_s={0.1 if shedding else 0}"
     env = {"DATUM_ROUTER_LOG": "info,datum_router.access=warn", "DATUM_ROUTER_DATA_PLANE_CONFIG": config}
     command = [str(options.datum), "run", str(source), "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"]
     child = Child("datum", command, core=LOAD_CORE, log=directory / "log", env=env)

@@ -18,10 +18,12 @@ from __future__ import annotations
 import math
 from typing import Final
 
-TARGET_S: Final = 0.05
+TARGET_S: Final = 0.1
 """Age of the queue (seconds) that is put up with."""
 INTERVAL_S: Final = 0.1
 """Time (seconds) after which the share is adjusted; an interval with too few samples goes on."""
+ONSET_S: Final = 0.5
+"""Time (seconds) for which the queue must have stood too old before anything is shed."""
 LEAST_SHARE: Final = 0.02
 """Never less than this share is let in, so that the end of an overload is noticed by serving."""
 DEEPEST_CUT: Final = 0.5
@@ -65,7 +67,7 @@ class Shedder:
         if not self._target_s:
             return
         if self._ends_at == -math.inf:
-            self._ends_at = now + INTERVAL_S
+            self._ends_at = now + ONSET_S
         self._last_s = age_s
         self._least_s = min(self._least_s, age_s)
         self._samples += 1
@@ -81,7 +83,7 @@ class Shedder:
         self._least_s = math.inf
         self._samples = 0
         # What is let in differently from now on shows when the queue of now is gone, not before.
-        self._ends_at = now + max(INTERVAL_S, age_s)
+        self._ends_at = now + max(INTERVAL_S if self.is_shedding else ONSET_S, age_s)
 
     def note_waiting(self, age_s: float, now: float) -> None:
         """Take how long something has waited whose turn has not come: the queue is as old as that at least."""
