@@ -23,9 +23,9 @@ print(platform.python_version(), "from the distribution" if sys.base_prefix == "
 """
 
 
-def gather(datum: Path) -> dict[str, str]:
-    """Return facts by name, in the order in which they are shown."""
-    facts = {
+def machine() -> dict[str, str]:
+    """Return when, what and on what, by name."""
+    return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "commit": commit(),
         "processor": _field("/proc/cpuinfo", "model name"),
@@ -33,6 +33,12 @@ def gather(datum: Path) -> dict[str, str]:
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
         "kernel": platform.release(),
         "load before": " ".join(f"{load:.2f}" for load in os.getloadavg()),
+    }
+
+
+def gather(datum: Path) -> dict[str, str]:
+    """Return facts by name, in the order in which they are shown."""
+    facts = machine() | {
         "Python under test": _output([str(datum.parent / "python"), "-c", _BUILD]),
         "Datum Router": _version([str(datum), "--version"]),
     }

@@ -227,7 +227,7 @@ def _start_datum(name: str, site: Site, directory: Path, *, routes: int) -> Prox
     child = Child(name, command, core=LOAD_CORE, log=directory / "log", env=env)
     try:
         child.wait_for_port(http1)
-        pids = _worker_pids(child, admin, workers)
+        pids = worker_pids(child, admin, workers)
         for pid in pids:
             pin_threads(pid, PROXY_CORE)
     except BaseException:
@@ -236,7 +236,8 @@ def _start_datum(name: str, site: Site, directory: Path, *, routes: int) -> Prox
     return Proxy(name, child, {"http1": http1, "http2": http1, "tls": tls, "admin": admin}, pids, source)
 
 
-def _worker_pids(child: Child, admin: int, workers: int) -> list[int]:
+def worker_pids(child: Child, admin: int, workers: int) -> list[int]:
+    """Return the ids of our workers once all of them serve."""
     deadline = time.monotonic() + START_PATIENCE_S
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{admin}/stats", timeout=5) as page:

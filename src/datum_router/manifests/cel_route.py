@@ -25,7 +25,7 @@ from datum_router.manifests.cel import (
 from datum_router.manifests.cel_filters import CORS, FAULT, FAULT_ABORT, REPLY
 from datum_router.manifests.meta import FIELD_TEXT_PATTERN, MAX_HEADER_NAME_CHARS
 from datum_router.manifests.routefilters import FaultAbort, FaultInjection, LocalReply
-from datum_router.manifests.rules import is_prime
+from datum_router.manifests.rules import FRAMING, HOP_BY_HOP, is_prime
 from datum_router.manifests.validate_route import (
     DEFAULT_SPILLOVER,
     DEFAULT_TABLE_SIZE,
@@ -49,6 +49,7 @@ from datum_router.manifests.vpcroute import (
     RequestRedirect,
     RouteFilter,
     RouteMatch,
+    SessionAffinity,
     UrlRewrite,
     ValueMatch,
     VPCRouteSpec,
@@ -293,6 +294,41 @@ _LOCALITY: Final = (
     excludes("weights", "self.mode != 'Weighted'", "only mode Weighted has weights", is_list=True),
 )
 
+# --- sessions --------------------------------------------------------------------------------------------------
+
+
+def _second(on: str) -> CelRule:
+    return CelRule(on=on, rule="duration(self) >= duration('1s')", message="expected 1s or more")
+
+
+_SESSION: Final = (
+    needs(
+        "absoluteTimeout",
+        "self.type == 'Cookie' && self.lifetime == 'Permanent'",
+        "lifetime Permanent needs absoluteTimeout, its length",
+    ),
+    CelRule(
+        rule="self.type != 'Header' || self.lifetime != 'Permanent'",
+        message="a header has no lifetime: expected type Cookie",
+        field="lifetime",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
+    CelRule(
+        rule=f"self.type != 'Header' || !has(self.name) || !(self.name.lowerAscii() in {texts(HOP_BY_HOP | FRAMING)})",
+        message="expected a header that may be changed: not host, content-length or one of a single connection",
+        field="name",
+    ),
+    _second("absoluteTimeout"),
+    _second("idleTimeout"),
+    CelRule(
+        rule=f"!({given('absoluteTimeout')} && {given('idleTimeout')})"
+        " || duration(self.idleTimeout) <= duration(self.absoluteTimeout)",
+        message="expected idleTimeout to be at most absoluteTimeout",
+        field="idleTimeout",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
+)
+
 # --- the whole -------------------------------------------------------------------------------------------------
 
 _ROUTE: Final = (
@@ -332,4 +368,5 @@ ROUTE_RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
     FaultAbort: FAULT_ABORT,
     LoadBalancingConfig: _BALANCING,
     LocalitySpec: _LOCALITY,
+    SessionAffinity: _SESSION,
 }

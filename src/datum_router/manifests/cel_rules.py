@@ -36,6 +36,9 @@ from datum_router.manifests.parts import (
     RetryBackoff,
     Timeouts,
 )
+    CircuitBreaker,
+    RateLimit,
+from datum_router.manifests.rules import HOP_BY_HOP
 from datum_router.manifests.servicebinding import ServiceBindingSpec
 from datum_router.manifests.vpcegress import EgressDestination, EgressMatch, EgressTls
 from datum_router.manifests.vpcingress import (
@@ -83,6 +86,12 @@ _TIMEOUTS: Final = (
         message="expected backendRequest to be at most request",
         field="backendRequest",
     ),
+)
+
+_RATE_LIMIT: Final = CelRule(
+    on="keys[]",
+    rule=f"!self.startsWith('Header:') || !(self.substring(7).lowerAscii() in {texts(HOP_BY_HOP | {'host'})})",
+    message="expected no header of a single connection, such as te, and not host",
 )
 
 # --- VPCService ------------------------------------------------------------------------------------------------
@@ -269,6 +278,8 @@ RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
     Retries: (_RETRIES,),
     Hedging: (lasting("delay"),),
     Timeouts: _TIMEOUTS,
+    RateLimit: (_RATE_LIMIT,),
+    CircuitBreaker: (lasting("openDuration"),),
     VPCServiceSpec: _SERVICE,
     HealthCheck: (*path("httpPath", is_sent=True), host_port("host"), _STATUS_RANGE),
     PassiveHealthCheck: (lasting("interval"), lasting("baseEjectionTime")),

@@ -30,6 +30,7 @@ from datum_router.manifests.rules import (
     warning,
 )
 from datum_router.manifests.servicebinding import ServiceBinding
+from datum_router.manifests.validate_limits import check_circuit_breaker
 from datum_router.manifests.vpcegress import EgressTls, VPCEgress
 from datum_router.manifests.vpcservice import (
     DiscoveryMethod,
@@ -70,6 +71,7 @@ def validate_service(manifest: VPCService) -> Iterator[Problem]:
         yield exclusive("spec.tls", "bytes of a service with protocol TCP are carried on as they are", "remove it")
     else:
         yield from _upstream_tls(spec.tls, spec.protocol)
+    yield from check_circuit_breaker("spec.circuitBreaker", spec.circuit_breaker)
     yield from check_selector("spec.vpcAttachmentSelector", spec.vpc_attachment_selector)
     if spec.export_to is not None:
         yield from check_selector("spec.exportTo.selector", spec.export_to.selector)

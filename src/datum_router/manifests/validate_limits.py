@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from datum_router.manifests.meta import parse_duration
-from datum_router.manifests.parts import RateLimit
+from datum_router.manifests.parts import CircuitBreaker, RateLimit
 from datum_router.manifests.problem import Problem
 from datum_router.manifests.rules import check_header, exclusive, invalid, missing
 from datum_router.manifests.vpcroute import SessionAffinity, SessionAffinityType, SessionLifetime
@@ -48,9 +48,7 @@ def check_session_affinity(path: str, affinity: SessionAffinity | None) -> Itera
         yield exclusive(f"{path}.idleTimeout", f"{idle} is longer than absoluteTimeout, {absolute}")
 
 
-def check_cookie_path(path: str, text: str) -> Iterator[Problem]:
-    """Check the path of a cookie (RFC 6265 section 4.1.1): what would end the attribute must not stand in it."""
-    if not text.startswith("/"):
-        yield invalid(path, f"found {text!a}, expected a path that begins with /")
-    elif not (text.isascii() and text.isprintable()) or ";" in text:
-        yield invalid(path, f"found {text!a}, expected printable ASCII without ;")
+def check_circuit_breaker(path: str, breaker: CircuitBreaker | None) -> Iterator[Problem]:
+    """Check a `circuitBreaker`: a circuit that is open for no time is none."""
+    if breaker is not None and parse_duration(breaker.open_duration) <= 0:
+        yield invalid(f"{path}.openDuration", f"found {breaker.open_duration}, expected more than nothing")

@@ -23,7 +23,7 @@ from datum_router.manifests.rules import (
     warning,
 )
 from datum_router.manifests.validate_filters import check_cors, check_fault, check_grpc, check_plugin, check_replies
-from datum_router.manifests.validate_limits import check_cookie_path, check_rate_limit, check_session_affinity
+from datum_router.manifests.validate_limits import check_circuit_breaker, check_rate_limit, check_session_affinity
 from datum_router.manifests.vpcroute import (
     FilterType,
     HashAlgorithm,
@@ -90,6 +90,7 @@ def validate_route(manifest: VPCRoute) -> Iterator[Problem]:
         yield from _balancing(spec, spec.load_balancing_config)
     if spec.locality is not None:
         yield from _locality("spec.locality", spec.locality)
+    yield from check_circuit_breaker("spec.circuitBreaker", spec.circuit_breaker)
     yield from check_session_affinity("spec.sessionAffinity", spec.session_affinity)
     yield from check_rate_limit("spec.rateLimit", spec.rate_limit)
     yield from check_retries("spec.retries", spec.retries)
@@ -308,8 +309,6 @@ def _balancing(spec: VPCRouteSpec, config: LoadBalancingConfig) -> Iterator[Prob
             yield exclusive(
                 f"{path}.{name}", f"hashOn {config.hash_on.value} reads no {name}", f"set hashOn: {kind.value}"
             )
-    if config.cookie is not None and config.cookie.path is not None:
-        yield from check_cookie_path(f"{path}.cookie.path", config.cookie.path)
     if config.header_name is not None:
         yield from check_header(f"{path}.headerName", config.header_name)
     if not is_prime(config.table_size):

@@ -324,7 +324,16 @@ class HashCookie(SpecPart, frozen=True, kw_only=True):
         ),
     ] = None
     path: (
-        Annotated[str, Meta(description="Path of a cookie that the router sets.", max_length=MAX_URL_PATH_CHARS)] | None
+        Annotated[
+            str,
+            Meta(
+                description="Path of the cookie that the router gives.",
+                pattern=r"^/[ -:<-~]*$",
+                max_length=MAX_URL_PATH_CHARS,
+                extra={"expected": "a path that begins with /, of printable ASCII characters without ;"},
+            ),
+        ]
+        | None
     ) = None
 
 

@@ -6,7 +6,7 @@ CoDel (RFC 8289) the *least* age of an interval counts: a burst leaves moments w
 
     least age of an interval     share of requests let in
     above `target_s`             falls by up to half, the more the older the queue is
-    not above                    grows by `GROWTH` of itself and `STEP`, up to all
+    not above                    grows by up to `GROWTH` of itself, and `STEP`, up to all
 
 So the share swings around what the process can do, and the queue stays about as old as the target: what is let in is
 served soon, and what is not is refused before any work is done for it. Refusals are spread evenly, by carrying the rest
@@ -18,17 +18,22 @@ from __future__ import annotations
 import math
 from typing import Final
 
-TARGET_S: Final = 0.05
+TARGET_S: Final = 0.1
 """Age of the queue (seconds) that is put up with."""
 INTERVAL_S: Final = 0.1
-"""Time (seconds) after which the share is adjusted; an interval without a sample goes on."""
+"""Time (seconds) after which the share is adjusted; an interval with too few samples goes on."""
+ONSET_S: Final = 0.5
+"""Time (seconds) for which the queue must have stood too old before anything is shed."""
 LEAST_SHARE: Final = 0.02
 """Never less than this share is let in, so that the end of an overload is noticed by serving."""
 DEEPEST_CUT: Final = 0.5
 """What the share is multiplied by at least when it falls."""
 SLIGHTEST_CUT: Final = 0.9
-GROWTH: Final = 0.05
+GROWTH: Final = 0.15
+"""How fast the share grows while there is no queue at all; slower the nearer the queue's age is to the target."""
 STEP: Final = 0.01
+SAMPLES: Final = 3
+"""Samples that an interval has at least: one alone may be a moment in which the process was not run at all."""
 
 
 class Shedder:
@@ -39,7 +44,7 @@ class Shedder:
         is_shedding: Whether that is less than all; who asks `admits` may look at this first.
     """
 
-    __slots__ = ("_carried", "_ends_at", "_last_s", "_least_s", "_target_s", "is_shedding", "share")
+    __slots__ = ("_carried", "_ends_at", "_last_s", "_least_s", "_samples", "_target_s", "is_shedding", "share")
 
     def __init__(self, target_s: float = TARGET_S) -> None:
         """Begin with everything let in; a `target_s` of 0 keeps it so."""
@@ -48,6 +53,7 @@ class Shedder:
         self._last_s = 0.0
         self._ends_at = -math.inf
         self._carried = 0.0
+        self._samples = 0
         self.share = 1.0
         self.is_shedding = False
 
@@ -61,20 +67,23 @@ class Shedder:
         if not self._target_s:
             return
         if self._ends_at == -math.inf:
-            self._ends_at = now + INTERVAL_S
+            self._ends_at = now + ONSET_S
         self._last_s = age_s
         self._least_s = min(self._least_s, age_s)
-        if now < self._ends_at:
+        self._samples += 1
+        if now < self._ends_at or self._samples < SAMPLES:
             return
         if self._least_s > self._target_s:
             cut = min(SLIGHTEST_CUT, max(DEEPEST_CUT, self._target_s / self._least_s))
             self.share = max(LEAST_SHARE, self.share * cut)
         else:
-            self.share = min(1.0, self.share * (1 + GROWTH) + STEP)
+            slack = 1.0 - self._least_s / self._target_s
+            self.share = min(1.0, self.share * (1.0 + GROWTH * slack) + STEP)
         self.is_shedding = self.share < 1.0
         self._least_s = math.inf
+        self._samples = 0
         # What is let in differently from now on shows when the queue of now is gone, not before.
-        self._ends_at = now + max(INTERVAL_S, age_s)
+        self._ends_at = now + max(INTERVAL_S if self.is_shedding else ONSET_S, age_s)
 
     def note_waiting(self, age_s: float, now: float) -> None:
         """Take how long something has waited whose turn has not come: the queue is as old as that at least."""

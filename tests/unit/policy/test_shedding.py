@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datum_router.policy.shedding import INTERVAL_S, LEAST_SHARE, TARGET_S, Shedder
+from datum_router.policy.shedding import INTERVAL_S, LEAST_SHARE, ONSET_S, TARGET_S, Shedder
 
 
 def test_a_young_queue_sheds_nothing_and_nobody_needs_to_look_often() -> None:
@@ -29,12 +29,23 @@ def test_a_burst_that_leaves_a_moment_without_a_queue_sheds_nothing() -> None:
     assert not shedder.is_shedding
 
 
+def test_one_moment_in_which_the_process_was_not_run_sheds_nothing_but_calls_for_a_closer_look() -> None:
+    shedder = Shedder()
+    for step in range(40):
+        shedder.note(10 * TARGET_S if step == 20 else 0.0, step * 0.25)
+        assert shedder.is_alert is (step == 20)
+        assert not shedder.is_shedding
+
+
 def test_a_standing_queue_sheds_more_the_older_it_is() -> None:
     shares = []
     for age_s in (1.05 * TARGET_S, 1.5 * TARGET_S, 10 * TARGET_S):
         shedder = Shedder()
-        for step in range(8):
-            shedder.note(age_s, step * INTERVAL_S / 4)
+        now = 0.0
+        while not shedder.is_shedding:
+            shedder.note(age_s, now)
+            assert shedder.is_shedding is (now >= ONSET_S), "not before it has stood for long enough"
+            now += ONSET_S / 4
         shares.append(shedder.share)
     assert shares == pytest.approx([0.9, 1 / 1.5, 0.5])
 

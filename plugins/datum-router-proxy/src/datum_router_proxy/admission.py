@@ -90,6 +90,11 @@ class Admission:
         self._sent_at: float | None = None
         self._task: Task | None = None
 
+    @property
+    def tasks(self) -> int:
+        """Return how many tasks of the loop are ours."""
+        return 0 if self._task is None or self._task.done else 1
+
     # --- the canary -------------------------------------------------------------------------------------------------
 
     def handle(self, events: int) -> None:

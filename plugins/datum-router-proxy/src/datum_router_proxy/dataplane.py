@@ -177,7 +177,7 @@ class ProxyDataPlane:
             "connections": len(self._connections),
             "requests_in_flight": self._pipeline.in_flight,
             "upstream_connections": self._transport.connections,
-            "tasks": self._loop.tasks,
+            "tasks": self._loop.tasks - self._pipeline.admission.tasks,  # those of somebody's connection or listener
             "memory_pressure_max": self._pressure,
             "loop_lag_ms_max": round(self._loop.lag.worst(self._loop.now) * 1000),
             "loop_step_ms_max": round(self._loop.longest_step_s * 1000),

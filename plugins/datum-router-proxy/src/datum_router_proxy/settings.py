@@ -118,7 +118,7 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
     memory_limit_bytes: int = -1
     rate_limit_timeout_s: float = 0.05
     rate_limit_fail_closed: bool = False
-    shed_queue_age_s: float = 0.05
+    shed_queue_age_s: float = 0.1
     moves_per_turn: int = 16
     vpc_interfaces: str = ""
     vpc_attachments: str = ""
