@@ -205,7 +205,8 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         snapshot_file: Where the last good snapshot is kept, to be served after a restart while the source cannot be
             reached; empty = nowhere. It may hold private keys.
         labels: Labels of this gateway, by which `gatewaySelector` of VPCIngresses selects it.
-        ticket_lifetime_s: How long TLS session tickets are made by one secret; those made by the one before are taken.
+        ticket_lifetime_s: How long TLS session tickets are made by one secret, 0 = always; those of the one before
+            are taken, too.
         disabled_plugins: Entry-point names that are not loaded.
     """
 
