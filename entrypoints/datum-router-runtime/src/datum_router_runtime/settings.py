@@ -225,9 +225,10 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
             gateway counts for itself, over all of its workers.
         rate_limit_store_config: Its text settings.
         labels: Labels of this gateway, by which `gatewaySelector` of VPCIngresses selects it.
-        ticket_lifetime_s: How long TLS session tickets are made by one secret; those made by the one before are taken.
         session_key_file: File with the key that seals sessions (`sessionAffinity`), the same for all gateways that
             clients may come to; empty = a new key at each start, which ends all sessions.
+        ticket_lifetime_s: How long TLS session tickets are made by one secret, 0 = always; those of the one before
+            are taken, too.
         disabled_plugins: Entry-point names that are not loaded.
     """
 
