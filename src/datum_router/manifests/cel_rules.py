@@ -28,16 +28,16 @@ from datum_router.manifests.cel_route import ROUTE_RULES
 from datum_router.manifests.ciphers import TLS12_SUITES
 from datum_router.manifests.parts import (
     GRPC_CONDITIONS,
+    CircuitBreaker,
     Hedging,
     HttpHeader,
     LabelSelector,
     LabelSelectorRequirement,
+    RateLimit,
     Retries,
     RetryBackoff,
     Timeouts,
 )
-    CircuitBreaker,
-    RateLimit,
 from datum_router.manifests.rules import HOP_BY_HOP
 from datum_router.manifests.servicebinding import ServiceBindingSpec
 from datum_router.manifests.vpcegress import EgressDestination, EgressMatch, EgressTls
