@@ -107,7 +107,7 @@ def spec(use: ServiceUse = ServiceUse.OPTIONAL) -> dict[str, FilterSpec]:
 def test_what_is_wrong_with_a_plugins_filter_is_named(
     item: PluginFilter, known: dict[str, FilterSpec], path: str, reason: Reason, message: str
 ) -> None:
-    (found,) = filter_findings(route(item), KEY, known)
+    (found,) = filter_findings(route(item), KEY, [0], known)
     assert (found.path, found.reason, found.message) == (f"spec.filters[0].plugin.{path}", reason, message)
 
 
