@@ -239,6 +239,7 @@ def test_e5_two_thousand_slow_readers_of_100_mib_each_take_64_kib_each(tmp_path:
                 tmp_path,
                 *routes,
                 max_connections_per_address=SLOW_CLIENTS + 100,
+                shed_queue_age_s=0,  # that many at once are an overload, of which some would be refused
             ) as arena,
             contextlib.ExitStack() as stack,
         ):
