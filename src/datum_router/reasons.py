@@ -129,6 +129,7 @@ class Reason(enum.StrEnum):
     WRITE_TIMEOUT = "write_timeout"
     REQUEST_TIMEOUT = "request_timeout"
     TLS_HANDSHAKE = "tls_handshake"
+    CLIENT_CERTIFICATE = "client_certificate"
     TOO_MANY_CONNECTIONS = "too_many_connections"
     MISDIRECTED = "misdirected"
     OVERLOADED = "overloaded"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from datum_router.compiler.clientauth import compile_client_auth, is_required, plain_listeners, shared_hosts
 from datum_router.compiler.diagnostics import Severity, did_you_mean
 from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
 from datum_router.compiler.services import service_key
@@ -146,7 +147,8 @@ def wanted_listeners(ingress: VPCIngress) -> tuple[IngressListener, ...]:
     plain = IngressListener(name="http", port=HTTP_PORT, protocol=IngressProtocol.HTTP)
     if ingress.spec.tls is None:
         return (plain,)
-    return (plain, IngressListener(name="https", port=HTTPS_PORT, protocol=IngressProtocol.HTTPS))
+    secure = IngressListener(name="https", port=HTTPS_PORT, protocol=IngressProtocol.HTTPS)
+    return (secure,) if is_required(ingress) else (plain, secure)  # in the clear nobody shows a certificate
 
 
 def intersect(route: Sequence[str], ingress: Sequence[str]) -> tuple[str, ...]:
@@ -234,12 +236,18 @@ class IngressCompiler:
         spec = ingress.spec
         hostnames = tuple(dict.fromkeys(name.lower() for name in (spec.host, *spec.hosts)))
         binding = self._binding(ingress, key, hostnames)
+        if self._are_credentials_known:
+            auth, is_usable = compile_client_auth(ingress, key, self._view, self._findings)
+            if binding is not None:
+                binding = msgspec.structs.replace(binding, client_auth=auth) if is_usable else None
+        self._findings += plain_listeners(ingress, key)
         sections: list[tuple[str, int, str]] = []
         for index, item in enumerate(wanted_listeners(ingress)):
             listener = self._listener(ingress, key, index, item, hostnames, binding)
             if listener is not None:
                 sections.append((item.name, item.port, listener.name))
-        self._compile_rules(ingress, key, hostnames, tuple(name for _, _, name in sections))
+        if sections or not is_required(ingress):  # rules without a listener are served on all of them
+            self._compile_rules(ingress, key, hostnames, tuple(name for _, _, name in sections))
         return Attached(key=key, hostnames=hostnames, sections=tuple(sections))
 
     def _binding(self, ingress: VPCIngress, key: ObjectKey, hostnames: tuple[str, ...]) -> TlsBinding | None:
@@ -328,6 +336,11 @@ class IngressCompiler:
                 )
             )
             return None
+        if before is not None and binding is not None and is_tls:
+            said, is_refused = shared_hosts(before.tls, binding, key, self._owners[item.port], item.port)
+            self._findings += said
+            if is_refused:
+                return None
         trusted_hops = spec.client_ip.trusted_hops if spec.client_ip is not None else 0
         limit = spec.max_request_body_bytes or 0
         if before is None:

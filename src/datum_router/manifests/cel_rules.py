@@ -27,7 +27,7 @@ from datum_router.manifests.cel_route import ROUTE_RULES
 from datum_router.manifests.parts import HttpHeader, LabelSelector, LabelSelectorRequirement, RetryBackoff, Timeouts
 from datum_router.manifests.servicebinding import ServiceBindingSpec
 from datum_router.manifests.vpcegress import EgressDestination, EgressMatch, EgressTls
-from datum_router.manifests.vpcingress import AllowedRoutes, IngressRule, IngressTls, VPCIngressSpec
+from datum_router.manifests.vpcingress import AllowedRoutes, ClientAuth, IngressRule, IngressTls, VPCIngressSpec
 from datum_router.manifests.vpcservice import (
     EndpointSpec,
     ExportTo,
@@ -177,6 +177,36 @@ _INGRESS: Final = (
     ),
 )
 
+_INGRESS_TLS: Final = (
+    CelRule(
+        rule=f"!({given('clientAuth')}) || self.mode != 'passthrough' || self.clientAuth.mode == 'None'",
+        message="with passthrough it is the service that sees certificates",
+        field="clientAuth.mode",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
+)
+_CLIENT_AUTH: Final = (
+    CelRule(
+        rule="self.mode != 'None' || !"
+        f"({given('caSecretName')} || {given('crlSecretName')} || {filled('subjectAltNames')}"
+        f" || self.forwardClientCert)",
+        message="mode None asks for no certificate: expected mode Request or Require, or nothing beside it",
+        field="mode",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
+    CelRule(
+        rule=f"self.mode == 'None' || {given('caSecretName')}",
+        message="expected the Secret with the CAs of clients",
+        field="caSecretName",
+        reason=Reason.MISSING_FIELD,
+    ),
+    CelRule(
+        on="forwardDetails",
+        rule="self.all(a, self.exists_one(b, a == b))",
+        message="expected each detail once",
+    ),
+)
+
 RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
     LabelSelector: (label_map("matchLabels"),),
     LabelSelectorRequirement: _SELECTOR,
@@ -194,7 +224,9 @@ RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
     IngressRule: path("path"),
     IngressTls: (
         CelRule(on="alpn", rule="self.all(a, self.exists_one(b, a == b))", message="expected each protocol once"),
+        *_INGRESS_TLS,
     ),
+    ClientAuth: _CLIENT_AUTH,
     AllowedRoutes: _NAMESPACES,
     EgressMatch: (network("destinationCidrs[]"), host("hostnames[]"), label_map("sourceLabels")),
     EgressDestination: (address_or_host("endpoint"),),

@@ -30,7 +30,7 @@ from datum_router.manifests.rules import (
 )
 from datum_router.manifests.servicebinding import ServiceBinding
 from datum_router.manifests.vpcegress import VPCEgress
-from datum_router.manifests.vpcingress import IngressProtocol, VPCIngress
+from datum_router.manifests.vpcingress import ClientAuth, ClientAuthMode, IngressProtocol, TlsTermination, VPCIngress
 from datum_router.manifests.vpcservice import (
     DiscoveryMethod,
     EndpointSpec,
@@ -218,6 +218,35 @@ def validate_ingress(manifest: VPCIngress) -> Iterator[Problem]:
             yield invalid("spec.tls.alpn", f"found {', '.join(spec.tls.alpn)}, expected each protocol once")
         if spec.listeners and all(item.protocol is IngressProtocol.HTTP for item in spec.listeners):
             yield warning("spec.tls", "no listener speaks HTTPS, so the certificate is not used")
+        if spec.tls.client_auth is not None:
+            yield from _client_auth(spec.tls.client_auth, spec.tls.mode)
+
+
+def _client_auth(auth: ClientAuth, termination: TlsTermination) -> Iterator[Problem]:
+    path = "spec.tls.clientAuth"
+    if auth.mode is ClientAuthMode.NONE:
+        for name, value in (
+            ("caSecretName", auth.ca_secret_name),
+            ("crlSecretName", auth.crl_secret_name),
+            ("subjectAltNames", auth.subject_alt_names),
+            ("forwardClientCert", auth.forward_client_cert),
+        ):
+            if value:
+                yield exclusive(
+                    f"{path}.mode", f"mode None asks for no certificate, so {name} has no effect", "set mode: Require"
+                )
+                break
+        return
+    if termination is TlsTermination.PASSTHROUGH:
+        yield exclusive(
+            f"{path}.mode", "with passthrough it is the service that sees certificates", "set tls.mode: terminate"
+        )
+    if auth.ca_secret_name is None:
+        yield missing(
+            f"{path}.caSecretName", f"mode {auth.mode.value} needs the CAs of clients", "name a secret with ca.crt"
+        )
+    if len(set(auth.forward_details)) != len(auth.forward_details):
+        yield invalid(f"{path}.forwardDetails", "found a detail for the second time, expected each once")
 
 
 def validate_egress(manifest: VPCEgress) -> Iterator[Problem]:

@@ -5,15 +5,47 @@ from __future__ import annotations
 import msgspec
 
 
+class ClientAuth(msgspec.Struct, frozen=True, kw_only=True):
+    """Which certificates clients show on connections for some host names. PEM text is never logged or dumped.
+
+    Attributes:
+        is_required: False: a client may show none; one that is shown must be good all the same.
+        ca_pem: The CAs whose clients are taken.
+        crl_pem: Revocation lists, one for each CA; empty = none is looked at.
+        names: Allow-list, as `policy.peer_names` has it; empty = whoever the CAs have signed.
+        is_forwarded: Requests carry X-Forwarded-Client-Cert.
+        details: What that says beside By and Hash, of `Cert`, `Chain`, `Subject`, `URI` and `DNS`.
+    """
+
+    is_required: bool = True
+    ca_pem: str = ""
+    crl_pem: str = ""
+    names: tuple[str, ...] = ()
+    is_forwarded: bool = False
+    details: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return (
+            f"ClientAuth(is_required={self.is_required}, names={self.names!r}, is_forwarded={self.is_forwarded}, "
+            f"has_crl={bool(self.crl_pem)}, ca_pem=<redacted>)"
+        )
+
+
 class TlsBinding(msgspec.Struct, frozen=True, kw_only=True):
-    """A certificate for some host names. `cert_pem` and `key_pem` are PEM text; never logged or dumped."""
+    """A certificate for some host names. `cert_pem` and `key_pem` are PEM text; never logged or dumped.
+
+    Attributes:
+        client_auth: Which certificates clients show; None = they are not asked.
+    """
 
     hostnames: tuple[str, ...] = ()
     cert_pem: str = ""
     key_pem: str = ""
+    client_auth: ClientAuth | None = None
 
     def __repr__(self) -> str:
-        return f"TlsBinding(hostnames={self.hostnames!r}, cert_pem=<redacted>, key_pem=<redacted>)"
+        auth = "" if self.client_auth is None else f", client_auth={self.client_auth!r}"
+        return f"TlsBinding(hostnames={self.hostnames!r}, cert_pem=<redacted>, key_pem=<redacted>{auth})"
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True):

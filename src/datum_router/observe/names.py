@@ -77,6 +77,7 @@ REFUSAL = Label(name="reason", values=(*REQUEST_REASONS, str(Reason.INVALID_CERT
 ROUTE = Label(name="route", objects="`namespace/name` of a VPCRoute, `ingress:namespace/name`, `none` or `other`")
 SERVICE = Label(name="service", objects="`namespace/name` of a VPCService, `none` or `other`")
 LISTENER = Label(name="listener", objects="name of a listener, or `other`")
+VERDICT = Label(name="verdict", values=("accepted", "none", "refused"))
 CODE_CLASS = Label(name="code_class", values=tuple(dict.fromkeys(CODE_CLASSES)))
 OUTCOME = Label(name="outcome", values=OUTCOMES)
 PERMIT = Label(name="permit", values=("requests", "retries"))
@@ -160,6 +161,13 @@ TURNED_AWAY = _counter(
     "connections",
     "Client connections reset at once because a limit on connections was reached.",
     LISTENER,
+)
+CLIENT_CERTIFICATES = _counter(
+    "datum_router_client_certificates_total",
+    "handshakes",
+    "TLS handshakes in which the client was asked for a certificate, by what came of it.",
+    LISTENER,
+    VERDICT,
 )
 
 # --- upstream ------------------------------------------------------------------------------------------------------
@@ -397,7 +405,7 @@ _SOURCE = (
 
 _ALL = (
     REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, PROTOCOL_REQUESTS, REASONS, IN_FLIGHT, TUNNELS,
-    REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY,
+    REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY, CLIENT_CERTIFICATES,
     ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
     UPSTREAM_CONNECTIONS, UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,
     ENDPOINTS, BREAKERS, PANIC, PROBES, HEALTH_CHANGES, PLUGIN_FAILURES, PLUGIN_DISABLED,

@@ -164,7 +164,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
             ("mode", "passthrough"),
             ("secretVersion", "2"),
             ("cipherSuites", ["X"]),
-            ("clientAuth", {}),
         )
     ],
     (

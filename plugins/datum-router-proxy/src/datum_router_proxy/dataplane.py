@@ -21,6 +21,7 @@ from datum_router_proxy.memory import MemoryGauge, needed_descriptors, raise_des
 from datum_router_proxy.overload import Pressure, pressure
 from datum_router_proxy.pipeline import Pipeline
 from datum_router_proxy.replies import OVERLOADED
+from datum_router_proxy.server.clients import end_outdated
 from datum_router_proxy.server.connection import Unknown
 from datum_router_proxy.server.drain import DrainPlan, Phase
 from datum_router_proxy.server.listener import AcceptCounts, AcceptLimits, ListenerTask
@@ -112,7 +113,11 @@ class ProxyDataPlane:
     def update_listener(self, listener: Listener) -> None:
         """Change certificates and limits for new connections (the body limit for new requests)."""
         self._pipeline.limit_body(listener.name, listener.max_request_body_bytes)
-        self._listeners[listener.name].update(listener)
+        task = self._listeners[listener.name]
+        task.update(listener)
+        ended = end_outdated(list(self._connections), listener.name, task.tls)
+        if ended:
+            log.info("clients are asked for other certificates", extra={"listener": listener.name, "ended": ended})
 
     def remove_listener(self, name: str) -> None:
         """Stop accepting; open connections finish what they have begun."""

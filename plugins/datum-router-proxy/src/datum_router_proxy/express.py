@@ -144,6 +144,8 @@ class ExpressLane:
         is_served = template.scheme != "https" or snapshot.serves_host(template.listener, template.host)
         if is_served and template.via_hops <= self._max_via_hops and not snapshot.matches_request_id:
             rule = snapshot.match(template.head)
+            if snapshot.guards and not snapshot.admits(template.listener, template.client_auth, template.host, rule):
+                rule = None
         if rule is not None and (rule.reads_request_id or not template.prepare(rule)):
             rule = None
         template.planned_for = snapshot.mark

@@ -49,7 +49,16 @@ from datum_router_proxy.express import Begun, ExpressLane
 from datum_router_proxy.flight import Flights
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
 from datum_router_proxy.pump import Pump
-from datum_router_proxy.replies import for_upstream_error, nobody_left, reason_of, refuse, send_local_reply, timed_out
+from datum_router_proxy.replies import (
+    NOT_ADMITTED,
+    admits,
+    for_upstream_error,
+    nobody_left,
+    reason_of,
+    refuse,
+    send_local_reply,
+    timed_out,
+)
 from datum_router_proxy.request import (
     Request,
     RequestIds,
@@ -256,6 +265,8 @@ class Pipeline:
             if refusal is not None:
                 return refusal
             rule = snapshot.match(head)
+            if snapshot.guards and not admits(snapshot, request.template, rule):
+                return NOT_ADMITTED
         if rule is None:
             return LocalReply(status=404, reason=Reason.NO_ROUTE, detail="no route matches the request")
         trace.rule = rule.rule

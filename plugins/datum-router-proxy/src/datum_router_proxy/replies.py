@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from datum_router.compiler.link import Snapshot
+from datum_router.compiler.link import LinkedRule, Snapshot
 from datum_router.errors import UpstreamError
 from datum_router.model.request import LocalReply
 from datum_router.reasons import Reason
@@ -29,6 +29,12 @@ OVERLOADED = LocalReply(
     status=503, reason=Reason.OVERLOADED, detail="the router is short of memory", headers=((b"retry-after", b"5"),)
 )
 """For every new request while memory is short (threat E8)."""
+NOT_ADMITTED = LocalReply(
+    status=421,
+    reason=Reason.MISDIRECTED,
+    detail="the host asks for another client certificate than this connection was made with; use a new connection",
+)
+"""For a request on a connection that was held to something else than its host asks for."""
 _UNREACHED = frozenset((Reason.CONNECT_FAILED, Reason.LOCAL_RESOURCES))
 _RETRY_AFTER: Field = (b"retry-after", b"1")
 
@@ -102,6 +108,11 @@ def timed_out(reason: Reason) -> LocalReply:
     if reason is Reason.BODY_TIMEOUT:
         return LocalReply(status=408, reason=reason, detail="the request body came too slowly")
     return LocalReply(status=504, reason=reason, detail="the request took longer than the route allows")
+
+
+def admits(snapshot: Snapshot, template: Template, rule: LinkedRule | None) -> bool:
+    """Tell whether the connection that a request came by is good for its host, and for its rule."""
+    return snapshot.admits(template.listener, template.client_auth, template.host, rule)
 
 
 def refuse(snapshot: Snapshot, template: Template, *, most_bytes: int, max_via_hops: int) -> LocalReply | None:

@@ -128,6 +128,7 @@ class Template:
             keeps its connection. Whether a body is simple shows when it is there.
         is_plain: Simple, not gRPC, and without body or with a short one whose length is stated: it can go to an
             HTTP/1 upstream.
+        client_auth: What the client of the connection was held to.
         kept_id: The request id of a trusted peer; None: each request gets a new one.
         planned_for, rule: For the snapshot with that mark the express lane has found this rule, or None: it does not
             serve it.
@@ -137,7 +138,8 @@ class Template:
 
     __slots__ = (
         "_after", "_before", "_h1_around", "_h1_authority", "_h1_fields", "_h1_for", "_h1_tail", "_h2_fields",
-        "_h2_head", "_varying", "attachment", "authority", "client_ip", "content_length", "expects_continue",
+        "_h2_head", "_varying", "attachment", "authority", "client_auth", "client_ip",
+        "content_length", "expects_continue",
         "grpc_timeout_s", "h1_head", "has_body", "head", "host", "is_grpc", "is_options_star", "is_plain", "is_simple",
         "is_tunnel", "kept_id", "listener", "method", "path", "planned_for", "query", "refusal", "rule", "scheme",
         "sent", "te_trailers", "via_hops", "websocket_key",
@@ -151,6 +153,7 @@ class Template:
         self.scheme = hop.scheme.decode("ascii")
         self.listener = listener
         self.attachment = hop.attachment
+        self.client_auth = hop.client_auth
         self.client_ip = ""
         self.authority = ""
         self.host = ""
@@ -253,6 +256,7 @@ class Template:
         new.scheme = self.scheme
         new.listener = self.listener
         new.attachment = self.attachment
+        new.client_auth = self.client_auth
         new.client_ip = self.client_ip
         new.authority = self.authority
         new.host = self.host

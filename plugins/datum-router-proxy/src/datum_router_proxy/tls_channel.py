@@ -24,6 +24,7 @@ from collections.abc import Callable
 
 from datum_router.reasons import Reason
 from datum_router_proxy.channel import LINGER_BYTES, LINGER_S, RECV_BYTES, ChannelError, PlainChannel
+from datum_router_proxy.client_identity import ClientSession
 from datum_router_proxy.loop import Task, park
 
 TLS_RECORD_BYTES = 16_384
@@ -51,9 +52,14 @@ that is complete for us (RFC 8446 section 4.4.2.4)."""
 
 
 class NamedSSLObject(ssl.SSLObject):
-    """An SSL object that remembers the server name the client asked for (set by the SNI callback)."""
+    """An SSL object that remembers the server name the client asked for (set by the SNI callback).
+
+    Attributes:
+        successor: Set by the callback too: the context that the handshake must be begun anew with.
+    """
 
     requested_name: str | None = None
+    successor: ssl.SSLContext | None = None
 
 
 class TlsChannel:
@@ -62,9 +68,14 @@ class TlsChannel:
     Args:
         context: Must use `NamedSSLObject` as its `sslobject_class` if the server name is wanted.
         server_hostname: For clients: SNI and verification.
+        may_begin_anew: For servers: the SNI callback of the context may name a successor.
+
+    Attributes:
+        client: As the listener has found it out; see `Channel`.
     """
 
     __slots__ = (
+        "_hello",
         "_is_ended",
         "_is_finishing",
         "_is_fresh",
@@ -74,12 +85,19 @@ class TlsChannel:
         "_received",
         "_sent",
         "_unsent",
+        "client",
     )
 
     is_tls = True
 
     def __init__(
-        self, raw: PlainChannel, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None
+        self,
+        raw: PlainChannel,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_hostname: str | None = None,
+        may_begin_anew: bool = False,
     ) -> None:
         self._raw = raw
         self._received = ssl.MemoryBIO()
@@ -87,6 +105,9 @@ class TlsChannel:
         self._object = context.wrap_bio(
             self._received, self._sent, server_side=server_side, server_hostname=server_hostname
         )
+        self.client: ClientSession | None = None
+        # What has come so far, while it is not known who answers it.
+        self._hello: list[bytes] | None = [] if may_begin_anew else None
         # Both are made when they are needed: empty ones would cost each connection 1.5 KB.
         self._plain: deque[bytes] | None = None  # decrypted early, by finish_writes
         self._unsent: deque[memoryview] | None = None  # not encrypted yet: OpenSSL wants to read first
@@ -192,6 +213,11 @@ class TlsChannel:
         """The protocol version, for example `TLSv1.3`."""
         return self._object.version()
 
+    @property
+    def ssl_object(self) -> ssl.SSLObject:
+        """The SSL object, to ask for certificates; reading and writing are not for others."""
+        return self._object
+
     def check(self) -> None:
         """Raise ChannelError if the stream is broken or closed."""
         self._raw.check()
@@ -212,16 +238,36 @@ class TlsChannel:
             except ssl.SSLWantReadError:
                 self._push()
             except ssl.SSLError:
+                if self._begin_anew():
+                    continue
                 with contextlib.suppress(ChannelError):
                     self._push()  # the alert
                 raise
             else:
+                self._hello = None
                 with contextlib.suppress(ChannelError):
                     self._push()  # tickets; a client that has left already may have left a request behind
                 self._is_fresh = self._received.pending > 0
                 return
             while not self._feed():
                 await park()
+
+    def _begin_anew(self) -> bool:
+        """Give what has come to the context that the SNI callback has named, if it has; nothing has been sent yet.
+
+        OpenSSL would go on verifying as the first context does, whatever context is put in its place.
+        """
+        hello, first = self._hello, self._object
+        if hello is None or not isinstance(first, NamedSSLObject) or first.successor is None:
+            return False
+        self._hello = None
+        self._received, self._sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._object = first.successor.wrap_bio(self._received, self._sent, server_side=True)
+        if isinstance(self._object, NamedSSLObject):
+            self._object.requested_name = first.requested_name
+        for data in hello:
+            self._received.write(data)
+        return True
 
     def _feed(self) -> bool:
         """Move one recv from the socket to OpenSSL; False if there is nothing."""
@@ -232,6 +278,8 @@ class TlsChannel:
             return False
         if data:
             self._received.write(data)
+            if self._hello is not None:
+                self._hello.append(data)
         else:
             self._received.write_eof()
         return True

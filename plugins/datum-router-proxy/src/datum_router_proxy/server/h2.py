@@ -82,6 +82,8 @@ class H2Connection(H2Link):
             trusted_hops=listener.trusted_hops,
             via_protocol=b"2",
             attachment=listener.attachment,
+            client_auth=None if channel.client is None else channel.client.policy,
+            client_cert=b"" if channel.client is None else channel.client.header,
         )
 
     async def run(self, first: bytes) -> None:

@@ -40,7 +40,9 @@ from datum_router.observe import names
 from datum_router.observe.cells import Cell
 from datum_router.reasons import Reason
 from datum_router_proxy.channel import Channel, ChannelError, PlainChannel
+from datum_router_proxy.client_identity import ClientRefused
 from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task, park
+from datum_router_proxy.server.clients import ClientDesk
 from datum_router_proxy.server.tls import ServerTls
 from datum_router_proxy.tls_channel import TlsChannel
 from datum_router_proxy.vpc import incoming_interface
@@ -111,6 +113,7 @@ class ListenerTask:
     __slots__ = (
         "_attachments",
         "_by_attachment",
+        "_clients",
         "_counts",
         "_is_stopping",
         "_limits",
@@ -149,6 +152,7 @@ class ListenerTask:
         self._attachments = attachments or {}
         self._by_attachment: dict[str, Listener] = {}
         self._tls: ServerTls | None = None
+        self._clients = ClientDesk(listener.name)
         self._is_stopping = False
         self.listener = listener
         self.connections = 0
@@ -306,7 +310,7 @@ class ListenerTask:
             Cell(names.TURNED_AWAY.name, labels, self.turned_away),
         )
         self.accepted = self.turned_away = 0
-        return cells
+        return (*cells, *self._clients.take_cells())
 
     def _closed(self, channel: PlainChannel) -> None:
         self.connections -= 1
@@ -336,10 +340,13 @@ class ListenerTask:
         task.deadline = self._loop.now + self._limits.handshake_timeout_s
         is_ready = False
         try:
-            channel = TlsChannel(raw, tls.context, server_side=True)
+            channel = TlsChannel(raw, tls.context, server_side=True, may_begin_anew=tls.asks_clients)
             await channel.handshake()
+            channel.client = self._clients.admit(channel)
             is_ready = True
-        except (ssl.SSLError, ChannelError, DeadlineExpired, TaskCancelled):
+        except (ssl.SSLError, ClientRefused) as error:
+            self._rejected("tls", self._clients.refused(error, raw.peer))
+        except (ChannelError, DeadlineExpired, TaskCancelled):
             self._rejected("tls", Reason.TLS_HANDSHAKE)
         finally:
             _decrement(self._counts.handshakes, raw.peer[0])

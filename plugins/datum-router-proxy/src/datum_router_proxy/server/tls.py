@@ -19,8 +19,9 @@ from collections.abc import Mapping
 
 import msgspec
 
-from datum_router.model.listener import Listener, TlsBinding
-from datum_router_proxy.certificate import explain, load_pair, server_context
+from datum_router.model.listener import ClientAuth, Listener, TlsBinding
+from datum_router_proxy.certificate import explain, load_pair, serving
+from datum_router_proxy.client_identity import BindingContext, ask_clients
 from datum_router_proxy.tls_channel import NamedSSLObject
 
 
@@ -45,12 +46,12 @@ class _Table:
 
     def __init__(self, front: ssl.SSLContext) -> None:
         self.front = front
-        self.by_binding: dict[TlsBinding, ssl.SSLContext] = {}
-        self.default: ssl.SSLContext | None = None
-        self.exact: dict[str, ssl.SSLContext] = {}
-        self.wildcard: dict[str, ssl.SSLContext] = {}
+        self.by_binding: dict[TlsBinding, BindingContext] = {}
+        self.default: BindingContext | None = None
+        self.exact: dict[str, BindingContext] = {}
+        self.wildcard: dict[str, BindingContext] = {}
 
-    def choose(self, name: str | None) -> ssl.SSLContext | None:
+    def choose(self, name: str | None) -> BindingContext | None:
         if name is None:
             return self.default
         found = self.exact.get(name)
@@ -81,6 +82,17 @@ class ServerTls:
         return self._table is not None and bool(self._table.by_binding)
 
     @property
+    def asks_clients(self) -> bool:
+        """True if clients of some host are asked for certificates."""
+        table = self._table
+        return table is not None and any(context.asks_clients for context in table.by_binding.values())
+
+    def policy_for(self, name: str | None) -> ClientAuth | None:
+        """Return what clients that ask for this server name are held to from now on; None = nothing."""
+        context = self._table.choose(name) if self._table is not None else None
+        return None if context is None else context.policy
+
+    @property
     def context(self) -> ssl.SSLContext:
         """The context to begin a handshake with; choose it anew for each connection."""
         table = self._table
@@ -95,7 +107,7 @@ class ServerTls:
         """
         old = self._table
         settings = (listener.min_tls_version, listener.alpn)
-        known: Mapping[TlsBinding, ssl.SSLContext] = old.by_binding if old is not None else {}
+        known: Mapping[TlsBinding, BindingContext] = old.by_binding if old is not None else {}
         reusable = known if settings == self._settings else {}
         table = _Table(_base_context(listener))
         problems: list[BindingProblem] = []
@@ -106,7 +118,7 @@ class ServerTls:
                 try:
                     context = _binding_context(listener, binding)
                 except (ssl.SSLError, ValueError, OSError) as exc:
-                    before = next((one for one in known if one.hostnames == binding.hostnames), None)
+                    before = next((one for one in known if _stands_for(one, binding)), None)
                     problems.append(
                         BindingProblem(
                             index=index,
@@ -133,6 +145,11 @@ class ServerTls:
         return self.problems
 
 
+def _stands_for(old: TlsBinding, new: TlsBinding) -> bool:
+    """Tell whether an older binding may serve in place of one that cannot be used: never one that asks for less."""
+    return old.hostnames == new.hostnames and old.client_auth == new.client_auth
+
+
 def canonical_name(name: str) -> str:
     """Return a host name in lower case and without the trailing dot."""
     return name.lower().rstrip(".")
@@ -147,21 +164,27 @@ def _install_chooser(table: _Table) -> None:
         context = table.choose(wanted)
         if context is None:
             return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME
+        if context.asks_clients:
+            if isinstance(connection, NamedSSLObject):
+                connection.successor = context
+            return ssl.ALERT_DESCRIPTION_UNRECOGNIZED_NAME  # unless the handshake is begun anew, see `client_identity`
         connection.context = context
         return None
 
     table.front.sni_callback = choose
 
 
-def _base_context(listener: Listener) -> ssl.SSLContext:
-    context = server_context(listener.min_tls_version)
+def _base_context(listener: Listener) -> BindingContext:
+    context = serving(BindingContext(ssl.PROTOCOL_TLS_SERVER), listener.min_tls_version)
     context.sslobject_class = NamedSSLObject
     if listener.alpn:
         context.set_alpn_protocols(list(listener.alpn))
     return context
 
 
-def _binding_context(listener: Listener, binding: TlsBinding) -> ssl.SSLContext:
+def _binding_context(listener: Listener, binding: TlsBinding) -> BindingContext:
     context = _base_context(listener)
     load_pair(context, binding.cert_pem, binding.key_pem)
+    if binding.client_auth is not None:
+        ask_clients(context, binding.client_auth, binding.cert_pem)
     return context
