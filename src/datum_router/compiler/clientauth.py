@@ -89,34 +89,39 @@ def shared_hosts(
 ) -> tuple[list[Finding], bool]:
     """Return what is to be said of hosts that other bindings of the port have, too, and whether the port is refused.
 
-    An older binding serves a name that both have. If that asks for less than this one, this one's port is refused: its
-    rules would be had by whoever the older one lets in.
+    An older binding serves a name that both have. If that asks for something else than this one does, this one's port
+    is refused: its rules would be had by whoever the older one lets in.
     """
     found: list[Finding] = []
     is_refused = False
-    for name in binding.hostnames:
-        for other in bindings:
-            if other.client_auth == binding.client_auth:
-                continue
-            same = name in other.hostnames
-            covering = [one for one in other.hostnames if one != name and host_matches(one, name)]
-            if same:
+    for other in bindings:
+        if other.client_auth == binding.client_auth:
+            continue
+        for name in binding.hostnames:
+            if name in other.hostnames:
                 is_refused |= binding.client_auth is not None
                 found.append(_clash(key, name, owner, port, is_refused=binding.client_auth is not None))
-            elif covering and (binding.client_auth is None) and other.client_auth is not None:
-                found.append(
-                    Finding(
-                        key=key,
-                        path=_PATH,
-                        reason=Reason.CONFLICTED,
-                        message=f"{name} on port {port} asks for no certificate, though {covering[0]} of another "
-                        "VPCIngress does; rules of that name are not served here without one",
-                        severity=Severity.WARNING,
-                    )
-                )
-            if same:
-                break
+        # Who asks for certificates by a wildcard, and who serves a name under it without.
+        asking, open_ = (binding, other) if binding.client_auth is not None else (other, binding)
+        if open_.client_auth is None:
+            found += (
+                _hole(key, name, wildcard, port)
+                for wildcard in asking.hostnames
+                for name in open_.hostnames
+                if name != wildcard and host_matches(wildcard, name)
+            )
     return found, is_refused
+
+
+def _hole(key: ObjectKey, name: str, wildcard: str, port: int) -> Finding:
+    return Finding(
+        key=key,
+        path=_PATH,
+        reason=Reason.CONFLICTED,
+        message=f"{name} on port {port} asks clients for no certificate, but {wildcard} does; rules of {wildcard} are "
+        f"not served under {name}",
+        severity=Severity.WARNING,
+    )
 
 
 def _clash(key: ObjectKey, name: str, owner: ObjectKey | None, port: int, *, is_refused: bool) -> Finding:

@@ -70,7 +70,8 @@ def element(certificate: ClientCertificate, details: Iterable[str], *, by: Seque
     if "Chain" in wanted:
         pairs.append(f'Chain="{urllib.parse.quote(certificate.chain_pem, safe="")}"')
     if "Subject" in wanted:
-        pairs.append(f"Subject={_in_quotes(rfc2253(certificate.subject))}")
+        # As Envoy has it: what RFC 2253 escapes is what would have to be escaped between quotes.
+        pairs.append(f'Subject="{rfc2253(certificate.subject)}"')
     if "URI" in wanted:
         pairs += [f"URI={_value(uri)}" for uri in certificate.names.uris]
     if "DNS" in wanted:

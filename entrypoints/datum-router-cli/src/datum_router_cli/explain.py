@@ -18,6 +18,7 @@ from datum_router.routing.explain import CandidateVerdict, Explanation, explain_
 from datum_router_cli.condition import describe_balancing, describe_conditions, describe_filters, redirect_status
 from datum_router_cli.destination import DestinationReport, Down, describe_destinations, destination_lines
 from datum_router_cli.failure import RouterCommand
+from datum_router_cli.identity import client_lines, describe_client
 from datum_router_cli.listener import choose_listener, serves_host
 from datum_router_cli.load import Loaded, as_check, load_directory
 from datum_router_cli.output import make_console, output_option, plural, print_diagnostic, print_json, say
@@ -131,7 +132,17 @@ def placed(loaded: Loaded) -> Locality:
 class Answer:
     """What is to be said about one request."""
 
-    __slots__ = ("_destinations", "_diagnostics", "_found", "_head", "_is_served", "_listener", "_rules", "_view")
+    __slots__ = (
+        "_client",
+        "_destinations",
+        "_diagnostics",
+        "_found",
+        "_head",
+        "_is_served",
+        "_listener",
+        "_rules",
+        "_view",
+    )
 
     def __init__(
         self,
@@ -150,6 +161,7 @@ class Answer:
         self._is_served = is_served
         self._rules = {rule.id: rule for rule in rules}
         self._found = found
+        self._client = describe_client(listener, head.host, found.winner)
         self._destinations = destinations
         self._diagnostics = diagnostics
         self._view = view
@@ -160,6 +172,8 @@ class Answer:
         if winner is None:
             is_misdirected = not self._is_served and self._listener is not None and bool(self._listener.tls)
             return ("misdirected", 421) if is_misdirected else ("no_route", 404)
+        if self._client is not None and not self._client.is_admitted:
+            return "misdirected", 421
         status = redirect_status(winner)
         return ("redirected", status) if status is not None else ("routed", None)
 
@@ -185,6 +199,7 @@ class Answer:
                 "listener": head.listener,
                 "attachment": head.attachment,
             },
+            "client_certificate": self._client,
             "outcome": outcome,
             "status": status,
             "winner": self._rule(winner) if winner is not None else None,
@@ -224,6 +239,9 @@ class Answer:
         at += f" by attachment {head.attachment}" if head.attachment else ""
         say(console, f"{head.method} {head.scheme}://{head.authority}{head.target} from {head.client_ip}{at}", "bold")
         outcome, status = self.outcome()
+        if self._client is not None:
+            for line in client_lines(self._client):
+                say(console, line)
         if winner is None:
             why = ""
             if self._listener is not None and not self._is_served:
