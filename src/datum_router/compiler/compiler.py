@@ -18,6 +18,7 @@ import msgspec
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
 from datum_router.compiler.diff import combine_digests, part_digest
+from datum_router.compiler.environment import NAMESPACE, NOTHING, SERVER, OwnCredentials
 from datum_router.compiler.ingress import Attached, IngressCompiler, IngressScope
 from datum_router.compiler.memo import Changes, Look, Made, Memo, RecordingView
 from datum_router.compiler.place import PlaceCompiler
@@ -51,6 +52,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
         fallback_listener: Used if `listen` is None and no VPCIngress is there.
         regex: The linear-time engine; None if none is installed: routes with patterns get a diagnostic.
         ingress_host: Address that listeners of VPCIngresses bind.
+        own: What certificates the process is given beside those that manifests name.
         are_credentials_known: False for a process that may not read Secrets and ConfigMaps: none is looked at, and
             nothing is said of those that are named. What it compiles is not to be served.
     """
@@ -59,6 +61,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
     fallback_listener: Listener | None = None
     regex: RegexEngine | None = None
     ingress_host: str = "0.0.0.0"
+    own: OwnCredentials = NOTHING
     are_credentials_known: bool = True
 
 
@@ -122,6 +125,7 @@ class Compiler:
         self._service_compiler = ServiceCompiler(
             EndpointRegistry([spec.create() for spec in plugins.resolvers]),
             are_credentials_known=self._options.are_credentials_known,
+            own=self._options.own,
         )
         self._route_compiler = RouteCompiler(plugins, regex=self._options.regex)
         self._place_compiler = PlaceCompiler([spec.create() for spec in plugins.places])
@@ -137,7 +141,7 @@ class Compiler:
         self._contributions: Mapping[ObjectKey, Contribution] = {}
         self._bindings: Memo[None] = Memo("ServiceBinding")
         self._routes: Memo[tuple[Rule, ...]] = Memo("VPCRoute")
-        self._scope: Made[IngressScope] = Made(IngressScope(), (), (("VPCIngress",),))
+        self._scope: Made[IngressScope] = Made(IngressScope(), (), (("VPCIngress",), ("Secret", NAMESPACE, SERVER)))
         self._place_compiler.forget()
         self._table = RuleTable()
         self._digests: dict[ServiceKey, bytes] = {}
@@ -236,6 +240,7 @@ class Compiler:
             host=self._options.ingress_host,
             secrets=before.result.secrets,
             are_credentials_known=self._options.are_credentials_known,
+            own=self._options.own,
         ).compile(ingresses)
         if self._options.listen is not None:
             scope = scope.unbound()
@@ -279,13 +284,18 @@ class Compiler:
         return tuple(old if (old := known.get(rule.id)) is not None and old == rule else rule for rule in rules)
 
     def _listeners(self) -> tuple[Listener, ...]:
+        scope = self._scope.result
+        own = () if scope.own is None else (scope.own,)
         if self._options.listen is not None:
             # `--listen` is one plain listener that serves all routes, in place of what VPCIngresses ask for.
-            return (self._options.listen,)
-        listeners = self._scope.result.listeners
+            # The gateway's own certificate is served beside it; where the kernel chooses its port, it chooses both.
+            listen = self._options.listen
+            port = {"port": 0} if listen.port == 0 else {}
+            return (listen, *(msgspec.structs.replace(one, host=listen.host, **port) for one in own))
+        listeners = scope.listeners
         if not listeners and self._options.fallback_listener is not None:
-            return (self._options.fallback_listener,)
-        return listeners
+            listeners = (self._options.fallback_listener,)
+        return (*listeners, *(one for one in own if all(one.port != other.port for other in listeners)))
 
     def _publish(self, services: Mapping[ServiceKey, Service], listeners: tuple[Listener, ...]) -> SnapshotData:
         last, rules, place = self._last, self._table.rules, self._place_compiler.place

@@ -12,6 +12,7 @@ import msgspec
 
 from datum_router.compiler.clientauth import compile_client_auth, is_required, plain_listeners, shared_hosts
 from datum_router.compiler.diagnostics import Severity, did_you_mean
+from datum_router.compiler.environment import HTTPS_PORT, NOTHING, OwnCredentials, own_listener, with_default
 from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
 from datum_router.compiler.services import service_key
 from datum_router.manifests.meta import ObjectKey, key_of
@@ -24,7 +25,6 @@ from datum_router.plugins.protocols import ManifestView
 from datum_router.reasons import Reason
 
 HTTP_PORT = 8080
-HTTPS_PORT = 8443
 
 
 class Attached(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +40,7 @@ class IngressScope(msgspec.Struct, frozen=True, kw_only=True):
     """What all VPCIngresses together offer to routes.
 
     Attributes:
+        own: The listener of the gateway's own certificate, if it has one: in force unless a VPCIngress opens the port.
         secrets: Of each VPCIngress with a certificate the name of its Secret and what was read there.
     """
 
@@ -47,6 +48,7 @@ class IngressScope(msgspec.Struct, frozen=True, kw_only=True):
     listeners: tuple[Listener, ...] = ()
     rules: tuple[Rule, ...] = ()
     findings: tuple[Finding, ...] = ()
+    own: Listener | None = None
     secrets: Mapping[ObjectKey, tuple[str, TlsBinding]] = {}
     is_unbound: bool = False
 
@@ -185,6 +187,7 @@ class IngressCompiler:
         "_findings",
         "_host",
         "_listeners",
+        "_own",
         "_owners",
         "_rules",
         "_secrets",
@@ -199,7 +202,9 @@ class IngressCompiler:
         host: str,
         secrets: Mapping[ObjectKey, tuple[str, TlsBinding]] = {},
         are_credentials_known: bool = True,
+        own: OwnCredentials = NOTHING,
     ) -> None:
+        self._own = own
         self._view = view
         self._are_credentials_known = are_credentials_known
         self._host = host
@@ -223,9 +228,11 @@ class IngressCompiler:
                 ),
             )
         ]
+        own = own_listener(self._view, self._own, self._host)
         return IngressScope(
             ingresses=tuple(attached),
-            listeners=tuple(self._listeners[port] for port in sorted(self._listeners)),
+            listeners=tuple(with_default(self._listeners[port], own) for port in sorted(self._listeners)),
+            own=own,
             rules=tuple(self._rules),
             findings=tuple(self._findings),
             secrets=self._secrets,

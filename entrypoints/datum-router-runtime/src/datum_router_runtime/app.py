@@ -28,6 +28,7 @@ from datum_router.routing.regex import load_engine
 from datum_router_runtime.admin import Page
 from datum_router_runtime.feed import Feed
 from datum_router_runtime.gatewayreport import GatewayReporter, owners_from
+from datum_router_runtime.ownfiles import own_credentials, own_sources
 from datum_router_runtime.probes import ProbeRunner
 from datum_router_runtime.process import (
     COLLECTION_OBJECTS,
@@ -76,6 +77,7 @@ def compile_options(settings: GatewaySettings) -> CompileOptions:
         listen=plain_listener(settings.listen) if settings.listen is not None else None,
         fallback_listener=fallback,
         ingress_host=settings.bind or INGRESS_HOST,
+        own=own_credentials(settings),
         regex=load_engine(),
     )
 
@@ -139,7 +141,8 @@ class Gateway:
             sources={
                 settings.source: make_source(
                     settings.source, settings.source_config, self.plugins, settings.disabled_plugins
-                )
+                ),
+                **own_sources(settings),
             },
             store=self.store,
             compiler=self.compiler,
