@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import h2.connection
+import h2.events
 import pytest
 import yaml
 
@@ -264,15 +266,71 @@ def test_a_connection_is_good_for_hosts_that_ask_the_same_and_no_others(edge: Ed
     # Without a name the first one's certificate is shown, and what that asks for is asked for.
     context = edge.context()
     context.check_hostname = False
-    with edge.connect(None, context=context) as sock:
-        assert ask_on(sock, "one.test", is_last=False) == 421
-        assert ask_on(sock, "open.test") == 200
+    for host, expected in (("one.test", 421), ("open.test", 200)):
+        with edge.connect(None, context=context) as sock:
+            assert ask_on(sock, host) == expected
     # A request that was good once is no way in for the next one on the same connection.
     with edge.connect("open.test") as sock:
-        for host, expected in (("open.test", 200), ("one.test", 421), ("open.test", 200), ("one.test", 421)):
+        for host, expected in (("open.test", 200), ("open.test", 200), ("one.test", 421)):
             assert ask_on(sock, host, is_last=False) == expected
+        assert is_ended(sock)  # a client that makes nothing of 421 is not to go on with it
     messages = [item["message"] for item in edge.gateway.page("/diagnostics")]
     assert any(message.startswith("hole.wild.test on port") for message in messages), messages
+
+
+def test_http2_admits_each_request_by_its_own_host(edge: Edge, start_gateway: Any) -> None:
+    """Connections are shared between hosts (RFC 9113 section 9.1.1), and every request takes a lane of its own."""
+    edge.host("open", "open.test")
+    edge.host("one", "one.test", require(forwardClientCert=True))
+    edge.host("same", "same.test", require(forwardClientCert=True))
+    edge.gateway = start_gateway("--workers", "1")
+    for sni, pair, hosts in (
+        ("open.test", None, {"open.test": "200", "one.test": "421"}),
+        ("one.test", client(WEB), {"one.test": "200", "same.test": "200", "open.test": "421"}),
+    ):
+        context = edge.context(pair)
+        context.set_alpn_protocols(["h2"])
+        with edge.connect(sni, context=context) as sock:
+            connection = h2.connection.H2Connection()
+            connection.initiate_connection()
+            for host, expected in [*hosts.items(), *hosts.items(), *hosts.items()]:
+                assert h2_status(connection, sock, host) == expected, (sni, host)
+        assert edge.told().count(WEB) == (1 if pair else 0)
+
+
+def h2_status(connection: h2.connection.H2Connection, sock: Any, host: str) -> str:
+    stream = connection.get_next_available_stream_id()
+    head = [(":method", "GET"), (":scheme", "https"), (":authority", host), (":path", "/")]
+    connection.send_headers(stream, [*head, ("x-forwarded-client-cert", "Hash=0")], end_stream=True)
+    status = ""
+    while True:
+        sock.sendall(connection.data_to_send())
+        for event in connection.receive_data(sock.recv(65536)):
+            if isinstance(event, h2.events.ResponseReceived):
+                status = dict(event.headers)[b":status"].decode()
+            if isinstance(event, h2.events.StreamEnded):
+                return status
+
+
+def test_a_certificate_of_which_too_much_would_have_to_be_told_is_refused(edge: Edge, start_gateway: Any) -> None:
+    edge.host("told", "told.test", require(forwardClientCert=True))
+    edge.host("quiet", "quiet.test", require())
+    edge.gateway = start_gateway("--workers", "1")
+    many = client(dns=tuple(f"name-{number}.of-many.test" for number in range(700)))
+    assert edge.ask("quiet.test", many) == 200
+    assert edge.ask("told.test", many) == 0
+    assert edge.ask("told.test", client(WEB)) == 200
+
+
+def test_f6_names_that_a_ca_may_not_give_are_refused(edge: Edge, start_gateway: Any) -> None:
+    """Name constraints (RFC 5280 section 4.2.1.10): the CA of one team cannot issue for another one."""
+    team = Authority(CA.intermediate("team", valid=VALID, permitted_dns=("team.test",)))
+    edge.host("one", "one.test", require())
+    edge.gateway = start_gateway("--workers", "1")
+    for name, expected in (("web.team.test", 200), ("web.other.test", 0)):
+        pair = team.issue("", valid=VALID, dns=(name,))
+        chained = Pair(cert_pem=pair.cert_pem + team.cert_pem, key_pem=pair.key_pem)
+        assert edge.ask("one.test", chained) == expected, name
 
 
 def test_resumed_sessions_are_held_to_what_is_in_force(edge: Edge, start_gateway: Any, kit: Any) -> None:

@@ -119,13 +119,20 @@ class Authority:
             builder = builder.add_revoked_certificate(entry.build())
         return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
 
-    def intermediate(self, common_name: str, *, valid: Period) -> Pair:
-        """Issue the certificate of a CA below this one."""
+    def intermediate(self, common_name: str, *, valid: Period, permitted_dns: Sequence[str] = ()) -> Pair:
+        """Issue the certificate of a CA below this one.
+
+        Args:
+            permitted_dns: Domains for which it may issue; empty = all.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(_name(common_name), self._cert.subject, key.public_key(), valid)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_key_usage(is_ca=True), critical=True)
         builder = builder.add_extension(_issuer_id(self._cert), critical=False)
+        if permitted_dns:
+            constraints = x509.NameConstraints([x509.DNSName(one) for one in permitted_dns], None)
+            builder = builder.add_extension(constraints, critical=True)
         return _pair(builder, key, self._key)
 
 

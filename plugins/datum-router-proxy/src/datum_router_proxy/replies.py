@@ -96,7 +96,9 @@ def send_local_reply(downstream: Downstream, request: Request, reply: LocalReply
         fields.append((b"content-type", b"text/plain; charset=utf-8"))
     fields.append((b"x-request-id", request.request_id.encode("ascii")))
     is_bodyless = not body or template.method == "HEAD"
-    downstream.send_head(reply.status, fields, content_length=len(body), is_bodyless=is_bodyless)
+    # Such a connection will not get better by another request: a client that knows no 421 comes back on a new one.
+    close = reply is NOT_ADMITTED
+    downstream.send_head(reply.status, fields, content_length=len(body), is_bodyless=is_bodyless, close=close)
     if not is_bodyless:
         downstream.send_data(body)
     downstream.send_end()
