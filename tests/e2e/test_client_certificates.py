@@ -333,6 +333,48 @@ def test_f6_names_that_a_ca_may_not_give_are_refused(edge: Edge, start_gateway: 
         assert edge.ask("one.test", chained) == expected, name
 
 
+def test_a_hello_that_comes_byte_by_byte_is_asked_all_the_same(edge: Edge, start_gateway: Any) -> None:
+    """The name stands somewhere in it: until then nobody knows whose handshake it is."""
+    edge.host("open", "open.test")
+    edge.host("one", "one.test", require())
+    edge.gateway = start_gateway("--workers", "1")
+    for pair, expected in ((client(WEB), b"HTTP/1.1 200"), (None, b"")):
+        received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        connection = edge.context(pair).wrap_bio(received, sent, server_hostname="one.test")
+        with socket.create_connection(("127.0.0.1", edge.port), timeout=10) as sock:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            answer = drive(connection, received, sent, sock)
+        assert answer.startswith(expected)
+        assert bool(answer) is bool(expected)
+
+
+def drive(connection: ssl.SSLObject, received: ssl.MemoryBIO, sent: ssl.MemoryBIO, sock: socket.socket) -> bytes:
+    """Do a handshake and a request, sending single bytes; return the answer, empty if the connection was refused."""
+    request = b"GET / HTTP/1.1\r\nHost: one.test\r\nConnection: close\r\n\r\n"
+    is_ready = False
+    while True:
+        try:
+            if not is_ready:
+                connection.do_handshake()
+                connection.write(request)
+                is_ready = True
+            answer = connection.read(65536)
+        except ssl.SSLWantReadError:
+            try:
+                for byte in sent.read():
+                    sock.sendall(bytes([byte]))
+                data = sock.recv(65536)
+            except ConnectionError:
+                return b""
+            if not data:
+                return b""
+            received.write(data)
+        except ssl.SSLError:
+            return b""
+        else:
+            return answer
+
+
 def test_resumed_sessions_are_held_to_what_is_in_force(edge: Edge, start_gateway: Any, kit: Any) -> None:
     edge.host("one", "one.test", require(subjectAltNames=[WEB]))
     edge.host("open", "open.test")

@@ -37,9 +37,13 @@ def is_required(ingress: VPCIngress) -> bool:
 
 
 def compile_client_auth(
-    ingress: VPCIngress, key: ObjectKey, view: ManifestView, findings: list[Finding]
+    ingress: VPCIngress, key: ObjectKey, view: ManifestView | None, findings: list[Finding]
 ) -> tuple[ClientAuth | None, bool]:
-    """Return what is asked of clients, and whether that can be done; if not, `findings` says why."""
+    """Return what is asked of clients, and whether that can be done; if not, `findings` says why.
+
+    Args:
+        view: None: nothing is looked at, and names stand for what they name, which is enough to compare.
+    """
     auth = asks_clients(ingress)
     if auth is None:
         return None, True
@@ -61,8 +65,10 @@ def compile_client_auth(
 
 
 def _text(
-    name: str | None, entry: str, field: str, key: ObjectKey, view: ManifestView, findings: list[Finding]
+    name: str | None, entry: str, field: str, key: ObjectKey, view: ManifestView | None, findings: list[Finding]
 ) -> str | None:
+    if view is None:
+        return f"{key.namespace}/{name}"
     found = view.get("Secret", key.namespace, name) if name is not None else None
     text = found.text(entry) if isinstance(found, Secret) else None
     if text and text.strip():

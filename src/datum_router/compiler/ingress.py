@@ -243,10 +243,10 @@ class IngressCompiler:
         spec = ingress.spec
         hostnames = tuple(dict.fromkeys(name.lower() for name in (spec.host, *spec.hosts)))
         binding = self._binding(ingress, key, hostnames)
-        if self._are_credentials_known:
-            auth, is_usable = compile_client_auth(ingress, key, self._view, self._findings)
-            if binding is not None:
-                binding = msgspec.structs.replace(binding, client_auth=auth) if is_usable else None
+        view = self._view if self._are_credentials_known else None
+        auth, is_usable = compile_client_auth(ingress, key, view, self._findings)
+        if binding is not None:
+            binding = msgspec.structs.replace(binding, client_auth=auth) if is_usable else None
         self._findings += plain_listeners(ingress, key)
         sections: list[tuple[str, int, str]] = []
         for index, item in enumerate(wanted_listeners(ingress)):

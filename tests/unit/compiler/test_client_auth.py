@@ -110,3 +110,12 @@ def test_hosts_in_the_clear_are_told(start: Any, kit: Any) -> None:
     (found,) = result.diagnostics
     assert (found.path, found.severity) == ("spec.listeners[1].protocol", Severity.WARNING)
     assert "port 8080 serves the same hosts in the clear" in found.message
+
+
+def test_who_may_read_no_secret_still_sees_who_is_in_the_way(start: Any, kit: Any) -> None:
+    """A controller: what it compiles is not served, but it writes the conditions."""
+    old = edge(kit, "old", "one.test", {**REQUIRE, "caSecretName": "unread"}, "2026-01-01T00:00:00Z")
+    new = edge(kit, "new", "one.test", {**REQUIRE, "caSecretName": "another"}, "2026-01-02T00:00:00Z")
+    result = start(old, new, are_credentials_known=False)
+    (found,) = result.diagnostics
+    assert (found.object, found.reason) == ("vpcingress default/new", Reason.CONFLICTED)
