@@ -32,8 +32,16 @@ class ClientGuard:
 
     def policy_of(self, host: str) -> ClientAuth | None:
         """Return what a host asks of clients; None = nothing. Unknown hosts: what the listener's first binding asks."""
-        name = best_hostname(self._policies, host)
-        return self._default if name is None else self._policies[name]
+        policies = self._policies
+        if host in policies:
+            return policies[host]
+        parent = host.partition(".")[2]
+        while parent:  # the longest wildcard first, as `best_hostname` has it, without a look at all of them
+            wildcard = f"*.{parent}"
+            if wildcard in policies:
+                return policies[wildcard]
+            parent = parent.partition(".")[2]
+        return self._default
 
     def admits(self, policy: ClientAuth | None, host: str, hostnames: Sequence[str] = ()) -> bool:
         """Tell whether a request may be served on a connection that was held to `policy`.

@@ -114,7 +114,10 @@ class ProxyDataPlane:
         """Change certificates and limits for new connections (the body limit for new requests)."""
         self._pipeline.limit_body(listener.name, listener.max_request_body_bytes)
         task = self._listeners[listener.name]
+        asked = task.tls is not None and task.tls.asks_clients
         task.update(listener)
+        if not (asked or (task.tls is not None and task.tls.asks_clients)):
+            return
         ended = end_outdated(list(self._connections), listener.name, task.tls)
         if ended:
             log.info("clients are asked for other certificates", extra={"listener": listener.name, "ended": ended})

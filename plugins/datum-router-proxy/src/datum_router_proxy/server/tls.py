@@ -42,10 +42,11 @@ class BindingProblem(msgspec.Struct, frozen=True, kw_only=True):
 class _Table:
     """The contexts of one listener version; immutable once built."""
 
-    __slots__ = ("by_binding", "default", "exact", "front", "wildcard")
+    __slots__ = ("asks_clients", "by_binding", "default", "exact", "front", "wildcard")
 
     def __init__(self, front: ssl.SSLContext) -> None:
         self.front = front
+        self.asks_clients = False
         self.by_binding: dict[TlsBinding, BindingContext] = {}
         self.default: BindingContext | None = None
         self.exact: dict[str, BindingContext] = {}
@@ -84,8 +85,7 @@ class ServerTls:
     @property
     def asks_clients(self) -> bool:
         """True if clients of some host are asked for certificates."""
-        table = self._table
-        return table is not None and any(context.asks_clients for context in table.by_binding.values())
+        return self._table is not None and self._table.asks_clients
 
     def policy_for(self, name: str | None) -> ClientAuth | None:
         """Return what clients that ask for this server name are held to from now on; None = nothing."""
@@ -130,6 +130,7 @@ class ServerTls:
                         continue
                     effective, context = before, known[before]
             table.by_binding[effective] = context
+            table.asks_clients |= context.asks_clients
             if index == 0:
                 table.default = context
             for hostname in binding.hostnames:
