@@ -1,4 +1,4 @@
-"""Reading the URIs of our own certificate, against `cryptography`, and whatever else may be given."""
+"""Reading the URIs and the end of our own certificate, against `cryptography`, and whatever else may be given."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datum_router_proxy.der import elements, uri_names
+from datum_router.policy.der import elements, ends_at, uri_names
 
 KEY = ec.generate_private_key(ec.SECP256R1())
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
@@ -36,6 +36,16 @@ def test_uris_are_found_among_other_names() -> None:
     assert uri_names(certificate()) == ()
 
 
+def test_the_end_is_found_in_both_forms_of_time() -> None:
+    assert ends_at(certificate()) == (NOW + datetime.timedelta(days=1)).timestamp()
+    late = datetime.datetime(2070, 1, 1, tzinfo=datetime.UTC)  # from 2050 on it is a GeneralizedTime
+    builder = x509.CertificateBuilder().subject_name(x509.Name([])).issuer_name(x509.Name([]))
+    builder = builder.public_key(KEY.public_key()).serial_number(1).not_valid_before(NOW).not_valid_after(late)
+    der = builder.sign(KEY, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+    assert ends_at(der) == late.timestamp()
+    assert ends_at(b"") is None
+
+
 WHOLE = certificate(URI("spiffe://example.org/web"))
 
 
@@ -43,6 +53,7 @@ WHOLE = certificate(URI("spiffe://example.org/web"))
 def test_broken_input_yields_nothing_or_text(at: int, byte: int, cut: bool) -> None:
     data = WHOLE[:at] if cut else WHOLE[:at] + bytes([byte]) + WHOLE[at + 1 :]
     assert all(isinstance(name, str) for name in uri_names(data))
+    assert ends_at(data) is None or isinstance(ends_at(data), float)
     assert sum(len(content) for _, content in elements(data)) <= len(data)
 
 

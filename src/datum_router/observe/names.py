@@ -169,6 +169,17 @@ CLIENT_CERTIFICATES = _counter(
     LISTENER,
     VERDICT,
 )
+CERTIFICATE_END = _gauge(
+    "datum_router_certificate_expiry_timestamp_seconds",
+    "seconds",
+    "When the first of a listener's certificates ends, as Unix time.",
+    LISTENER,
+)
+IDENTITY_END = _gauge(
+    "datum_router_identity_expiry_timestamp_seconds",
+    "seconds",
+    "When the first of the certificates that are shown to upstreams ends, as Unix time; 0 if there is none.",
+)
 
 # --- upstream ------------------------------------------------------------------------------------------------------
 ATTEMPTS = _counter(
@@ -405,7 +416,7 @@ _SOURCE = (
 
 _ALL = (
     REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, PROTOCOL_REQUESTS, REASONS, IN_FLIGHT, TUNNELS,
-    REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY, CLIENT_CERTIFICATES,
+    REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY, CLIENT_CERTIFICATES, CERTIFICATE_END, IDENTITY_END,
     ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
     UPSTREAM_CONNECTIONS, UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,
     ENDPOINTS, BREAKERS, PANIC, PROBES, HEALTH_CHANGES, PLUGIN_FAILURES, PLUGIN_DISABLED,

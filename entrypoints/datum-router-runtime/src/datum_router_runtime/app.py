@@ -26,6 +26,7 @@ from datum_router.plugins.manager import PluginSet
 from datum_router.registry.store import Store
 from datum_router.routing.regex import load_engine
 from datum_router_runtime.admin import Page
+from datum_router_runtime.certificatemetrics import CertificateEnds
 from datum_router_runtime.feed import Feed
 from datum_router_runtime.gatewayreport import GatewayReporter, owners_from
 from datum_router_runtime.ownfiles import own_credentials, own_sources
@@ -172,6 +173,7 @@ class Gateway:
         self.reporter = self._make_reporter()
         self._started_at = time.monotonic()
         self._diagnostic_log = DiagnosticLog()
+        self._ends = CertificateEnds()
 
     def _make_reporter(self) -> GatewayReporter | None:
         settings = self.settings
@@ -321,6 +323,7 @@ class Gateway:
     def _more_values(self) -> Iterable[tuple[CellKey, float]]:
         """Yield what is counted beside serving."""
         yield from source_values(self.feed)
+        yield from self._ends.values(self.supervisor.data)
         reporter, file = self.reporter, self.snapshot_file
         yield (names.REPORTS.name, ()), 0 if reporter is None else reporter.writes
         yield (names.REPORT_FAILURES.name, ()), 0 if reporter is None else reporter.failures

@@ -19,9 +19,9 @@ from typing import cast
 
 from datum_router.model.listener import ClientAuth
 from datum_router.policy.client_cert_header import MAX_ELEMENT_BYTES, ClientCertificate, Subject, element
+from datum_router.policy.der import uri_names
 from datum_router.policy.peer_names import NameList, names_of
 from datum_router_proxy.certificate import load_authorities, load_revocations
-from datum_router_proxy.der import uri_names
 
 _MAX_SHOWN = 300
 """Characters of a certificate's names in a log line."""

@@ -6,6 +6,7 @@ still every length is checked, and what is not as expected yields nothing.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator
 from typing import Final
 
@@ -17,6 +18,9 @@ _OCTETS: Final = 0x04
 _OID: Final = 0x06
 _EXTENSIONS: Final = 0xA3
 _URI: Final = 0x86
+_VERSION: Final = 0xA0
+_TIMES: Final = {0x17: "%y%m%d%H%M%SZ", 0x18: "%Y%m%d%H%M%SZ"}
+"""UTCTime and GeneralizedTime as certificates have them (RFC 5280 section 4.1.2.5)."""
 
 Element = tuple[int, bytes]
 
@@ -53,3 +57,19 @@ def uri_names(certificate: bytes) -> tuple[str, ...]:
             names = _inside(_inside(extension, _OCTETS), _SEQUENCE)
             return tuple(content.decode("ascii", "replace") for kind, content in elements(names) if kind == _URI)
     return ()
+
+
+def ends_at(certificate: bytes) -> float | None:
+    """Return when a certificate ends, in Unix seconds (RFC 5280 section 4.1.2.5); None if that cannot be read."""
+    fields = list(elements(_inside(_inside(certificate, _SEQUENCE), _SEQUENCE)))
+    # serialNumber, signature, issuer, validity
+    at = 4 if fields and fields[0][0] == _VERSION else 3
+    times = list(elements(fields[at][1])) if len(fields) > at else []
+    if len(times) != 2 or times[1][0] not in _TIMES:
+        return None
+    try:
+        found = datetime.datetime.strptime(times[1][1].decode("ascii"), _TIMES[times[1][0]])
+    except ValueError:
+        return None
+    # strptime takes two-digit years from 69 on for the last century, RFC 5280 from 50 on: no certificate is that old.
+    return found.replace(tzinfo=datetime.UTC).timestamp()
