@@ -37,7 +37,7 @@ from datum_router.manifests.parts import (
 )
 from datum_router.manifests.servicebinding import ServiceBindingSpec
 from datum_router.manifests.vpcegress import EgressDestination, EgressMatch, EgressTls
-from datum_router.manifests.vpcingress import AllowedRoutes, IngressRule, IngressTls, VPCIngressSpec
+from datum_router.manifests.vpcingress import AllowedRoutes, ClientAuth, IngressRule, IngressTls, VPCIngressSpec
 from datum_router.manifests.vpcservice import (
     EndpointSpec,
     ExportTo,
@@ -195,6 +195,12 @@ _INGRESS: Final = (
 _INGRESS_TLS: Final = (
     CelRule(on="alpn", rule="self.all(a, self.exists_one(b, a == b))", message="expected each protocol once"),
     needs("secretName", "self.mode == 'terminate'", "terminated TLS needs a certificate"),
+    CelRule(
+        rule=f"!({given('clientAuth')}) || self.mode != 'passthrough' || self.clientAuth.mode == 'None'",
+        message="with passthrough it is the service that sees certificates",
+        field="clientAuth.mode",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
 )
 _INGRESS_RULE: Final = (
     *path("path"),
@@ -203,6 +209,28 @@ _INGRESS_RULE: Final = (
         message="a rule needs service or vpcRouteRef",
         field="service",
         reason=Reason.MISSING_FIELD,
+    ),
+)
+
+_CLIENT_AUTH: Final = (
+    CelRule(
+        rule="self.mode != 'None' || !"
+        f"({given('caSecretName')} || {given('crlSecretName')} || {filled('subjectAltNames')}"
+        f" || self.forwardClientCert)",
+        message="mode None asks for no certificate: expected mode Request or Require, or nothing beside it",
+        field="mode",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
+    CelRule(
+        rule=f"self.mode == 'None' || {given('caSecretName')}",
+        message="expected the Secret with the CAs of clients",
+        field="caSecretName",
+        reason=Reason.MISSING_FIELD,
+    ),
+    CelRule(
+        on="forwardDetails",
+        rule="self.all(a, self.exists_one(b, a == b))",
+        message="expected each detail once",
     ),
 )
 
@@ -224,6 +252,7 @@ RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
     VPCIngressSpec: _INGRESS,
     IngressRule: _INGRESS_RULE,
     IngressTls: _INGRESS_TLS,
+    ClientAuth: _CLIENT_AUTH,
     AllowedRoutes: _NAMESPACES,
     EgressMatch: (
         network("destinationCidrs[]"),
