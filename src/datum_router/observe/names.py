@@ -188,23 +188,18 @@ TURNED_AWAY = _counter(
     LISTENER,
 )
 CLIENT_CERTIFICATES = _counter(
-    "datum_router_client_certificates_total",
-    "handshakes",
-    "TLS handshakes in which the client was asked for a certificate, by what came of it.",
-    LISTENER,
-    VERDICT,
-)
+    "datum_router_client_certificates_total", "handshakes",
+    "TLS handshakes in which the client was asked for a certificate, by what came of it.", LISTENER, VERDICT,
+)  # fmt: skip
 CERTIFICATE_END = _gauge(
-    "datum_router_certificate_expiry_timestamp_seconds",
-    "seconds",
+    "datum_router_certificate_expiry_timestamp_seconds", "seconds",
     "When the certificate that clients are shown for a VPCIngress expires, as Unix time; the first of very many.",
     INGRESS,
-)
+)  # fmt: skip
 IDENTITY_END = _gauge(
-    "datum_router_identity_expiry_timestamp_seconds",
-    "seconds",
+    "datum_router_identity_expiry_timestamp_seconds", "seconds",
     "When the first of the certificates that are shown to upstreams ends, as Unix time; 0 if there is none.",
-)
+)  # fmt: skip
 
 # --- outbound traffic ------------------------------------------------------------------------------------------------
 EGRESS_DECISIONS = _counter(
