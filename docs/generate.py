@@ -20,6 +20,7 @@ from datum_router.observe.meter import DURATION_BOUNDS_S
 from datum_router.plugins import hookspecs
 from datum_router.plugins.manager import HOOK_NAMES
 from datum_router.policy import plugin_guard
+from datum_router.policy.client_cert_header import MAX_ELEMENT_BYTES
 from datum_router.reconcile import conditions, notices, reports, status, workqueue
 from datum_router.registry.endpoints import MAX_ENDPOINTS_PER_SERVICE
 from datum_router.routing import normalize, query
@@ -44,14 +45,16 @@ from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.wire import grammar, hpack_codec
 from datum_router_proxy.wire.http1 import Http1Limits
 from datum_router_proxy.wire.http2 import Http2Limits
-from datum_router_runtime import admin, clusterreports, discoveryterm, logsetup, remote, snapshotfile
+from datum_router_runtime import admin, clusterreports, discoveryterm, logsetup, ownfiles, remote, snapshotfile
 from datum_router_runtime import status as statuswriter
 from datum_router_runtime.discoverysettings import DISCOVERY_NAMES, DiscoverySettings
 from datum_router_runtime.settings import (
     ADDRESSES,
     ENVIRONMENT,
     MAX_WORKERS,
+    OWN_FILES,
     TEXTS,
+    VERIFY_SERVER,
     ControllerSettings,
     GatewaySettings,
 )
@@ -87,6 +90,8 @@ VARIABLES = (
     ("DATUM_ROUTER_EGRESS_CLOSED", "data_plane_config", "networks: `egress_closed` below"),
     *((variable, field, "seconds") for variable, field in ENVIRONMENT.items()),
     *((variable, field, "text") for variable, field in TEXTS.items()),
+    *((variable, field, "path of a file of PEM text") for variable, field in OWN_FILES.items()),
+    (VERIFY_SERVER, "client_verify_server", "`true` or `false`"),
     *((variable, field, "`HOST:PORT`, which others may reach") for variable, field in ADDRESSES.items()),
     ("DATUM_ROUTER_TRACE_PLUGINS", "", "`1`: log every call of a plugin's hook"),
 )
@@ -193,6 +198,10 @@ def _others() -> list[tuple[str, float, str, str, str]]:
         ("table size updates in an HTTP/2 header block", hpack_codec.MAX_SIZE_UPDATES, "updates",
          "connection ends", f'`{refused}{{reason="bad_header_block"}}`'),
         ("query parameters", query.MAX_QUERY_PARAMS, "parameters", "no condition on the query holds", ""),
+        ("what X-Forwarded-Client-Cert says of a certificate", MAX_ELEMENT_BYTES, "bytes", "the client is refused",
+         f"`{names.CLIENT_CERTIFICATES.name}`"),
+        ("one file of the gateway's own certificates", ownfiles.MAX_FILE_BYTES, "bytes", "not read", found),
+        ("how often those files are looked at", ownfiles.POLL_S, "s", "changes wait so long", ""),
         ("a service's requests in flight", service.max_parallel_requests, "requests per worker", "503", permits),
         ("a service's connections", service.max_connections, "connections per worker", "requests wait", overflow),
         ("requests that wait for a connection", service.max_pending_requests, "requests per worker", "503", overflow),

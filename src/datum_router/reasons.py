@@ -160,6 +160,7 @@ class Reason(enum.StrEnum):
     BAD_CLIENT_HELLO = "bad_client_hello"
     BAD_PROXY_HEADER = "bad_proxy_header"
     UNTRUSTED_PROXY = "untrusted_proxy"
+    CLIENT_CERTIFICATE = "client_certificate"
     TOO_MANY_CONNECTIONS = "too_many_connections"
     MISDIRECTED = "misdirected"
     OVERLOADED = "overloaded"

@@ -1,5 +1,6 @@
 """`datum-router explain`: winner, losers and why, destinations."""
 
+import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from click.testing import CliRunner, Result
 from datum_router.errors import ConfigError
 from datum_router.model.listener import Listener, TlsBinding
 from datum_router.model.request import RequestHead
+from datum_router_cli import authority
+from datum_router_cli.certs import secret_manifest
 from datum_router_cli.commands import cli
 from datum_router_cli.explain import MAX_SHOWN_LOSERS
 from datum_router_cli.listener import choose_listener
@@ -139,7 +142,8 @@ def test_json_holds_the_same(invoke: Invoke) -> None:
     assert result.exit_code == 0
     document = json.loads(result.stdout)
     assert set(document) == {
-        "request", "outcome", "status", "winner", "destinations", "policy", "losers", "diagnostics",
+        "request", "client_certificate", "outcome", "status", "winner", "destinations", "policy", "losers",
+        "diagnostics",
     }  # fmt: skip
     assert document["policy"] == {
         "max_retries": 1,
@@ -437,3 +441,58 @@ def test_from_needs_egress(invoke: Invoke) -> None:
     result = invoke("--from", "default/x", "GET", "http://a.example/")
     assert result.exit_code == 2
     assert "--egress" in result.output
+
+
+TRUST = """\
+apiVersion: router.datum.net/v1alpha1
+kind: VPCService
+metadata: {name: safe}
+spec:
+  protocol: HTTPS
+  port: 443
+  endpoints: [{address: 10.2.0.1}]
+  tls: {mode: Mutual, clientCertificateRef: {name: edge}, subjectAltNames: ["spiffe://example.org/ns/shop/sa/web"],
+    caCertificateRefs: [{name: edge, kind: Secret}]}
+---
+apiVersion: router.datum.net/v1alpha1
+kind: VPCIngress
+metadata: {name: safe}
+spec:
+  host: "*.safe.example"
+  rules: [{service: {name: safe}}]
+  tls:
+    secretName: edge
+    clientAuth: {mode: Require, caSecretName: edge, forwardClientCert: true, subjectAltNames: [spiffe://example.org/*]}
+---
+apiVersion: router.datum.net/v1alpha1
+kind: VPCIngress
+metadata: {name: open}
+spec:
+  host: open.safe.example
+  rules: [{path: /public, service: {name: safe}}]
+  tls: {secretName: edge}
+---
+"""
+
+
+def test_what_certificates_are_asked_for_is_told_on_both_sides(invoke: Invoke, tmp_path: Path) -> None:
+    period = authority.period(datetime.datetime.now(datetime.UTC), 1)
+    ca = authority.Authority(authority.make_authority("ca", valid=period))
+    secret = secret_manifest("edge", "default", ca.issue("edge", valid=period, dns=("safe.example",)), ca.cert_pem)
+    (tmp_path / "conf" / "trust.yaml").write_text(TRUST + secret)
+    text = invoke("GET", "https://a.safe.example/").stdout
+    assert (
+        "client certificate: required, for one of spiffe://example.org/*; the service is told in "
+        "X-Forwarded-Client-Cert: By, Hash, Subject, URI, DNS"
+    ) in text
+    assert "        mutual TLS, verified as spiffe://example.org/ns/shop/sa/web" in text
+    document = json.loads(invoke("GET", "https://a.safe.example/", "--output", "json").stdout)
+    assert document["client_certificate"]["mode"] == "required"
+    assert document["destinations"][0]["tls"].startswith("mutual TLS")
+    # Asked for nothing, and so no way to what *.safe.example serves.
+    text = invoke("GET", "https://open.safe.example/private").stdout
+    assert "none is asked for here, but the rule's host name asks for one: 421" in text
+    document = json.loads(invoke("GET", "https://open.safe.example/private", "--output", "json").stdout)
+    assert (document["outcome"], document["status"]) == ("misdirected", 421)
+    document = json.loads(invoke("GET", "https://open.safe.example/public", "--output", "json").stdout)
+    assert (document["outcome"], document["client_certificate"]) == ("routed", None)

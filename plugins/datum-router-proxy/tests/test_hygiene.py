@@ -268,3 +268,30 @@ def test_order_of_end_to_end_fields_of_one_name_is_kept(
     assert sorted(out) == sorted(expected)
     for name in {field[0] for field in expected}:
         assert [f for f in out if f[0] == name] == [f for f in expected if f[0] == name]
+
+
+# --- X-Forwarded-Client-Cert ---------------------------------------------------------------------------------------
+
+XFCC = b"x-forwarded-client-cert"
+
+
+@pytest.mark.parametrize(
+    ("trusted_hops", "ours", "theirs", "sent"),
+    [
+        (0, b"", (b"Hash=0",), None),
+        (0, b"Hash=1", (), b"Hash=1"),
+        (0, b"Hash=1", (b"Hash=0", b"Hash=2"), b"Hash=1"),
+        (1, b"", (b"Hash=0",), b"Hash=0"),
+        (1, b"Hash=1", (), b"Hash=1"),
+        (1, b"Hash=1", (b"Hash=0", b"Hash=2"), b"Hash=0,Hash=2,Hash=1"),
+    ],
+)
+def test_a_clients_certificate_is_told_by_us_and_by_proxies_that_are_trusted(
+    trusted_hops: int, ours: bytes, theirs: tuple[bytes, ...], sent: bytes | None
+) -> None:
+    hop = Hop(peer_ip="10.0.0.1", scheme="https", trusted_hops=trusted_hops, client_cert=ours)
+    for nominations in (frozenset[bytes](), frozenset({XFCC})):
+        fields = request_fields_for_upstream(
+            [(XFCC, one) for one in theirs], hop, host=b"a.example", request_id=b"id-1", nominations=nominations
+        )
+        assert value(fields, XFCC) == sent

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import ssl
+import time
 from unittest import mock
 
+import msgspec
 import pytest
 import trustme
 
-from datum_router.model.listener import Listener, TlsBinding
+from datum_router.model.listener import ClientAuth, Listener, TlsBinding
+from datum_router_proxy.client_identity import ClientSession, admit
 from datum_router_proxy.server import tickets
 from datum_router_proxy.server.tickets import KEY_BYTES, NAME_BYTES, derive_key, install_key
 from datum_router_proxy.server.tls import ServerTls
@@ -44,6 +47,7 @@ class Client:
         CA.configure_trust(self.context)
         self.context.minimum_version = self.context.maximum_version = version
         self.session: ssl.SSLSession | None = None
+        self.server: ssl.SSLObject | None = None
 
     def talk(self, server: ServerTls, name: str = "a.test") -> bool:
         """Shake hands as the data plane does, and exchange a byte; return whether the session was resumed."""
@@ -58,7 +62,7 @@ class Client:
         assert chosen is not None
         received = ssl.MemoryBIO()
         received.write(hello)
-        ours = chosen[0].wrap_bio(received, to_client, server_side=True)
+        ours = self.server = chosen[0].wrap_bio(received, to_client, server_side=True)
         for _ in range(4):
             for side in (ours, client):
                 with contextlib.suppress(ssl.SSLWantReadError):
@@ -92,6 +96,55 @@ def test_a_session_of_one_identity_resumes_nothing_at_another(version: ssl.TLSVe
     client.talk(server, "a.test")
     client.context.check_hostname = False
     assert client.talk(server, "b.test") is False
+
+
+CLIENTS, OTHERS = trustme.CA(), trustme.CA()
+
+
+def asking(host: TlsBinding, ca: trustme.CA = CLIENTS, **auth: object) -> TlsBinding:
+    policy = ClientAuth(ca_pem=ca.cert_pem.bytes().decode(), **auth)  # type: ignore[arg-type]
+    return msgspec.structs.replace(host, client_auth=policy)
+
+
+@VERSIONS
+def test_no_ticket_is_a_way_around_the_certificates_that_a_host_asks_for(version: ssl.TLSVersion) -> None:
+    """Workers share secrets, and A and B one identity: what is asked of clients keeps their tickets apart."""
+    open_, closed = binding("a.test", "same"), asking(binding("b.test", "same"))
+    listener = Listener(name="https", tls=(open_, closed))
+    workers = [ServerTls(listener, [ONE]) for _ in range(2)]
+    client = Client(version)
+    client.context.check_hostname = False
+    client.talk(workers[0], "a.test")
+    assert client.talk(workers[1], "a.test") is True
+    for worker in workers:
+        with pytest.raises(ssl.SSLError, match="PEER_DID_NOT_RETURN_A_CERTIFICATE"):
+            client.talk(worker, "b.test")
+    CLIENTS.issue_cert("client.test").configure_cert(client.context)
+    assert client.talk(workers[0], "b.test") is False
+    assert client.talk(workers[1], "b.test") is True
+    assert client.server is not None
+    session = admit(client.server, now=time.time())
+    assert isinstance(session, ClientSession)
+    assert session.is_known, "the certificate comes with the session to the other worker"
+
+
+@VERSIONS
+@pytest.mark.parametrize(
+    "change", [{"ca": OTHERS}, {"names": ("client.test",)}, {"is_required": False}], ids=["CA", "names", "mode"]
+)
+def test_what_is_asked_anew_is_asked_of_who_comes_back_too(version: ssl.TLSVersion, change: dict[str, object]) -> None:
+    one = binding("a.test")
+    before = ServerTls(Listener(name="https", tls=(asking(one),)), [ONE])
+    after = ServerTls(Listener(name="https", tls=(asking(one, **change),)), [ONE])  # type: ignore[arg-type]
+    client = Client(version)
+    CLIENTS.issue_cert("client.test").configure_cert(client.context)
+    client.talk(before)
+    assert client.talk(ServerTls(Listener(name="https", tls=(asking(one),)), [ONE])) is True
+    if change.get("ca") is OTHERS:
+        with pytest.raises(ssl.SSLCertVerificationError):
+            client.talk(after)
+    else:
+        assert client.talk(after) is False
 
 
 @VERSIONS

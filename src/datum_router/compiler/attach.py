@@ -44,6 +44,7 @@ class IngressScope(msgspec.Struct, frozen=True, kw_only=True):
     """What all VPCIngresses together offer to routes.
 
     Attributes:
+        own: The listener of the gateway's own certificate, if it has one: in force unless a VPCIngress opens the port.
         secrets: Of each VPCIngress with a certificate the name of its Secret and what was read there.
     """
 
@@ -51,6 +52,7 @@ class IngressScope(msgspec.Struct, frozen=True, kw_only=True):
     listeners: tuple[Listener, ...] = ()
     rules: tuple[Rule, ...] = ()
     findings: tuple[Finding, ...] = ()
+    own: Listener | None = None
     secrets: Mapping[ObjectKey, tuple[str, TlsBinding]] = {}
     is_unbound: bool = False
 
@@ -64,12 +66,18 @@ class IngressScope(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     @property
+    def own_listeners(self) -> tuple[Listener, ...]:
+        """Return the listener of the gateway's own certificate, if that is in force."""
+        own = self.own
+        return () if own is None or any(own.port == other.port for other in self.listeners) else (own,)
+
+    @property
     def restrictions(self) -> tuple[tuple[str, tuple[Allowed, ...]], ...]:
         """Return, if any VPCIngress does not serve everybody's routes, all listeners with what is allowed there.
 
         What routes without `parentRefs` depend on.
         """
-        by_name: dict[str, list[Allowed]] = {listener.name: [] for listener in self.listeners}
+        by_name: dict[str, list[Allowed]] = {one.name: [] for one in (*self.listeners, *self.own_listeners)}
         for item in self.ingresses:
             for _, _, name in item.sections:
                 if item.allowed is not None and name in by_name:

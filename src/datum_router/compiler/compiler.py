@@ -19,6 +19,7 @@ import msgspec
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
 from datum_router.compiler.diff import combine_digests, part_digest
 from datum_router.compiler.egress import EgressCompiler
+from datum_router.compiler.environment import NAMESPACE, NOTHING, SERVER, OwnCredentials
 from datum_router.compiler.ingress import Attached, IngressCompiler, IngressScope
 from datum_router.compiler.memo import Changes, Look, Made, Memo, RecordingView
 from datum_router.compiler.place import PlaceCompiler
@@ -55,6 +56,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
         egress_listeners: Listeners for outbound traffic, beside all others; None for a process that is no gateway.
         gateway_labels: What `gatewaySelector` of VPCIngresses selects by; None for a process that is no gateway, for
             which all are compiled.
+        own: What certificates the process is given beside those that manifests name.
         are_credentials_known: False for a process that may not read Secrets and ConfigMaps: none is looked at, and
             nothing is said of those that are named. What it compiles is not to be served.
     """
@@ -64,6 +66,7 @@ class CompileOptions(msgspec.Struct, frozen=True, kw_only=True):
     regex: RegexEngine | None = None
     ingress_host: str = "0.0.0.0"
     egress_listeners: tuple[Listener, ...] | None = None
+    own: OwnCredentials = NOTHING
     are_credentials_known: bool = True
     gateway_labels: Mapping[str, str] | None = None
 
@@ -132,6 +135,7 @@ class Compiler:
         self._service_compiler = ServiceCompiler(
             EndpointRegistry([spec.create() for spec in plugins.resolvers]),
             are_credentials_known=self._options.are_credentials_known,
+            own=self._options.own,
         )
         self._route_compiler = RouteCompiler(plugins, regex=self._options.regex)
         self._place_compiler = PlaceCompiler([spec.create() for spec in plugins.places])
@@ -153,7 +157,7 @@ class Compiler:
         self._contributions: Mapping[ObjectKey, Contribution] = {}
         self._bindings: Memo[None] = Memo("ServiceBinding")
         self._routes: Memo[tuple[Rule, ...]] = Memo("VPCRoute")
-        self._scope: Made[IngressScope] = Made(IngressScope(), (), (("VPCIngress",),))
+        self._scope: Made[IngressScope] = Made(IngressScope(), (), (("VPCIngress",), ("Secret", NAMESPACE, SERVER)))
         self._place_compiler.forget()
         self._egress_compiler.forget()
         self._table = RuleTable()
@@ -256,6 +260,7 @@ class Compiler:
             secrets=before.result.secrets,
             are_credentials_known=self._options.are_credentials_known,
             gateway_labels=self._options.gateway_labels,
+            own=self._options.own,
         ).compile(ingresses)
         if self._options.listen is not None:
             scope = scope.unbound()
@@ -304,14 +309,19 @@ class Compiler:
         return (*self._http_listeners(), *(self._options.egress_listeners or ()))
 
     def _http_listeners(self) -> tuple[Listener, ...]:
+        scope = self._scope.result
         if self._options.listen is not None:
             # `--listen` is one plain listener that serves all routes, in place of what VPCIngresses ask for.
-            return (self._options.listen,)
-        listeners = self._scope.result.listeners
-        is_elsewhere = any(one.is_elsewhere for one in self._scope.result.ingresses)
+            # The gateway's own certificate is served beside it; where the kernel chooses its port, it chooses both.
+            listen = self._options.listen
+            own = () if scope.own is None else (scope.own,)
+            port = {"port": 0} if listen.port == 0 else {}
+            return (listen, *(msgspec.structs.replace(one, host=listen.host, **port) for one in own))
+        listeners = scope.listeners
+        is_elsewhere = any(one.is_elsewhere for one in scope.ingresses)
         if not listeners and not is_elsewhere and self._options.fallback_listener is not None:
-            return (self._options.fallback_listener,)
-        return listeners
+            listeners = (self._options.fallback_listener,)
+        return (*listeners, *(one for one in scope.own_listeners if all(one.port != other.port for other in listeners)))
 
     def _publish(self, services: Mapping[ServiceKey, Service], listeners: tuple[Listener, ...]) -> SnapshotData:
         last, rules, place = self._last, self._table.rules, self._place_compiler.place

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
+from datum_router.compiler.clientauth import is_required
+from datum_router.compiler.environment import HTTPS_PORT
 from datum_router.compiler.replies import compile_replies
 from datum_router.manifests.ciphers import openssl_suites
 from datum_router.manifests.labels import selects
@@ -30,7 +32,6 @@ from datum_router.model.policy import TimeoutPolicy
 from datum_router.plugins.protocols import ManifestView
 
 HTTP_PORT = 8080
-HTTPS_PORT = 8443
 ALPN = ("h2", "http/1.1")
 
 MODES: Mapping[IngressProtocol, ListenerMode] = {
@@ -86,7 +87,8 @@ def wanted_listeners(ingress: VPCIngress) -> tuple[IngressListener, ...]:
         return (plain,)
     if tls.mode is TlsTermination.PASSTHROUGH:
         return (plain, IngressListener(name="tls", port=HTTPS_PORT, protocol=IngressProtocol.TLS))
-    return (plain, IngressListener(name="https", port=HTTPS_PORT, protocol=IngressProtocol.HTTPS))
+    secure = IngressListener(name="https", port=HTTPS_PORT, protocol=IngressProtocol.HTTPS)
+    return (secure,) if is_required(ingress) else (plain, secure)  # in the clear nobody shows a certificate
 
 
 def listener_name(item: IngressListener) -> str:

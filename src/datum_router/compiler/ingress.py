@@ -13,10 +13,10 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from datum_router.compiler.attach import Attached, IngressScope, Joined, intersect, join
+from datum_router.compiler.clientauth import compile_client_auth, plain_listeners, shared_hosts
 from datum_router.compiler.diagnostics import Severity
 from datum_router.compiler.edge import (
     HTTP_PORT,
-    HTTPS_PORT,
     MODES,
     allowed_routes,
     dressed,
@@ -27,6 +27,7 @@ from datum_router.compiler.edge import (
     wanted_listeners,
     with_defaults,
 )
+from datum_router.compiler.environment import HTTPS_PORT, NOTHING, OwnCredentials, own_listener, with_default
 from datum_router.compiler.limits import rate_policy
 from datum_router.compiler.refs import (
     Finding,
@@ -70,11 +71,12 @@ class IngressCompiler:
             cannot be used.
         are_credentials_known: False: no Secret is looked at, and every certificate is taken to be there.
         gateway_labels: What `gatewaySelector` selects by; None: nobody's in particular, so that all are selected.
+        own: What certificates the gateway has beside those of VPCIngresses.
     """
 
     __slots__ = (
-        "_are_credentials_known", "_findings", "_gateway_labels", "_host", "_host_owners", "_listeners", "_owners",
-        "_rules", "_secrets", "_secrets_before", "_view",
+        "_are_credentials_known", "_findings", "_gateway_labels", "_host", "_host_owners", "_listeners", "_own",
+        "_owners", "_rules", "_secrets", "_secrets_before", "_view",
     )  # fmt: skip
 
     def __init__(
@@ -85,7 +87,9 @@ class IngressCompiler:
         secrets: Mapping[ObjectKey, tuple[str, TlsBinding]] = {},
         are_credentials_known: bool = True,
         gateway_labels: Mapping[str, str] | None = None,
+        own: OwnCredentials = NOTHING,
     ) -> None:
+        self._own = own
         self._view = view
         self._are_credentials_known = are_credentials_known
         self._gateway_labels = gateway_labels
@@ -111,9 +115,11 @@ class IngressCompiler:
                 ),
             )
         ]
+        own = own_listener(self._view, self._own, self._host)
         return IngressScope(
             ingresses=tuple(attached),
-            listeners=tuple(self._listeners[port] for port in sorted(self._listeners)),
+            listeners=tuple(with_default(self._listeners[port], own) for port in sorted(self._listeners)),
+            own=own,
             rules=tuple(self._rules),
             findings=tuple(self._findings),
             secrets=self._secrets,
@@ -127,12 +133,18 @@ class IngressCompiler:
             return Attached(key=key, hostnames=(), sections=(), is_elsewhere=True)
         hostnames = self._own_hosts(ingress, key)
         binding = self._binding(ingress, key, hostnames)
+        view = self._view if self._are_credentials_known else None
+        auth, is_usable = compile_client_auth(ingress, key, view, self._findings)
+        if binding is not None:
+            binding = msgspec.structs.replace(binding, client_auth=auth) if is_usable else None
+        self._findings += plain_listeners(ingress, key)
         sections: list[tuple[str, int, str]] = []
         for index, item in enumerate(wanted_listeners(ingress) if hostnames else ()):
             listener = self._listener(ingress, key, index, item, hostnames, binding)
             if listener is not None:
                 sections.append((item.name, item.port, listener.name))
-        self._compile_rules(ingress, key, hostnames, tuple(name for _, _, name in sections))
+        if sections:  # rules without a listener would be served on all of them
+            self._compile_rules(ingress, key, hostnames, tuple(name for _, _, name in sections))
         return Attached(
             key=key,
             hostnames=hostnames,
@@ -271,6 +283,11 @@ class IngressCompiler:
         before = self._listeners.get(item.port)
         if before is not None and not self._may_share(key, f"spec.listeners[{index}]", item, before):
             return None
+        if before is not None and binding is not None and is_tls:
+            said, is_refused = shared_hosts(before.tls, binding, key, self._owners[item.port], item.port)
+            self._findings += said
+            if is_refused:
+                return None
         own = self._claim_hosts(ingress, key, item, () if item.protocol is IngressProtocol.TCP else hostnames)
         settings = port_settings(ingress, item)
         bindings: tuple[TlsBinding, ...] = ()
@@ -366,7 +383,7 @@ class IngressCompiler:
             bound = tuple(name for name in listeners if (is_whole if name in streams else not is_tcp))
             if len(bound) < len(listeners):
                 self._tell_unbound(key, index, item, is_tcp=is_tcp, is_served=bool(bound), streams=streams)
-            if not bound and listeners:
+            if not bound:
                 continue
             self._rules.append(
                 Rule(

@@ -25,6 +25,7 @@ from datum_router.filters.extra import extra_of
 from datum_router.health.breaker import RouteCircuit, Ticket, tripped
 from datum_router.health.trial import Trial
 from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint
+from datum_router.model.listener import ClientAuth
 from datum_router.model.policy import RetryPolicy, TimeoutPolicy
 from datum_router.model.request import REQUEST_ID, LocalReply, RequestHead
 from datum_router.model.route import BackendRef, HashOn, HeaderEdit, Rule, side_services
@@ -36,6 +37,7 @@ from datum_router.policy.hedge import is_hedged
 from datum_router.policy.ratelimit import RateLimiter
 from datum_router.policy.timeout import first_limit, has_try_limits
 from datum_router.reasons import Reason
+from datum_router.routing.client_guard import ClientGuard, make_guard
 from datum_router.routing.host import host_matches
 from datum_router.routing.matcher import Matcher
 
@@ -435,6 +437,7 @@ class Snapshot:
     Attributes:
         matches_request_id: A rule has a condition on X-Request-Id, which is new for each request: who remembers
             which rule won for a head must not do so here.
+        guards: Of each listener that asks clients for certificates, what it asks for which host; mostly empty.
         mark: An object that no other snapshot has; who remembers something of this snapshot keeps the mark beside it,
             which does not keep the snapshot alive.
     """
@@ -447,6 +450,7 @@ class Snapshot:
         "data",
         "default",
         "digest",
+        "guards",
         "mark",
         "matchers",
         "matches_request_id",
@@ -481,6 +485,11 @@ class Snapshot:
         self.matchers = matchers
         self.default = default
         self._hosts = {listener.name: listener.hostnames for listener in data.listeners if listener.hostnames}
+        self.guards: dict[str, ClientGuard] = {}
+        for listener in data.listeners:
+            guard = make_guard(listener)
+            if guard is not None:
+                self.guards[listener.name] = guard
 
     def match(self, head: RequestHead) -> LinkedRule | None:
         """Return the rule that wins for `head` on its listener, or None."""
@@ -515,6 +524,11 @@ class Snapshot:
             if any(host_matches(name, host) for name in hostnames):
                 return limiter
         return None
+
+    def admits(self, listener: str, policy: ClientAuth | None, host: str, rule: LinkedRule | None) -> bool:
+        """Tell whether a request may be served on a connection whose client was held to `policy` (421 otherwise)."""
+        guard = self.guards.get(listener)
+        return guard is None or guard.admits(policy, host, () if rule is None else rule.rule.hostnames)
 
     def serves_host(self, listener: str, host: str, identity: str = "") -> bool:
         """Tell whether a connection to a listener is there for `host` (421 otherwise on TLS listeners).

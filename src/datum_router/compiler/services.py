@@ -7,6 +7,7 @@ from collections.abc import Container, Sequence
 import msgspec
 
 from datum_router.compiler.diagnostics import Severity
+from datum_router.compiler.environment import CLIENT, NOTHING, OwnCredentials, authorities, pair
 from datum_router.compiler.limits import circuit_policy
 from datum_router.compiler.places import service_place
 from datum_router.compiler.refs import Finding
@@ -47,12 +48,16 @@ class ServiceCompiler:
 
     Args:
         are_credentials_known: False: no Secret or ConfigMap is looked at, and all that are named are taken to be there.
+        own: What is used where a service names nothing.
     """
 
-    __slots__ = ("_are_credentials_known", "_registry")
+    __slots__ = ("_are_credentials_known", "_own", "_registry")
 
-    def __init__(self, registry: EndpointRegistry, *, are_credentials_known: bool = True) -> None:
+    def __init__(
+        self, registry: EndpointRegistry, *, are_credentials_known: bool = True, own: OwnCredentials = NOTHING
+    ) -> None:
         self._registry = registry
+        self._own = own
         self._are_credentials_known = are_credentials_known
 
     def compile(self, manifest: VPCService, view: ManifestView) -> tuple[CompiledService, list[Finding]]:
@@ -75,7 +80,7 @@ class ServiceCompiler:
             )
         place = service_place(manifest, view)
         findings += place.findings(key)
-        tls, tls_findings = _upstream_tls(manifest, key, view if self._are_credentials_known else None)
+        tls, tls_findings = _upstream_tls(manifest, key, view if self._are_credentials_known else None, self._own)
         findings += tls_findings
         health = spec.health_check
         circuit = circuit_policy(spec.circuit_breaker) if spec.circuit_breaker is not None else None
@@ -171,7 +176,7 @@ def parse_statuses(texts: Sequence[str]) -> tuple[tuple[int, int], ...]:
 
 
 def _upstream_tls(
-    manifest: VPCService, key: ObjectKey, view: ManifestView | None
+    manifest: VPCService, key: ObjectKey, view: ManifestView | None, own: OwnCredentials
 ) -> tuple[UpstreamTls | None, list[Finding]]:
     """Return how TLS is spoken to the upstream; without a view nothing is found out about certificates."""
     spec = manifest.spec
@@ -181,9 +186,24 @@ def _upstream_tls(
         mode = TlsMode.SIMPLE if spec.protocol is Protocol.HTTPS else TlsMode.DISABLE
     if mode is TlsMode.DISABLE:
         return None, []
-    if config is None:
-        return UpstreamTls(), []
+    config = config or UpstreamTlsSpec()
     bundles, findings = _ca_bundles(config, key, view)
+    if own.has_authorities and not bundles and view is not None and not config.insecure_skip_verify:
+        bundles = [authorities(view) or UNRESOLVED]
+    is_verified = not config.insecure_skip_verify
+    if is_verified and not own.is_verifying and not config.ca_certificate_refs and not config.subject_alt_names:
+        is_verified = False
+        findings.append(
+            Finding(
+                key=key,
+                path="spec.tls",
+                reason=Reason.UPSTREAM_TLS,
+                message="certificates of this upstream are not verified, since ROUTER_CLIENT_VERIFY_SERVER is false: "
+                "anyone on the path can read its traffic",
+                hint="name its CAs in tls.caCertificateRefs",
+                severity=Severity.WARNING,
+            )
+        )
     if config.insecure_skip_verify:
         findings.append(
             Finding(
@@ -196,11 +216,11 @@ def _upstream_tls(
         )
     cert_pem = key_pem = ""
     if mode is TlsMode.MUTUAL:
-        cert_pem, key_pem = _own_identity(config, key, view, findings)
+        cert_pem, key_pem = _own_identity(config, key, view, own, findings)
     tls = UpstreamTls(
         server_name=config.sni or "",
         ca_pem="\n".join(bundles),
-        is_verified=not config.insecure_skip_verify,
+        is_verified=is_verified,
         min_version=config.min_version.value,
         subject_alt_names=config.subject_alt_names,
         cert_pem=cert_pem,
@@ -210,12 +230,14 @@ def _upstream_tls(
 
 
 def _own_identity(
-    config: UpstreamTlsSpec, key: ObjectKey, view: ManifestView | None, findings: list[Finding]
+    config: UpstreamTlsSpec, key: ObjectKey, view: ManifestView | None, own: OwnCredentials, findings: list[Finding]
 ) -> tuple[str, str]:
     """Return certificate and key for mode Mutual; `UNRESOLVED` if they are not there: nothing is sent without them."""
     if view is None:
         return UNRESOLVED, UNRESOLVED
     path, ref = "spec.tls.clientCertificateRef", config.client_certificate_ref
+    if ref is None and own.has_client:
+        return pair(view, CLIENT) or (UNRESOLVED, UNRESOLVED)
     if ref is None:
         findings.append(
             Finding(
@@ -223,7 +245,8 @@ def _own_identity(
                 path=path,
                 reason=Reason.MISSING_FIELD,
                 message="mode Mutual needs a certificate of our own; no connection will be made without",
-                hint="name a secret of type kubernetes.io/tls in clientCertificateRef",
+                hint="name a secret of type kubernetes.io/tls in clientCertificateRef, or give the gateway an identity "
+                "in ROUTER_CLIENT_CERT and ROUTER_CLIENT_KEY",
             )
         )
         return UNRESOLVED, UNRESOLVED

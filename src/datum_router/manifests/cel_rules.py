@@ -43,6 +43,7 @@ from datum_router.manifests.servicebinding import ServiceBindingSpec
 from datum_router.manifests.vpcegress import EgressDestination, EgressMatch, EgressTls
 from datum_router.manifests.vpcingress import (
     AllowedRoutes,
+    ClientAuth,
     ClientIp,
     IngressListener,
     IngressRule,
@@ -240,6 +241,12 @@ _INGRESS_TLS: Final = (
     excludes(
         "cipherSuites", "self.minVersion == '1.3'", "suites of TLS 1.2 mean nothing with minVersion 1.3", is_list=True
     ),
+    CelRule(
+        rule=f"!({given('clientAuth')}) || self.mode != 'passthrough' || self.clientAuth.mode == 'None'",
+        message="with passthrough it is the service that sees certificates",
+        field="clientAuth.mode",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
 )
 _INGRESS_LISTENER: Final = (
     CelRule(on="address", rule="isIP(self)", message="expected an IP address such as 192.0.2.1 or ::"),
@@ -270,6 +277,28 @@ _INGRESS_RULE: Final = (
     ),
 )
 
+_CLIENT_AUTH: Final = (
+    CelRule(
+        rule="self.mode != 'None' || !"
+        f"({given('caSecretName')} || {given('crlSecretName')} || {filled('subjectAltNames')}"
+        f" || self.forwardClientCert)",
+        message="mode None asks for no certificate: expected mode Request or Require, or nothing beside it",
+        field="mode",
+        reason=Reason.MUTUALLY_EXCLUSIVE,
+    ),
+    CelRule(
+        rule=f"self.mode == 'None' || {given('caSecretName')}",
+        message="expected the Secret with the CAs of clients",
+        field="caSecretName",
+        reason=Reason.MISSING_FIELD,
+    ),
+    CelRule(
+        on="forwardDetails",
+        rule="self.all(a, self.exists_one(b, a == b))",
+        message="expected each detail once",
+    ),
+)
+
 RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
     LabelSelector: (label_map("matchLabels"),),
     LabelSelectorRequirement: _SELECTOR,
@@ -292,6 +321,7 @@ RULES: Final[Mapping[type[Struct], tuple[CelRule, ...]]] = {
     IngressTls: _INGRESS_TLS,
     IngressListener: _INGRESS_LISTENER,
     ClientIp: _CLIENT_IP,
+    ClientAuth: _CLIENT_AUTH,
     AllowedRoutes: _NAMESPACES,
     EgressMatch: (
         network("destinationCidrs[]"),

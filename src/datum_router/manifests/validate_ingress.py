@@ -24,6 +24,8 @@ from datum_router.manifests.rules import (
 from datum_router.manifests.validate_filters import check_replies
 from datum_router.manifests.validate_limits import check_rate_limit
 from datum_router.manifests.vpcingress import (
+    ClientAuth,
+    ClientAuthMode,
     ClientIp,
     IngressListener,
     IngressProtocol,
@@ -84,7 +86,10 @@ def _speaks(spec: VPCIngressSpec, *protocols: IngressProtocol) -> bool:
     """Tell whether a listener speaks one of these, those that an ingress gets without asking included."""
     if spec.listeners:
         return any(item.protocol in protocols for item in spec.listeners)
-    if IngressProtocol.HTTP in protocols:
+    is_required = spec.tls is not None and (
+        spec.tls.client_auth is not None and spec.tls.client_auth.mode is ClientAuthMode.REQUIRE
+    )
+    if IngressProtocol.HTTP in protocols and not is_required:
         return True
     if spec.tls is None:
         return False
@@ -149,7 +154,6 @@ def _tls(spec: VPCIngressSpec, tls: IngressTls) -> Iterator[Problem]:
             "minVersion": tls.min_version if tls.min_version is not TlsVersion.TLS_1_2 else None,
             "cipherSuites": tls.cipher_suites,
             "requireSni": tls.require_sni,
-            "clientAuth": tls.client_auth,
         }
         for name, value in unread.items():
             if value:
@@ -170,6 +174,35 @@ def _tls(spec: VPCIngressSpec, tls: IngressTls) -> Iterator[Problem]:
         protocol = "TLS" if is_passed else "HTTPS"
         what = "so nothing is passed through" if is_passed else "so the certificate is not used"
         yield warning("spec.tls", f"no listener speaks {protocol}, {what}")
+    if tls.client_auth is not None:
+        yield from _client_auth(tls.client_auth, tls.mode)
+
+
+def _client_auth(auth: ClientAuth, termination: TlsTermination) -> Iterator[Problem]:
+    path = "spec.tls.clientAuth"
+    if auth.mode is ClientAuthMode.NONE:
+        for name, value in (
+            ("caSecretName", auth.ca_secret_name),
+            ("crlSecretName", auth.crl_secret_name),
+            ("subjectAltNames", auth.subject_alt_names),
+            ("forwardClientCert", auth.forward_client_cert),
+        ):
+            if value:
+                yield exclusive(
+                    f"{path}.mode", f"mode None asks for no certificate, so {name} has no effect", "set mode: Require"
+                )
+                break
+        return
+    if termination is TlsTermination.PASSTHROUGH:
+        yield exclusive(
+            f"{path}.mode", "with passthrough it is the service that sees certificates", "set tls.mode: terminate"
+        )
+    if auth.ca_secret_name is None:
+        yield missing(
+            f"{path}.caSecretName", f"mode {auth.mode.value} needs the CAs of clients", "name a secret with ca.crt"
+        )
+    if len(set(auth.forward_details)) != len(auth.forward_details):
+        yield invalid(f"{path}.forwardDetails", "found a detail for the second time, expected each once")
 
 
 def _client_ip(client: ClientIp) -> Iterator[Problem]:

@@ -27,6 +27,7 @@ from datum_router.manifests.meta import (
 from datum_router.manifests.parts import LabelSelector, RateLimit, Timeouts, TlsVersion
 from datum_router.manifests.routefilters import LocalReplies
 from datum_router.manifests.terms import LISTENER_TERMS, PATH_TYPE_TERMS, TLS_VERSION_TERMS
+from datum_router.policy.peer_names import ALLOW_PATTERN, MAX_PEER_NAME_CHARS
 
 MAX_LISTENERS = 64
 """Ports that one VPCIngress opens."""
@@ -66,6 +67,16 @@ class ClientAuthMode(enum.StrEnum):
     REQUIRE = "Require"
 
 
+class ClientCertDetail(enum.StrEnum):
+    """What X-Forwarded-Client-Cert says of a certificate beside `By` and `Hash`."""
+
+    CERT = "Cert"
+    CHAIN = "Chain"
+    SUBJECT = "Subject"
+    URI = "URI"
+    DNS = "DNS"
+
+
 class IngressServiceRef(SpecPart, frozen=True, kw_only=True):
     """The VPCService of a rule."""
 
@@ -98,14 +109,44 @@ class IngressRule(SpecPart, frozen=True, kw_only=True):
 class ClientAuth(SpecPart, frozen=True, kw_only=True):
     """Certificates of clients."""
 
-    mode: Annotated[ClientAuthMode, Meta(description="Whether clients must show a certificate.")] = ClientAuthMode.NONE
-    ca_secret_name: Annotated[Name | None, Meta(description="Secret with the CAs of clients.")] = None
+    mode: Annotated[
+        ClientAuthMode,
+        Meta(
+            description="Whether clients must show a certificate. With Request they may have none; one that is shown "
+            "must be good in any case."
+        ),
+    ] = ClientAuthMode.NONE
+    ca_secret_name: Annotated[Name | None, Meta(description="Secret with the CAs of clients under `ca.crt`.")] = None
     subject_alt_names: Annotated[
-        tuple[Annotated[str, Meta(min_length=1, max_length=2048)], ...],
-        Meta(description="Names of which the certificate must hold one.", max_length=64),
+        tuple[
+            Annotated[
+                str,
+                Meta(
+                    pattern=ALLOW_PATTERN,
+                    max_length=MAX_PEER_NAME_CHARS,
+                    extra={"expected": "a DNS name, or a URI such as spiffe://example.org/ns/shop/*"},
+                ),
+            ],
+            ...,
+        ],
+        Meta(
+            description="DNS names and URIs of which the certificate must hold one, exactly; a SPIFFE ID that ends in "
+            "`/*` stands for all that are longer. All that the CAs have signed if empty.",
+            max_length=64,
+        ),
     ] = ()
-    crl_secret_name: Annotated[Name | None, Meta(description="Secret with revocation lists.")] = None
-    forward_client_cert: Annotated[bool, Meta(description="Tell the service about the certificate.")] = False
+    crl_secret_name: Annotated[
+        Name | None,
+        Meta(description="Secret with revocation lists under `ca.crl`, one that is valid for each CA of the chain."),
+    ] = None
+    forward_client_cert: Annotated[
+        bool,
+        Meta(description="Tell the service about the certificate in X-Forwarded-Client-Cert, in Envoy's format."),
+    ] = False
+    forward_details: Annotated[
+        tuple[ClientCertDetail, ...],
+        Meta(description="What that header says beside `By` and `Hash`.", max_length=5),
+    ] = (ClientCertDetail.SUBJECT, ClientCertDetail.URI, ClientCertDetail.DNS)
 
 
 class IngressTls(SpecPart, frozen=True, kw_only=True):

@@ -23,23 +23,52 @@ class ListenerMode(enum.StrEnum):
     TCP = "TCP"
 
 
+class ClientAuth(msgspec.Struct, frozen=True, kw_only=True):
+    """Which certificates clients show on connections for some host names. PEM text is never logged or dumped.
+
+    Attributes:
+        is_required: False: a client may show none; one that is shown must be good all the same.
+        ca_pem: The CAs whose clients are taken.
+        crl_pem: Revocation lists, one for each CA; empty = none is looked at.
+        names: Allow-list, as `policy.peer_names` has it; empty = whoever the CAs have signed.
+        is_forwarded: Requests carry X-Forwarded-Client-Cert.
+        details: What that says beside By and Hash, of `Cert`, `Chain`, `Subject`, `URI` and `DNS`.
+    """
+
+    is_required: bool = True
+    ca_pem: str = ""
+    crl_pem: str = ""
+    names: tuple[str, ...] = ()
+    is_forwarded: bool = False
+    details: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return (
+            f"ClientAuth(is_required={self.is_required}, names={self.names!r}, is_forwarded={self.is_forwarded}, "
+            f"has_crl={bool(self.crl_pem)}, ca_pem=<redacted>)"
+        )
+
+
 class TlsBinding(msgspec.Struct, frozen=True, kw_only=True):
     """A certificate for some host names, with how TLS is spoken for them.
 
     Attributes:
         hostnames: Exact lower-case names or `*.suffix`.
         cert_pem, key_pem: PEM text; never logged or dumped.
+        client_auth: Which certificates clients show; None = they are not asked.
         min_version: `1.2` or `1.3`; empty = the listener's.
         alpn: Offered protocols in order of preference; empty = the listener's.
         ciphers: TLS 1.2 suites by OpenSSL's names; empty = the gateway's own choice. TLS 1.3 has its own, always on.
         identity: Bindings of one identity are one to a client: what a connection was opened for by one of them may be
-            asked for the hosts of the other (RFC 9113 section 9.1.1). It stays when a certificate is rotated.
+            asked for the hosts of the other (RFC 9113 section 9.1.1), if they ask the same of clients (see
+            `routing.client_guard`). It stays when a certificate is rotated.
         owner: VPCIngress (`namespace/name`), for metrics and messages.
     """
 
     hostnames: tuple[str, ...] = ()
     cert_pem: str = ""
     key_pem: str = ""
+    client_auth: ClientAuth | None = None
     min_version: str = ""
     alpn: tuple[str, ...] = ()
     ciphers: tuple[str, ...] = ()
@@ -47,8 +76,10 @@ class TlsBinding(msgspec.Struct, frozen=True, kw_only=True):
     owner: str = ""
 
     def __repr__(self) -> str:
+        auth = "" if self.client_auth is None else f", client_auth={self.client_auth!r}"
         return (
-            f"TlsBinding(hostnames={self.hostnames!r}, owner={self.owner!r}, cert_pem=<redacted>, key_pem=<redacted>)"
+            f"TlsBinding(hostnames={self.hostnames!r}, owner={self.owner!r}, cert_pem=<redacted>, "
+            f"key_pem=<redacted>{auth})"
         )
 
 

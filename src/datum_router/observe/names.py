@@ -80,8 +80,9 @@ REFUSAL = Label(name="reason", values=(*REQUEST_REASONS, str(Reason.INVALID_CERT
 ROUTE = Label(name="route", objects="`namespace/name` of a VPCRoute, `ingress:namespace/name`, `none` or `other`")
 SERVICE = Label(name="service", objects="`namespace/name` of a VPCService, `none` or `other`")
 LISTENER = Label(name="listener", objects="name of a listener, or `other`")
-INGRESS = Label(name="ingress", objects="`namespace/name` of a VPCIngress with a certificate")
+INGRESS = Label(name="ingress", objects="`namespace/name` of a VPCIngress, or `gateway` for the gateway's own")
 DIRECTION = Label(name="direction", values=("in", "out"))
+VERDICT = Label(name="verdict", values=("accepted", "none", "refused"))
 CODE_CLASS = Label(name="code_class", values=tuple(dict.fromkeys(CODE_CLASSES)))
 OUTCOME = Label(name="outcome", values=OUTCOMES)
 PERMIT = Label(name="permit", values=("requests", "retries"))
@@ -116,16 +117,9 @@ KIND = Label(name="kind", values=("VPCService", "VPCRoute", "ServiceBinding", "V
 CONDITION = Label(
     name="condition",
     values=(
-        "Accepted",
-        "ResolvedRefs",
-        "Conflicted",
-        "EndpointsReady",
-        "Synced",
-        "CertificateValid",
-        "Programmed",
-        "Ready",
+        "Accepted", "ResolvedRefs", "Conflicted", "EndpointsReady", "Synced", "CertificateValid", "Programmed", "Ready",
     ),
-)
+)  # fmt: skip
 SOURCE_KIND = Label(name="kind", objects="kinds that a source reads from an API")
 STATUS = Label(name="status", values=("True", "False", "Unknown"))
 PHASE = Label(name="phase", values=("Connecting", "Ready", "Unreachable", "Invalid", "Refused", "Removed"))
@@ -199,6 +193,19 @@ TURNED_AWAY = _counter(
     "Client connections reset at once because a limit on connections was reached.",
     LISTENER,
 )
+CLIENT_CERTIFICATES = _counter(
+    "datum_router_client_certificates_total", "handshakes",
+    "TLS handshakes in which the client was asked for a certificate, by what came of it.", LISTENER, VERDICT,
+)  # fmt: skip
+CERTIFICATE_END = _gauge(
+    "datum_router_certificate_expiry_timestamp_seconds", "seconds",
+    "When the certificate that clients are shown for a VPCIngress expires, as Unix time; the first of very many.",
+    INGRESS,
+)  # fmt: skip
+IDENTITY_END = _gauge(
+    "datum_router_identity_expiry_timestamp_seconds", "seconds",
+    "When the first of the certificates that are shown to upstreams ends, as Unix time; 0 if there is none.",
+)  # fmt: skip
 
 # --- outbound traffic ------------------------------------------------------------------------------------------------
 EGRESS_DECISIONS = _counter(
@@ -225,12 +232,6 @@ EGRESS_LOOKUPS = _counter(
     "datum_gateway_egress_lookups_total", "lookups", "Names of destinations that were looked up.", LOOKUP_RESULT
 )
 
-CERTIFICATE_EXPIRY = _gauge(
-    "datum_router_certificate_expiry_seconds",
-    "seconds",
-    "Time left until the certificate of a VPCIngress expires, below 0 once it has; the first of very many.",
-    INGRESS,
-)
 STREAMS = _gauge(
     "datum_router_streams_open",
     "connections",
@@ -556,8 +557,9 @@ _SOURCE = (
 
 _ALL = (
     REQUESTS, REQUEST_DURATION, REQUEST_BYTES, RESPONSE_BYTES, PROTOCOL_REQUESTS, REASONS, IN_FLIGHT, TUNNELS,
-    REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY, CERTIFICATE_EXPIRY, STREAMS, STREAMS_ENDED, STREAM_BYTES,
     SHED, SHEDDING,
+    REJECTED, CONNECTIONS, ACCEPTED, TURNED_AWAY, CLIENT_CERTIFICATES, CERTIFICATE_END, IDENTITY_END,
+    STREAMS, STREAMS_ENDED, STREAM_BYTES,
     SERVICE_CIRCUIT, ROUTE_CIRCUIT, RATE_LIMIT_DECISIONS, RATE_LIMIT_FORGOTTEN,
     ATTEMPTS, ATTEMPT_FAILURES, RETRIES, NOT_RETRIED, HEDGES, PERMITS_REFUSED, CIRCUIT_OPEN, SERVICE_IN_FLIGHT,
     UPSTREAM_CONNECTIONS, UPSTREAM_OPENED, UPSTREAM_CLOSED, UPSTREAM_PENDING, POOL_OVERFLOW,

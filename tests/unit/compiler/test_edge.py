@@ -310,3 +310,25 @@ def test_the_access_log_of_bytes_is_the_ingresses_too(bench: Any, kit: Any, plug
         True,
     ]
     assert is_logged("tls-9001", "unknown.test") is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "young"),
+    [
+        (Reason.INVALID_CERTIFICATE_REF, {"tls": {"secretName": "none"}, "listeners": listener("HTTPS")}),
+        (Reason.PROTOCOL_CONFLICT, {"tls": {"secretName": "cert"}, "listeners": listener("HTTPS", 8080)}),
+        (Reason.HOSTNAME_CONFLICT, {"namespace": "two", "host": "a.test"}),
+    ],
+    ids=lambda value: str(value) if isinstance(value, Reason) else "",
+)
+def test_rules_of_an_ingress_without_any_listener_are_served_nowhere(
+    bench: Any, kit: Any, reason: Reason, young: dict[str, Any]
+) -> None:
+    """A rule that names no listener is served on all of them: theirs must not come to that."""
+    old = edge(kit, "old", "a.test", OLD)
+    result = bench().compile(
+        kit.service(**EXPORTED), secret(), old, edge(kit, "young", **{"host": "b.test", "created": YOUNG, **young})
+    )
+    assert reason in [item.reason for item in result.diagnostics]
+    assert {rule.route for rule in result.data.rules} == {"ingress:default/old"}
+    assert all(rule.listeners for rule in result.data.rules)

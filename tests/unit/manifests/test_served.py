@@ -105,10 +105,7 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
     ],
     *[
         ("VPCIngress", f"spec.tls.{name}", f"spec.tls.{name}", {"tls": {"secretName": "s", name: value}})
-        for name, value in (
-            ("secretVersion", "2"),
-            ("clientAuth", {}),
-        )
+        for name, value in (("secretVersion", "2"),)
     ],
     *[("VPCIngress", f"spec.{name}", f"spec.{name}", {name: value}) for name, value in (("vpcAttachmentName", "a"),)],
     ("VPCEgress", "spec.connectorRef", "spec.connectorRef", {"connectorRef": {"name": "c"}}),

@@ -8,6 +8,7 @@ import os
 import click
 
 from datum_router_cli.apply import apply
+from datum_router_cli.certs import certs
 from datum_router_cli.check import check
 from datum_router_cli.diff import diff
 from datum_router_cli.explain import explain
@@ -61,5 +62,5 @@ def cli(ctx: click.Context, log_format: str | None) -> None:
     warn_of_unknown_variables(os.environ)
 
 
-for command in (check, explain, diff, run, apply, get, plugins, schema, sim):
+for command in (check, explain, diff, run, apply, get, plugins, schema, sim, certs):
     cli.add_command(command)

@@ -12,6 +12,7 @@ from datum_router.health.breaker import describe_circuit
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Endpoint, EndpointKey, Locality
 from datum_router.model.route import Rule
 from datum_router.model.service import Service, ServiceKey
+from datum_router_cli.identity import describe_upstream_tls
 
 
 class EndpointReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +33,7 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
         share_percent: Of the requests of this rule while its priority is used; 0 if it takes none.
         problem: Why its share is answered with 500 or 503, empty if it can be served.
         circuit: Its circuit breaker in words; empty if it has none.
+        tls: How TLS is spoken to it, and whom it is taken for; empty if it is not.
         locality: What the places of its endpoints do; None if the route does not look at places.
     """
 
@@ -42,6 +44,7 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
     share_percent: float
     problem: str
     endpoints: tuple[EndpointReport, ...]
+    tls: str = ""
     locality: LocalityReport | None = None
     circuit: str = ""
 
@@ -105,6 +108,7 @@ def describe_destinations(
                 circuit=describe_circuit("service", service.limits, service.breaker)
                 if service is not None and service.breaker is not None
                 else "",
+                tls=describe_upstream_tls(service) if service is not None else "",
                 locality=explain_locality(service, rule.locality, gateway, health)
                 if service is not None and counts_places(rule.locality)
                 else None,
@@ -130,6 +134,8 @@ def destination_lines(report: DestinationReport) -> list[str]:
     head = f"{report.share_percent:g}% {report.service} (weight {report.weight}, priority {report.priority}"
     head += f", {report.protocol})" if report.protocol else ")"
     lines = [head + (f": {report.problem}" if report.problem else "")]
+    if report.tls:
+        lines.append(f"    {report.tls}")
     for endpoint in report.endpoints:
         place = ", ".join(f"{key}={value}" for key, value in endpoint.topology.items()) or "unknown place"
         state = "" if endpoint.serving else ", not serving"

@@ -28,6 +28,7 @@ from datum_router_cli.destination import DestinationReport, Down, describe_desti
 from datum_router_cli.edge import explain_at
 from datum_router_cli.egress import ask_about_egress, explain_egress
 from datum_router_cli.failure import RouterCommand, require
+from datum_router_cli.identity import client_lines, describe_client
 from datum_router_cli.listener import choose_listener, serves_host
 from datum_router_cli.load import Loaded, as_check, load_directory
 from datum_router_cli.output import make_console, output_option, plural, print_diagnostic, print_json, say
@@ -173,7 +174,17 @@ def placed(loaded: Loaded) -> Locality:
 class Answer:
     """What is to be said about one request."""
 
-    __slots__ = ("_destinations", "_diagnostics", "_found", "_head", "_is_served", "_listener", "_rules", "_view")
+    __slots__ = (
+        "_client",
+        "_destinations",
+        "_diagnostics",
+        "_found",
+        "_head",
+        "_is_served",
+        "_listener",
+        "_rules",
+        "_view",
+    )
 
     def __init__(
         self,
@@ -192,6 +203,7 @@ class Answer:
         self._is_served = is_served
         self._rules = {rule.id: rule for rule in rules}
         self._found = found
+        self._client = describe_client(listener, head.host, found.winner)
         self._destinations = destinations
         self._diagnostics = diagnostics
         self._view = view
@@ -204,6 +216,8 @@ class Answer:
                 return ("no_route", None)
             is_misdirected = not self._is_served and self._listener is not None and bool(self._listener.tls)
             return ("misdirected", 421) if is_misdirected else ("no_route", 404)
+        if self._client is not None and not self._client.is_admitted:
+            return "misdirected", 421
         status = redirect_status(winner)
         if winner.cors is not None and is_preflight(self._head):
             return ("preflight", 204)
@@ -231,6 +245,7 @@ class Answer:
                 "listener": head.listener,
                 "attachment": head.attachment,
             },
+            "client_certificate": self._client,
             "outcome": outcome,
             "status": status,
             "winner": self._rule(winner) if winner is not None else None,
@@ -279,6 +294,9 @@ class Answer:
         asked = f"{head.method} {head.scheme}://{head.authority}{head.target}" if head.method else f"{head.host}, bytes"
         say(console, f"{asked} from {head.client_ip}{at}", "bold")
         outcome, status = self.outcome()
+        if self._client is not None:
+            for line in client_lines(self._client):
+                say(console, line)
         if winner is None:
             why = ""
             if self._listener is not None and not self._is_served:

@@ -19,6 +19,7 @@ from datum_router.plugins.protocols import Source, SourceEvent, Synced, Upsert
 from datum_router.registry.store import Store, StoreView
 from datum_router_cli.plugins import installed_plugins
 from datum_router_runtime.app import compile_options
+from datum_router_runtime.ownfiles import own_sources
 from datum_router_runtime.process import make_source
 from datum_router_runtime.settings import GatewaySettings, settings_from_environment
 
@@ -56,6 +57,8 @@ def load_directory(path: str, *, plugins: PluginSet | None = None) -> Loaded:
     store = Store(plugins.kinds)
     source = make_source(settings.source, settings.source_config, plugins, settings.disabled_plugins)
     events = trio.run(_read_once, source)
+    for own in own_sources(settings).values():
+        events += trio.run(_read_once, own)
     for event in events:
         store.apply(event)
     view = store.view()

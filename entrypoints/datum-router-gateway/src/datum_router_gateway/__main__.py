@@ -50,6 +50,12 @@ HELP = """Usage: datum-router-gateway
   DATUM_ROUTER_LABELS            labels of this gateway, which gatewaySelector of VPCIngresses selects by
   DATUM_ROUTER_DATA_PLANE_CONFIG limits and timeouts
   DATUM_ROUTER_DISABLE_PLUGINS   plugins that are not loaded, separated by commas
+  ROUTER_TLS_CERT, ROUTER_TLS_KEY
+                                 files with a certificate and key for clients: HTTPS on 8443 [default: none]
+  ROUTER_CLIENT_CERT, ROUTER_CLIENT_KEY
+                                 files with an identity for services in mode Mutual [default: none]
+  ROUTER_CLIENT_CA               file with CAs of upstreams that name none [default: the system's]
+  ROUTER_CLIENT_VERIFY_SERVER    false: such upstreams are not verified [default: true]
   DATUM_ROUTER_LAMEDUCK_SECS, DATUM_ROUTER_GRACE_SECS
                                  graceful end [default: 5, 30]
 

@@ -24,14 +24,15 @@ from datum_router.model.egress import EgressListener, EgressMode
 from datum_router.model.listener import Listener
 from datum_router.observe import names
 from datum_router.observe.cells import CellKey
-from datum_router.observe.ledger import MAX_OWN
 from datum_router.plugins.manager import PluginSet
 from datum_router.reasons import Reason
 from datum_router.registry.store import Store
 from datum_router.routing.regex import load_engine
 from datum_router_runtime.admin import Page
+from datum_router_runtime.certificatemetrics import CertificateEnds
 from datum_router_runtime.feed import Feed
 from datum_router_runtime.gatewayreport import GatewayReporter, owners_from
+from datum_router_runtime.ownfiles import own_credentials, own_sources
 from datum_router_runtime.probes import ProbeRunner
 from datum_router_runtime.process import (
     COLLECTION_OBJECTS,
@@ -97,6 +98,7 @@ def compile_options(settings: GatewaySettings) -> CompileOptions:
         egress_listeners=egress_listeners(settings),
         ingress_host=settings.bind or INGRESS_HOST,
         gateway_labels=settings.labels,
+        own=own_credentials(settings),
         regex=load_engine(),
     )
 
@@ -187,7 +189,8 @@ class Gateway:
             sources={
                 settings.source: make_source(
                     settings.source, settings.source_config, self.plugins, settings.disabled_plugins
-                )
+                ),
+                **own_sources(settings),
             },
             store=self.store,
             compiler=self.compiler,
@@ -218,6 +221,7 @@ class Gateway:
         self._started_at = time.monotonic()
         self._diagnostic_log = DiagnosticLog()
         self._expiries = ExpiryBook()
+        self._ends = CertificateEnds()
 
     def _make_reporter(self) -> GatewayReporter | None:
         settings = self.settings
@@ -370,9 +374,7 @@ class Gateway:
     def _more_values(self) -> Iterable[tuple[CellKey, float]]:
         """Yield what is counted beside serving."""
         yield from source_values(self.feed)
-        data, now = self.supervisor.data, time.time()
-        for one in self._expiries.look(data.listeners if data is not None else ())[:MAX_OWN]:
-            yield (names.CERTIFICATE_EXPIRY.name, (one.owner,)), round(one.validity.not_after - now)
+        yield from self._ends.values(self.supervisor.data)
         reporter, file = self.reporter, self.snapshot_file
         yield (names.REPORTS.name, ()), 0 if reporter is None else reporter.writes
         yield (names.REPORT_FAILURES.name, ()), 0 if reporter is None else reporter.failures

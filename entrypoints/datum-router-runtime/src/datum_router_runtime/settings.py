@@ -229,6 +229,12 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
             clients may come to; empty = a new key at each start, which ends all sessions.
         ticket_lifetime_s: How long TLS session tickets are made by one secret, 0 = always; those of the one before
             are taken, too.
+        tls_cert, tls_key: Files with a certificate and its key for clients: HTTPS on port 8443 for all routes, and for
+            server names that no VPCIngress has one for. Files are read again within 10 s when they change.
+        client_cert, client_key: Files with the gateway's own identity, for VPCServices in `mode: Mutual` that name
+            none.
+        client_ca: File with CAs, for upstreams of VPCServices that name none; empty = the system's.
+        client_verify_server: False accepts any certificate of upstreams whose VPCServices name neither CAs nor names.
         disabled_plugins: Entry-point names that are not loaded.
     """
 
@@ -266,6 +272,12 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str] = {}
     ticket_lifetime_s: float = 3_600.0
     session_key_file: str = ""
+    tls_cert: str = ""
+    tls_key: str = ""
+    client_cert: str = ""
+    client_key: str = ""
+    client_ca: str = ""
+    client_verify_server: bool = True
     disabled_plugins: tuple[str, ...] = ()
 
     @classmethod
@@ -281,6 +293,13 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
         _require_workers(self.workers, "workers")
         read_place(self.topology, self.location)
         _require_source(self.egress_source)
+        for cert, key in (("tls_cert", "tls_key"), ("client_cert", "client_key")):
+            if bool(getattr(self, cert)) != bool(getattr(self, key)):
+                given, lacking = (cert, key) if getattr(self, cert) else (key, cert)
+                raise ConfigError(
+                    f"{given}: found it without {lacking} (ROUTER_{lacking.upper()}), expected both or none",
+                    reason=Reason.MISSING_FIELD,
+                )
         if self.admin is not None:
             require_loopback(self.admin, "admin")
         for name in (
@@ -369,6 +388,16 @@ TEXTS = {
 }
 """Environment variable -> field, for plain text."""
 
+OWN_FILES = {
+    "ROUTER_TLS_CERT": "tls_cert",
+    "ROUTER_TLS_KEY": "tls_key",
+    "ROUTER_CLIENT_CERT": "client_cert",
+    "ROUTER_CLIENT_KEY": "client_key",
+    "ROUTER_CLIENT_CA": "client_ca",
+}
+"""Environment variable -> field, for files with the gateway's own certificates."""
+VERIFY_SERVER = "ROUTER_CLIENT_VERIFY_SERVER"
+
 ADDRESSES = {
     "DATUM_ROUTER_PROBES": "probes",
     "DATUM_ROUTER_METRICS": "metrics",
@@ -388,6 +417,9 @@ DATA_PLANE = {
 """Environment variable -> setting of the data plane whose values hold commas, or that stand beside one of those."""
 
 
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
 def parse_pairs(text: str, variable: str, example: str) -> dict[str, str]:
     """Read `name=value,name=value`.
 
@@ -405,11 +437,10 @@ def parse_pairs(text: str, variable: str, example: str) -> dict[str, str]:
 def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
     """Return the settings that the environment gives, by name of the field, those of gateways included.
 
-    Besides `ENVIRONMENT`, `TEXTS` and `ADDRESSES`: `DATUM_ROUTER_WORKERS=4`, `DATUM_ROUTER_DISABLE_PLUGINS=a,b`, and as
-    `name=value,name=value` `DATUM_ROUTER_TOPOLOGY`, `DATUM_ROUTER_LOCATION`, `DATUM_ROUTER_DATA_PLANE_CONFIG` and
+    Besides `ENVIRONMENT`, `TEXTS`, `OWN_FILES` and `ADDRESSES`: `ROUTER_CLIENT_VERIFY_SERVER=false`,
+    `DATUM_ROUTER_WORKERS=4`, `DATUM_ROUTER_DISABLE_PLUGINS=a,b`, and as `name=value,name=value`
+    `DATUM_ROUTER_TOPOLOGY`, `DATUM_ROUTER_LOCATION`, `DATUM_ROUTER_LABELS`, `DATUM_ROUTER_DATA_PLANE_CONFIG` and
     `DATUM_ROUTER_RATE_LIMIT_STORE_CONFIG`.
-    `name=value,name=value` `DATUM_ROUTER_TOPOLOGY`, `DATUM_ROUTER_LOCATION`, `DATUM_ROUTER_LABELS` and
-    `DATUM_ROUTER_DATA_PLANE_CONFIG`.
 
     Raises:
         ConfigError: A value that cannot be read; names the variable.
@@ -426,12 +457,16 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
                 ) from error
             require_duration(found_s, variable)
             found[field] = found_s
-    for variable, field in TEXTS.items():
+    for variable, field in (*TEXTS.items(), *OWN_FILES.items()):
         if text := environ.get(variable, ""):
             found[field] = text
     for variable, field in ADDRESSES.items():
         if text := environ.get(variable, ""):
             found[field] = parse_address(text, name=variable)
+    if text := environ.get(VERIFY_SERVER, ""):
+        if text.lower() not in _BOOLEANS:
+            raise ConfigError(f"{VERIFY_SERVER}: found {text!r}, expected true or false", reason=Reason.INVALID_VALUE)
+        found["client_verify_server"] = _BOOLEANS[text.lower()]
     workers = environ.get("DATUM_ROUTER_WORKERS", "")
     if workers:
         if not workers.isascii() or not workers.isdecimal():

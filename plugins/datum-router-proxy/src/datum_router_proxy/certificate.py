@@ -13,7 +13,7 @@ import os
 import ssl
 import tempfile
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from datum_router.manifests.problem import Problem
 from datum_router.reasons import Reason
@@ -35,9 +35,16 @@ _TOO_WEAK = {
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
 
+C = TypeVar("C", bound=ssl.SSLContext)
+
+
 def server_context(min_version: str) -> ssl.SSLContext:
     """Return a context for the listening side; `min_version` is 1.2 or 1.3."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    return serving(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), min_version)
+
+
+def serving(context: C, min_version: str) -> C:
+    """Return the context with all that the listening side has."""
     context.minimum_version = _VERSIONS.get(min_version, ssl.TLSVersion.TLSv1_2)
     context.set_ciphers(TLS12_CIPHERS)
     harden(context)

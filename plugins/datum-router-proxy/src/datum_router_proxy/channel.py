@@ -37,6 +37,7 @@ from typing import Protocol
 
 from datum_router.errors import DatumRouterError
 from datum_router.reasons import Reason
+from datum_router_proxy.client_identity import ClientSession
 from datum_router_proxy.loop import Loop, Task, current_task, park
 
 RECV_BYTES = 65_536
@@ -83,6 +84,7 @@ class Channel(Protocol):
         peer: Address without brackets or `::ffff:`, and port; ("", 0) if there is none.
         sni: Server name the client asked for, lower case; None without TLS or without a name.
         reset_reason: The reason a ChannelError of this channel carries.
+        client: What a client was held to in the handshake, and who it is; None if it was asked for no certificate.
     """
 
     task: Task | None
@@ -91,6 +93,7 @@ class Channel(Protocol):
     on_close: Callable[[PlainChannel], None] | None
     peer: tuple[str, int]
     reset_reason: Reason
+    client: ClientSession | None
 
     @property
     def readable(self) -> bool:
@@ -214,6 +217,7 @@ class PlainChannel:
     is_tls = False
     alpn: str | None = None
     sni: str | None = None
+    client: ClientSession | None = None
 
     def __init__(
         self,

@@ -26,6 +26,7 @@ from datum_router_proxy.memory import MemoryGauge, needed_descriptors, raise_des
 from datum_router_proxy.overload import Pressure, pressure
 from datum_router_proxy.pipeline import Pipeline
 from datum_router_proxy.replies import OVERLOADED
+from datum_router_proxy.server.clients import end_outdated
 from datum_router_proxy.server.connection import Unknown
 from datum_router_proxy.server.drain import DrainPlan, Phase
 from datum_router_proxy.server.listener import AcceptCounts, AcceptLimits, ListenerTask
@@ -146,7 +147,14 @@ class ProxyDataPlane:
         """Change certificates and limits for new connections (the body limit for new requests)."""
         self._pipeline.limit_body(listener.name, listener.max_request_body_bytes)
         self._pipeline.extras.set_replies(listener)
-        self._listeners[listener.name].update(listener)
+        task = self._listeners[listener.name]
+        asked = task.tls is not None and task.tls.asks_clients
+        task.update(listener)
+        if not (asked or (task.tls is not None and task.tls.asks_clients)):
+            return
+        ended = end_outdated([one for one in self._connections if isinstance(one, Unknown)], listener.name, task.tls)
+        if ended:
+            log.info("clients are asked for other certificates", extra={"listener": listener.name, "ended": ended})
 
     def set_ticket_secrets(self, secrets: Sequence[bytes]) -> None:
         """Make TLS session tickets by the first of these secrets, and take those made by any; see `server.tickets`."""

@@ -153,6 +153,8 @@ class ExpressLane:
         )
         if is_served and template.via_hops <= self._max_via_hops and not snapshot.matches_request_id:
             rule = snapshot.match(template.head)
+            if snapshot.guards and not snapshot.admits(template.listener, template.client_auth, template.host, rule):
+                rule = None
         if rule is not None and (
             rule.needs_pipeline
             or rule.reads_request_id

@@ -49,7 +49,9 @@ from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, curren
 from datum_router_proxy.pump import Pump
 from datum_router_proxy.relay import Relay
 from datum_router_proxy.replies import (
+    NOT_ADMITTED,
     TOO_LARGE,
+    admits,
     cut_short,
     nobody_left,
     reason_of,
@@ -263,8 +265,10 @@ class Pipeline:
             if refusal is not None:
                 return refusal
             rule = snapshot.match(head)
-        if begun is None and (refusal := await self.gate.admit(snapshot, rule, head, trace)) is not None:
-            return refusal
+            if snapshot.guards and not admits(snapshot, request.template, rule):
+                return NOT_ADMITTED
+            if (refusal := await self.gate.admit(snapshot, rule, head, trace)) is not None:
+                return refusal
         if rule is None:
             return LocalReply(status=404, reason=Reason.NO_ROUTE, detail="no route matches the request")
         trace.rule = rule.rule

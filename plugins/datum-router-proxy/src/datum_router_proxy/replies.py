@@ -33,6 +33,12 @@ OVERLOADED = LocalReply(
 )
 """For every new request while memory is short (threat E8)."""
 TOO_LARGE = LocalReply(status=413, reason=Reason.BODY_TOO_LARGE, detail="the request body is too large")
+NOT_ADMITTED = LocalReply(
+    status=421,
+    reason=Reason.MISDIRECTED,
+    detail="the host asks for another client certificate than this connection was made with; use a new connection",
+)
+"""For a request on a connection that was held to something else than its host asks for."""
 _UNREACHED = frozenset((Reason.CONNECT_FAILED, Reason.LOCAL_RESOURCES))
 _RETRY_AFTER: Field = (b"retry-after", b"1")
 
@@ -100,7 +106,9 @@ def send_local_reply(downstream: Downstream, request: Request, reply: LocalReply
         fields.append((b"content-type", reply.content_type))
     fields.append((b"x-request-id", request.request_id.encode("ascii")))
     is_bodyless = not body or template.method == "HEAD"
-    downstream.send_head(reply.status, fields, content_length=len(body), is_bodyless=is_bodyless)
+    # Such a connection will not get better by another request: a client that knows no 421 comes back on a new one.
+    close = reply.reason is Reason.MISDIRECTED and reply.detail == NOT_ADMITTED.detail
+    downstream.send_head(reply.status, fields, content_length=len(body), is_bodyless=is_bodyless, close=close)
     if not is_bodyless:
         downstream.send_data(body)
     downstream.send_end()
@@ -135,6 +143,11 @@ def timed_out(reason: Reason) -> LocalReply:
     return LocalReply(status=504, reason=reason, detail="the request took longer than the route allows")
 
 
+def admits(snapshot: Snapshot, template: Template, rule: LinkedRule | None) -> bool:
+    """Tell whether the connection that a request came by is good for its host, and for its rule."""
+    return snapshot.admits(template.listener, template.client_auth, template.host, rule)
+
+
 def refuse(snapshot: Snapshot, template: Template, *, most_bytes: int, max_via_hops: int) -> LocalReply | None:
     """Return the reply to a request that must not go anywhere, whatever the routes say.
 
@@ -146,6 +159,8 @@ def refuse(snapshot: Snapshot, template: Template, *, most_bytes: int, max_via_h
     if template.via_hops > max_via_hops:
         return LocalReply(status=508, reason=Reason.LOOP_DETECTED, detail="the request has passed here too often")
     if template.scheme == "https" and not snapshot.serves_host(template.listener, template.host, template.identity):
+        if snapshot.guards and not admits(snapshot, template, None):
+            return NOT_ADMITTED
         return LocalReply(status=421, reason=Reason.MISDIRECTED, detail="the host is not served on this connection")
     if most_bytes and template.content_length is not None and template.content_length > most_bytes:
         return TOO_LARGE

@@ -129,6 +129,7 @@ class Template:
             HTTP/1 upstream.
         attempt: Which try of the request this is, by what a trusted peer says; 1 is the first.
         client_timeout_s: How long the client waits: `grpc-timeout`, or the time left that a trusted peer states.
+        client_auth: What the client of the connection was held to.
         kept_id: The request id of a trusted peer; None: each request gets a new one.
         planned_for, rule: For the snapshot with that mark the express lane has found this rule, or None: it does not
             serve it.
@@ -140,10 +141,10 @@ class Template:
 
     __slots__ = (
         "_after", "_before", "_h1_around", "_h1_authority", "_h1_fields", "_h1_for", "_h1_tail", "_h2_fields",
-        "_h2_head", "_varying", "attachment", "attempt", "authority", "client_ip", "client_timeout_s", "content_length",
-        "expects_continue", "h1_head", "has_body", "head", "host", "identity", "is_grpc", "is_options_star", "is_plain",
-        "is_simple", "is_tunnel", "kept_id", "listener", "method", "path", "planned_for", "proxied_scheme", "query",
-        "refusal", "rule", "scheme", "sent", "te_trailers", "via_hops", "websocket_key",
+        "_h2_head", "_varying", "attachment", "attempt", "authority", "client_auth", "client_ip", "client_timeout_s",
+        "content_length", "expects_continue", "h1_head", "has_body", "head", "host", "identity", "is_grpc",
+        "is_options_star", "is_plain", "is_simple", "is_tunnel", "kept_id", "listener", "method", "path", "planned_for",
+        "proxied_scheme", "query", "refusal", "rule", "scheme", "sent", "te_trailers", "via_hops", "websocket_key",
     )  # fmt: skip
 
     head: RequestHead
@@ -155,6 +156,7 @@ class Template:
         self.listener = listener
         self.attachment = hop.attachment
         self.identity = hop.identity
+        self.client_auth = hop.client_auth
         self.client_ip = ""
         self.authority = ""
         self.host = ""
@@ -260,6 +262,7 @@ class Template:
         new.listener = self.listener
         new.attachment = self.attachment
         new.identity = self.identity
+        new.client_auth = self.client_auth
         new.client_ip = self.client_ip
         new.authority = self.authority
         new.host = self.host

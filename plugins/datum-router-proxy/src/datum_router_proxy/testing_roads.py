@@ -35,6 +35,7 @@ from datum_router.plugins.manager import Candidate, PluginSet, load_plugins
 from datum_router.reasons import Reason
 from datum_router_proxy.accounts import Accounts
 from datum_router_proxy.channel import Channel, ChannelError
+from datum_router_proxy.client_identity import ClientSession
 from datum_router_proxy.express import ExpressLane
 from datum_router_proxy.loop import Loop, Task
 from datum_router_proxy.pipeline import Pipeline
@@ -71,6 +72,7 @@ class Pipe:
     is_tls = False
     alpn: str | None = None
     sni: str | None = None
+    client: ClientSession | None = None
     last_progress = 0.0
 
     def __init__(self, wrote: Callable[[bytes], None], peer: tuple[str, int]) -> None:

@@ -24,6 +24,7 @@ from collections.abc import Callable
 
 from datum_router.reasons import Reason
 from datum_router_proxy.channel import LINGER_BYTES, LINGER_S, RECV_BYTES, ChannelError, PlainChannel
+from datum_router_proxy.client_identity import ClientSession
 from datum_router_proxy.loop import Task, park
 
 TLS_RECORD_BYTES = 16_384
@@ -63,6 +64,9 @@ class TlsChannel:
     Args:
         context: Must use `NamedSSLObject` as its `sslobject_class` if the server name is wanted.
         server_hostname: For clients: SNI and verification.
+
+    Attributes:
+        client: As the listener has found it out; see `Channel`.
     """
 
     __slots__ = (
@@ -75,12 +79,18 @@ class TlsChannel:
         "_received",
         "_sent",
         "_unsent",
+        "client",
     )
 
     is_tls = True
 
     def __init__(
-        self, raw: PlainChannel, context: ssl.SSLContext, *, server_side: bool, server_hostname: str | None = None
+        self,
+        raw: PlainChannel,
+        context: ssl.SSLContext,
+        *,
+        server_side: bool,
+        server_hostname: str | None = None,
     ) -> None:
         self._raw = raw
         self._received = ssl.MemoryBIO()
@@ -88,6 +98,7 @@ class TlsChannel:
         self._object = context.wrap_bio(
             self._received, self._sent, server_side=server_side, server_hostname=server_hostname
         )
+        self.client: ClientSession | None = None
         # Both are made when they are needed: empty ones would cost each connection 1.5 KB.
         self._plain: deque[bytes] | None = None  # decrypted early, by finish_writes
         self._unsent: deque[memoryview] | None = None  # not encrypted yet: OpenSSL wants to read first
@@ -198,6 +209,11 @@ class TlsChannel:
         if isinstance(self._object, NamedSSLObject):
             self._object.requested_name = name or None
             self._object.is_name_known = True
+
+    @property
+    def ssl_object(self) -> ssl.SSLObject:
+        """The SSL object, to ask for certificates; reading and writing are not for others."""
+        return self._object
 
     def check(self) -> None:
         """Raise ChannelError if the stream is broken or closed."""

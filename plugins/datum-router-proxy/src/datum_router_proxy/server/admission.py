@@ -18,7 +18,9 @@ from collections.abc import Callable
 from datum_router.model.listener import Listener, ListenerMode
 from datum_router.reasons import Reason
 from datum_router_proxy.channel import Channel, ChannelError, PlainChannel
+from datum_router_proxy.client_identity import ClientRefused
 from datum_router_proxy.loop import DeadlineExpired, TaskCancelled, current_task, park
+from datum_router_proxy.server.clients import ClientDesk
 from datum_router_proxy.server.tls import ServerTls, accept_tls, read_hello
 from datum_router_proxy.wire.client_hello import NotTls
 from datum_router_proxy.wire.proxy_header import MAX_V2_BYTES, BadProxyHeader, ProxyHeader, read_proxy_header
@@ -72,6 +74,7 @@ async def open_connection(
     raw: PlainChannel,
     listener: Listener,
     tls: ServerTls | None,
+    clients: ClientDesk,
     *,
     deadline: float,
     rejected: Rejected,
@@ -80,6 +83,7 @@ async def open_connection(
     """Take what a connection says first; None if it is refused, which has been counted. The caller closes then.
 
     Args:
+        clients: Looks at the certificates that clients show.
         deadline: For all of it, on the loop's clock.
         rejected: Counts by protocol and reason.
         told_client: Takes the address that a PROXY header tells; False if no more connections of it may come.
@@ -110,9 +114,14 @@ async def open_connection(
             if accepted is None:
                 rejected(stage, Reason.UNKNOWN_SERVER_NAME)
                 return None
-            return Opened(accepted[0], identity=accepted[1])
+            channel, identity = accepted
+            channel.client = clients.admit(channel)
+            return Opened(channel, identity=identity)
         return Opened(raw)
-    except (ssl.SSLError, ChannelError, DeadlineExpired, TaskCancelled):
+    except (ssl.SSLError, ClientRefused) as error:
+        rejected(stage, clients.refused(error, raw.peer))
+        return None
+    except (ChannelError, DeadlineExpired, TaskCancelled):
         rejected(stage, reason)
         return None
 

@@ -92,6 +92,16 @@ class Unknown:
                 return first
 
     @property
+    def channel(self) -> Channel:
+        """The channel."""
+        return self._channel
+
+    @property
+    def listener(self) -> Listener:
+        """The listener as it was when the connection came in."""
+        return self._listener
+
+    @property
     def is_idle(self) -> bool:
         """True while no request is under way."""
         return self.serving is None or self.serving.is_idle

@@ -318,6 +318,8 @@ class H1Connection:
                 via_protocol=via,
                 attachment=self._listener.attachment,
                 identity=self._listener.identity,
+                client_auth=None if self._channel.client is None else self._channel.client.policy,
+                client_cert=b"" if self._channel.client is None else self._channel.client.header,
             )
         template = from_h1(head, hop, self._listener.name)
         if head.dropped_fields:

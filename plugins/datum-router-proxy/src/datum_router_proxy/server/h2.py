@@ -84,6 +84,8 @@ class H2Connection(H2Link):
             via_protocol=b"2",
             attachment=listener.attachment,
             identity=listener.identity,
+            client_auth=None if channel.client is None else channel.client.policy,
+            client_cert=b"" if channel.client is None else channel.client.header,
         )
 
     async def run(self, first: bytes) -> None:

@@ -43,6 +43,7 @@ from datum_router.reasons import Reason
 from datum_router_proxy.channel import Channel, PlainChannel
 from datum_router_proxy.loop import Loop, current_task, park
 from datum_router_proxy.server.admission import Opened, Peers, needs_opening, open_connection
+from datum_router_proxy.server.clients import ClientDesk
 from datum_router_proxy.server.tls import ServerTls
 from datum_router_proxy.vpc import incoming_interface
 
@@ -115,6 +116,7 @@ class ListenerTask:
 
     __slots__ = (
         "_attachments",
+        "_clients",
         "_counts",
         "_is_stopping",
         "_limits",
@@ -162,6 +164,7 @@ class ListenerTask:
         self._seen: dict[tuple[str, str, bool], Listener] = {}
         self._peers = Peers(listener.trusted_proxies)
         self._tls: ServerTls | None = None
+        self._clients = ClientDesk(listener.name)
         self._is_stopping = False
         self.listener = listener
         self.connections = 0
@@ -334,7 +337,7 @@ class ListenerTask:
             Cell(names.TURNED_AWAY.name, labels, self.turned_away),
         )
         self.accepted = self.turned_away = 0
-        return cells
+        return (*cells, *self._clients.take_cells())
 
     def _closed(self, channel: PlainChannel) -> None:
         self.connections -= 1
@@ -400,6 +403,7 @@ class ListenerTask:
                 raw,
                 self.listener,
                 self._tls,
+                self._clients,
                 deadline=self._loop.now + self._limits.handshake_timeout_s,
                 rejected=self._rejected,
                 told_client=told_client,

@@ -5,8 +5,8 @@ Theory of operation
 Each TLS binding has its own context, with its own lowest version, suites and ALPN. Which one speaks with a client is
 decided before OpenSSL sees a byte, from the ClientHello (`wire.client_hello`): the context of the exact name, else of
 the nearest wildcard above it, else the default, which is the first binding (RFC 6066 section 3, Gateway API listener
-matching). Were it changed in OpenSSL's callback, the versions, and the keys of tickets, would be those of the context
-that it began with.
+matching). Were it changed in OpenSSL's callback, the versions, the keys of tickets, and whether a client is asked for
+a certificate, would be those of the context that it began with.
 A listener that requires a known name has no default: such handshakes end with `unrecognized_name`. What is no
 ClientHello goes to the default, whose OpenSSL says what is wrong. The callback is still there to compare: should
 OpenSSL read another name than we did, the handshake fails.
@@ -18,18 +18,22 @@ are not affected.
 
 Tickets (see `tickets`): a binding has a context for each secret that is in force, the newest first. A client comes back
 with the name of the key that its ticket was made with, and meets the context that has it; new ones get the newest.
+A session that is resumed is not verified anew, so keys are also those of what was asked of clients: a ticket that was
+made without a certificate, or for one by other CAs, lists or names, resumes nothing where another is asked for.
 """
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from datum_router.model.listener import Listener, TlsBinding
-from datum_router_proxy.certificate import explain, load_pair, server_context
+from datum_router.model.listener import ClientAuth, Listener, TlsBinding
+from datum_router_proxy.certificate import explain, load_pair, serving
 from datum_router_proxy.channel import ChannelError, PlainChannel
+from datum_router_proxy.client_identity import BindingContext, ask_clients
 from datum_router_proxy.loop import park
 from datum_router_proxy.server.tickets import NAME_BYTES, derive_key, install_key
 from datum_router_proxy.tls_channel import NamedSSLObject, TlsChannel
@@ -60,7 +64,7 @@ class _Served:
 
     __slots__ = ("binding", "contexts", "identity", "key_names")
 
-    def __init__(self, binding: TlsBinding, contexts: list[ssl.SSLContext]) -> None:
+    def __init__(self, binding: TlsBinding, contexts: list[BindingContext]) -> None:
         self.binding = binding
         self.identity = binding.identity
         self.contexts = contexts
@@ -73,7 +77,7 @@ class _Served:
         same.key_names = self.key_names
         return same
 
-    def context(self, ticket_name: bytes) -> ssl.SSLContext:
+    def context(self, ticket_name: bytes) -> BindingContext:
         """Return the context for a client that has a ticket of that name, or none (empty)."""
         if ticket_name and ticket_name in self.key_names:
             return self.contexts[self.key_names.index(ticket_name)]
@@ -121,6 +125,16 @@ class ServerTls:
         self.update(listener)
 
     @property
+    def asks_clients(self) -> bool:
+        """True if clients of some host are asked for certificates."""
+        return any(binding.client_auth is not None for binding in self._table.by_binding)
+
+    def policy_for(self, name: str | None) -> ClientAuth | None:
+        """Return what clients that ask for this server name are held to from now on; None = nothing."""
+        served = self._table.choose(name or "")
+        return None if served is None else served.binding.client_auth
+
+    @property
     def is_usable(self) -> bool:
         """True if at least one certificate can be served."""
         return bool(self._table.by_binding)
@@ -156,7 +170,7 @@ class ServerTls:
                     served = _Served(binding, [_binding_context(listener, binding)])
                     self._install(served)
                 except (ssl.SSLError, ValueError, OSError) as exc:
-                    before = next((one for one in known if one.hostnames == binding.hostnames), None)
+                    before = next((one for one in known if _stands_for(one, binding)), None)
                     problems.append(
                         BindingProblem(
                             index=index,
@@ -184,17 +198,33 @@ class ServerTls:
     def _install(self, served: _Served) -> None:
         """Give a binding's contexts their keys; without secrets, or a way to, OpenSSL's own stay."""
         names: list[bytes] = []
-        identity = served.binding.identity or " ".join(served.binding.hostnames)
+        label = ticket_label(served.binding)
         for index, secret in enumerate(self._secrets):
             if index == len(served.contexts):
                 served.contexts.append(_binding_context(self._listener, served.binding))
-            key = derive_key(secret, identity)
+            key = derive_key(secret, label)
             if not install_key(served.contexts[index], key):
                 del served.contexts[1:]
                 names = []
                 break
             names.append(key[:NAME_BYTES])
         served.key_names = names
+
+
+def _stands_for(old: TlsBinding, new: TlsBinding) -> bool:
+    """Tell whether an older binding may serve in place of one that cannot be used: never one that asks for less."""
+    return old.hostnames == new.hostnames and old.client_auth == new.client_auth
+
+
+def ticket_label(binding: TlsBinding) -> str:
+    """Return what bindings must have in common for one to resume the sessions of the other.
+
+    Their identity, and all that is asked of clients, with the CAs and lists themselves and not only where they are.
+    """
+    identity = binding.identity or " ".join(binding.hostnames)
+    if binding.client_auth is None:
+        return identity
+    return f"{identity}\0{hashlib.sha256(msgspec.json.encode(binding.client_auth)).hexdigest()}"
 
 
 async def read_hello(raw: PlainChannel) -> ClientHello | NotTls:
@@ -250,8 +280,8 @@ def _compare_name(connection: ssl.SSLSocket | ssl.SSLObject, name: str | None, _
     return None
 
 
-def _binding_context(listener: Listener, binding: TlsBinding) -> ssl.SSLContext:
-    context = server_context(binding.min_version or listener.min_tls_version)
+def _binding_context(listener: Listener, binding: TlsBinding) -> BindingContext:
+    context = serving(BindingContext(ssl.PROTOCOL_TLS_SERVER), binding.min_version or listener.min_tls_version)
     context.sslobject_class = NamedSSLObject
     alpn = binding.alpn or listener.alpn
     if alpn:
@@ -260,4 +290,6 @@ def _binding_context(listener: Listener, binding: TlsBinding) -> ssl.SSLContext:
         context.set_ciphers(":".join(binding.ciphers))
     context.sni_callback = _compare_name
     load_pair(context, binding.cert_pem, binding.key_pem)
+    if binding.client_auth is not None:
+        ask_clients(context, binding.client_auth, binding.cert_pem)
     return context

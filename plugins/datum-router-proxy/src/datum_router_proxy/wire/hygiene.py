@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from datum_router.model.listener import ClientAuth
 from datum_router_proxy.wire import chain, grammar
 
 Field = tuple[bytes, bytes]
@@ -26,6 +27,9 @@ MAX_VIA_HOPS: Final = 10
 
 INTERNAL_PREFIX: Final = b"x-datum-"
 """Prefix of fields that only we may set; removed from whatever comes in, on both sides (threat B7)."""
+
+CLIENT_CERT: Final = b"x-forwarded-client-cert"
+"""What a service is told about the client's certificate; one that comes from outside goes like all `x-forwarded-`."""
 
 HOP_BY_HOP: Final = frozenset(
     {
@@ -146,11 +150,13 @@ class Hop:
         via_protocol: Version the peer spoke, `1.0`, `1.1` or `2`.
         attachment: VPCAttachment that the connection came in by, `namespace/name`; empty if by none.
         identity: Of the certificate that its TLS handshake was made with (`TlsBinding.identity`).
+        client_auth: What the client was held to in the handshake; None = nothing.
+        client_cert: Element of X-Forwarded-Client-Cert for the client's certificate; empty = nothing is to be said.
     """
 
     __slots__ = (
-        "_host", "_host_fields", "attachment", "forwarded_for", "identity", "node", "peer_ip", "scheme", "trusted_hops",
-        "via", "via_protocol",
+        "_host", "_host_fields", "attachment", "client_auth", "client_cert", "forwarded_for", "identity", "node",
+        "peer_ip", "scheme", "trusted_hops", "via", "via_protocol",
     )  # fmt: skip
 
     def __init__(
@@ -162,9 +168,13 @@ class Hop:
         via_protocol: bytes = b"1.1",
         attachment: str = "",
         identity: str = "",
+        client_auth: ClientAuth | None = None,
+        client_cert: bytes = b"",
     ) -> None:
         self.attachment = attachment
         self.identity = identity
+        self.client_auth = client_auth
+        self.client_cert = client_cert
         self.peer_ip = peer_ip.encode("ascii")
         self.scheme = scheme.encode("ascii")
         self.trusted_hops = trusted_hops
@@ -176,7 +186,10 @@ class Hop:
         self._host_fields: tuple[Field, ...] = ()
 
     def host_fields(self, host: bytes) -> tuple[Field, ...]:
-        """Return X-Forwarded-For, -Proto, -Host and Forwarded for a request whose peer is not trusted."""
+        """Return X-Forwarded-For, -Proto, -Host and Forwarded for a request whose peer is not trusted.
+
+        And X-Forwarded-Client-Cert, if the client has shown a certificate and that is to be told.
+        """
         if host != self._host:
             self._host = host
             self._host_fields = (
@@ -185,6 +198,8 @@ class Hop:
                 (b"x-forwarded-host", host),
                 (b"forwarded", self.forwarded_element(host)),
             )
+            if self.client_cert:
+                self._host_fields += ((CLIENT_CERT, self.client_cert),)
         return self._host_fields
 
     def forwarded_element(self, host: bytes) -> bytes:
@@ -313,6 +328,8 @@ def request_fields_for_upstream(
             (b"x-forwarded-host", forwarded_host or host),
             (b"forwarded", b", ".join(forwarded)),
         )
+        if hop.client_cert:
+            out = _with_client_cert(out, hop.client_cert)
     else:
         out += hop.host_fields(host)
     if real_ip:
@@ -323,6 +340,13 @@ def request_fields_for_upstream(
     if keep_te_trailers:
         out.append((b"te", b"trailers"))
     return out
+
+
+def _with_client_cert(fields: list[Field], element: bytes) -> list[Field]:
+    """Return the fields with our element behind those that trusted peers have written (Envoy's APPEND_FORWARD)."""
+    chain = [value for name, value in fields if name == CLIENT_CERT]
+    kept = [field for field in fields if field[0] != CLIENT_CERT]
+    return [*kept, (CLIENT_CERT, b",".join((*chain, element)))]
 
 
 def response_fields_for_downstream(
