@@ -154,10 +154,9 @@ class ExpressLane:
         if is_served and template.via_hops <= self._max_via_hops and not snapshot.matches_request_id:
             rule = snapshot.match(template.head)
         if rule is not None and (
-            rule.needs_pipeline
-            or rule.reads_request_id
-            or rule.hedges(template.method)
-            or snapshot.limiter(template.listener, template.host) is not None
+            not rule.is_simple
+            or (rule.may_hedge and rule.hedges(template.method))
+            or (snapshot.has_limiters and snapshot.limiter(template.listener, template.host) is not None)
             or not template.prepare(rule)
         ):
             rule = None
@@ -240,8 +239,7 @@ class ExpressLane:
         channel = upstream.channel
         channel.task = task
         rule = begun.rule
-        limit = rule.first_limit_s
-        task.deadline = begun.started_at + limit if limit > 0 else math.inf
+        task.deadline = begun.started_at + rule.first_limit_s
         task.deadline_reason = rule.first_reason
         if rule.has_try_limits:
             self._loop.alarm(task)
