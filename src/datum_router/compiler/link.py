@@ -18,11 +18,11 @@ from datum_router.balancing.base import PickContext
 from datum_router.balancing.hashkey import hash_key, uses_hash
 from datum_router.balancing.service_balancer import ServiceBalancer
 from datum_router.balancing.split import Split
-from datum_router.compiler.lease import Lease, ServiceState
+from datum_router.compiler.lease import Lease, ServiceState, WatchedLease
 from datum_router.errors import PluginDisabled
 from datum_router.filters.base import Filter, are_repeatable, build_filter, response_key
 from datum_router.filters.extra import extra_of
-from datum_router.health.breaker import RouteCircuit, Ticket, tripped
+from datum_router.health.breaker import RouteCircuit, tripped
 from datum_router.health.trial import Trial
 from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint
 from datum_router.model.listener import ClientAuth
@@ -35,7 +35,7 @@ from datum_router.observe.meter import RequestMeter
 from datum_router.policy.affinity import Affinity
 from datum_router.policy.hedge import is_hedged
 from datum_router.policy.ratelimit import RateLimiter
-from datum_router.policy.timeout import first_limit, has_try_limits
+from datum_router.policy.timeout import NO_DEADLINE, first_limit, has_try_limits
 from datum_router.reasons import Reason
 from datum_router.routing.client_guard import ClientGuard, make_guard
 from datum_router.routing.host import host_matches
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 _NO_SPLIT = Split(())
 NO_FILTERS: Mapping[int, tuple[Filter, ...]] = {}
+_NO_SIDES: Mapping[ServiceKey, BackendRef] = {}
 NO_EXCLUSIONS: frozenset[EndpointKey] = frozenset()
 
 
@@ -56,12 +57,17 @@ class LinkedRule:
 
     Attributes:
         has_repeatable_filters, response_key: See `filters.base`; True and empty without filters.
-        has_try_limits, first_limit_s, first_reason: See `policy.timeout`, said once for all requests.
+        has_try_limits, first_limit_s, first_reason: See `policy.timeout`, said once for all requests; a limit is
+            infinity if there is none, so that a deadline is a sum.
+        states_timeout: Upstreams are told how long a request may take, whoever sent it.
         extra: What it has beside plain filters; a rule that has any keeps off the fast lanes.
         limiter: Rate limits of the route; None if there are none.
         circuit: Its circuit breaker; likewise.
         affinity: Its sessions; likewise.
         needs_pipeline: Something has to be looked at for each request that no fast lane looks at.
+        is_simple: Nothing of it keeps requests off the fast lanes: neither that, nor `extra`, nor a choice of endpoints
+            by X-Request-Id, which is new for each request.
+        may_hedge: Some of its requests may be hedged; see `hedges`.
         meters: The data plane's, by protocol and service: they live as long as the rule.
         is_logged: False keeps its requests out of the access log.
         reply_fields: On answers that the router makes itself, too.
@@ -70,6 +76,8 @@ class LinkedRule:
     __slots__ = (
         "_balancers",
         "_filters",
+        "_is_guarded",
+        "_is_watched",
         "_sides",
         "_single",
         "_split",
@@ -83,13 +91,16 @@ class LinkedRule:
         "has_repeatable_filters",
         "has_try_limits",
         "is_logged",
+        "is_simple",
         "limiter",
+        "may_hedge",
         "meters",
         "needs_pipeline",
         "reply_fields",
         "response_key",
         "retry",
         "rule",
+        "states_timeout",
         "timeouts",
     )
 
@@ -120,17 +131,31 @@ class LinkedRule:
         self.extra = extra_of(rule)
         self.retry: RetryPolicy = rule.retry
         self.timeouts: TimeoutPolicy = rule.timeouts
+        self.states_timeout = rule.timeouts.propagates and rule.timeouts.request_s > 0
         self.has_try_limits = has_try_limits(rule.timeouts)
-        self.first_limit_s, self.first_reason = first_limit(rule.timeouts)
+        first_limit_s, self.first_reason = first_limit(rule.timeouts)
+        self.first_limit_s = first_limit_s or NO_DEADLINE
         self.meters: dict[tuple[str, str], RequestMeter] = {}
         self.is_logged = True
         self.reply_fields: tuple[tuple[bytes, bytes], ...] = ()
         self._balancers = balancers
-        self._filters = {id(rule.destinations[at]): filters for at, filters in destination_filters.items()}
+        # There are many rules, and few have either: an empty dict of its own would cost each 64 bytes.
+        self._filters = (
+            {id(rule.destinations[at]): filters for at, filters in destination_filters.items()}
+            if destination_filters
+            else NO_FILTERS
+        )
         self._sides = (
-            {key: BackendRef(service=key, problem=why) for key, why in side_services(rule)} if rule.filters else {}
+            {key: BackendRef(service=key, problem=why) for key, why in side_services(rule)} or _NO_SIDES
+            if rule.filters
+            else _NO_SIDES
         )
         self._uses_hash = uses_hash(rule.balancing)
+        self._is_guarded = circuit is not None or affinity is not None
+        self._is_watched = circuit is not None or bool(self._filters)
+        reads_id = self._uses_hash and _reads_request_id(rule)
+        self.is_simple = not (self.needs_pipeline or self.extra is not None or reads_id)
+        self.may_hedge = rule.retry.hedge_delay_s > 0 and self.hedges("GET")
         only = rule.destinations[0] if len(rule.destinations) == 1 else None
         self._single = only if only is not None and only.weight > 0 and not only.problem else None
         self._split = _NO_SPLIT if self._single is not None else Split(rule.destinations)
@@ -169,7 +194,7 @@ class LinkedRule:
         )
 
     def hedges(self, method: str) -> bool:
-        """Tell whether requests with `method` may be hedged, which the express lane cannot do."""
+        """Tell whether requests with `method` may be hedged, which the express lane cannot do; see `may_hedge`."""
         return is_hedged(self.retry, method, has_body=False, is_tunnel=False, is_retry=False)
 
     def uses_states(self, states: Mapping[ServiceKey, ServiceState]) -> bool:
@@ -189,12 +214,6 @@ class LinkedRule:
     def balancers(self) -> Iterable[tuple[ServiceState, ServiceBalancer]]:
         """Return all balancers, each with the state of its service."""
         return self._balancers.values()
-
-    @property
-    def reads_request_id(self) -> bool:
-        """Tell whether picks depend on X-Request-Id, which is new for each request."""
-        policy = self.rule.balancing
-        return self._uses_hash and policy.hash_on is HashOn.HEADER and policy.hash_name.lower() == REQUEST_ID
 
     def select(
         self,
@@ -222,14 +241,15 @@ class LinkedRule:
         Raises:
             PluginContractError: A plugin's balancer raised, or returned something else than it promises.
         """
-        if self.circuit is not None and not is_admitted:
-            return self._select_within(
-                self.circuit, head, rng=rng, now=now, excluded=excluded, is_retry=is_retry, tag=tag
-            )
-        if tag and self.affinity is not None:
-            kept = self._keep(self.affinity, tag, head, rng=rng, now=now, excluded=excluded, is_retry=is_retry)
-            if kept is not None:
-                return kept
+        if self._is_guarded:
+            if self.circuit is not None and not is_admitted:
+                return self._select_within(
+                    self.circuit, head, rng=rng, now=now, excluded=excluded, is_retry=is_retry, tag=tag
+                )
+            if tag and self.affinity is not None:
+                kept = self._keep(self.affinity, tag, head, rng=rng, now=now, excluded=excluded, is_retry=is_retry)
+                if kept is not None:
+                    return kept
         ref = self._single
         if ref is None:
             ref = self._split.choose(rng, self._is_usable)
@@ -297,9 +317,8 @@ class LinkedRule:
             if not isinstance(found, Lease):
                 circuit.give_back(turn, is_retry=is_retry)
         if isinstance(found, Lease):
-            if found.ticket is None:
-                found.ticket = Ticket(is_retry=is_retry)
-            found.ticket.owe(circuit.breaker, turn, circuit.limits)
+            assert isinstance(found, WatchedLease)  # as every one of a rule with a circuit breaker
+            found.owe(circuit.breaker, turn, circuit.limits)
         return found
 
     def _keep(
@@ -373,7 +392,7 @@ class LinkedRule:
                 detail="too many requests are under way for this service",
                 headers=((b"retry-after", b"1"),),
             )
-        breaker, turn = state.breaker, None
+        breaker = state.breaker
         if breaker is not None:
             turn = breaker.admit(now)
             if turn is None:
@@ -383,9 +402,8 @@ class LinkedRule:
         context = PickContext(rng=rng, now=now, hash_key=key, active=state.active, excluded=excluded)
         endpoint: Endpoint | None = None
         trial: Trial | None = None
-        if (
-            state.trials is not None and not is_retry and chosen is None
-        ):  # a retry has failed once: it goes where there is least doubt
+        # A retry has failed once: it goes where there is least doubt.
+        if state.trials is not None and not is_retry and chosen is None:
             outlier = state.service.outlier
             trial = state.trials.begin(balancer.candidates.unusable, outlier.half_open_requests if outlier else 1)
         try:
@@ -414,11 +432,12 @@ class LinkedRule:
                 vpc=endpoint.vpc,
                 cluster=endpoint.cluster,
             )
-        filters = self._filters.get(id(ref), ()) if self._filters else ()
-        lease = Lease(state, target, endpoint.key, trial, is_retry=is_retry, filters=filters)
+        if trial is None and breaker is None and not self._is_watched:
+            return Lease(state, target, endpoint.key, is_retry=is_retry)
+        filters = self._filters.get(id(ref), ())
+        lease = WatchedLease(state, target, endpoint.key, is_retry=is_retry, trial=trial, filters=filters)
         if breaker is not None and turn is not None:
-            lease.ticket = Ticket(is_retry=is_retry)
-            lease.ticket.owe(breaker, turn)
+            lease.owe(breaker, turn)
         return lease
 
     def _is_usable(self, ref: BackendRef) -> bool:
@@ -431,6 +450,12 @@ class LinkedRule:
         )
 
 
+def _reads_request_id(rule: Rule) -> bool:
+    """Tell whether picks, which depend on a hash, depend on X-Request-Id, which is new for each request."""
+    policy = rule.balancing
+    return policy.hash_on is HashOn.HEADER and policy.hash_name.lower() == REQUEST_ID
+
+
 class Snapshot:
     """A linked snapshot: immutable, but for the live state of services that it points to.
 
@@ -438,6 +463,7 @@ class Snapshot:
         matches_request_id: A rule has a condition on X-Request-Id, which is new for each request: who remembers
             which rule won for a head must not do so here.
         guards: Of each listener that asks clients for certificates, what it asks for which host; mostly empty.
+        has_limiters: Some listener has rate limits; see `limiter`.
         mark: An object that no other snapshot has; who remembers something of this snapshot keeps the mark beside it,
             which does not keep the snapshot alive.
     """
@@ -451,6 +477,7 @@ class Snapshot:
         "default",
         "digest",
         "guards",
+        "has_limiters",
         "mark",
         "matchers",
         "matches_request_id",
@@ -474,6 +501,7 @@ class Snapshot:
     ) -> None:
         self.data = data
         self._limiters = limiters
+        self.has_limiters = bool(limiters)
         self._streams = streams or {}
         self._edges = edges or {}
         self.matches_request_id = matches_request_id
@@ -497,12 +525,16 @@ class Snapshot:
             allowed = self._hosts.get(head.listener)
             if allowed is not None and not any(host_matches(name, head.host) for name in allowed):
                 return None
-        edge = self._edges.get(head.listener) if self._edges else None
-        if edge is not None:
-            redirect = edge.redirect(head)
-            if redirect is not None:
-                return redirect
         matcher = self.matchers.get(head.listener, self.default) if self.matchers else self.default
+        if self._edges:
+            return self._match_within(self._edges.get(head.listener), matcher, head)
+        rule = matcher.match(head)
+        return None if rule is None else self.rules[rule.id]
+
+    def _match_within(self, edge: Edge | None, matcher: Matcher, head: RequestHead) -> LinkedRule | None:
+        redirect = None if edge is None else edge.redirect(head)
+        if redirect is not None:
+            return redirect
         rule = matcher.match(head)
         if rule is None:
             return None

@@ -36,9 +36,13 @@ def tokens_left(debt_s: float, *, burst: int, period_s: float) -> int:
 
 
 class TokenBucket:
-    """A bucket that is full at first. Time comes in as monotonic seconds; a clock that steps back refills nothing."""
+    """A bucket that is full at first. Time comes in as monotonic seconds; a clock that steps back refills nothing.
 
-    __slots__ = ("_at", "_burst", "_debt_s", "_period_s")
+    Attributes:
+        debt_s: As of the last call, 0 if it is full; read-only.
+    """
+
+    __slots__ = ("_at", "_burst", "_period_s", "debt_s")
 
     def __init__(self, *, rate: float, burst: int) -> None:
         """Make a full bucket; `rate` > 0 tokens a second, `burst` >= 1."""
@@ -46,17 +50,17 @@ class TokenBucket:
         assert burst >= 1, burst
         self._burst = burst
         self._period_s = 1.0 / rate
-        self._debt_s = 0.0
+        self.debt_s = 0.0
         self._at = 0.0
 
     def take(self, now: float) -> float:
         """Take a token and return 0; if there is none, take nothing and return the seconds until there is one."""
         if now > self._at:
-            self._debt_s = max(0.0, self._debt_s - (now - self._at))
+            self.debt_s = max(0.0, self.debt_s - (now - self._at))
         self._at = now  # also if it is earlier: each run of an event loop has a clock of its own
-        self._debt_s, wait_s = draw(self._debt_s, burst=self._burst, period_s=self._period_s)
+        self.debt_s, wait_s = draw(self.debt_s, burst=self._burst, period_s=self._period_s)
         return wait_s
 
     def give_back(self) -> None:
         """Put a token back; one that is too many is lost."""
-        self._debt_s = max(0.0, self._debt_s - self._period_s)
+        self.debt_s = max(0.0, self.debt_s - self._period_s)

@@ -7,6 +7,7 @@ how slow a client is says nothing about an endpoint, and Envoy too begins to cou
 
 from __future__ import annotations
 
+import functools
 import math
 import operator
 
@@ -14,6 +15,8 @@ from datum_router.model.policy import TimeoutPolicy
 from datum_router.reasons import Reason
 
 NO_DEADLINE = math.inf
+SHARED_LIMITS = 256
+"""Different limits of rules of which the first one is remembered."""
 
 
 def request_deadline(policy: TimeoutPolicy, *, now: float, client_timeout_s: float | None = None) -> float:
@@ -67,10 +70,12 @@ def try_deadline(policy: TimeoutPolicy, *, begun_at: float, waited_s: float, is_
     return min((begun_at + waited_s + limit for limit in limits if limit > 0), default=NO_DEADLINE)
 
 
+@functools.lru_cache(maxsize=SHARED_LIMITS)
 def first_limit(policy: TimeoutPolicy) -> tuple[float, Reason]:
     """Return what a first attempt has until its response head, 0 = for ever, and what has expired then.
 
-    That is what every other function here says of a request that is here whole, known before it comes.
+    That is what every other function here says of a request that is here whole, known before it comes. It is asked of
+    each rule when it is linked, and nearly all have the same limits.
     """
     limits = (
         (policy.request_s, Reason.REQUEST_TIMEOUT),

@@ -203,7 +203,7 @@ class Matcher:
 class _Entry:
     """A rule ready for a host index: its indexed path condition and its candidate. Shared by all its hostnames."""
 
-    __slots__ = ("candidate", "fullmatch", "grpc_method", "kind", "value")
+    __slots__ = ("candidate", "fullmatch", "kind", "value")
 
     def __init__(
         self, kind: PathKind | None, value: str, fullmatch: _Fullmatch | None, candidate: _Candidate | Rule

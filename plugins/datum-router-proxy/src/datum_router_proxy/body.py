@@ -40,24 +40,8 @@ class RequestBody:
     """
 
     __slots__ = (
-        "_cursor",
-        "_downstream",
-        "_has_body",
-        "_is_grpc",
-        "_kept",
-        "_kept_bytes",
-        "_most",
-        "_settings",
-        "bytes_in",
-        "bytes_in",
-        "copy",
-        "is_done",
-        "is_done",
-        "is_replayable",
-        "is_replayable",
-        "waited_s",
-        "waiting_since",
-        "waiting_since",
+        "_cursor", "_downstream", "_has_body", "_is_grpc", "_kept", "_kept_bytes", "_most", "_settings", "bytes_in",
+        "copy", "is_done", "is_replayable", "waited_s", "waiting_since",
     )  # fmt: skip
 
     def __init__(

@@ -156,10 +156,9 @@ class ExpressLane:
             if snapshot.guards and not snapshot.admits(template.listener, template.client_auth, template.host, rule):
                 rule = None
         if rule is not None and (
-            rule.needs_pipeline
-            or rule.reads_request_id
-            or rule.hedges(template.method)
-            or snapshot.limiter(template.listener, template.host) is not None
+            not rule.is_simple
+            or (rule.may_hedge and rule.hedges(template.method))
+            or (snapshot.has_limiters and snapshot.limiter(template.listener, template.host) is not None)
             or not template.prepare(rule)
         ):
             rule = None
@@ -242,8 +241,7 @@ class ExpressLane:
         channel = upstream.channel
         channel.task = task
         rule = begun.rule
-        limit = rule.first_limit_s
-        task.deadline = begun.started_at + limit if limit > 0 else math.inf
+        task.deadline = begun.started_at + rule.first_limit_s
         task.deadline_reason = rule.first_reason
         if rule.has_try_limits:
             self._loop.alarm(task)

@@ -40,9 +40,8 @@ def upstream_request(
         fields = (*(field for field in fields if field[0] != b"grpc-timeout"), (b"grpc-timeout", left))
     elif template.tells_deadline(rule, deadline):
         fields = (*fields, chain.timeout_field(remaining_s(deadline, now=now)))
-    number = attempt_number(template.attempt, attempts)
-    if number > 1:
-        fields = (*fields, chain.attempt_field(number))
+    if attempts > 1 or template.attempt > 1:
+        fields = (*fields, chain.attempt_field(attempt_number(template.attempt, attempts)))
     return UpstreamRequest(
         method=head.method,
         target=head.target.encode("ascii"),

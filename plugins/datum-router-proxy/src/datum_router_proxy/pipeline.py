@@ -269,6 +269,10 @@ class Pipeline:
                 return NOT_ADMITTED
             if (refusal := await self.gate.admit(snapshot, rule, head, trace)) is not None:
                 return refusal
+            if snapshot.has_limiters or (rule is not None and rule.limiter is not None):
+                refusal = await self.gate.admit(snapshot, rule, head, trace)
+                if refusal is not None:
+                    return refusal
         if rule is None:
             return LocalReply(status=404, reason=Reason.NO_ROUTE, detail="no route matches the request")
         trace.rule = rule.rule
@@ -314,7 +318,8 @@ class Pipeline:
                 sent = apply_request(lease.filters, head) if lease.filters else head
                 if isinstance(sent, LocalReply):
                     return sent
-                race = None if begun is not None else self._hedges.begin(request, head, rule, lease, trace)
+                may_race = rule.may_hedge and begun is None
+                race = self._hedges.begin(request, head, rule, lease, trace) if may_race else None
                 if race is not None:
                     raced = await race.run(downstream)
                     excluded |= race.tried

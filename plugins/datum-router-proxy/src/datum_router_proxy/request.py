@@ -294,11 +294,11 @@ class Template:
     def prepare(self, rule: LinkedRule) -> bool:
         """Make what goes upstream by `rule`; False if that takes the pipeline.
 
-        It does if the rule has more than plain filters, or a filter replies, has to run for each request, or makes what
-        must not be sent.
+        It does if a filter replies, has to run for each request, or makes what must not be sent.
+
+        Args:
+            rule: That `is_simple`.
         """
-        if rule.extra is not None:
-            return False
         head = self.head
         if rule.filters:
             filtered = apply_request(rule.filters, head) if rule.has_repeatable_filters else None
@@ -314,7 +314,7 @@ class Template:
         self.sent = head
         if self.is_plain:
             fields = head.headers.fields
-            if rule.timeouts.propagates and rule.timeouts.request_s > 0:
+            if rule.states_timeout:
                 fields = (*fields, chain.timeout_field(rule.timeouts.request_s))
             known = self._h1_for
             if (fields is not known and fields != known) or head.authority != self._h1_authority:

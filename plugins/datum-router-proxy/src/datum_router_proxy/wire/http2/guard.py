@@ -65,7 +65,9 @@ class FloodGuard:
 
     def sent(self) -> None:
         """Note a DATA or HEADERS frame of ours: one more ping may be answered (see `Http2Limits.pings_per_s`)."""
-        self.pings.give_back()
+        pings = self.pings
+        if pings.debt_s:  # which is rare, and this is done for every message
+            pings.give_back()
 
     def empty(self) -> None:
         """Charge a frame without payload that ends nothing (D7)."""
