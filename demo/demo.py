@@ -207,7 +207,7 @@ def show(address: str, admin: str) -> None:
         f"curl -H 'Host: shop.example.com' localhost:{port}/",
         f"curl -H 'Host: shop.example.com' -H 'X-Canary: always' localhost:{port}/",
         f"curl -i localhost:{port}/old/page",
-        f".venv/bin/datum-router explain demo/manifests GET http://localhost:{port}/api/v1/users",
+        f".venv/bin/datum-router explain demo/manifests GET http://localhost:{port}/api/v1/users --listen :{port}",
         f"curl {admin}/stats",
     ):
         console.print(f"  {line}", highlight=False, soft_wrap=True)

@@ -116,6 +116,15 @@ def test_links_between_pages_lead_somewhere() -> None:
     assert not broken
 
 
+def test_the_demo_names_a_command_that_explains_the_request_before_it() -> None:
+    ((url, port),) = re.findall(
+        r"datum-router explain demo/manifests GET (\S+) --listen :(\S+)\"",
+        (REPOSITORY / "demo" / "demo.py").read_text().replace("{port}", "8080"),
+    )
+    done = run("-m", "datum_router_cli", "explain", "demo/manifests", "GET", url, "--listen", f":{port}")
+    assert "winner: default/api-routes#0" in done.stdout, done.stdout + done.stderr
+
+
 def test_the_library_example_of_the_readme_runs_as_printed() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
     done = run("-c", code)
