@@ -125,6 +125,29 @@ def test_the_demo_names_a_command_that_explains_the_request_before_it() -> None:
     assert "winner: default/api-routes#0" in done.stdout, done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("index", ["docs/README.md", "docs/reference/README.md", "docs/explanation/adr/README.md"])
+def test_an_index_names_every_page_below_it(index: str) -> None:
+    path = REPOSITORY / index
+    below = path.parent.rglob("*.md") if path.parent.name == "docs" else path.parent.glob("*.md")
+    nearer = [
+        REPOSITORY / "docs" / "reference",
+        REPOSITORY / "docs" / "explanation" / "adr",
+    ]  # have indexes of their own
+    pages = {
+        page for page in below if page.name != "README.md" and (page.parent == path.parent or page.parent not in nearer)
+    }
+    told = {(path.parent / target).resolve() for target in re.findall(r"\]\(([^)#\s]+)", path.read_text())}
+    assert pages
+    assert sorted(str(page.relative_to(REPOSITORY)) for page in pages - told) == []
+
+
+def test_every_package_of_the_core_is_in_the_architecture() -> None:
+    told = (REPOSITORY / "docs" / "architecture.md").read_text()
+    packages = [path.parent.name for path in (REPOSITORY / "src" / "datum_router").glob("*/__init__.py")]
+    assert len(packages) > 10
+    assert [name for name in packages if not re.search(rf"`(src/datum_router/)?{name}`", told)] == []
+
+
 def test_the_library_example_of_the_readme_runs_as_printed() -> None:
     (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(), re.DOTALL)
     done = run("-c", code)
