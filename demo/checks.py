@@ -325,6 +325,33 @@ class Run:
         eventually(lambda: not findings(), "diagnostic goes when the file is mended", IN_FORCE_S * 2)
         return f"{Path(found['file']).name}:{found['line']}: {found['hint']}"
 
+    def check_17_preflights_are_answered_by_the_gateway(self) -> str:
+        asked = ["Host: cors.example", "Origin: https://shop.example.com", "Access-Control-Request-Method: PUT"]
+        answer = fetch(self.address, "/", method="OPTIONS", headers=asked)
+        expect((answer.status, answer.cloud), (204, ""), "preflight")
+        expect(answer.headers["access-control-allow-origin"], "https://shop.example.com", "allowed origin")
+        return answer.headers["access-control-allow-methods"]
+
+    def check_18_a_session_stays_at_its_endpoint(self) -> str:
+        first = fetch(self.address, "/session")
+        cookie = first.headers["set-cookie"].partition(";")[0]
+        found = self.clouds("/session", 6, headers=[f"Cookie: {cookie}"])
+        expect(found, {first.cloud: 6}, "endpoints of the session")
+        return f"6 requests on {first.cloud}"
+
+    def check_19_log_ins_are_limited(self) -> str:
+        asked = ["Host: accounts.example.com"]
+        answers = [fetch(self.address, "/login", method="POST", headers=asked, body=b"x") for _ in range(6)]
+        expect([answer.status for answer in answers], [200] * 5 + [429], "statuses")
+        expect(0 < int(answers[5].headers["retry-after"]) <= 12, True, "Retry-After, for 5 a minute")
+        return f"the sixth may come in {answers[5].headers['retry-after']} s"
+
+    def check_20_long_bodies_get_an_answer_in_the_routes_own_words(self) -> str:
+        answer = fetch(self.address, "/", method="POST", headers=["Host: mirror.example"], body=bytes(1048577))
+        expect((answer.status, answer.headers["content-type"]), (413, "application/json"), "refused")
+        expect(json.loads(answer.body)["status"], 413, "status in the body")
+        return json.loads(answer.body)["reason"]
+
     def stat(self, name: str) -> dict:
         return get_json(f"http://{self.admin}/stats")[name]
 

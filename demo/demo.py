@@ -171,7 +171,7 @@ def copy_examples(target: Path, http_port: int, grpc_port: int) -> None:
 
 def write_certificate(path: Path) -> None:
     """Write the Secret that an example names, with a certificate of an authority that is gone at once."""
-    issued = trustme.CA().issue_cert("secure.example.com")
+    issued = trustme.CA().issue_cert("secure.example.com", "shop.edge.example.com")
     data = {"tls.crt": issued.cert_chain_pems[0].bytes().decode(), "tls.key": issued.private_key_pem.bytes().decode()}
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "secure-tls", "namespace": "default"}}
     with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
@@ -207,7 +207,10 @@ def show(address: str, admin: str) -> None:
         f"curl -H 'Host: shop.example.com' localhost:{port}/",
         f"curl -H 'Host: shop.example.com' -H 'X-Canary: always' localhost:{port}/",
         f"curl -i localhost:{port}/old/page",
-        f".venv/bin/datum-router explain demo/manifests GET http://localhost:{port}/api/v1/users",
+        f"curl -i -d '' -H 'Host: accounts.example.com' localhost:{port}/login    # the sixth within a minute: 429",
+        f"curl -i -X OPTIONS -H 'Host: cors.example' -H 'Origin: https://shop.example.com' "
+        f"-H 'Access-Control-Request-Method: PUT' localhost:{port}/",
+        f".venv/bin/datum-router explain demo/manifests GET http://localhost:{port}/api/v1/users --listen :{port}",
         f"curl {admin}/stats",
     ):
         console.print(f"  {line}", highlight=False, soft_wrap=True)

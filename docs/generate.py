@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -322,6 +322,28 @@ def _metric_rows(metrics: Iterable[names.Metric]) -> list[str]:
     return rows
 
 
+def _label_rows(metrics: Sequence[names.Metric]) -> list[str]:
+    """Return what labels can hold; one row for each meaning, with the metrics if the name has several."""
+    meanings: dict[str, dict[names.Label, list[str]]] = {}
+    for metric in metrics:
+        for label in metric.labels:
+            meanings.setdefault(label.name, {}).setdefault(label, []).append(metric.name)
+    rows = ["| label | values |", "|---|---|"]
+    for name, found in meanings.items():
+        # A set that lies within another is told with that one: refusals have one reason more than requests.
+        within = {
+            one: next((other for other in found if set(one.values) < set(other.values)), one) if one.values else one
+            for one in found
+        }
+        told = list(dict.fromkeys(within.values()))
+        for label in told:
+            owners = [owner for one, owners in found.items() if within[one] is label for owner in owners]
+            of = f" of {', '.join(f'`{owner}`' for owner in owners)}" if len(told) > 1 else ""
+            values = ", ".join(f"`{value}`" for value in label.values) or label.objects
+            rows.append(f"| `{name}`{of} | {values} |")
+    return rows
+
+
 def metrics_page() -> str:
     lines = [
         METRICS_INTRO.format(
@@ -342,18 +364,9 @@ def metrics_page() -> str:
     lines += _metric_rows(metric for metric in names.DISCOVERY_METRICS.values() if metric.name not in others)
     shared = ", ".join(f"`{name}`" for name in names.DISCOVERY_METRICS if name in others)
     lines += ["", f"And, as gateways and controllers: {shared}."]
-    labels: dict[str, names.Label] = {}
-    for metric in {**others, **names.DISCOVERY_METRICS}.values():
-        for label in metric.labels:
-            known = labels.get(label.name)
-            # The longer of two closed sets under one name: refusals have one reason more.
-            labels[label.name] = label if known is None or len(label.values) > len(known.values) else known
     bounds = ", ".join(f"{bound:g}" for bound in DURATION_BOUNDS_S)
     lines += ["", f"Buckets of `{names.REQUEST_DURATION.name}`: {bounds} s.", "", "## Labels", ""]
-    lines += ["| label | values |", "|---|---|"]
-    for label in labels.values():
-        values = ", ".join(f"`{value}`" for value in label.values) or label.objects
-        lines.append(f"| `{label.name}` | {values} |")
+    lines += _label_rows([*{**others, **names.DISCOVERY_METRICS}.values()])
     lines += ["", "## Limits of the built-in data plane", ""]
     lines += ["Which series shows that a limit was reached. What is full first makes the other side wait.", ""]
     lines += ["| setting | series |", "|---|---|"]

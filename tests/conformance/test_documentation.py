@@ -12,8 +12,11 @@ from pathlib import Path
 
 import pytest
 import trustme
+import yaml
 
+from datum_router.manifests.kinds import OWN_KINDS
 from datum_router_cli.commands import EPILOG
+from tests.conformance.manifest_corpus import judge
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("DATUM_ROUTER_SHARED", REPOSITORY.parent / "shared"))
@@ -68,6 +71,25 @@ def test_manifests_of_the_readme_pass_check(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+PAGES = {
+    str(page.relative_to(REPOSITORY)): found
+    for page in sorted((REPOSITORY / "docs").rglob("*.md"))
+    if (found := blocks(page.read_text()))
+}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_manifests_of_each_page_are_taken_as_they_are(page: str) -> None:
+    # One by one: a page may show the objects of two clusters. What they refer to may be elsewhere.
+    objects = [raw for block in PAGES[page] for raw in yaml.safe_load_all(block)]
+    ours = [raw for raw in objects if raw["apiVersion"] == OWN_KINDS[0].api_version]
+    assert {raw["kind"]: judge(raw)[1] for raw in ours} == {raw["kind"]: set() for raw in ours}
+
+
+def test_pages_that_show_manifests_are_found() -> None:
+    assert len(PAGES) >= 8
+
+
 def test_every_example_of_the_original_readme_loads_unchanged(tmp_path: Path) -> None:
     path = SHARED / "seed" / "datum-router-readme.md"
     if not path.exists():
@@ -92,6 +114,38 @@ def test_links_between_pages_lead_somewhere() -> None:
             if "://" not in target and not (page.parent / target).exists():
                 broken.append(f"{page.relative_to(REPOSITORY)}: {target}")
     assert not broken
+
+
+def test_the_demo_names_a_command_that_explains_the_request_before_it() -> None:
+    ((url, port),) = re.findall(
+        r"datum-router explain demo/manifests GET (\S+) --listen :(\S+)\"",
+        (REPOSITORY / "demo" / "demo.py").read_text().replace("{port}", "8080"),
+    )
+    done = run("-m", "datum_router_cli", "explain", "demo/manifests", "GET", url, "--listen", f":{port}")
+    assert "winner: default/api-routes#0" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("index", ["docs/README.md", "docs/reference/README.md", "docs/explanation/adr/README.md"])
+def test_an_index_names_every_page_below_it(index: str) -> None:
+    path = REPOSITORY / index
+    below = path.parent.rglob("*.md") if path.parent.name == "docs" else path.parent.glob("*.md")
+    nearer = [
+        REPOSITORY / "docs" / "reference",
+        REPOSITORY / "docs" / "explanation" / "adr",
+    ]  # have indexes of their own
+    pages = {
+        page for page in below if page.name != "README.md" and (page.parent == path.parent or page.parent not in nearer)
+    }
+    told = {(path.parent / target).resolve() for target in re.findall(r"\]\(([^)#\s]+)", path.read_text())}
+    assert pages
+    assert sorted(str(page.relative_to(REPOSITORY)) for page in pages - told) == []
+
+
+def test_every_package_of_the_core_is_in_the_architecture() -> None:
+    told = (REPOSITORY / "docs" / "architecture.md").read_text()
+    packages = [path.parent.name for path in (REPOSITORY / "src" / "datum_router").glob("*/__init__.py")]
+    assert len(packages) > 10
+    assert [name for name in packages if not re.search(rf"`(src/datum_router/)?{name}`", told)] == []
 
 
 def test_the_library_example_of_the_readme_runs_as_printed() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from datum_router.observe.names import CONTROLLER_METRICS, METRICS, Kind, Metric
+from datum_router.observe.names import CONTROLLER_METRICS, DISCOVERY_METRICS, METRICS, Kind, Metric
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = (REPOSITORY / "docs" / "how-to" / "monitor.md").read_text()
@@ -54,6 +54,20 @@ def test_every_metric_of_the_page_exists_with_these_labels(
             closed = labels[label].values
             if closed:
                 assert set(values.split("|")) <= set(closed)
+
+
+def test_the_reference_has_every_value_of_each_label_beside_its_metric() -> None:
+    page = (REPOSITORY / "docs" / "reference" / "metrics.md").read_text()
+    rows: dict[str, list[tuple[str, set[str]]]] = {}
+    for name, of, values in re.findall(r"^\| `(\w+)`( of [^|]+)? \| ([^|]+) \|$", page, re.MULTILINE):
+        rows.setdefault(name, []).append((of, set(re.findall(r"`(\w+)`", values))))
+    wrong = []
+    for metric in {**METRICS, **CONTROLLER_METRICS, **DISCOVERY_METRICS}.values():
+        for label in metric.labels:
+            told = [values for of, values in rows[label.name] if not of or f"`{metric.name}`" in of]
+            if len(told) != 1 or not set(label.values) <= told[0]:
+                wrong.append(f"{metric.name}{{{label.name}}}")
+    assert wrong == []
 
 
 def test_prometheus_accepts_the_queries_and_alerts(tmp_path: Path) -> None:

@@ -260,6 +260,18 @@ def test_listener_of_an_ingress_is_found_by_the_port_that_its_manifest_says(invo
     assert "(listener http-18080 does not serve host localhost, it serves shop.example.com)" in result.stdout
 
 
+def test_a_gateway_that_is_told_where_to_listen_serves_all_routes_there(invoke: Invoke) -> None:
+    ingress = "apiVersion: router.datum.net/v1alpha1\nkind: VPCIngress\nmetadata: {name: shop}\nspec:\n"
+    ingress += "  host: shop.example.com\n  listeners: [{name: http, port: 8080, protocol: HTTP}]\n"
+    Path("conf/ingress.yaml").write_text(ingress)
+    assert "no route: 404" in invoke("GET", "http://localhost:8080/api/v1").stdout
+    result = invoke("GET", "http://localhost:8080/api/v1", "--listen", ":8080")
+    assert result.stdout.splitlines()[0].endswith("at listener plain-0.0.0.0-8080")
+    assert "winner: default/api-routes#0" in result.stdout
+    result = invoke("GET", "http://localhost:8080/api/v1", "--listen", "8080")
+    assert (result.exit_code, "--listen: found '8080', expected HOST:PORT" in result.stderr) == (2, True)
+
+
 def test_unknown_listener_is_answered_with_all_that_are_there() -> None:
     listeners = (Listener(name="http-80", port=80), Listener(name="https-443", port=443))
     with pytest.raises(ConfigError) as caught:

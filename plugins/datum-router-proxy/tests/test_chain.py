@@ -89,6 +89,30 @@ def test_only_the_gateway_nearest_to_the_failure_retries(down: str, up: Upstream
     bounded(main)
 
 
+@both
+@ups
+@pytest.mark.parametrize(
+    "more", [{}, {"cors": {"allowedOrigins": ["*"]}, "sessionAffinity": {}}], ids=["plain", "more"]
+)
+def test_a_relayed_failure_tells_a_gateway_that_it_is_settled(down: str, up: UpstreamProtocol, more: Spec) -> None:
+    # Asked directly: an outer gateway with one endpoint would not try again in any case.
+    async def main() -> None:
+        async with upstream(busy, up) as one, upstream(busy, up) as two:
+            said = {"protocol": up.value}
+            compiled = compile_route([one.port, two.port], {**RETRY, **more}, said)
+            async with (
+                gateway(compiled.services, compiled.rules, listener=INNER) as running,
+                client(running.port, down) as peer,
+            ):
+                answer = await peer.request("GET", "/", [(b"via", b"1.1 datum-router")])
+                assert (answer.status, answer.body) == (503, b"busy")
+                assert answer.header(b"x-datum-retry") == b"settled"
+                answer = await peer.request("GET", "/")
+                assert (answer.status, answer.header(b"x-datum-retry")) == (503, None)
+
+    bounded(main)
+
+
 def test_replies_of_a_gateways_own_are_settled_too() -> None:
     async def main() -> None:
         nobody = compile_route([refused_port()], RETRY)

@@ -22,6 +22,8 @@ from datum_router.reasons import Reason
 from datum_router.testing.ratelimit import MemoryStore
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.testing_clients import client
+from datum_router_proxy.testing_manifests import route, service
+from datum_router_proxy.testing_manifests import serve as serve_manifests
 from datum_router_proxy.testing_peers import Exchange, Gateway, bounded, gateway, make_rule, make_service, upstream
 
 both = pytest.mark.parametrize("down", ["h1", "h2"])
@@ -106,6 +108,29 @@ def test_a_route_without_limits_keeps_to_the_fast_lane_beside_one_that_has(down:
                 answers = [await peer.request("GET", "/b") for _ in range(8)]
             assert {answer.status for answer in answers} == {200}
             assert {answer.header(b"ratelimit") for answer in answers} == {None}
+
+    bounded(main)
+
+
+@both
+def test_what_a_limit_refuses_is_an_answer_of_its_route(down: str) -> None:
+    async def main() -> None:
+        async with upstream(ok) as server:
+            limited = route(
+                "api", "s",
+                cors={"allowedOrigins": ["https://shop.example"]},
+                localReplies=[{"contentType": "application/json", "body": '{"reason": "%REASON%"}'}],
+                rateLimit={"requests": 1, "unit": "Hour"},
+            )  # fmt: skip
+            manifests = [service("s", server.port), limited]
+            async with serve_manifests(manifests) as running, client(running.port, down) as peer:
+                answers = [await peer.request("GET", "/", [(b"origin", b"https://shop.example")]) for _ in range(2)]
+            assert [answer.status for answer in answers] == [200, 429]
+            assert answers[1].body == b'{"reason": "rate_limited"}'
+            assert answers[1].header(b"access-control-allow-origin") == b"https://shop.example"
+            assert [(event.route, event.service) for event in running.recorder.events] == [
+                ("default/api", "default/s"), ("default/api", ""),
+            ]  # fmt: skip
 
     bounded(main)
 

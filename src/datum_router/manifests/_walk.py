@@ -109,9 +109,10 @@ class Walker:
         """Check `value` and return it cleaned; what is wrong comes back as it was.
 
         Args:
-            is_strict: Text of what users write: no control characters.
-            extra: What the type says beside its type: `aliases`, `expected`; for hints `terms` (see `nearest`),
-                `known` (names of an open set) and `suggest` (value -> what was probably meant, or nothing).
+            is_strict: Text of what users write: no control characters but those of `is_lines`.
+            extra: What the type says beside its type: `aliases`, `expected`, `is_lines` (its pattern says which control
+                characters there may be); for hints `terms` (see `nearest`), `known` (names of an open set) and
+                `suggest` (value -> what was probably meant, or nothing).
         """
         if isinstance(kind, types.Metadata):
             return self.walk(value, kind.type, path, is_strict=is_strict, extra=kind.extra or extra)
@@ -261,7 +262,7 @@ class Walker:
             return aliases[value]
         if _SURROGATE.search(value):
             self.report(path, Reason.INVALID_VALUE, f"found {shown(value)}, which is no valid Unicode text")
-        elif is_strict and _CONTROL.search(value):
+        elif is_strict and "is_lines" not in extra and _CONTROL.search(value):
             self.report(path, Reason.INVALID_VALUE, f"found a control character in {shown(value)}, expected {expected}")
         elif kind.min_length is not None and len(value) < kind.min_length:
             self.report(path, Reason.INVALID_VALUE, f"found {shown(value)}, expected {or_not_empty(expected, kind)}")

@@ -72,6 +72,8 @@ TOKEN_PATTERN: Final = r"^[!#$%&'*+\-.^_`|~0-9A-Za-z]+$"
 """token = 1*tchar (RFC 9110 section 5.6.2)."""
 FIELD_TEXT_PATTERN: Final = r"^[^\x00-\x08\x0a-\x1f\x7f]*$"
 """A part of a field value: no control character but the tab (RFC 9110 section 5.5)."""
+LINES_PATTERN: Final = r"^[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f]*$"
+"""Text of one line or several: no control character but the tab and line breaks."""
 FIELD_VALUE_PATTERN: Final = r"^([^\x00-\x20\x7f]([^\x00-\x08\x0a-\x1f\x7f]*[^\x00-\x20\x7f])?)?$"
 """A whole field value: neither begins nor ends with a blank (RFC 9110 section 5.5)."""
 
@@ -143,6 +145,8 @@ HeaderValue = Annotated[
         extra={"expected": "a header value: no control characters, no blank at either end"},
     ),
 ]
+LINES_EXTRA: Final = {"expected": "text whose only control characters are tabs and line breaks", "is_lines": True}
+"""What `Meta` of a text with `LINES_PATTERN` says beside it."""
 # What else these texts must be is in `rules`, and in `cel` for the API server.
 PathText = Annotated[str, Meta(min_length=1, max_length=MAX_URL_PATH_CHARS)]
 HostText = Annotated[str, Meta(min_length=1, max_length=MAX_HOST_CHARS)]

@@ -9,7 +9,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from datum_router.filters.reply import MAX_BODY_CHARS
-from datum_router.manifests.meta import Duration, ObjectRef, Percent, SpecPart
+from datum_router.manifests.meta import LINES_EXTRA, LINES_PATTERN, Duration, ObjectRef, Percent, SpecPart
 
 
 class FaultDelay(SpecPart, frozen=True, kw_only=True):
@@ -66,6 +66,8 @@ class LocalReply(SpecPart, frozen=True, kw_only=True):
             "values are escaped as HTML or JSON have it.",
             min_length=1,
             max_length=MAX_BODY_CHARS,
+            pattern=LINES_PATTERN,
+            extra=LINES_EXTRA,
         ),
     ]
 

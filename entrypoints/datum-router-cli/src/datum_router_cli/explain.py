@@ -34,7 +34,7 @@ from datum_router_cli.load import Loaded, as_check, load_directory
 from datum_router_cli.output import make_console, output_option, plural, print_diagnostic, print_json, say
 from datum_router_cli.request import DEFAULT_SOURCE_IP, make_request
 from datum_router_runtime.app import compile_options
-from datum_router_runtime.settings import LOCATION_KEYS, parse_pairs, read_place
+from datum_router_runtime.settings import LOCATION_KEYS, parse_address, parse_pairs, read_place
 
 MAX_SHOWN_LOSERS = 50
 """Losers in text output; JSON output holds all."""
@@ -50,6 +50,11 @@ MAX_SHOWN_LOSERS = 50
     "--listener",
     metavar="NAME|PORT",
     help="The listener it arrives at, by name or port. Default: the likeliest for the URL.",
+)
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    help="Suppose a gateway that runs with this --listen: it serves all routes there, whatever VPCIngresses ask for.",
 )
 @click.option(
     "--at",
@@ -83,6 +88,7 @@ def explain(
     headers: tuple[str, ...],
     source_ip: str,
     listener: str | None,
+    listen: str | None,
     at: str,
     down: tuple[str, ...],
     attachment: str,
@@ -119,7 +125,7 @@ def explain(
     )
     head = make_request(method, url, headers=headers, source_ip=source_ip)
     place = gateway_place(at)
-    loaded = load_directory(directory)
+    loaded = load_directory(directory, listen=None if listen is None else parse_address(listen, name="--listen"))
     chosen = choose_listener(loaded.data.listeners, head, listener)
     head = make_request(
         method,

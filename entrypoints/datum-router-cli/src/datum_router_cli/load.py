@@ -21,7 +21,7 @@ from datum_router_cli.plugins import installed_plugins
 from datum_router_runtime.app import compile_options
 from datum_router_runtime.ownfiles import own_sources
 from datum_router_runtime.process import make_source
-from datum_router_runtime.settings import GatewaySettings, settings_from_environment
+from datum_router_runtime.settings import Address, GatewaySettings, settings_from_environment
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,15 +42,19 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     upserts: tuple[Upsert, ...] = ()
 
 
-def load_directory(path: str, *, plugins: PluginSet | None = None) -> Loaded:
+def load_directory(path: str, *, plugins: PluginSet | None = None, listen: Address | None = None) -> Loaded:
     """Read `path` once through the `files` source and compile it.
+
+    Args:
+        listen: As of a gateway that is told to listen there, in place of what VPCIngresses ask for.
 
     Raises:
         ConfigError: The source is not installed, or an environment variable cannot be used.
         SourceError: The directory is not there or cannot be read.
     """
     settings = msgspec.structs.replace(
-        GatewaySettings(source="files", source_config={"path": path}), **settings_from_environment(os.environ)
+        GatewaySettings(source="files", source_config={"path": path}, listen=listen),
+        **settings_from_environment(os.environ),
     )
     if plugins is None:
         plugins = installed_plugins()

@@ -273,10 +273,9 @@ class Pipeline:
                 refusal = await self.gate.admit(snapshot, rule, head, trace)
                 if refusal is not None:
                     return refusal
+        trace.linked, trace.rule = rule, None if rule is None else rule.rule  # what limits refuse is the rule's, too
         if rule is None:
             return LocalReply(status=404, reason=Reason.NO_ROUTE, detail="no route matches the request")
-        trace.rule = rule.rule
-        trace.linked = rule
         if rule.extra is None:
             filtered = apply_request(rule.filters, head)
         else:
