@@ -106,6 +106,14 @@ def test_reference_to_what_is_elsewhere_is_a_warning_and_an_error_when_strict(in
     assert strict.exit_code == 2
 
 
+@pytest.mark.parametrize(("method", "code"), [("endpointslice", 0), ("kubernetes", 2)])
+def test_what_other_clusters_give_is_missing_in_no_directory(invoke: Invoke, method: str, code: int) -> None:
+    write(service=f"{SERVICE.partition('  endpoints:')[0]}  discovery: {{method: {method}}}\n")
+    result = invoke("check", "conf", "--strict")
+    assert "[NoEndpoints]" in result.stdout
+    assert result.exit_code == code
+
+
 def test_broken_yaml_names_line_and_remedy_and_the_rest_is_checked(invoke: Invoke) -> None:
     write(service=SERVICE, broken="kind: VPCRoute\nspec: [1\n")
     result = invoke("check", "conf")

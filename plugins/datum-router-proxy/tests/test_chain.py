@@ -143,6 +143,28 @@ def test_a_grpc_gateway_is_told_as_well() -> None:
 
 
 @both
+@ups
+def test_a_gateway_is_told_that_retries_are_used_up_whatever_filters_do(down: str, up: UpstreamProtocol) -> None:
+    spec = {**RETRY, "filters": [remove_header(chain.SETTLED[0])]}
+
+    async def main() -> None:
+        async with upstream(busy, up) as one, upstream(busy, up) as two:
+            behind = compile_route([one.port, two.port], spec, {"protocol": up.value})
+            async with gateway(behind.services, behind.rules, listener=INNER) as near, client(near.port, down) as peer:
+                for _ in range(2):  # by pipeline and lane
+                    answer = await peer.request("GET", "/", [(b"via", b"1.1 datum-router")])
+                    assert (answer.status, answer.header(chain.SETTLED[0])) == (503, chain.SETTLED[1])
+                answer = await peer.request("GET", "/")
+                assert (answer.status, answer.header(chain.SETTLED[0])) == (503, None), "nobody asks who retries"
+
+    bounded(main)
+
+
+def remove_header(name: bytes) -> Mapping[str, object]:
+    return {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": [name.decode()]}}
+
+
+@both
 def test_a_retry_is_not_tried_again_behind(down: str) -> None:
     """The outer gateway finds its first endpoint dead and tries again: whoever gets that must not multiply it."""
 

@@ -68,6 +68,9 @@ def test_interfaces_are_read_by_vpc() -> None:
         "a/b=with blank",
         "a/b=..",
         "A/b=galactic0",
+        "/=galactic0",
+        "/ten-digits=galactic0",
+        "/0123456789=galactic0",
         "a/b=x,a/b=y",
         ",".join(f"a/n{number}=x" for number in range(MAX_INTERFACES + 1)),
     ],
@@ -83,6 +86,16 @@ def test_settings_are_read_from_text() -> None:
     assert settings.attachments() == {"lo": "a/c"}
     with pytest.raises(ConfigError, match="expected true or false"):
         from_text({"vpc_required": "perhaps"})
+
+
+def test_a_vpc_without_an_object_is_named_by_its_identifier() -> None:
+    vpcs = from_text({"vpc_interfaces": "/jU=galactic0,a/b=galactic1", "vpc_required": "true"}).vpcs()
+    assert [vpcs.device(vpc) for vpc in ("/jU", "a/b")] == ["galactic0", "galactic1"]
+    for vpc in ("/ju", "jU"):  # letters of base62 differ by their case
+        with pytest.raises(UpstreamError, match="no interface in it"):
+            vpcs.device(vpc)
+    with pytest.raises(ConfigError, match="proxy setting vpc_attachments"):
+        from_text({"vpc_attachments": "/jU=galactic0"})
 
 
 def test_an_interface_has_one_attachment() -> None:

@@ -9,7 +9,7 @@ snapshots, since no request may be sent to an endpoint that is gone.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -186,12 +186,23 @@ class LinkedRule:
         return made
 
     def has_other(self, excluded: frozenset[EndpointKey]) -> bool:
-        """Tell whether the rule's services have an endpoint, healthy or not, that is not among `excluded`; O(n)."""
+        """Tell whether a retry could be given an endpoint that is not among `excluded`; O(n).
+
+        One that may not be used, for where it is or how it is, is none, nor is one that only a filter's calls go to.
+        """
         return any(
             endpoint.key not in excluded
-            for state, _ in self._balancers.values()
-            for endpoint in state.service.endpoints
+            for _, balancer in self._destinations()
+            for level in balancer.candidates.levels
+            for endpoint in level.endpoints
         )
+
+    def _destinations(self) -> Iterator[tuple[ServiceState, ServiceBalancer]]:
+        """Yield state and balancer of each destination that takes traffic; services that filters ask are none."""
+        for ref in self.rule.destinations:
+            pair = self._balancers.get(ref.service)
+            if pair is not None and ref.weight > 0 and not ref.problem:
+                yield pair
 
     def hedges(self, method: str) -> bool:
         """Tell whether requests with `method` may be hedged, which the express lane cannot do; see `may_hedge`."""
@@ -350,10 +361,10 @@ class LinkedRule:
 
     def _nobody(self, now: float) -> LocalReply:
         """Return the reply where no endpoint is left; it says if a circuit is open, or if there are some elsewhere."""
-        for state, _ in self._balancers.values():
+        for state, _ in self._destinations():
             if state.breaker is not None and state.breaker.retry_after_s(now):
                 return tripped(state.breaker, "service", now)
-        if any(balancer.candidates.excluded for _, balancer in self._balancers.values()):
+        if any(balancer.candidates.excluded for _, balancer in self._destinations()):
             return LocalReply(
                 status=503,
                 reason=Reason.LOCALITY_REQUIRED,

@@ -15,6 +15,7 @@ from datum_router.manifests.meta import ObjectKey, key_of, parse_duration
 from datum_router.manifests.secret import ConfigMap, Secret
 from datum_router.manifests.vpcservice import (
     CertificateRef,
+    DiscoveryMethod,
     HealthCheck,
     Protocol,
     TlsMode,
@@ -68,16 +69,7 @@ class ServiceCompiler:
         resolution = self._registry.resolve(manifest, view)
         findings += (finding_of(problem, key) for problem in resolution.problems)
         if not resolution.endpoints and not resolution.problems:
-            findings.append(
-                Finding(
-                    key=key,
-                    path="spec",
-                    reason=Reason.NO_ENDPOINTS,
-                    message="no endpoints; its traffic is answered with 503",
-                    severity=Severity.WARNING,
-                    is_reference=True,
-                )
-            )
+            findings.append(_no_endpoints(manifest, key))
         place = service_place(manifest, view)
         findings += place.findings(key)
         tls, tls_findings = _upstream_tls(manifest, key, view if self._are_credentials_known else None, self._own)
@@ -108,6 +100,25 @@ class ServiceCompiler:
     def retain(self, names: Container[Name]) -> None:
         """Forget what is remembered of services that are not among these."""
         self._registry.retain(names)
+
+
+def _no_endpoints(manifest: VPCService, key: ObjectKey) -> Finding:
+    """Return what is said of a service that nothing gives endpoints to, and nothing says why.
+
+    What other clusters give stands in no directory, however complete: it is no reference that misses its object.
+    """
+    discovery = manifest.spec.discovery
+    is_import = discovery is not None and discovery.method is DiscoveryMethod.ENDPOINTSLICE
+    return Finding(
+        key=key,
+        path="spec.discovery.method" if is_import else "spec",
+        reason=Reason.NO_ENDPOINTS,
+        message="no endpoints here; those that other clusters export come in a cluster only, by datum-router-discovery"
+        if is_import
+        else "no endpoints; its traffic is answered with 503",
+        severity=Severity.WARNING,
+        is_reference=not is_import,
+    )
 
 
 def finding_of(problem: ResolveProblem, key: ObjectKey) -> Finding:

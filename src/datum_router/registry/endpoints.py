@@ -30,6 +30,8 @@ from datum_router.plugins.protocols import (
 from datum_router.reasons import Reason
 from datum_router.registry.bucket import Name
 
+MAX_NAMED_VPCS = 3
+"""VPCs that a message about an address in several names."""
 MAX_ENDPOINTS_PER_SERVICE = 10_000
 """More are cut off with a diagnostic: nothing a service of this size needs is lost, and memory stays bounded."""
 
@@ -177,18 +179,60 @@ def _join(answers: Sequence[Resolution]) -> Resolution:
 
 
 def _in_vpc(answer: Resolution, networks: Sequence[VpcNetwork]) -> Resolution:
-    """Return the answer with the VPC of every endpoint that the service writes down and that a network holds."""
+    """Return the answer with the VPC of every endpoint that the service writes down and that a network holds.
+
+    The narrowest network decides, as in routing. Where that is one of several VPCs, which may have equal addresses,
+    nobody can tell whose machine is meant: the endpoint is left out rather than sent into either.
+    """
     if not any(one.origin == STATIC and not one.vpc for one in answer.endpoints):
         return answer
-    known = [(ipaddress.ip_network(one.network, strict=False), one.vpc) for one in networks]
-    placed = []
+    table = _by_length(networks)
+    placed: list[Endpoint] = []
+    problems = list(answer.problems)
     for one in answer.endpoints:
-        vpc = ""
-        if one.origin == STATIC and not one.vpc:
-            address = ipaddress.ip_address(one.address)
-            vpc = next((vpc for network, vpc in known if address in network), "")
-        placed.append(one if not vpc else _through(one, vpc))
-    return msgspec.structs.replace(answer, endpoints=tuple(placed))
+        found = _narrowest(table, one.address) if one.origin == STATIC and not one.vpc else []
+        if len(found) > 1:
+            problems.append(_ambiguous(one, found))
+        else:
+            placed.append(_through(one, found[0]) if found else one)
+    return msgspec.structs.replace(answer, endpoints=tuple(placed), problems=tuple(problems))
+
+
+_Table = dict[tuple[int, int], dict[int, list[str]]]
+"""IP version and host bits, widest networks last -> leading bits -> VPCs."""
+
+
+def _by_length(networks: Sequence[VpcNetwork]) -> _Table:
+    found: _Table = {}
+    for one in networks:
+        network = ipaddress.ip_network(one.network, strict=False)
+        host_bits = network.max_prefixlen - network.prefixlen
+        vpcs = found.setdefault((network.version, host_bits), {}).setdefault(
+            int(network.network_address) >> host_bits, []
+        )
+        if one.vpc not in vpcs:
+            vpcs.append(one.vpc)
+    return dict(sorted(found.items()))
+
+
+def _narrowest(table: _Table, text: str) -> list[str]:
+    """Return the VPCs of the narrowest network that holds an address; O(lengths), however many networks there are."""
+    address = ipaddress.ip_address(text)
+    for (version, host_bits), networks in table.items():
+        if version == address.version and (vpcs := networks.get(int(address) >> host_bits)):
+            return vpcs
+    return []
+
+
+def _ambiguous(one: Endpoint, vpcs: Sequence[str]) -> ResolveProblem:
+    return ResolveProblem(
+        path="spec.endpoints",
+        reason=Reason.INVALID_ADDRESS,
+        message=f"found {one.address}, which is in networks of the VPCs {' and '.join(sorted(vpcs)[:MAX_NAMED_VPCS])}, "
+        "expected an address of one of them: the endpoint is left out",
+        hint="write one VPCService for each VPC",
+        is_reference=False,
+    )
 
 
 def _through(one: Endpoint, vpc: str) -> Endpoint:

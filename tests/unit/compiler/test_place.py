@@ -15,6 +15,7 @@ from datum_router.compiler.linker import Linker
 from datum_router.manifests.meta import ObjectKey
 from datum_router.manifests.vpcservice import VPCService
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality, make_endpoint, make_locality
+from datum_router.model.filters import Mirror
 from datum_router.model.request import LocalReply, RequestHead
 from datum_router.model.route import BackendRef, LocalityMode, LocalityPolicy, Rule, RuleId
 from datum_router.model.service import Service, ServiceKey
@@ -161,3 +162,39 @@ def test_another_port_keeps_the_vpc_and_the_cluster_of_an_endpoint(plugins: Plug
     found = select(Linker(plugins).link(msgspec.structs.replace(data, services=services)))
     assert isinstance(found, Lease)
     assert (found.endpoint.port, found.endpoint.vpc, found.endpoint.cluster) == (8080, "production/shop", "b")
+
+
+def test_who_may_not_be_used_is_nobody_to_retry_at(plugins: PluginSet) -> None:
+    """What the last allowed endpoint answered is given on, rather than thrown away for a try that nobody may take."""
+    linker = Linker(plugins)
+    tried = frozenset((make_endpoint("10.0.0.1", 80).key,))
+    for policy, expected in ((LocalityPolicy(allowed_locations=("IAD",)), False), (LocalityPolicy(), True)):
+        linked = linker.link(snapshot_data(policy)).match(HEAD)
+        assert linked is not None
+        assert linked.has_other(tried) is expected
+    down = HealthChange(service=A, endpoint=make_endpoint("10.0.0.2", 80).key, is_usable=False, since=1.0)
+    linker.apply_health([down])
+    assert linked.has_other(tried) is False
+
+
+def test_services_that_filters_ask_say_nothing_about_the_destinations(plugins: PluginSet) -> None:
+    side = ServiceKey("default/side")
+    data = snapshot_data(LocalityPolicy(allowed_locations=("IAD",)))
+    here = msgspec.structs.replace(data.services[A], endpoints=data.services[A].endpoints[:1])
+    there = msgspec.structs.replace(data.services[A], key=side)
+    rule = msgspec.structs.replace(data.rules[0], filters=(Mirror(service=side),))
+    linker = Linker(plugins)
+    snapshot = linker.link(msgspec.structs.replace(data, rules=(rule,), services={A: here, side: there}))
+    linked = snapshot.match(HEAD)
+    assert linked is not None
+    assert linked.has_other(frozenset((here.endpoints[0].key,))) is False
+    for _ in range(8):  # a copy stays where the route's requests have to
+        lease = linked.select_side(side, HEAD, rng=random.Random(1), now=0.0)
+        assert lease is not None
+        assert lease.endpoint.address == "10.0.0.1"
+        lease.release()
+    down = HealthChange(service=A, endpoint=here.endpoints[0].key, is_usable=False, since=1.0)
+    linker.apply_health([down])
+    found = select(snapshot)
+    assert isinstance(found, LocalReply)
+    assert found.reason is Reason.NO_HEALTHY_ENDPOINT

@@ -163,11 +163,11 @@ class Networks:
     def resolve(self, service: VPCService, view: ManifestView) -> Resolution | None:
         return Resolution(
             endpoints=(make_endpoint("10.1.0.9", 80, origin="attachment"),),
-            networks=(VpcNetwork(network="10.1.0.0/16", vpc="prod/a"), VpcNetwork(network="10.0.0.0/8", vpc="prod/b")),
+            networks=(VpcNetwork(network="10.0.0.0/8", vpc="prod/b"), VpcNetwork(network="10.1.0.0/16", vpc="prod/a")),
         )
 
 
-def test_addresses_that_are_written_down_belong_to_the_first_vpc_whose_network_holds_them() -> None:
+def test_addresses_that_are_written_down_belong_to_the_vpc_of_the_narrowest_network_that_holds_them() -> None:
     written = [EndpointSpec(address=one, port=80) for one in ("10.1.2.3", "10.2.2.3", "192.0.2.1", "fd00::1")]
     found = EndpointRegistry([StaticResolver(), Networks()]).resolve(service(*written), FixedView())
     assert [str(one.key) for one in found.endpoints] == [
@@ -178,3 +178,21 @@ def test_addresses_that_are_written_down_belong_to_the_first_vpc_whose_network_h
         "10.1.0.9:80",  # what others name is theirs to place
     ]
     assert [one.vpc for one in found.endpoints] == ["prod/a", "prod/b", "", "", ""]
+
+
+def test_an_address_in_equal_networks_of_two_vpcs_is_left_out_and_told() -> None:
+    class Overlapping:
+        def resolve(self, service: VPCService, view: ManifestView) -> Resolution | None:
+            equal = ("10.1.0.0/16", "prod/b"), ("10.1.0.0/16", "prod/a"), ("10.1.9.0/24", "prod/a")
+            return Resolution(networks=tuple(VpcNetwork(network=network, vpc=vpc) for network, vpc in equal))
+
+    written = [EndpointSpec(address=one, port=80) for one in ("10.1.2.3", "10.1.9.3", "10.3.0.1")]
+    found = EndpointRegistry([StaticResolver(), Overlapping()]).resolve(service(*written), FixedView())
+    assert [str(one.key) for one in found.endpoints] == ["10.1.9.3:80@prod/a", "10.3.0.1:80"]
+    assert [(one.reason, one.message) for one in found.problems] == [
+        (
+            Reason.INVALID_ADDRESS,
+            "found 10.1.2.3, which is in networks of the VPCs prod/a and prod/b, expected an address of one of them: "
+            "the endpoint is left out",
+        )
+    ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from datum_router.compiler.link import LinkedRule
 from datum_router.errors import UpstreamError
 from datum_router.filters.base import apply_response
@@ -63,12 +65,12 @@ class Relay:
             fields.append(self._date.refresh(self._loop.now).field)
         if rule.needs_pipeline or trace.added:
             fields += self._gate.fields(rule, trace, template.scheme)
-        if is_settled:
-            fields.append(chain.SETTLED)
         filters = rule.filters + trace.filters if trace.filters else rule.filters
         head = apply_response(filters, ResponseHead(status=response.status, headers=Headers(fields)))
         if rule.extra is not None:
             head = rule.extra.on_response(request.head, head)
+        if is_settled:  # after all filters: none of them is asked whether retries multiply
+            head = msgspec.structs.replace(head, headers=Headers((*head.headers.fields, chain.SETTLED)))
         if response.is_switch:
             await self._tunnel(downstream, upstream, head, trace, rule.timeouts.stream_idle_s)
             return

@@ -68,7 +68,8 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
         shed_queue_age_s: How old the event loop's queue may stand before requests are shed with 503; 0 = never.
         moves_per_turn: Pieces of body one request moves before others get the loop (trap in section J).
         vpc_interfaces: Interfaces that lead into VPCs, `namespace/name=interface,...`: what is dialled in a VPC is
-            bound to its interface (SO_BINDTODEVICE), so that equal addresses of two VPCs never mix.
+            bound to its interface (SO_BINDTODEVICE), so that equal addresses of two VPCs never mix. A VPC that has no
+            object here is named by its identifier in base62: `/jU=interface`.
         vpc_attachments: VPCAttachments of this gateway and their interfaces, in the same form: what comes in by an
             interface matches `sourceVpcAttachment` of routes.
         vpc_required: Never dial into a VPC that `vpc_interfaces` does not name; else the main routing table is used.
@@ -171,7 +172,7 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def vpcs(self) -> VpcInterfaces:
         """Return what upstream sockets are bound to."""
-        interfaces = parse_interfaces(self.vpc_interfaces, name="vpc_interfaces")
+        interfaces = parse_interfaces(self.vpc_interfaces, name="vpc_interfaces", may_be_nameless=True)
         return VpcInterfaces(interfaces, is_required=self.vpc_required)
 
     def attachments(self) -> dict[str, str]:

@@ -27,6 +27,7 @@ MAX_INTERFACES = 64
 """VPCs, and attachments, that one gateway may be told of."""
 
 _OBJECT = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+_NAMELESS = re.compile(r"/[0-9A-Za-z]{1,9}")  # an identifier of 48 bits in base62: `manifests.indexes.nameless_vpc`
 # IFNAMSIZ is 16 with the ending zero; the kernel's dev_valid_name refuses `/`, `:` and blanks
 _INTERFACE = re.compile(r"[!-.0-9;-~]{1,15}")
 
@@ -40,8 +41,11 @@ _V4_INDEX = struct.Struct("@i")  # in_pktinfo begins with the index
 _V6_INDEX = struct.Struct("@16xi")  # in6_pktinfo: address, index
 
 
-def parse_interfaces(text: str, *, name: str) -> dict[str, str]:
+def parse_interfaces(text: str, *, name: str, may_be_nameless: bool = False) -> dict[str, str]:
     """Read `namespace/name=interface,namespace/name=interface`; empty text gives none.
+
+    Args:
+        may_be_nameless: `/identifier=interface` is read as well: VPCs that have no object here are called so.
 
     Raises:
         ConfigError: Anything else, a name given twice, or more than `MAX_INTERFACES`; names the setting.
@@ -49,7 +53,8 @@ def parse_interfaces(text: str, *, name: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for part in filter(None, (one.strip() for one in text.split(","))):
         key, _, interface = (half.strip() for half in part.partition("="))
-        if not _OBJECT.fullmatch(key) or not _INTERFACE.fullmatch(interface) or interface in (".", ".."):
+        is_known = _OBJECT.fullmatch(key) or (may_be_nameless and _NAMELESS.fullmatch(key))
+        if not is_known or not _INTERFACE.fullmatch(interface) or interface in (".", ".."):
             raise ConfigError(
                 f"proxy setting {name}: found {part!r}, expected NAMESPACE/NAME=INTERFACE such as "
                 "production/shop=galactic0",
@@ -70,7 +75,7 @@ class VpcInterfaces:
     """The interfaces that upstream sockets are bound to.
 
     Args:
-        interfaces: VPC (`namespace/name`) -> interface.
+        interfaces: VPC (as `Endpoint.vpc` has it) -> interface.
         is_required: Refuse to dial into a VPC that has none, rather than leave it to the main routing table.
     """
 
