@@ -263,12 +263,12 @@ class Pipeline:
             if refusal is not None:
                 return refusal
             rule = snapshot.match(head)
+        if rule is not None:  # before limits are asked: their 429 is an answer of the rule, too
+            trace.rule, trace.linked = rule.rule, rule
         if begun is None and (refusal := await self.gate.admit(snapshot, rule, head, trace)) is not None:
             return refusal
         if rule is None:
             return LocalReply(status=404, reason=Reason.NO_ROUTE, detail="no route matches the request")
-        trace.rule = rule.rule
-        trace.linked = rule
         if rule.extra is None:
             filtered = apply_request(rule.filters, head)
         else:

@@ -61,14 +61,14 @@ class Relay:
         )
         if not any(name == b"date" for name, _ in fields):
             fields.append(self._date.refresh(self._loop.now).field)
+        if is_settled:  # before the head is made of them
+            fields.append(chain.SETTLED)
         fields += self._gate.fields(rule, trace, template.scheme)
         head = apply_response(
             rule.filters + trace.filters, ResponseHead(status=response.status, headers=Headers(fields))
         )
         if rule.extra is not None:
             head = rule.extra.on_response(request.head, head)
-        if is_settled:
-            fields.append(chain.SETTLED)
         if response.is_switch:
             await self._tunnel(downstream, upstream, head, trace, rule.timeouts.stream_idle_s)
             return
