@@ -42,7 +42,7 @@ from datum_router_proxy.exchange import (
 from datum_router_proxy.express import Begun, ExpressLane
 from datum_router_proxy.extras import Extras
 from datum_router_proxy.flight import Flights
-from datum_router_proxy.gate import Gate
+from datum_router_proxy.gate import Gate, is_kept
 from datum_router_proxy.hedge import Hedges
 from datum_router_proxy.limit import IdleClock
 from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
@@ -310,7 +310,8 @@ class Pipeline:
                 sent = apply_request(lease.filters, head) if lease.filters else head
                 if isinstance(sent, LocalReply):
                     return sent
-                race = None if begun is not None else self._hedges.begin(request, head, rule, lease, trace)
+                is_alone = begun is not None or (bool(tag) and is_kept(rule, lease, tag))
+                race = None if is_alone else self._hedges.begin(request, head, rule, lease, trace)
                 if race is not None:
                     raced = await race.run(downstream)
                     excluded |= race.tried
