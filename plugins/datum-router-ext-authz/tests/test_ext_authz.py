@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from datum_router_ext_authz.config import problem_of
 from datum_router_ext_authz.filter import ExtAuthz
@@ -61,6 +62,15 @@ def test_traefiks_form_asks_one_path_and_says_what_it_is_about() -> None:
     }  # fmt: skip
 
 
+def test_what_a_question_says_of_the_request_is_not_what_the_request_says_of_itself() -> None:
+    names = ["x-forwarded-method", "x-forwarded-host", "x-forwarded-uri"]
+    forged = msgspec.structs.replace(
+        HEAD, headers=Headers([*HEAD.headers, *((name.encode(), b"/ok") for name in names)])
+    )
+    fields = asked(made(path="/verify", requestHeaders=names), forged).call.headers
+    assert [value for name, value in fields if name.decode() in names] == [b"PUT", b"shop.test:8443", b"/cart?x=1"]
+
+
 def test_who_may_pass_gets_what_the_answer_says_and_nothing_that_the_client_forged() -> None:
     item = made(upstreamHeaders=["X-User", "X-Role"])
     found = item.decide(HEAD, Answer(status=204, headers=Headers([(b"x-user", b"ann"), (b"x-secret", b"1")])))
@@ -112,6 +122,8 @@ def test_without_an_answer_nobody_passes_unless_the_settings_say_so(outcome: Ans
         ({"pathPrefx": "/b"}, "object contains unknown field `pathPrefx`"),
         ({"upstreamHeaders": ["content-length"]}, "found the field content-length, which only the router itself may"),
         ({"timeoutMs": 0}, "expected `int` >= 1 - at `$.timeoutMs`"),
+        ({"host": "auth test"}, "a malformed host - at `$.host`"),
+        ({"host": "\u00e4.test"}, "a malformed host - at `$.host`"),
         ({"path": "verify"}, "expected `str` matching regex"),
     ],
 )

@@ -6,6 +6,7 @@ import time
 
 import msgspec
 import pytest
+import trio
 
 from datum_router.model.affinity import AffinityKind, AffinityPolicy, SetCookie
 from datum_router.model.policy import RetryPolicy
@@ -127,5 +128,38 @@ def test_a_client_without_the_hashed_cookie_is_given_one_that_leads_back(down: s
                     assert {answer.header(b"set-cookie") for answer in again} == {None}
                     seen.add(first.body)
                 assert seen == {b"one", b"two"}, "new clients are spread"
+
+    bounded(main)
+
+
+@both
+def test_a_session_is_not_lost_to_a_hedge(down: str) -> None:
+    async def main() -> None:
+        asked: list[str] = []
+
+        async def slow(exchange: Exchange) -> None:
+            await exchange.body()
+            asked.append("slow")
+            if exchange.path == "/slowly":
+                await trio.sleep(0.1)  # longer than the delay of the hedge, which is not to begin
+            await exchange.reply(200, b"slow")
+
+        async def quick(exchange: Exchange) -> None:
+            await exchange.body()
+            asked.append("quick")
+            await exchange.reply(200, b"quick")
+
+        rule = make_rule(retry=RetryPolicy(hedge_delay_s=0.02, hedge_attempts=2))
+        rule = msgspec.structs.replace(rule, affinity=AffinityPolicy(name="s"))
+        async with upstream(slow) as one, upstream(quick) as two:
+            service = make_service([one.port, two.port])
+            async with gateway([service], [rule]) as running, client(running.port, down) as peer:
+                first = await peer.request("GET", "/")
+                if first.body == b"quick":
+                    first = await peer.request("GET", "/")
+                asked.clear()
+                again = await peer.request("GET", "/slowly", [(b"cookie", given(first))])
+                assert (again.body, again.header(b"set-cookie")) == (b"slow", None)
+                assert asked == ["slow"]
 
     bounded(main)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import msgspec
 import pytest
+import trio
 
+from datum_router.health.outlier import BreakerState
+from datum_router.model.filters import Mirror
 from datum_router.model.limits import BreakerPolicy, CircuitPolicy
+from datum_router.model.listener import Listener, ListenerMode
 from datum_router.model.policy import ConnectionLimits, RetryPolicy
+from datum_router.model.service import ServiceKey
 from datum_router.reasons import Reason
 from datum_router_proxy.testing_clients import client
 from datum_router_proxy.testing_peers import (
@@ -22,6 +29,11 @@ from datum_router_proxy.testing_peers import (
 both = pytest.mark.parametrize("down", ["h1", "h2"])
 POLICY = BreakerPolicy(failure_threshold=4, success_threshold=1, open_s=300.0)
 CIRCUIT = CircuitPolicy(limits=ConnectionLimits(), breaker=POLICY)
+
+
+async def fine(exchange: Exchange) -> None:
+    await exchange.body()
+    await exchange.reply(200, b"ok")
 
 
 @both
@@ -67,5 +79,46 @@ def test_a_service_that_cannot_be_reached_trips_it_too(down: str) -> None:
             reasons = [answer.body.partition(b":")[0] for answer in answers]
             assert set(reasons[:2]) == {b"connect_failed"}
             assert reasons[-1] == b"circuit_tripped"
+
+    bounded(main)
+
+
+@pytest.mark.parametrize("where", ["service", "route"])
+def test_connections_that_are_carried_on_trip_it_too(where: str) -> None:
+    async def main() -> None:
+        service, rule = make_service([refused_port()]), make_rule(retry=RetryPolicy(max_retries=0))
+        if where == "service":
+            service = msgspec.structs.replace(service, breaker=POLICY)
+        else:
+            rule = msgspec.structs.replace(rule, circuit=CIRCUIT)
+        listener = Listener(name="test", mode=ListenerMode.TCP)
+        rule = msgspec.structs.replace(rule, listeners=(listener.name,))
+        async with gateway([service], [rule], listener=listener) as running:
+            for number in range(1, 7):
+                with contextlib.suppress(OSError):  # it may be reset before it is known to be open
+                    await (await trio.open_tcp_stream("127.0.0.1", running.port)).aclose()
+                await running.recorder.until(lambda number=number: len(running.recorder.events) == number)  # type: ignore[misc]
+        reasons = [event.reason for event in running.recorder.events]
+        assert reasons == [Reason.CONNECT_FAILED] * 4 + [Reason.CIRCUIT_TRIPPED] * 2
+
+    bounded(main)
+
+
+def test_calls_of_filters_trip_that_of_the_service_that_they_ask() -> None:
+    async def main() -> None:
+        side = msgspec.structs.replace(make_service([refused_port()], key=ServiceKey("default/side")), breaker=POLICY)
+        rule = make_rule(filters=[Mirror(service=side.key)])
+        async with (
+            upstream(fine) as server,
+            gateway([make_service([server.port]), side], [rule]) as running,
+            client(running.port, "h1") as peer,
+        ):
+            state = running.holder.current.services[side.key]
+            assert state.breaker is not None
+            for number in range(1, 5):
+                assert state.breaker.state is BreakerState.CLOSED
+                assert (await peer.request("GET", "/")).status == 200
+                await running.recorder.until(lambda number=number: len(running.recorder.outcomes) == 2 * number)  # type: ignore[misc]
+            assert state.breaker.state is BreakerState.OPEN
 
     bounded(main)

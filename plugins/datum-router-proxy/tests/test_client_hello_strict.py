@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datum_router_proxy.wire import client_hello
-from datum_router_proxy.wire.client_hello import MAX_HELLO_BYTES, ClientHello, NotTls
+from datum_router_proxy.wire.client_hello import MAX_HELLO_BYTES, MAX_RECORDS, ClientHello, NotTls
 
 
 class Refused(Exception):
@@ -108,3 +108,12 @@ def test_no_bytes_raise_anything_else(data: bytes) -> None:
     for start in (b"", b"\x16\x03\x01", records(message(server_name(b"a")))[:60]):
         with contextlib.suppress(Refused):
             read_client_hello(start + data)
+
+
+def test_a_hello_in_very_many_records_is_refused_before_it_is_whole() -> None:
+    whole = message(extension(99, bytes(2 * MAX_RECORDS)))
+    assert read_client_hello(records(whole, len(whole) // MAX_RECORDS + 1)) == ClientHello(server_name="")
+    cut = records(whole, 1)
+    assert read_client_hello(cut[: 6 * MAX_RECORDS]) is None
+    with pytest.raises(Refused, match="too many records"):
+        read_client_hello(cut[: 6 * MAX_RECORDS + 5])

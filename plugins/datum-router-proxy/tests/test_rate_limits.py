@@ -9,8 +9,10 @@ import pytest
 import trio
 
 from datum_router.compiler.linker import Linker
+from datum_router.model.filters import CorsPolicy, ReplyTemplate
 from datum_router.model.limits import HostRateLimit, RateLimitPolicy, RateScope
-from datum_router.model.listener import Listener
+from datum_router.model.listener import HostPolicy, Listener
+from datum_router.model.policy import RetryPolicy
 from datum_router.model.route import Match, PathMatch, RuleId
 from datum_router.model.snapshot import SnapshotData
 from datum_router.observe import names
@@ -206,3 +208,31 @@ def test_a_store_that_does_not_answer_lets_through_or_refuses_as_the_setting_say
         bounded(main)
     said = [record.message for record in caplog.records if record.name == "datum_router_proxy.gate"]
     assert said == ["rate limit store failed", "rate limit store works again"], "once each, not for every request"
+
+
+@both
+def test_429_is_an_answer_of_its_rule_and_of_its_hosts(down: str) -> None:
+    async def main() -> None:
+        policy = HostPolicy(owner="default/web", hostnames=(), hsts="max-age=300")
+        listener = Listener(name="test", policies=(policy,))
+        rule = msgspec.structs.replace(
+            make_rule(retry=RetryPolicy(hedge_delay_s=10.0, hedge_attempts=2)),
+            rate_limits=(msgspec.structs.replace(HOURLY, burst=1),),
+            cors=CorsPolicy(origins=("https://a.test",)),
+            replies=(ReplyTemplate(statuses=(429,), body="slow down", content_type="text/plain"),),
+        )
+        async with (
+            upstream(ok) as server,
+            gateway([make_service([server.port])], [rule], listener=listener) as running,
+            client(running.port, down) as peer,
+        ):
+            answers = [await peer.request("GET", "/", [(b"origin", b"https://a.test")]) for _ in range(2)]
+            assert [answer.status for answer in answers] == [200, 429]
+            for answer in answers:
+                assert answer.header(b"strict-transport-security") == b"max-age=300"
+                assert answer.header(b"access-control-allow-origin") == b"https://a.test"
+                assert answer.header(b"ratelimit") is not None
+            assert answers[1].body == b"slow down"
+            assert [event.route for event in running.recorder.events] == ["default/route"] * 2
+
+    bounded(main)

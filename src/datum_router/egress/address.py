@@ -62,6 +62,10 @@ CLOSED: Final[tuple[tuple[str, RangeKind], ...]] = (
     ("203.0.113.0/24", RangeKind.RESERVED),
     ("224.0.0.0/4", RangeKind.MULTICAST),
     ("240.0.0.0/4", RangeKind.RESERVED),
+    # Of IPv6, 2000::/3 is all that is in use as global unicast (RFC 4291 section 2.4, IANA IPv6 address space).
+    ("::/3", RangeKind.RESERVED),
+    ("4000::/2", RangeKind.RESERVED),
+    ("8000::/1", RangeKind.RESERVED),
     ("::/128", RangeKind.UNSPECIFIED),
     ("::1/128", RangeKind.LOOPBACK),
     ("64:ff9b:1::/48", RangeKind.PRIVATE),
@@ -169,7 +173,7 @@ def parse_network(text: str) -> Network:
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
-    """Return networks that stand in a text with commas between them.
+    """Return networks that stand in a text with commas between them; see `parse_network`.
 
     Raises:
         ValueError: One is none; the message is its text.
@@ -177,7 +181,7 @@ def parse_networks(text: str) -> tuple[Network, ...]:
     found: list[Network] = []
     for part in filter(None, (one.strip() for one in text.split(","))):
         try:
-            found.append(ipaddress.ip_network(part, strict=False))
+            found.append(parse_network(part))
         except ValueError as error:
             raise ValueError(part) from error
     return tuple(found)

@@ -59,7 +59,9 @@ def template_problem(body: str, content_type: str) -> str:
         return f"the placeholder %{unknown}%, expected {known}"
     if content_type.endswith("json"):
         try:
-            msgspec.json.decode(_fill(body, content_type, dict.fromkeys(PLACEHOLDERS, "0")).encode("utf-8"))
+            # Only the status is a number: everything else is no JSON outside of quotes.
+            values = {**dict.fromkeys(PLACEHOLDERS, "text"), "STATUS": "0"}
+            msgspec.json.decode(_fill(body, content_type, values).encode("utf-8"))
         except (msgspec.DecodeError, UnicodeEncodeError) as error:
             return f"no JSON: {error}".lower()
     return ""

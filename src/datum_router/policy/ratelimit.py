@@ -136,13 +136,19 @@ def key_of(policy: RateLimitPolicy, head: RequestHead) -> bytes:
     """Return what tells the buckets of a policy apart. No two different lists of values give the same bytes.
 
     Requests without a header share the bucket of those that lack it: leaving it out must not be a way round the limit.
+    So do those that have it more than once, whatever it says: the service may read any of them, and a made-up value
+    beside the one that it reads must not be a way round, either. Cookies alone may come in pieces, which are put
+    together (RFC 9113 section 8.2.3).
     """
     parts: list[bytes] = []
     if policy.by_source:
         parts.append(source_network(head.client_ip))
     for name in policy.by_headers:
-        value = head.headers.get(name.encode("ascii"))
-        parts.append(b"-" if value is None else b"+" + value)
+        values = head.headers.get_all(name.encode("ascii"))
+        if len(values) > 1 and name != "cookie":
+            parts.append(b"*")
+        else:
+            parts.append(b"+" + b"; ".join(values) if values else b"-")
     return b"".join(b"%d:%b" % (len(part), part) for part in parts)
 
 

@@ -88,6 +88,14 @@ def test_nothing_that_python_knows_not_to_be_global_is_open(address: ipaddress.I
         assert RANGES.find(address) is not None
 
 
+@pytest.mark.parametrize("text", ["1::1", "100:0:0:1::1", "::fffe:7f00:1", "64:ff9b::1:7f00:1", "4000::1", "9000::1"])
+def test_ipv6_that_nobody_may_have_is_closed(text: str) -> None:
+    (face,) = faces(ipaddress.ip_address(text))
+    found = RANGES.find(face)
+    assert found is not None
+    assert found[1] is RangeKind.RESERVED
+
+
 def test_a_setting_adds_ranges_and_the_narrowest_counts() -> None:
     ranges = ClosedRanges(parse_networks("203.0.113.0/28, 8.8.8.0/24"))
     found = ranges.find(ipaddress.ip_address("8.8.8.8"))
@@ -96,6 +104,9 @@ def test_a_setting_adds_ranges_and_the_narrowest_counts() -> None:
     assert [kind for text, kind in CLOSED if text == "169.254.169.254/32"] == [RangeKind.METADATA]
     with pytest.raises(ValueError, match="nowhere"):
         parse_networks("10.0.0.0/8,nowhere")
+    mapped = ClosedRanges(parse_networks("::ffff:8.8.8.0/120"))
+    for text in ("8.8.8.8", "::ffff:8.8.8.8", "64:ff9b::808:808"):
+        assert [mapped.find(face) is not None for face in faces(ipaddress.ip_address(text))] == [True]
 
 
 def test_a_mapped_network_is_the_one_that_it_carries() -> None:

@@ -59,6 +59,8 @@ def test_what_no_template_is_for_stays_as_it_is(reply: LocalReply) -> None:
         ("%PATH% 5%", "text/plain", "the placeholder %PATH%, expected "),
         ("{%STATUS%}", "application/json", "no json: "),
         ('{"a": %REASON%x}', "application/problem+json", "no json: "),
+        ('{"a": %DETAIL%}', "application/json", "no json: "),
+        ('{"a": %REQUEST_ID%}', "application/json", "no json: "),
     ],
 )
 def test_templates_that_cannot_be_used(body: str, content_type: str, said: str) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from datum_router.model.limits import RateLimitPolicy, RateScope
-from datum_router.model.request import RequestHead
+from datum_router.model.request import Headers, RequestHead
 from datum_router.policy.buckets import SECRET_BYTES, local_table
 from datum_router.policy.ratelimit import RateLimiter, RateVerdict, describe_rate, key_of, source_network
 from datum_router.reasons import Reason
@@ -89,6 +90,18 @@ def test_different_values_never_make_the_same_key(a: list[bytes], b: list[bytes]
     ]
     keys = [key_of(policy(by_headers=names), item) for item in heads]
     assert (keys[0] == keys[1]) is (a == b)
+
+
+def test_a_header_that_comes_twice_is_no_way_round_its_limit() -> None:
+    def fields(*pairs: tuple[bytes, bytes]) -> bytes:
+        made = msgspec.structs.replace(head(), headers=Headers(pairs))
+        return key_of(policy(by_headers=("x-api-key", "cookie")), made)
+
+    one, real = (b"x-api-key", b"made-up-1"), (b"x-api-key", b"real")
+    assert fields(one, real) == fields((b"x-api-key", b"made-up-2"), real) == fields(real, one)
+    assert fields(real, one) != fields(real)
+    assert fields(real, one) != fields((b"x-api-key", b"*"))
+    assert fields((b"cookie", b"a=1"), (b"cookie", b"b=2")) == fields((b"cookie", b"a=1; b=2"))
 
 
 def test_limits_of_two_objects_and_a_changed_limit_have_buckets_of_their_own() -> None:

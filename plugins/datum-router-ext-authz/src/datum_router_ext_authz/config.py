@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from datum_router.filters.grammar import name_problem
+from datum_router.routing.normalize import BadHost, parse_authority
 
 HeaderName = Annotated[str, Meta(min_length=1, max_length=256)]
 HeaderNames = Annotated[tuple[HeaderName, ...], Meta(max_length=32)]
@@ -50,6 +51,8 @@ def read(text: str) -> Config:
     config = msgspec.json.decode(text, type=Config)
     if config.path is not None and config.path_prefix:
         raise msgspec.ValidationError("path and pathPrefix are both given, expected at most one")
+    if config.host and isinstance(parse_authority(config.host), BadHost):
+        raise msgspec.ValidationError("a malformed host - at `$.host`")
     for field in ("request_headers", "upstream_headers", "client_headers"):
         for name in getattr(config, field):
             problem = name_problem(name.lower().encode("utf-8"))

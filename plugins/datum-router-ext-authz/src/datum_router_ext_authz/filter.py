@@ -20,6 +20,8 @@ from datum_router_ext_authz.config import read
 
 MAX_BODY_BYTES: Final = 65_536
 """Of a refusal's body; the rest is cut off."""
+_OURS: Final = frozenset((b"x-forwarded-method", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-uri"))
+"""What a question to one path says of the request; never what the request says so itself."""
 _SHOWN: Final = ("authorization", "cookie", "x-request-id", "x-forwarded-for", "x-forwarded-proto")
 
 
@@ -50,7 +52,7 @@ class ExtAuthz:
         fields: FieldList = tuple(field for field in head.headers if field[0] in self._shown)
         if config.path is not None:
             method, target = "GET", config.path
-            fields = tuple(field for field in fields if field[0] != b"x-forwarded-proto")
+            fields = tuple(field for field in fields if field[0] not in _OURS)
             fields += (
                 (b"x-forwarded-method", head.method.encode("ascii")),
                 (b"x-forwarded-proto", head.scheme.encode("ascii")),

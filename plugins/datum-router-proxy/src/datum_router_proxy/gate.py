@@ -14,6 +14,7 @@ import msgspec
 import trio
 
 from datum_router.balancing.hashkey import cookie_value
+from datum_router.compiler.lease import Lease
 from datum_router.compiler.link import LinkedRule, Snapshot
 from datum_router.model.endpoint import EndpointKey
 from datum_router.model.limits import RateLimitPolicy
@@ -161,3 +162,11 @@ class Gate:
             log.error("rate limit store failed", extra={"error": repr(error)[:500], "requests": policy})
         else:
             log.info("rate limit store works again")
+
+
+def is_kept(rule: LinkedRule, lease: Lease, tag: bytes) -> bool:
+    """Tell whether a lease is of the endpoint that a session's tag stands for: such a request is not hedged.
+
+    Another endpoint knows nothing of the session, and would take it over if it answered first.
+    """
+    return rule.affinity is not None and rule.affinity.tag(lease.state.service.key, lease.key) == tag

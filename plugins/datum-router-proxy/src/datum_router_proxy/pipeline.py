@@ -42,7 +42,7 @@ from datum_router_proxy.exchange import (
 from datum_router_proxy.express import Begun, ExpressLane
 from datum_router_proxy.extras import Extras
 from datum_router_proxy.flight import Flights
-from datum_router_proxy.gate import Gate
+from datum_router_proxy.gate import Gate, is_kept
 from datum_router_proxy.hedge import Hedges
 from datum_router_proxy.limit import IdleClock
 from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
@@ -274,6 +274,8 @@ class Pipeline:
                 if refusal is not None:
                     return refusal
         trace.linked, trace.rule = rule, None if rule is None else rule.rule  # what limits refuse is the rule's, too
+        if rule is not None:  # before limits are asked: their 429 is an answer of the rule, too
+            trace.rule, trace.linked = rule.rule, rule
         if rule is None:
             return LocalReply(status=404, reason=Reason.NO_ROUTE, detail="no route matches the request")
         if rule.extra is None:
@@ -319,6 +321,8 @@ class Pipeline:
                     return sent
                 may_race = rule.may_hedge and begun is None
                 race = self._hedges.begin(request, head, rule, lease, trace) if may_race else None
+                is_alone = begun is not None or (bool(tag) and is_kept(rule, lease, tag))
+                race = None if is_alone else self._hedges.begin(request, head, rule, lease, trace)
                 if race is not None:
                     raced = await race.run(downstream)
                     excluded |= race.tried

@@ -3,8 +3,8 @@
 Sources: RFC 8446 sections 4.1.2, 4.2.11 and 5.1, RFC 6066 section 3, RFC 5077 section 3.2. What is looked for is what
 decides who is to speak TLS with the client, or whether it may go there; all else is left to them. A hello whose lengths
 do not add up, or with an extension twice, is refused: the server might understand it otherwise. A hello may be cut into
-any number of records and those into any number of segments: whoever reads gives all bytes that have come, from the
-first one on, each time.
+up to `MAX_RECORDS` records and those into any number of segments: whoever reads gives all bytes that have come, from
+the first one on, each time.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ import msgspec
 MAX_HELLO_BYTES = 32_768
 """Longest prefix of a connection that is looked at. Hellos have some 300 to 2,000 bytes, with post-quantum keys as
 well; OpenSSL itself takes 16 KiB of them, if nothing else is set."""
+MAX_RECORDS = 128
+"""Most records of a hello. Whoever reads looks at all of them again for each segment that comes: without a limit,
+32 KiB in records of one byte, sent byte by byte, cost half a minute of a processor. Real hellos have one or two."""
 MAX_RECORD_BYTES = 16_384
 """Most plaintext of one record (RFC 8446 section 5.1)."""
 TICKET_NAME_BYTES = 16
@@ -108,6 +111,8 @@ def _message(data: bytes) -> bytes | NotTls | None:
             return NotTls(why="the first record is no handshake")
         if not 0 < length <= MAX_RECORD_BYTES:
             return NotTls(why="a record has no plausible length")
+        if len(pieces) >= MAX_RECORDS:
+            return NotTls(why="the ClientHello is cut into too many records")
         piece = data[at + 5 : at + 5 + length]
         pieces.append(piece)
         have += len(piece)
