@@ -254,6 +254,7 @@ class Pipeline:
         rule: LinkedRule | None
         if begun is not None:
             rule = begun.rule  # it was found, and its filters reply nothing
+            trace.rule, trace.linked = rule.rule, rule
         else:
             if self.overload_reply is not None:
                 return self.overload_reply
@@ -267,15 +268,12 @@ class Pipeline:
             rule = snapshot.match(head)
             if snapshot.guards and not admits(snapshot, request.template, rule):
                 return NOT_ADMITTED
-            if (refusal := await self.gate.admit(snapshot, rule, head, trace)) is not None:
-                return refusal
+            if rule is not None:  # before limits are asked: their 429 is an answer of the rule, too
+                trace.rule, trace.linked = rule.rule, rule
             if snapshot.has_limiters or (rule is not None and rule.limiter is not None):
                 refusal = await self.gate.admit(snapshot, rule, head, trace)
                 if refusal is not None:
                     return refusal
-        trace.linked, trace.rule = rule, None if rule is None else rule.rule  # what limits refuse is the rule's, too
-        if rule is not None:  # before limits are asked: their 429 is an answer of the rule, too
-            trace.rule, trace.linked = rule.rule, rule
         if rule is None:
             return LocalReply(status=404, reason=Reason.NO_ROUTE, detail="no route matches the request")
         if rule.extra is None:
