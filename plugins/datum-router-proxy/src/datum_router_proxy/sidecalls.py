@@ -149,8 +149,7 @@ class SideCalls:
     def _ended(self, lease: Lease, status: int, reason: Reason, *, is_unprocessed: bool = False) -> None:
         outcome = _outcome(lease, status, reason, is_unprocessed=is_unprocessed)
         self._observer.attempt_ended(outcome)
-        if lease.trial is not None:
-            lease.trial.settle(outcome.outcome_class)
+        lease.settle(outcome.outcome_class)
 
 
 def _outcome(lease: Lease, status: int, reason: Reason, *, is_unprocessed: bool = False) -> Outcome:

@@ -223,8 +223,7 @@ class Streams:
         outcome = Outcome(service=lease.state.service.key, endpoint=lease.key, status=status, reason=reason)
         if reason is not Reason.LOCAL_RESOURCES:
             self._observer.attempt_ended(outcome)
-        if lease.trial is not None:
-            lease.trial.settle(outcome.outcome_class)
+        lease.settle(outcome.outcome_class)
 
     def _note_end(self, stream: Stream) -> None:
         client = stream.client
