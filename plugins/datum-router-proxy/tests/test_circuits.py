@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 
 import msgspec
 import pytest
@@ -65,6 +66,27 @@ def test_a_service_that_answers_500_is_not_asked_any_more(down: str, where: str)
             assert after is not None
             assert 290 <= int(after) <= 300
             assert running.recorder.reasons == [(down, Reason.CIRCUIT_TRIPPED)] * 2
+
+    bounded(main)
+
+
+@pytest.mark.parametrize("where", ["service", "route"])
+def test_connections_whose_bytes_are_carried_on_trip_it_as_well(where: str) -> None:
+    async def main() -> None:
+        listener = Listener(name="test", mode=ListenerMode.TCP)
+        service = make_service([refused_port()])
+        rule = msgspec.structs.replace(make_rule(retry=RetryPolicy(max_retries=0)), listeners=("test",))
+        if where == "service":
+            service = msgspec.structs.replace(service, breaker=POLICY)
+        else:
+            rule = msgspec.structs.replace(rule, circuit=CIRCUIT)
+        async with gateway([service], [rule], listener=listener) as running:
+            for _ in range(6):
+                # The kernel accepts before the gateway does, which resets it: to trio that would look like a refusal.
+                sock = socket.create_connection(("127.0.0.1", running.port))
+                with trio.socket.from_stdlib_socket(sock) as peer, contextlib.suppress(ConnectionResetError):
+                    assert await peer.recv(100) == b""
+            assert [outcome.reason for outcome in running.recorder.outcomes] == [Reason.CONNECT_FAILED] * 4
 
     bounded(main)
 

@@ -100,6 +100,24 @@ def test_a_second_service_that_hangs_or_is_away_delays_nothing(down: str) -> Non
     bounded(main)
 
 
+def test_a_second_service_that_fails_trips_its_circuit_breaker() -> None:
+    async def main() -> None:
+        original, copy = Application(), Application(status=500)
+        breaker = {"failureThreshold": 2}
+        async with upstream(original) as one, upstream(copy) as two:
+            made = [*manifests(one.port, two.port)[::2], service("copy", two.port, circuitBreaker=breaker)]
+            async with serve(made) as running, client(running.port, "h1") as peer:
+                told = Told(running)
+                for number in (1, 2):
+                    assert (await peer.request("GET", "/")).status == 200
+                    await told.until(server_error=number)
+                assert (await peer.request("GET", "/")).status == 200
+                await told.until(server_error=2, dropped_unavailable=1)
+                assert len(copy.got) == 2
+
+    bounded(main)
+
+
 def test_copies_beyond_the_limits_are_dropped_and_counted() -> None:
     async def main() -> None:
         original, copy = Application(), Application()

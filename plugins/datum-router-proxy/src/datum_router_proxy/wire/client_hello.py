@@ -32,6 +32,8 @@ _CLIENT_HELLO = 1
 _SERVER_NAME = 0
 _SESSION_TICKET = 35
 _PRE_SHARED_KEY = 41
+_EXTENSION = struct.Struct(">HH")
+_BEYOND = "a length goes beyond what holds it"
 _LABEL_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_.")
 
 
@@ -73,7 +75,7 @@ class _Reader:
     def take(self, size: int) -> bytes:
         at = self._at
         if size > self._end - at:
-            raise _Broken("a length goes beyond what holds it")
+            raise _Broken(_BEYOND)
         self._at = at + size
         return self._data[at : at + size]
 
@@ -143,23 +145,29 @@ def _parse(body: bytes) -> ClientHello:
     reader.vector(1)  # compression
     if reader.is_over():
         return ClientHello()  # no extensions (RFC 5246 section 7.4.1.2)
-    extensions = _Reader(reader.vector(2))
+    extensions = reader.vector(2)
     if not reader.is_over():
         raise _Broken("there are bytes after the extensions")
     name, ticket = "", b""
     seen: set[int] = set()
-    while not extensions.is_over():
-        kind = extensions.number(2)
-        content = extensions.vector(2)
+    at, end = 0, len(extensions)
+    while at < end:  # without a reader, since there are a dozen or more in every hello
+        begins = at + 4
+        if begins > end:
+            raise _Broken(_BEYOND)
+        kind, length = _EXTENSION.unpack_from(extensions, at)
+        at = begins + length
+        if at > end:
+            raise _Broken(_BEYOND)
         if kind in seen:
             raise _Broken("an extension comes twice")
         seen.add(kind)
         if kind == _SERVER_NAME:
-            name = _server_name(content)
+            name = _server_name(extensions[begins:at])
         elif kind == _SESSION_TICKET:
-            ticket = ticket or content[:TICKET_NAME_BYTES]
+            ticket = ticket or extensions[begins:at][:TICKET_NAME_BYTES]
         elif kind == _PRE_SHARED_KEY:
-            ticket = _Reader(_Reader(content).vector(2)).vector(2)[:TICKET_NAME_BYTES]
+            ticket = _Reader(_Reader(extensions[begins:at]).vector(2)).vector(2)[:TICKET_NAME_BYTES]
     return ClientHello(server_name=name, ticket_name=ticket)
 
 
