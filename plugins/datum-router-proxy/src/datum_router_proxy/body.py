@@ -49,16 +49,12 @@ class RequestBody:
         "_most",
         "_settings",
         "bytes_in",
-        "bytes_in",
         "copy",
         "is_done",
-        "is_done",
-        "is_replayable",
         "is_replayable",
         "waited_s",
         "waiting_since",
-        "waiting_since",
-    )  # fmt: skip
+    )
 
     def __init__(
         self, downstream: Downstream, settings: ProxySettings, *, has_body: bool, is_grpc: bool, most_bytes: int
