@@ -138,3 +138,20 @@ def test_what_hooks_offer_is_asked_for(offer: str) -> None:
     manager = CORE / "plugins" / "manager.py"
     readers = [path for root in (CORE, *ENTRYPOINTS) for path in modules(root) if path != manager]
     assert any(re.search(rf"\b_?plugins\.{offer}\b", path.read_text()) for path in readers)
+
+
+def slots(path: Path) -> list[tuple[str, list[str]]]:
+    """Return the classes of a module that have `__slots__`, and their names."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        for part in node.body if isinstance(node, ast.ClassDef) else ():
+            if isinstance(part, ast.Assign) and ast.unparse(part.targets[0]) == "__slots__":
+                named = ast.literal_eval(part.value)
+                found.append((node.name, [named] if isinstance(named, str) else list(named)))
+    return found
+
+
+def test_no_slot_is_named_twice() -> None:
+    found = [(path, *one) for root in (CORE, *PLUGINS, *ENTRYPOINTS) for path in modules(root) for one in slots(path)]
+    assert len(found) > 100
+    assert [(path.name, name) for path, name, named in found if len(set(named)) < len(named)] == []

@@ -41,7 +41,7 @@ class DiscoverySettings(msgspec.Struct, frozen=True, kw_only=True):
         admin: Loopback address of /healthz, /readyz, /clusters, /plugins, /stats and /metrics; None = off.
         probes: Address of /healthz and /readyz, which say a status and nothing else; None = off.
         metrics: Address of /metrics; None = off.
-        interval_s: How often everything is compared anew, whether or not anything was heard; 1 to 3600.
+        interval_s: How often everything is compared anew, whether or not anything was heard; 0.1 to 3600.
         stale_s: How long endpoints of a cluster are kept that cannot be reached; 0 = for ever.
         removed_s: How long endpoints of a cluster are kept whose Secret is gone.
         debounce_s: Changes that follow another within this time are gathered.

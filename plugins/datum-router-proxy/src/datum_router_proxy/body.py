@@ -40,9 +40,21 @@ class RequestBody:
     """
 
     __slots__ = (
-        "_cursor", "_downstream", "_has_body", "_is_grpc", "_kept", "_kept_bytes", "_most", "_settings", "bytes_in",
-        "copy", "is_done", "is_replayable", "waited_s", "waiting_since",
-    )  # fmt: skip
+        "_cursor",
+        "_downstream",
+        "_has_body",
+        "_is_grpc",
+        "_kept",
+        "_kept_bytes",
+        "_most",
+        "_settings",
+        "bytes_in",
+        "copy",
+        "is_done",
+        "is_replayable",
+        "waited_s",
+        "waiting_since",
+    )
 
     def __init__(
         self, downstream: Downstream, settings: ProxySettings, *, has_body: bool, is_grpc: bool, most_bytes: int
