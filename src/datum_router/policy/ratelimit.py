@@ -136,10 +136,13 @@ def key_of(policy: RateLimitPolicy, head: RequestHead) -> bytes:
     """Return what tells the buckets of a policy apart. No two different lists of values give the same bytes.
 
     Requests without a header share the bucket of those that lack it: leaving it out must not be a way round the limit.
+    An address means something within its VPC alone: equal ones that came in by two attachments are two clients.
     """
     parts: list[bytes] = []
     if policy.by_source:
         parts.append(source_network(head.client_ip))
+        if head.attachment:
+            parts.append(head.attachment.encode("utf-8"))
     for name in policy.by_headers:
         value = head.headers.get(name.encode("ascii"))
         parts.append(b"-" if value is None else b"+" + value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -89,6 +90,13 @@ def test_different_values_never_make_the_same_key(a: list[bytes], b: list[bytes]
     ]
     keys = [key_of(policy(by_headers=names), item) for item in heads]
     assert (keys[0] == keys[1]) is (a == b)
+
+
+def test_equal_addresses_that_came_in_by_two_attachments_are_two_clients() -> None:
+    limits = limiter(policy(requests=1, burst=1, by_source=True))
+    for attachment in ("", "blue/gateway", "green/gateway"):
+        head = msgspec.structs.replace(make_head("/"), attachment=attachment)
+        assert [limits.decide(head, now=0.0).reply is None for _ in range(2)] == [True, False]
 
 
 def test_limits_of_two_objects_and_a_changed_limit_have_buckets_of_their_own() -> None:
