@@ -237,6 +237,9 @@ def _others() -> list[tuple[str, float, str, str, str]]:
         ("kinds of endpoints of one service in a remote cluster", marks.MAX_GROUPS, "kinds",
          "others are left out: `ExportConflict`", f"`{names.CLUSTER_CONFLICTS.name}`"),
         ("topology in one slice of discovery", marks.MAX_TOPOLOGY_CHARS, "characters", "keys beyond are left out", ""),
+        ("VPC of an endpoint of a remote cluster", marks.MAX_VPC_CHARS, "characters",
+         "its endpoints are left out: `ExportConflict`", f"`{names.CLUSTER_CONFLICTS.name}`"),
+        ("Location in one slice of discovery", marks.MAX_LOCATION_CHARS, "characters", "it is left out", ""),
         ("name of a remote cluster", marks.MAX_CLUSTER_NAME_CHARS, "characters", "refused: it is the value of a label",
          f"`{names.REMOTE_CLUSTERS.name}`"),
         ("mark of a remote cluster that comes and goes", standing.MAX_CALM_S, "s", "longest time that it must be heard "

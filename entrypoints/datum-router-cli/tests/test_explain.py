@@ -144,6 +144,7 @@ def test_json_holds_the_same(invoke: Invoke) -> None:
     assert set(document) == {
         "request", "client_certificate", "outcome", "status", "winner", "destinations", "policy", "losers",
         "diagnostics",
+        "left_out_filter_services",
     }  # fmt: skip
     assert document["policy"] == {
         "max_retries": 1,
@@ -312,6 +313,53 @@ def test_places_are_shown_as_a_gateway_sees_them(invoke: Invoke, tmp_path: Path)
     locality = document["destinations"][0]["locality"]
     assert (locality["gateway"], locality["places"][0]["basis"]) == ("", "unknown")
     assert locality["places"][0]["usable"] == ["10.1.0.1:80", "10.1.0.2:80"]
+
+
+def test_copies_that_may_go_nowhere_are_told(invoke: Invoke, tmp_path: Path) -> None:
+    mirror = "  filters: [{type: RequestMirror, requestMirror: {vpcServiceRef: {name: near}}}]\n"
+    elsewhere = "topology: {topology.datum.net/city-code: FRA}"
+    far = (
+        PLACES.partition("---")[0]
+        .replace("near", "far")
+        .replace("topology: {topology.datum.net/city-code: IAD}", elsewhere)
+    )
+    places = PLACES + mirror.replace("near", "far")
+    (tmp_path / "conf" / "places.yaml").write_text(f"{far}---\n{places}")
+    said = "default/far gets nothing of its filters: no endpoint of it at a place that the route allows"
+    assert said in invoke("GET", "http://localhost/places").stdout
+    document = json.loads(invoke("GET", "http://localhost/places", "--output", "json").stdout)
+    assert document["left_out_filter_services"] == [said]
+    (tmp_path / "conf" / "places.yaml").write_text(PLACES + mirror)
+    assert "gets nothing" not in invoke("GET", "http://localhost/places").stdout
+
+
+ATTACHED = """\
+apiVersion: galactic.datumapis.com/v1alpha
+kind: VPCAttachment
+metadata: {name: %s, labels: {app: x}}
+spec: {vpc: {name: %s, namespace: default}, interface: {name: galactic0, addresses: [10.1.0.1/24]}}
+status: {ready: true}
+---
+"""
+
+
+def test_equal_addresses_of_two_vpcs_are_told_apart(invoke: Invoke, tmp_path: Path) -> None:
+    attached = ATTACHED % ("a", "blue") + ATTACHED % ("b", "green")
+    selected = PLACES.replace(
+        "endpoints: [{address: 10.1.0.1}, {address: 10.1.0.2}]", "vpcAttachmentSelector: {matchLabels: {app: x}}"
+    )
+    (tmp_path / "conf" / "places.yaml").write_text(attached + selected)
+    shown = invoke("GET", "http://localhost/places", "--down", "10.1.0.1:80@default/green").stdout
+    assert "10.1.0.1:80 in vpc default/blue (weight 100" in shown
+    assert "10.1.0.1:80 in vpc default/green (weight 100" in shown
+    assert "1 of 2 usable" in shown
+    assert "0 of 2 usable" in invoke("GET", "http://localhost/places", "--down", "10.1.0.1").stdout
+
+
+def test_an_endpoint_that_is_none_is_not_taken_to_be_down(invoke: Invoke) -> None:
+    result = invoke("GET", "http://localhost/api/v1", "--down", "192.0.2.99")
+    assert result.exit_code == 2
+    assert "--down: found 192.0.2.99, expected an endpoint of a service in conf" in result.stderr
 
 
 def test_the_place_comes_from_the_settings_of_the_gateway(

@@ -15,6 +15,7 @@ from datum_router_galactic.kinds import (
     VPCAttachmentSpec,
     VPCReference,
     VPCSpec,
+    validate_attachment,
 )
 from datum_router_galactic.resolver import AttachmentResolver, host_part
 
@@ -148,3 +149,26 @@ def test_a_bad_address_is_reported_and_the_others_are_used() -> None:
 )
 def test_prefix_lengths_are_stripped(text: str, address: str | None) -> None:
     assert host_part(text) == address
+
+
+@pytest.mark.parametrize(
+    ("reference", "said"),
+    [
+        (VPCReference(), "names no VPC"),
+        (VPCReference(name="shop/other", namespace="production"), "names the VPC 'shop/other'"),
+        (VPCReference(name="v" * 254), "names the VPC 'vvv"),
+        (VPCReference(name="a\nb"), "names the VPC 'a\\nb'"),
+        (VPCReference(name="shop", namespace="a/b"), "names a VPC of namespace 'a/b'"),
+    ],
+)
+def test_a_vpc_that_no_object_can_be_called_is_none(reference: VPCReference, said: str) -> None:
+    """The published schema takes any text: it must neither stand for another VPC nor be carried on at any length."""
+    named = attachment("10.40.7.2/24")
+    named = msgspec.structs.replace(named, spec=msgspec.structs.replace(named.spec, vpc=reference))
+    found = AttachmentResolver().resolve(service(), FixedView(named, vpc()))
+    assert found is not None
+    assert [(one.reason, said in one.message, len(one.message) < 400) for one in found.problems] == [
+        (Reason.VPC_NOT_FOUND, True, True)
+    ]
+    assert [(one.vpc, one.is_serving) for one in found.endpoints] == [("", False)]
+    assert said in next(one.message for one in validate_attachment(named) if one.path == "spec.vpc.name")

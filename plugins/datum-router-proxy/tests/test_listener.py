@@ -8,7 +8,7 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 import pytest
@@ -75,6 +75,7 @@ class Bench:
         *,
         limits: AcceptLimits = AcceptLimits(),
         counts: AcceptCounts | None = None,
+        attachments: Mapping[str, str] | None = None,
     ) -> None:
         OPEN.append(self)
         self.loop = loop
@@ -95,6 +96,7 @@ class Bench:
             rejected=lambda protocol, reason: self.rejected.append((protocol, reason)),
             limits=limits,
             counts=self.counts,
+            attachments=attachments,
         )
 
     def client(self) -> socket.socket:
@@ -483,6 +485,26 @@ def test_a_proxy_header_tells_the_client_and_what_follows_is_left(bench: Bench, 
     channel.close()
     assert bench.counts.per_address == {}
     assert bench.counts.handshakes == {}
+
+
+@pytest.mark.parametrize(("listener", "said", "told"), [(PLAIN, b"", "127.0.0.1"), (BEHIND, HEADER, "192.0.2.7")])
+def test_equal_addresses_of_two_attachments_are_two_clients(
+    loop: Loop, listener: Listener, said: bytes, told: str
+) -> None:
+    """One VPC's client must not use up what another VPC's client of the same address may have."""
+    counts, limits = AcceptCounts(), AcceptLimits(max_per_address=1)
+    one = Bench(loop, listener, limits=limits, counts=counts, attachments={"lo": "blue/gateway"})
+    other = Bench(loop, listener, limits=limits, counts=counts, attachments={"lo": "green/gateway"})
+    for bench in (one, other):
+        bench.client().sendall(said)
+        pump(loop, lambda bench=bench: bool(bench.channels))  # type: ignore[misc]
+        assert bench.rejected == []
+    assert counts.per_address == {f"{told}%blue/gateway": 1, f"{told}%green/gateway": 1}
+    one.client().sendall(said)
+    pump(loop, lambda: bool(one.rejected))
+    for bench in (one, other):
+        bench.channels[0][0].close()
+    assert (counts.per_address, counts.handshakes, counts.total) == ({}, {}, 0)
 
 
 def test_the_limits_of_an_address_hold_for_the_one_that_a_header_tells(loop: Loop) -> None:

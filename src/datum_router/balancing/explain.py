@@ -88,7 +88,7 @@ def explain_locality(
     reports: list[PlaceReport] = []
     for load in found:
         share = load.tier.weight / everybody if judged.is_panicking else load.share
-        is_spill = share > 0 and all(load.tier is not tier for tier in first)
+        is_spill = share > 0 and not judged.is_panicking and all(load.tier is not tier for tier in first)
         reports.append(_report(load, share, service, policy, gateway, is_spill=is_spill))
     outcome = ""
     if not judged.levels:

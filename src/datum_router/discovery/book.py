@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from datum_router.discovery.export import Export, Import, Name
-from datum_router.discovery.marks import MAX_CONFLICT_CHARS, MAX_GROUPS
+from datum_router.discovery.marks import MAX_CONFLICT_CHARS, MAX_GROUPS, MAX_VPC_CHARS
 from datum_router.discovery.plan import Change, Wanted, plan
 from datum_router.discovery.slices import Group, Slice, group_of, refusal
 from datum_router.discovery.standing import Patience, Phase, Standing, advance, calmed, time_of, time_text
@@ -341,6 +341,9 @@ class Book:
         for one in export.endpoints:
             if why := refusal(one.address):
                 taken.setdefault(f"an EndpointSlice cannot hold what {why}", []).append(one.address)
+                continue
+            if len(one.vpc) > MAX_VPC_CHARS:
+                taken.setdefault(f"the name of its VPC is longer than {MAX_VPC_CHARS}", []).append(one.address)
                 continue
             others = claims.get(one.key, ())
             if len(others) > 1 and (first := self._first(name, others, importer)) != cluster:

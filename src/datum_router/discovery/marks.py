@@ -40,5 +40,9 @@ MAX_GROUPS: Final = 100
 has slices of its own, so that endpoints that all differ would be a slice each. Others are left out."""
 MAX_TOPOLOGY_CHARS: Final = 4096
 """Longest text of `TOPOLOGY_ANNOTATION`; keys that do not fit are left out. The API takes annotations of 256 KiB."""
+MAX_LOCATION_CHARS: Final = 253
+"""Longest text of `LOCATION_ANNOTATION`, as the name of an object may be; a longer one is left out."""
+MAX_VPC_CHARS: Final = 63 + 1 + 253
+"""Longest text of `VPC_ANNOTATION`: a namespace and a name; endpoints in a VPC of a longer one are left out."""
 MAX_CONFLICT_CHARS: Final = 1024
 """Longest text of `CONFLICT_ANNOTATION`; more is cut."""

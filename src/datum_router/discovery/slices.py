@@ -101,7 +101,7 @@ def group_of(endpoint: Endpoint) -> Group:
         port=endpoint.port,
         vpc=endpoint.vpc,
         topology=_fitting(where.topology),
-        location=where.location,
+        location=where.location if len(where.location) <= marks.MAX_LOCATION_CHARS else "",
         coordinates=f"{where.latitude!r},{where.longitude!r}" if has_place else "",
         weight=endpoint.weight,
         priority=endpoint.priority,

@@ -76,9 +76,11 @@ def degrees(spec: LocationSpec) -> tuple[float, float] | None:
 
 
 def _number(value: str | float, limit: float) -> float | None:
+    if isinstance(value, str) and not (value.isascii() and "_" not in value):
+        return None  # float() reads more digits than anybody else does
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # JSON knows integers of any length
         return None
     return number if math.isfinite(number) and abs(number) <= limit else None
 

@@ -139,10 +139,13 @@ def key_of(policy: RateLimitPolicy, head: RequestHead) -> bytes:
     So do those that have it more than once, whatever it says: the service may read any of them, and a made-up value
     beside the one that it reads must not be a way round, either. Cookies alone may come in pieces, which are put
     together (RFC 9113 section 8.2.3).
+    An address means something within its VPC alone: equal ones that came in by two attachments are two clients.
     """
     parts: list[bytes] = []
     if policy.by_source:
         parts.append(source_network(head.client_ip))
+        if head.attachment:
+            parts.append(head.attachment.encode("utf-8"))
     for name in policy.by_headers:
         values = head.headers.get_all(name.encode("ascii"))
         if len(values) > 1 and name != "cookie":

@@ -241,5 +241,6 @@ def test_explain_says_when_nothing_may_be_used() -> None:
 def test_explain_says_that_health_is_ignored_in_a_panic() -> None:
     report = explained(NEAREST, [*group("IAD"), *group("ORD"), *group("FRA"), *group("BOS"), *group("NRT")])
     assert report.is_panicking
+    assert not any(one.is_spill for one in report.places), "in a panic nothing is spilled: all share"
     assert [one.share_percent for one in report.places] == [20.0] * 5
     assert "health is ignored" in report_lines(report)[-1]

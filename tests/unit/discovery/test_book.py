@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datum_router.discovery.book import Book
 from datum_router.discovery.export import Export, Import
-from datum_router.discovery.marks import MAX_GROUPS
+from datum_router.discovery.marks import MAX_GROUPS, MAX_VPC_CHARS
 from datum_router.discovery.plan import Put
 from datum_router.discovery.slices import Slice
 from datum_router.discovery.standing import Patience, Phase, time_text
@@ -140,6 +140,18 @@ def test_an_address_that_no_slice_may_hold_costs_itself_only() -> None:
     world.write()
     assert world.addresses == {"b": {"10.0.0.2"}}
     assert world.conflicts == {"b": "127.0.0.1: an EndpointSlice cannot hold what is a loopback address"}
+
+
+def test_a_vpc_whose_name_is_too_long_for_an_annotation_costs_its_endpoints_alone() -> None:
+    world = World()
+    world.book.put_import(API, WANTED)
+    good, bad = export("10.0.0.1", vpc="v" * MAX_VPC_CHARS), export("10.0.0.2", vpc="v" * (MAX_VPC_CHARS + 1))
+    both = Export(protocol="HTTP", port=80, endpoints=(*good.endpoints, *bad.endpoints))
+    world.book.put_exports("b", {API: both}, is_whole=True)
+    world.book.put_phase("b", Phase.READY, now=T0)
+    world.write()
+    assert world.addresses == {"b": {"10.0.0.1"}}
+    assert world.conflicts == {"b": "10.0.0.2: the name of its VPC is longer than 317"}
 
 
 def test_an_unreachable_cluster_keeps_its_endpoints_marked_until_they_expire() -> None:

@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datum_router.discovery.marks import MAX_TOPOLOGY_CHARS
+from datum_router.discovery.marks import MAX_LOCATION_CHARS, MAX_TOPOLOGY_CHARS
 from datum_router.discovery.plan import Change, Put, Remove, Wanted, plan
 from datum_router.discovery.slices import (
     Group,
@@ -218,3 +218,5 @@ def test_places_of_any_text_are_read_back_as_they_were_written(
 def test_a_place_that_is_too_long_for_an_annotation_is_told_in_part() -> None:
     place = make_locality({"a": "1", "b": "x" * MAX_TOPOLOGY_CHARS, "c": "3"})
     assert group_of(make_endpoint("10.0.0.1", 80, locality=place)).topology == (("a", "1"),)
+    named = [group_of(make_endpoint("10.0.0.1", 80, locality=make_locality({}, location="x" * n))) for n in (253, 254)]
+    assert [len(one.location) for one in named] == [MAX_LOCATION_CHARS, 0]

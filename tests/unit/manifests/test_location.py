@@ -69,6 +69,9 @@ def test_a_bad_namespace_is_refused() -> None:
         ("", "0", None),
         ("inf", "0", None),
         ("nan", "0", None),
+        (10**400, 0, None),  # JSON knows integers that no float can hold
+        ("1_0", "0", None),
+        ("\u0663", "0", None),  # a digit to Python alone
     ],
 )
 def test_coordinates_are_degrees_or_nothing(

@@ -104,6 +104,13 @@ def test_a_header_that_comes_twice_is_no_way_round_its_limit() -> None:
     assert fields((b"cookie", b"a=1"), (b"cookie", b"b=2")) == fields((b"cookie", b"a=1; b=2"))
 
 
+def test_equal_addresses_that_came_in_by_two_attachments_are_two_clients() -> None:
+    limits = limiter(policy(requests=1, burst=1, by_source=True))
+    for attachment in ("", "blue/gateway", "green/gateway"):
+        head = msgspec.structs.replace(make_head("/"), attachment=attachment)
+        assert [limits.decide(head, now=0.0).reply is None for _ in range(2)] == [True, False]
+
+
 def test_limits_of_two_objects_and_a_changed_limit_have_buckets_of_their_own() -> None:
     table = local_table(bytes(SECRET_BYTES))
     for limits in (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import msgspec
 
@@ -10,8 +10,9 @@ from datum_router.balancing.base import ALL_USABLE, HealthView
 from datum_router.balancing.explain import LocalityReport, counts_places, explain_locality, report_lines
 from datum_router.health.breaker import describe_circuit
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Endpoint, EndpointKey, Locality
-from datum_router.model.route import Rule
+from datum_router.model.route import Rule, side_services
 from datum_router.model.service import Service, ServiceKey
+from datum_router.reasons import Reason
 from datum_router_cli.identity import describe_upstream_tls
 
 
@@ -24,6 +25,7 @@ class EndpointReport(msgspec.Struct, frozen=True, kw_only=True):
     topology: Mapping[str, str]
     origin: str
     serving: bool
+    vpc: str
 
 
 class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,7 +55,8 @@ class Down:
     """Health as it is supposed to be: all endpoints are usable but those at some addresses.
 
     Args:
-        addresses: `ADDRESS`, or `ADDRESS:PORT` as `explain` shows it without a route's port override.
+        addresses: `ADDRESS`, or `ADDRESS:PORT` as `explain` shows it without a route's port override, or either with
+            `@VPC`, which two VPCs with equal addresses need.
     """
 
     __slots__ = ("_addresses",)
@@ -63,12 +66,38 @@ class Down:
 
     def is_usable(self, key: EndpointKey) -> bool:
         """Tell whether the endpoint is not among those that are down."""
-        where = key.partition("@")[0]
-        return self._addresses.isdisjoint((where, where.rpartition(":")[0].strip("[]")))
+        return self._addresses.isdisjoint(_names(key))
+
+    def unknown(self, services: Iterable[Service]) -> list[str]:
+        """Return the addresses at which no service has an endpoint."""
+        if not self._addresses:
+            return []
+        known = {name for service in services for endpoint in service.endpoints for name in _names(endpoint.key)}
+        return sorted(self._addresses - known)
 
     def usable_since(self, key: EndpointKey) -> float:
         """Return that it has always been."""
         return ALL_USABLE.usable_since(key)
+
+
+def _names(key: EndpointKey) -> tuple[str, ...]:
+    where, at, vpc = key.partition("@")
+    names = (where, where.rpartition(":")[0].strip("[]"))
+    return (*names, *(f"{name}@{vpc}" for name in names)) if at else names
+
+
+def left_out_sides(
+    rule: Rule, services: Mapping[ServiceKey, Service], *, gateway: Locality, health: HealthView
+) -> list[str]:
+    """Return what is to be said of services that filters of `rule` ask, if the rule's places leave nobody of them."""
+    if not counts_places(rule.locality):
+        return []
+    return [
+        f"{key} gets nothing of its filters: no endpoint of it at a place that the route allows"
+        for key in dict.fromkeys(key for key, problem in side_services(rule) if not problem)
+        if key in services
+        and explain_locality(services[key], rule.locality, gateway, health).outcome == Reason.LOCALITY_REQUIRED
+    ]
 
 
 def describe_destinations(
@@ -126,6 +155,7 @@ def _endpoint(endpoint: Endpoint, port: int | None) -> EndpointReport:
         topology=dict(endpoint.locality.topology),
         origin=endpoint.origin,
         serving=endpoint.is_serving,
+        vpc=endpoint.vpc,
     )
 
 
@@ -139,8 +169,9 @@ def destination_lines(report: DestinationReport) -> list[str]:
     for endpoint in report.endpoints:
         place = ", ".join(f"{key}={value}" for key, value in endpoint.topology.items()) or "unknown place"
         state = "" if endpoint.serving else ", not serving"
+        vpc = f" in vpc {endpoint.vpc}" if endpoint.vpc else ""
         lines.append(
-            f"    {endpoint.address} (weight {endpoint.weight}, priority {endpoint.priority}, {place},"
+            f"    {endpoint.address}{vpc} (weight {endpoint.weight}, priority {endpoint.priority}, {place},"
             f" from {endpoint.origin}{state})"
         )
     if report.circuit:

@@ -24,7 +24,13 @@ from datum_router_cli.condition import (
     describe_limits,
     redirect_status,
 )
-from datum_router_cli.destination import DestinationReport, Down, describe_destinations, destination_lines
+from datum_router_cli.destination import (
+    DestinationReport,
+    Down,
+    describe_destinations,
+    destination_lines,
+    left_out_sides,
+)
 from datum_router_cli.edge import explain_at
 from datum_router_cli.egress import ask_about_egress, explain_egress
 from datum_router_cli.failure import RouterCommand, require
@@ -63,7 +69,9 @@ MAX_SHOWN_LOSERS = 50
     help="Where the gateway is: name, latitude and longitude of its Location, keys of its topology. Default: what "
     "DATUM_ROUTER_LOCATION and DATUM_ROUTER_TOPOLOGY say, else the manifests.",
 )
-@click.option("--down", multiple=True, metavar="ADDRESS[:PORT]", help="An endpoint supposed to be down; repeatable.")
+@click.option(
+    "--down", multiple=True, metavar="ADDRESS[:PORT][@VPC]", help="An endpoint supposed to be down; repeatable."
+)
 @click.option("--attachment", default="", metavar="NAMESPACE/NAME", help="The gateway's VPCAttachment it comes in by.")
 @click.option("--egress", is_flag=True, help="Ask about outbound traffic: whether VPCEgresses let it go to URL.")
 @click.option(
@@ -138,15 +146,19 @@ def explain(
     is_served = chosen is None or serves_host(chosen, head.host)
     rules = loaded.data.rules if is_served else ()
     head, found = explain_at(chosen, rules, head, compile_options(loaded.settings).regex)
+    health, gateway, services = Down(down), place or placed(loaded), loaded.data.services
+    unknown = health.unknown(services.values())
+    require(not unknown, f"--down: found {', '.join(unknown)}, expected an endpoint of a service in {directory}")
     answer = Answer(
         head=head,
         listener=chosen,
         is_served=is_served,
         rules=rules,
         found=found,
-        destinations=describe_destinations(
-            found.winner, loaded.data.services, gateway=place or placed(loaded), health=Down(down)
-        )
+        destinations=describe_destinations(found.winner, services, gateway=gateway, health=health)
+        if found.winner is not None
+        else [],
+        sides=left_out_sides(found.winner, services, gateway=gateway, health=health)
         if found.winner is not None
         else [],
         diagnostics=[item for item in as_check(loaded.diagnostics, is_strict=False) if item.severity is Severity.ERROR],
@@ -191,6 +203,7 @@ class Answer:
         "_rules",
         "_view",
     )
+        "_sides",
 
     def __init__(
         self,
@@ -201,6 +214,7 @@ class Answer:
         rules: Sequence[Rule],
         found: Explanation,
         destinations: list[DestinationReport],
+        sides: list[str],
         diagnostics: list[Diagnostic],
         view: StoreView,
     ) -> None:
@@ -211,6 +225,7 @@ class Answer:
         self._found = found
         self._client = describe_client(listener, head.host, found.winner)
         self._destinations = destinations
+        self._sides = sides
         self._diagnostics = diagnostics
         self._view = view
 
@@ -256,6 +271,7 @@ class Answer:
             "status": status,
             "winner": self._rule(winner) if winner is not None else None,
             "destinations": self._destinations,
+            "left_out_filter_services": self._sides,
             "policy": self._policy(winner) if winner is not None and status is None else None,
             "losers": [
                 {
@@ -324,6 +340,8 @@ class Answer:
         for report in self._destinations:
             for line in destination_lines(report):
                 say(console, f"    {line}")
+        for line in self._sides:
+            say(console, f"    {line}", "red")
         if not any(report.weight for report in self._destinations):
             say(console, "    none has a weight above 0: answered with 503", "red")
         for line in policy_lines(self._policy(winner)):

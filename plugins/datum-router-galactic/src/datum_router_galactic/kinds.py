@@ -7,6 +7,7 @@ wrong with a part costs that part alone. So every rule here gives a warning; wha
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -21,6 +22,11 @@ from datum_router_galactic.identifiers import ATTACHMENT_BITS, VPC_BITS, from_he
 
 GROUP: Final = "galactic.datumapis.com"
 VERSION: Final = "v1alpha"
+
+MAX_NAME_CHARS: Final = 253
+MAX_NAMESPACE_CHARS: Final = 63
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?")  # DNS-1123 label
+_NAME: Final = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?")  # DNS-1123 subdomain, but for empty labels
 
 BY_LABEL: Final = "label"
 """Index of VPCAttachment: `namespace` of all in it, and `namespace/key=value` of those with a label."""
@@ -109,9 +115,23 @@ class Route(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 
 def vpc_name(attachment: VPCAttachment) -> str:
-    """Return `namespace/name` of the VPC; empty if the attachment names none."""
+    """Return `namespace/name` of the VPC; empty if the attachment names none that could be."""
     ref = attachment.spec.vpc
-    return full_name(ref.namespace or attachment.metadata.namespace, ref.name) if ref.name else ""
+    if vpc_problem(attachment):
+        return ""
+    return full_name(ref.namespace or attachment.metadata.namespace, ref.name)
+
+
+def vpc_problem(attachment: VPCAttachment) -> str:
+    """Return why an attachment has no VPC, empty if it has one. The published schema takes any text for its name."""
+    ref = attachment.spec.vpc
+    if not ref.name:
+        return "names no VPC"
+    if len(ref.name) > MAX_NAME_CHARS or not _NAME.fullmatch(ref.name):
+        return f"names the VPC {shown(ref.name)}, expected the name of an object"
+    if ref.namespace and (len(ref.namespace) > MAX_NAMESPACE_CHARS or not _NAMESPACE.fullmatch(ref.namespace)):
+        return f"names a VPC of namespace {shown(ref.namespace)}, expected the name of a namespace"
+    return ""
 
 
 def host_part(text: str) -> str | None:
@@ -174,8 +194,8 @@ def validate_vpc(vpc: VPC) -> Iterator[Problem]:
 def validate_attachment(attachment: VPCAttachment) -> Iterator[Problem]:
     """Yield warnings."""
     spec = attachment.spec
-    if not spec.vpc.name:
-        yield warning("spec.vpc.name", "the attachment names no VPC", "name it, with its namespace")
+    if problem := vpc_problem(attachment):
+        yield warning("spec.vpc.name", f"the attachment {problem}", "name it, with its namespace")
     elif not spec.vpc.namespace:
         yield warning(
             "spec.vpc.namespace",

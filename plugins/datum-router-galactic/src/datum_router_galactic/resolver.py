@@ -35,6 +35,7 @@ from datum_router_galactic.kinds import (
     location_of,
     routes_of,
     vpc_name,
+    vpc_problem,
 )
 from datum_router_galactic.slices import PodSlice, slices_in, slices_named
 
@@ -135,7 +136,7 @@ class _Resolving:
         if not vpc:
             is_serving = False
             hint = "set spec.vpc of the VPCAttachment"
-            self._problem(Reason.VPC_NOT_FOUND, f"{where} names no VPC", hint=hint)
+            self._problem(Reason.VPC_NOT_FOUND, f"{where} {vpc_problem(attachment)}", hint=hint)
         is_serving = self._is_vpc_ready(vpc) and is_serving
         self._take_routes(attachment, vpc, where)
         locality = self._place_of(attachment)

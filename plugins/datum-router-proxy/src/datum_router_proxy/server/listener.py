@@ -297,15 +297,17 @@ class ListenerTask:
             _reset(sock)
             return
         is_limited = not is_believed
+        attachment = self._attachments.get(incoming_interface(sock), "") if self._attachments else ""
+        who = _who(address, attachment)
         if (
             self.connections >= limits.max_per_listener
             or counts.total >= limits.max_total
-            or (is_limited and counts.per_address.get(address, 0) >= limits.max_per_address)
+            or (is_limited and counts.per_address.get(who, 0) >= limits.max_per_address)
         ):
             self._turn_away(sock, "tcp")
             return
         has_opening = needs_opening(listener)
-        if has_opening and is_limited and counts.handshakes.get(address, 0) >= limits.max_handshakes_per_address:
+        if has_opening and is_limited and counts.handshakes.get(who, 0) >= limits.max_handshakes_per_address:
             self._turn_away(sock, "tls")
             return
         sock.setblocking(False)
@@ -313,14 +315,13 @@ class ListenerTask:
         self.connections += 1
         self.accepted += 1
         counts.total += 1
-        counts.per_address[address] = counts.per_address.get(address, 0) + 1
-        channel.on_close = self._closed
-        attachment = self._attachments.get(incoming_interface(sock), "") if self._attachments else ""
+        counts.per_address[who] = counts.per_address.get(who, 0) + 1
+        channel.on_close = functools.partial(self._closed_in, attachment) if attachment else self._closed
         is_trusted = is_believed or not listener.trusted_hops
         if not has_opening:
             self._hand_over(Opened(channel), self._as_seen(attachment, "", is_trusted))
         else:
-            counts.handshakes[address] = counts.handshakes.get(address, 0) + 1
+            counts.handshakes[who] = counts.handshakes.get(who, 0) + 1
             self._loop.spawn(self._open(channel, attachment, is_trusted), name=f"handshake {listener.name}")
 
     def _turn_away(self, sock: socket.socket, protocol: str) -> None:
@@ -340,9 +341,12 @@ class ListenerTask:
         return (*cells, *self._clients.take_cells())
 
     def _closed(self, channel: PlainChannel) -> None:
+        self._closed_in("", channel)
+
+    def _closed_in(self, attachment: str, channel: PlainChannel) -> None:
         self.connections -= 1
         self._counts.total -= 1
-        _decrement(self._counts.per_address, channel.peer[0])
+        _decrement(self._counts.per_address, _who(channel.peer[0], attachment))
 
     def _as_seen(self, attachment: str, identity: str, is_trusted: bool) -> Listener:
         """Return the listener as a connection sees it.
@@ -378,16 +382,16 @@ class ListenerTask:
 
     async def _open(self, raw: PlainChannel, attachment: str, is_trusted: bool) -> None:
         handshakes = self._counts.handshakes
-        address = raw.peer[0]
+        address = _who(raw.peer[0], attachment)
 
         def told_client(client: tuple[str, int]) -> bool:
             """Count the connection as the client's, no longer as the proxy's."""
             nonlocal address
             per_address = self._counts.per_address
-            _decrement(per_address, raw.peer[0])
+            _decrement(per_address, address)
             _decrement(handshakes, address)
             raw.peer = client
-            address = client[0]
+            address = _who(client[0], attachment)
             limits = self._limits
             is_over = (
                 per_address.get(address, 0) >= limits.max_per_address
@@ -425,6 +429,11 @@ def _peer(address: object) -> tuple[str, int]:
     if host.startswith(_MAPPED) and "." in host:
         host = host[len(_MAPPED) :]
     return (host, port)
+
+
+def _who(address: str, attachment: str) -> str:
+    """Return what counts as one client: two VPCs may have equal addresses, and none of them is to use up another's."""
+    return f"{address}%{attachment}" if attachment else address
 
 
 def _reset(sock: socket.socket) -> None:
