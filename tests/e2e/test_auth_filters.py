@@ -279,6 +279,37 @@ def test_an_unknown_key_is_asked_for_once_and_old_keys_are_fetched_on_the_side()
     with_issuer(issuer, run, clock=lambda: now[0])
 
 
+@both
+def test_clients_that_leave_do_not_keep_keys_from_coming(down: str) -> None:
+    issuer = Issuer(one=KEY)
+    asked, go_on = trio.Event(), trio.Event()
+
+    async def slowly(exchange: Exchange) -> None:
+        asked.set()
+        await go_on.wait()
+        await issuer(exchange)
+
+    async def run(running: Gateway, _: Any) -> None:
+        async with trio.open_nursery() as nursery:
+
+            async def leave() -> None:
+                async with client(running.port, down) as peer:
+                    await peer.request("GET", "/", [bearer()])
+
+            nursery.start_soon(leave)
+            await asked.wait()
+            nursery.cancel_scope.cancel()
+        await running.recorder.until(lambda: bool(running.recorder.events))
+        assert running.recorder.events[0].reason == Reason.DOWNSTREAM_RESET
+        go_on.set()
+        await running.recorder.until(lambda: bool(running.recorder.outcomes))
+        async with client(running.port, down) as peer:
+            assert (await peer.request("GET", "/", [bearer()])).status == 200
+        assert issuer.asked == 1, "what was asked for by the one who left serves the others"
+
+    with_issuer(slowly, run)
+
+
 def test_keys_may_stand_in_the_manifest() -> None:
     async def main() -> None:
         async with upstream(echo) as one:

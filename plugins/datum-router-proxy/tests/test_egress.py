@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from unittest import mock
 
 import h2.config
 import h2.connection
@@ -30,6 +31,8 @@ from datum_router.model.policy import RetryPolicy
 from datum_router.model.service import UpstreamTls
 from datum_router.model.snapshot import Holder, SnapshotData
 from datum_router.observe import names
+from datum_router.policy.shedding import Shedder
+from datum_router_proxy import admission
 from datum_router_proxy.dataplane import ProxyDataPlane
 from datum_router_proxy.egress import connection
 from datum_router_proxy.egress.resolver import NotFound
@@ -780,3 +783,35 @@ async def test_a_websocket_passes_as_a_request() -> None:
         frame = b"\x81\x82\x00\x00\x00\x00hi"
         await stream.send_all(frame)
         assert await until(stream, frame) == frame
+
+
+class Unmoved(Shedder):
+    """A controller that keeps to what it was told."""
+
+    __slots__ = ()
+
+    def note(self, age_s: float, now: float) -> None:
+        pass
+
+
+@in_trio
+async def test_what_is_not_let_in_is_not_looked_at_and_told_later() -> None:
+    with mock.patch.object(admission, "Shedder", Unmoved), mock.patch.object(admission, "HOLD_S", 0.001):
+        async with rig() as made:
+            shedder = made.plane.admission.shedder
+            shedder.share, shedder.is_shedding = 0.0, True
+            target = f"{NAME}:{made.upstream}"
+            tunnel = await made.connect()
+            await tunnel.send_all(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
+            assert (await everything(tunnel)).startswith(b"HTTP/1.1 503 ")
+            plain = await made.connect()
+            await plain.send_all(
+                f"GET http://{target}/ HTTP/1.1\r\nHost: {target}\r\nConnection: close\r\n\r\n".encode()
+            )
+            assert b"overloaded: the router has more to do than it can" in await everything(plain)
+            client = H2Client(await made.connect())
+            head = ((":method", "CONNECT"), (":authority", target))
+            assert await client.status(await client.request(*head)) == b"503"
+            assert made.decisions() == []
+            shedder.is_shedding = False
+            assert await client.status(await client.request(*head)) == b"200"

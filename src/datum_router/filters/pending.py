@@ -33,6 +33,8 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         target: Origin-form, ASCII.
         timeout_s: From now to the last byte of the answer, above 0; the request's own deadline holds as well.
         most_bytes: Of the answer's body; what is longer is cut, and says so.
+        outlives_client: The call goes on, and `resume` is called, if the client leaves or its request's time is over.
+            For what is kept for other requests, too: else clients that leave could keep it from ever arriving.
     """
 
     service: ServiceKey
@@ -42,6 +44,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     headers: FieldList = ()
     timeout_s: float = 1.0
     most_bytes: int = 65_536
+    outlives_client: bool = False
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -63,7 +66,8 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True):
     """See the module.
 
     Attributes:
-        resume: Makes of the outcome what `on_request` would return. It may not be called at all: the client may leave.
+        resume: Makes of the outcome what `on_request` would return. It may not be called at all: the client may leave
+            (but see `Call.outlives_client`).
         meanwhile: Given: the request goes on with it at once, the call is made on the side, and what `resume` returns
             is of no interest. For what a filter wants to know of for later requests.
     """

@@ -10,7 +10,8 @@ one is for a service that fails as a whole, so that neither it nor its clients s
     HALF_OPEN  a trial fails                            OPEN for `open_s`
 
 While it is half-open one trial is under way at a time; everybody else is refused. A trial that says nothing (the client
-left, a limit of ours) lets the next request try. An attempt is judged by its response head: 5xx, or none, is a failure.
+left, a limit of ours) lets the next request try; so does one that has not ended in `open_s`, since it may be waiting for
+its own client: whoever sends slowly must not keep everybody else out. An attempt is judged by its response head: 5xx, or none, is a failure.
 Attempts that began before the last change of state say nothing about the state that is on, and are not counted.
 
 Each process has a breaker of its own. Time moves when requests ask: a failure is dated by the last one that did.
@@ -47,6 +48,7 @@ class Breaker:
         "_policy",
         "_state",
         "_successes",
+        "_trial_until",
         "_turn",
         "refused",
     )
@@ -59,6 +61,7 @@ class Breaker:
         self._successes = 0
         self._open_until = 0.0
         self._is_trying = False
+        self._trial_until = 0.0
         self._now = 0.0
         self.refused = 0
 
@@ -78,8 +81,9 @@ class Breaker:
             return self._turn
         if self._state is BreakerState.OPEN and now >= self._open_until:
             self._enter(BreakerState.HALF_OPEN)
-        if self._state is BreakerState.HALF_OPEN and not self._is_trying:
+        if self._state is BreakerState.HALF_OPEN and not (self._is_trying and now < self._trial_until):
             self._is_trying = True
+            self._trial_until = now + self._policy.open_s
             return self._turn
         self.refused += 1
         return None
@@ -88,7 +92,8 @@ class Breaker:
         """Return when an attempt could be let through; 0 if one would be now."""
         if self._state is BreakerState.OPEN:
             return max(0.0, self._open_until - now)
-        return HALF_OPEN_RETRY_S if self._state is BreakerState.HALF_OPEN and self._is_trying else 0.0
+        is_taken = self._is_trying and now < self._trial_until
+        return HALF_OPEN_RETRY_S if self._state is BreakerState.HALF_OPEN and is_taken else 0.0
 
     def settle(self, turn: int, kind: OutcomeClass | None) -> None:
         """Take how an attempt of a turn ended, None if it says nothing; once for each attempt that was let begin."""

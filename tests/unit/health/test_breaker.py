@@ -57,6 +57,21 @@ def test_failures_in_a_row_open_it_and_successes_in_a_row_close_it_again() -> No
     assert breaker.refused == 1
 
 
+def test_a_trial_that_does_not_end_is_not_waited_for_for_ever() -> None:
+    breaker = Breaker(POLICY)
+    for _ in range(3):
+        ask(breaker, 0.0, BAD)
+    slow = breaker.admit(10.0)
+    assert slow is not None, "the trial; its client sends a byte now and then"
+    assert breaker.admit(19.9) is None
+    assert breaker.retry_after_s(19.9) == 1.0
+    assert breaker.retry_after_s(20.0) == 0.0
+    assert ask(breaker, 20.0, GOOD)
+    breaker.settle(slow, None)
+    assert ask(breaker, 20.1, GOOD)
+    assert breaker.state is BreakerState.CLOSED
+
+
 def test_a_trial_that_fails_opens_it_for_as_long_again() -> None:
     breaker = Breaker(POLICY)
     for _ in range(3):

@@ -124,6 +124,7 @@ class Jwt:
             headers=((b"accept", b"application/json"),),
             timeout_s=self._config.timeout_ms / 1000,
             most_bytes=MAX_JWKS_BYTES,
+            outlives_client=True,  # keys are for everybody: whoever leaves must not take them along
         )
 
     def _fetch(self, head: RequestHead, token: bytes) -> Pending:

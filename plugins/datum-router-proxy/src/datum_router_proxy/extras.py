@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Callable
 
 import trio
 
@@ -22,7 +23,7 @@ from datum_router.policy.timeout import request_deadline
 from datum_router.reasons import Reason
 from datum_router_proxy.accounts import Accounts
 from datum_router_proxy.exchange import Downstream, UpstreamRequest, Watched
-from datum_router_proxy.loop import DeadlineExpired, Loop, current_task
+from datum_router_proxy.loop import DeadlineExpired, Loop, current_task, park
 from datum_router_proxy.mirror import Launch, Mirrors
 from datum_router_proxy.replies import TOO_LARGE, timed_out
 from datum_router_proxy.request import Request
@@ -33,7 +34,7 @@ from datum_router_proxy.trace import Trace
 log = logging.getLogger(__name__)
 
 MAX_ASIDE = 16
-"""Calls of filters that no request waits for, under way in one worker; one more fails at once."""
+"""Calls of filters that end with no request, under way in one worker; one more fails at once."""
 
 
 class Extras:
@@ -106,6 +107,8 @@ class Extras:
             if pending.meanwhile is not None:
                 self._on_the_side(rule, pending, head)
                 result = pending.meanwhile
+            elif pending.call.outlives_client:
+                result = await self._waited(rule, pending, head, downstream)
             else:
                 result = pending.resume(await self._ask(rule, pending.call, head, downstream))
             if not isinstance(result, Pending):
@@ -142,20 +145,60 @@ class Extras:
             task.deadline, task.deadline_reason = outer, outer_reason
         return Answer(status=answer.status, headers=Headers(answer.fields), body=answer.body, is_cut=answer.is_cut)
 
-    def _on_the_side(self, rule: LinkedRule, pending: Pending, head: RequestHead) -> None:
-        """Make a call that nobody waits for."""
+    async def _waited(
+        self, rule: LinkedRule, pending: Pending, head: RequestHead, downstream: Downstream
+    ) -> RequestHead | LocalReply | Pending:
+        """Make a call on the side, and wait for what the filter makes of its outcome."""
+        task = current_task()
+        results: list[RequestHead | LocalReply | Pending | None] = []
+        is_waiting = True
+
+        def told(result: RequestHead | LocalReply | Pending | None) -> None:
+            results.append(result)
+            if is_waiting:  # else the task is at something else by now
+                task.wake()
+
+        self._on_the_side(rule, pending, head, told)
+        downstream.watch()
+        try:
+            while not results:
+                await park()
+        finally:
+            is_waiting = False
+            downstream.unwatch()
+        return results[0] or LocalReply(
+            status=500, reason=Reason.INTERNAL, detail="a filter or a plugin broke its promise"
+        )
+
+    def _on_the_side(
+        self,
+        rule: LinkedRule,
+        pending: Pending,
+        head: RequestHead,
+        told: Callable[[RequestHead | LocalReply | Pending | None], None] | None = None,
+    ) -> None:
+        """Make a call that ends by its own time alone.
+
+        Args:
+            told: Takes what the filter makes of its outcome, None if it failed.
+        """
         if self._aside >= MAX_ASIDE:
-            pending.resume(Failed(reason=Reason.POOL_OVERFLOW))
+            result: RequestHead | LocalReply | Pending | None = pending.resume(Failed(reason=Reason.POOL_OVERFLOW))
+            if told is not None:
+                told(result)
             return
         self._aside += 1
 
         async def run() -> None:
+            result: RequestHead | LocalReply | Pending | None = None
             try:
-                pending.resume(await self._ask(rule, pending.call, head))
+                result = pending.resume(await self._ask(rule, pending.call, head))
             except PluginContractError as error:
                 log.error("plugin failed", extra={"error": str(error), "route": rule.rule.route})
             finally:
                 self._aside -= 1
+                if told is not None:
+                    told(result)
 
         self._loop.spawn(run(), name="filter call")
 

@@ -145,6 +145,13 @@ class Pipeline:
         """Return a listener's `max_request_body_bytes`, 0 = none."""
         return self._listener_limits.get(listener, 0)
 
+    def unwilling(self) -> LocalReply | None:
+        """Return what a new request is told instead of being looked at, None if it is let in; once for each."""
+        if self.overload_reply is not None:
+            return self.overload_reply
+        shedder = self.admission.shedder
+        return self.admission.reply if shedder.is_shedding and not shedder.admits() else None
+
     def shed(self) -> None:
         """Forget what is only kept to be faster (threat E8)."""
         self.h1_cache.clear()
@@ -256,10 +263,8 @@ class Pipeline:
             rule = begun.rule  # it was found, and its filters reply nothing
             trace.rule, trace.linked = rule.rule, rule
         else:
-            if self.overload_reply is not None:
-                return self.overload_reply
-            if self.admission.shedder.is_shedding and not self.admission.shedder.admits():
-                return self.admission.reply
+            if (unwilling := self.unwilling()) is not None:
+                return unwilling
             snapshot = self._holder.current
             most_bytes = self._listener_limits.get(request.template.listener, 0)
             refusal = refuse(snapshot, request.template, most_bytes=most_bytes, max_via_hops=self.settings.max_via_hops)

@@ -133,8 +133,11 @@ class EgressConnection:
             self._pipeline.rejected("h1", error.reason)
             self._say(LocalReply(status=408, reason=error.reason))
             return
-        if self._pipeline.overload_reply is not None:
-            self._say(self._pipeline.overload_reply)
+        if (unwilling := self._pipeline.unwilling()) is not None:
+            if unwilling is self._pipeline.admission.reply:
+                current_task().deadline = float("inf")  # that of the head, which is here
+                await self._pipeline.admission.hold(current_task())
+            self._say(unwilling)
             return
         decision = await self._decide(parse_authority_form(head.target))
         if not decision.verdict.is_allowed:

@@ -182,7 +182,7 @@ class EgressServer:
         """Serve a plain CONNECT, which only HTTP/2 has here: over HTTP/1 it is no request of a connection."""
         upstream: Channel | None = None
         try:
-            reply = self._pipeline.overload_reply
+            reply = self._pipeline.unwilling()
             decision: Decision | None = None
             first = b""
             if reply is None:
@@ -265,8 +265,8 @@ class EgressServer:
 
     def _unfit(self, template: Template) -> LocalReply | None:
         """Return the reply to what is no request to a proxy, whatever the policy says."""
-        if self._pipeline.overload_reply is not None:
-            return self._pipeline.overload_reply
+        if (unwilling := self._pipeline.unwilling()) is not None:
+            return unwilling
         snapshot: Snapshot = self._book.snapshot
         reply = refuse(
             snapshot,
