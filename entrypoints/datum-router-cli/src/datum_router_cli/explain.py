@@ -201,9 +201,9 @@ class Answer:
         "_is_served",
         "_listener",
         "_rules",
+        "_sides",
         "_view",
     )
-        "_sides",
 
     def __init__(
         self,
