@@ -10,10 +10,10 @@ one is for a service that fails as a whole, so that neither it nor its clients s
     HALF_OPEN  a trial fails                            OPEN for `open_s`
 
 While it is half-open one trial is under way at a time; everybody else is refused. A trial that says nothing (the client
-left, a limit of ours) lets the next request try; so does one that has not ended in `open_s`, since it may be waiting for
-its own client: whoever sends slowly must not keep everybody else out. An attempt is judged by its response head: 5xx,
-or none, is a failure. Attempts that began before the last change of state say nothing about the state that is on, and
-are not counted.
+left, a limit of ours) lets the next request try; so does one that has not ended in `open_s`, since it may be waiting
+for its own client: whoever sends slowly must not keep everybody else out. An attempt is judged by its response head:
+5xx, or none, is a failure. Attempts that began before the last change of state say nothing about the state that is on,
+and are not counted.
 
 Each process has a breaker of its own. Time moves when requests ask: a failure is dated by the last one that did.
 """
