@@ -28,11 +28,13 @@ class BreakerMachine(RuleBasedStateMachine):
         self.run: list[bool] = []  # verdicts since the last change, True for a success
         self.opened_at = 0.0
         self.last_asked = 0.0
+        self.trial_until = 0.0  # of the trial that is under way; 0 without one
 
     def enter(self, state: BreakerState) -> None:
         self.state = state
         self.changes += 1
         self.run = []
+        self.trial_until = 0.0
         if state is BreakerState.OPEN:
             self.opened_at = self.last_asked
 
@@ -45,10 +47,12 @@ class BreakerMachine(RuleBasedStateMachine):
         self.last_asked = self.now
         if self.state is BreakerState.OPEN and self.now >= self.opened_at + POLICY.open_s:
             self.enter(BreakerState.HALF_OPEN)
-        trials = sum(change == self.changes for _, change in self.under_way)
-        expected = self.state is BreakerState.CLOSED or (self.state is BreakerState.HALF_OPEN and not trials)
+        is_trial = self.state is BreakerState.HALF_OPEN and self.now >= self.trial_until
+        expected = self.state is BreakerState.CLOSED or is_trial
         turn = self.breaker.admit(self.now)
         assert (turn is not None) is expected
+        if is_trial:  # it keeps others out for so long at most
+            self.trial_until = self.now + POLICY.open_s
         if turn is not None:
             self.under_way.append((turn, self.changes))
 
@@ -57,7 +61,11 @@ class BreakerMachine(RuleBasedStateMachine):
     def end(self, which: int, kind: OutcomeClass | None) -> None:
         turn, change = self.under_way.pop(which % len(self.under_way))
         self.breaker.settle(turn, kind)
-        if change != self.changes or kind is None:
+        if change != self.changes:
+            return
+        if self.state is BreakerState.HALF_OPEN:
+            self.trial_until = 0.0
+        if kind is None:
             return
         self.run.append(kind is OutcomeClass.SUCCESS)
         if (self.state is BreakerState.CLOSED and self.run[-3:] == [False] * 3) or (

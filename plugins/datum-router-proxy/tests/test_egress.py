@@ -519,7 +519,7 @@ async def test_nothing_passes_without_a_policy_or_from_nobody() -> None:
 async def test_each_denial_is_a_line_in_the_log_and_what_is_allowed_where_it_is_asked_for(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, logger="datum_router_proxy.egress")
+    caplog.set_level(logging.INFO, logger="datum_router_proxy.egress.desk")
     async with rig() as made:
         assert await status_of(made) == b"200"
         assert await status_of(made, "other.example.test:443") == b"403"

@@ -322,10 +322,8 @@ class Pipeline:
                 sent = apply_request(lease.filters, head) if lease.filters else head
                 if isinstance(sent, LocalReply):
                     return sent
-                may_race = rule.may_hedge and begun is None
+                may_race = rule.may_hedge and begun is None and not (tag and is_kept(rule, lease, tag))
                 race = self._hedges.begin(request, head, rule, lease, trace) if may_race else None
-                is_alone = begun is not None or (bool(tag) and is_kept(rule, lease, tag))
-                race = None if is_alone else self._hedges.begin(request, head, rule, lease, trace)
                 if race is not None:
                     raced = await race.run(downstream)
                     excluded |= race.tried
