@@ -20,7 +20,6 @@ import msgspec
 
 from datum_router.compiler.link import Snapshot
 from datum_router.egress.address import ClosedRanges
-from datum_router.egress.bucket import TokenBucket
 from datum_router.egress.decide import EgressRequest, EgressTable, Verdict, denied
 from datum_router.egress.destination import BadDestination, Destination
 from datum_router.model.egress import EgressPolicy, EgressReason, EgressRule, EgressSource
@@ -30,6 +29,7 @@ from datum_router.observe import names
 from datum_router.observe.cells import Cell
 from datum_router.observe.events import RequestEnded
 from datum_router.plugins.protocols import DataPlaneObserver
+from datum_router.policy.bucket import TokenBucket
 from datum_router.reasons import Reason
 from datum_router_proxy.egress.resolver import NameResolver
 from datum_router_proxy.loop import Loop
@@ -87,7 +87,7 @@ class EgressDesk:
         self._closed = ClosedRanges(settings.closed_networks())
         self._resolver = resolver
         self._table = EgressTable(_NO_POLICY, self._closed)
-        self._buckets: dict[str, TokenBucket] = {}
+        self._buckets: dict[str, tuple[float, int, TokenBucket]] = {}  # rate and burst that it was made for
         self._decisions: Counter[tuple[str, str]] = Counter()
         self._policies: Counter[tuple[str, str]] = Counter()
         self._open: Counter[str] = Counter()
@@ -105,10 +105,9 @@ class EgressDesk:
         if policy is not self._table.policy:
             self._table = EgressTable(policy, self._closed)
             self._buckets = {
-                rule.name: bucket
+                rule.name: kept
                 for rule in policy.rules
-                if (bucket := self._buckets.get(rule.name)) is not None
-                and (bucket.rate, bucket.burst) == (rule.rate, rule.burst)
+                if (kept := self._buckets.get(rule.name)) is not None and kept[:2] == (rule.rate, rule.burst)
             }
         return self._table
 
@@ -223,10 +222,11 @@ class EgressDesk:
     def _has_token(self, rule: EgressRule) -> bool:
         if not rule.rate:
             return True
-        bucket = self._buckets.get(rule.name)
-        if bucket is None:
-            bucket = self._buckets[rule.name] = TokenBucket(rule.rate, rule.burst, now=self._loop.now)
-        return bucket.take(self._loop.now)
+        kept = self._buckets.get(rule.name)
+        if kept is None:
+            kept = (rule.rate, rule.burst, TokenBucket(rate=rule.rate, burst=rule.burst))
+            self._buckets[rule.name] = kept
+        return kept[2].take(self._loop.now) == 0
 
     def _done(self, decision: Decision, listener: Listener, method: str | None, path: str | None) -> Decision:
         verdict = decision.verdict
