@@ -95,6 +95,21 @@ class Watched(Protocol):
         ...
 
 
+class Nobody:
+    """Stands for a client where there is none who could leave, or where another task looks after it."""
+
+    __slots__ = ()
+
+    def watch(self) -> None:
+        """Do nothing."""
+
+    def unwatch(self) -> None:
+        """Do nothing."""
+
+
+NOBODY = Nobody()
+
+
 class Downstream(Body, Watched, Protocol):
     """One request and its response, seen from the client's connection.
 

@@ -22,13 +22,13 @@ from datum_router.model.request import Headers, LocalReply, RequestHead
 from datum_router.policy.timeout import request_deadline
 from datum_router.reasons import Reason
 from datum_router_proxy.accounts import Accounts
-from datum_router_proxy.exchange import Downstream, UpstreamRequest, Watched
+from datum_router_proxy.exchange import NOBODY, Downstream, UpstreamRequest, Watched
 from datum_router_proxy.loop import DeadlineExpired, Loop, current_task, park
 from datum_router_proxy.mirror import Launch, Mirrors
 from datum_router_proxy.replies import TOO_LARGE, timed_out
 from datum_router_proxy.request import Request
 from datum_router_proxy.settings import ProxySettings
-from datum_router_proxy.sidecalls import NOBODY, SideCalls
+from datum_router_proxy.sidecalls import SideCalls
 from datum_router_proxy.trace import Trace
 
 log = logging.getLogger(__name__)

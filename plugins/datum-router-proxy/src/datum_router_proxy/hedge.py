@@ -24,7 +24,7 @@ from datum_router.policy.hedge import RacerState
 from datum_router.policy.timeout import remaining_s, try_deadline
 from datum_router.reasons import Reason
 from datum_router_proxy.accounts import Accounts
-from datum_router_proxy.exchange import Downstream, Interim, Upstream, UpstreamHead
+from datum_router_proxy.exchange import NOBODY, Downstream, Interim, Upstream, UpstreamHead
 from datum_router_proxy.loop import DeadlineExpired, Loop, Task, TaskCancelled, current_task, park
 from datum_router_proxy.outgoing import upstream_request
 from datum_router_proxy.request import Request
@@ -64,21 +64,6 @@ class Racer:
             self.upstream.cancel()
         if self.lease is not None:
             self.lease.release()
-
-
-class _Unwatched:
-    """Stands for a client that the request's own task looks after."""
-
-    __slots__ = ()
-
-    def watch(self) -> None:
-        """Do nothing."""
-
-    def unwatch(self) -> None:
-        """Do nothing."""
-
-
-_UNWATCHED = _Unwatched()
 
 
 class Race:
@@ -214,7 +199,7 @@ class Race:
             if limit < math.inf:
                 loop.alarm(task)
             racer.upstream = upstream = await self._hedges.transport.open(
-                lease, _UNWATCHED, is_fresh=is_fresh, connect_s=rule.timeouts.connect_s
+                lease, NOBODY, is_fresh=is_fresh, connect_s=rule.timeouts.connect_s
             )
             try:
                 upstream.send_head(

@@ -14,7 +14,7 @@ from datum_router.model.outcome import Outcome
 from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router.policy.retry import IDEMPOTENT
 from datum_router.reasons import Reason
-from datum_router_proxy.exchange import End, FieldTuple, Upstream, UpstreamHead, UpstreamRequest, Watched
+from datum_router_proxy.exchange import NOBODY, End, FieldTuple, Upstream, UpstreamHead, UpstreamRequest, Watched
 from datum_router_proxy.loop import DeadlineExpired, TaskCancelled, park
 from datum_router_proxy.upstream.transport import Transport
 
@@ -36,21 +36,6 @@ class SideAnswer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     fields: FieldTuple
     body: bytes = b""
     is_cut: bool = False
-
-
-class Nobody:
-    """Stands for a client where there is none who could leave."""
-
-    __slots__ = ()
-
-    def watch(self) -> None:
-        """Do nothing."""
-
-    def unwatch(self) -> None:
-        """Do nothing."""
-
-
-NOBODY = Nobody()
 
 
 class SideCalls:
