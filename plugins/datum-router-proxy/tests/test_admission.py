@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import h11
 import pytest
 import trio
 
@@ -9,13 +12,13 @@ from datum_router.clock import ManualClock
 from datum_router.errors import ConfigError
 from datum_router.observe import names
 from datum_router.observe.cells import Cell
-from datum_router.policy.shedding import TARGET_S, Shedder
+from datum_router.policy.shedding import CALM_S, ONSET_S, TARGET_S, Patience, Shedder
 from datum_router.reasons import Reason
-from datum_router_proxy import admission
+from datum_router_proxy import admission, loop
 from datum_router_proxy.admission import HOLD_S, MAX_HELD, RELEASES_PER_S, Admission
 from datum_router_proxy.loop import Loop, current_task
 from datum_router_proxy.settings import ProxySettings, from_text
-from datum_router_proxy.testing_clients import client
+from datum_router_proxy.testing_clients import H1Client, client
 from datum_router_proxy.testing_peers import Exchange, Gateway, bounded, gateway, make_service, upstream
 
 both = pytest.mark.parametrize("down", ["h1", "h2"])
@@ -185,6 +188,183 @@ def test_with_too_many_held_back_the_rest_is_told_at_once() -> None:
     assert held.answered == [MAX_HELD, MAX_HELD + 1, MAX_HELD + 2]
     assert held.admission.take_cells() == [Cell(names.SHED.name, (), MAX_HELD + 3)]
     assert held.admission.take_cells() == []
+
+
+# --- whose turn comes too late --------------------------------------------------------------------------------------
+
+
+class Late:
+    """An arrival that lets itself be put off, or does not."""
+
+    def __init__(self, noted_at: float, *, is_willing: bool = True) -> None:
+        self.noted_at = noted_at
+        self.is_willing = is_willing
+        self.is_deferred = False
+        self.turns = 0
+        self.releases = 0
+
+    @property
+    def deferrable(self) -> Late:
+        return self
+
+    def defer(self) -> bool:
+        self.is_deferred = self.is_willing
+        return self.is_willing
+
+    def release(self) -> None:
+        self.is_deferred = False
+        self.releases += 1
+
+    def act(self) -> None:
+        self.turns += 1
+
+    def abort(self) -> None:
+        raise AssertionError("it did not fail")
+
+
+def overloaded() -> Held:
+    """Return a loop whose queue has stood too old for long enough; nobody waits in it."""
+    held = Held(0)
+    for _ in range(round(ONSET_S / 0.01) + 2):
+        held.clock.advance(0.01)
+        held.loop.now = held.clock()
+        held.loop.arrivals.append(Late(held.loop.now - 2 * TARGET_S))
+        held.admission.put_off()
+        held.loop.arrivals.clear()
+    assert held.admission.patience.is_overloaded(held.loop.now)
+    held.beat(HOLD_S)
+    held.loop.now = held.clock()
+    held.admission.take_cells()
+    return held
+
+
+def test_in_a_burst_nobody_is_put_off_and_in_an_overload_whoever_is_late() -> None:
+    held = Held(0)
+    burst = [Late(90.0) for _ in range(3)]
+    held.loop.arrivals.extend(burst)
+    held.admission.put_off()
+    assert list(held.loop.arrivals) == burst
+    held = overloaded()
+    held.loop.now = now = held.clock()
+    late, unwilling, young = Late(now - TARGET_S), Late(now - TARGET_S, is_willing=False), Late(now)
+    held.loop.arrivals.extend([late, unwilling, young])
+    held.admission.put_off()
+    assert list(held.loop.arrivals) == [young]
+    assert (late.is_deferred, late.turns, unwilling.turns) == (True, 0, 1)
+    assert held.admission.take_cells() == [Cell(names.SHED.name, (), 1), Cell(names.SHEDDING.name, (), 1)]
+    held.beat(HOLD_S / 2)
+    assert late.releases == 0
+    held.beat(HOLD_S / 2)
+    assert late.releases == 1
+    held.clock.advance(CALM_S)
+    assert held.admission.take_cells() == []
+
+
+def test_with_too_many_put_off_the_rest_waits_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "MAX_HELD", 2)
+    held = overloaded()
+    waiting = [Late(held.loop.now - TARGET_S) for _ in range(3)]
+    held.loop.arrivals.extend(waiting)
+    held.admission.put_off()
+    assert list(held.loop.arrivals) == waiting[2:]
+
+
+class Impatient(Patience):
+    """For whom everything that had to wait is late."""
+
+    __slots__ = ()
+
+    def limit_s(self, age_s: float, now: float) -> float:
+        return -1.0
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every turn of a kept HTTP/1 connection come too late."""
+    monkeypatch.setattr(admission, "Patience", Impatient)
+    monkeypatch.setattr(loop, "ARRIVALS", 0)
+    monkeypatch.setattr(admission, "HOLD_S", 0.01)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with trio.fail_after(5):
+        while not condition():  # noqa: ASYNC110  # what the data plane counts has no event
+            await trio.sleep(0.001)
+
+
+@pytest.mark.usefixtures("late")
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"GET /late HTTP/1.1\r\nhost: shop.example\r\n\r\n"],
+        [b"GET /late HTTP/1.1\r\nho", b"st: shop.example\r\n\r\n"],
+        [b"POST /late HTTP/1.1\r\nhost: shop.example\r\ncontent-length: 2\r\n\r\n", b"xy"],
+    ],
+)
+def test_a_request_whose_turn_comes_too_late_is_turned_away_unseen(pieces: list[bytes]) -> None:
+    seen: list[str] = []
+
+    async def note(exchange: Exchange) -> None:
+        seen.append(exchange.path)
+        await ok(exchange)
+
+    async def main() -> None:
+        async with (
+            upstream(note) as server,
+            gateway([make_service([server.port])]) as running,
+            client(running.port, "h1") as peer,
+        ):
+            assert isinstance(peer, H1Client)
+            # The first request of a connection is not one that it is known of how long it has waited.
+            assert (await peer.request("GET", "/first")).status == 200
+            for piece in pieces:
+                await peer.stream.send_all(piece)
+            peer.connection.send(h11.Request(method="GET", target="/late", headers=[(b"host", b"shop.example")]))
+            peer.connection.send(h11.EndOfMessage())
+            answer = await peer.receive()
+            assert (answer.status, answer.header(b"retry-after")) == (503, b"2")
+            assert seen == ["/first"]
+            assert running.recorder.rejections == [("h1", Reason.OVERLOADED)]
+            assert Cell(names.SHED.name, (), 1) in running.plane.take_cells()
+
+    bounded(main)
+
+
+@pytest.mark.usefixtures("late")
+def test_who_leaves_while_put_off_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "HOLD_S", 60.0)
+
+    async def main() -> None:
+        async with upstream(ok) as server, gateway([make_service([server.port])]) as running:
+            async with client(running.port, "h1") as peer:
+                assert (await peer.request("GET", "/first")).status == 200
+                await peer.send("GET", "/late")
+                await until(lambda: len(running.plane.admission._held) == 1)
+                assert running.plane.stats()["connections"] == 1
+            await until(lambda: running.plane.stats()["connections"] == 0)
+            assert not running.plane.admission._held[0][1].is_deferred
+            assert len(running.recorder.events) == 1
+
+    bounded(main)
+
+
+@pytest.mark.usefixtures("late")
+def test_a_gateway_that_ends_answers_those_who_were_put_off() -> None:
+    async def main() -> None:
+        async with (
+            upstream(ok) as server,
+            gateway([make_service([server.port])]) as running,
+            client(running.port, "h1") as peer,
+        ):
+            assert (await peer.request("GET", "/first")).status == 200
+            await peer.send("GET", "/late")
+            await until(lambda: len(running.plane.admission._held) == 1)
+            running.plane.begin_drain(lameduck_s=0.0, grace_s=30.0)
+            answer = await peer.receive()
+            assert (answer.status, answer.header(b"connection")) == (503, b"close")
+            await running.drained()
+
+    bounded(main)
 
 
 # --- settings -------------------------------------------------------------------------------------------------------

@@ -104,6 +104,54 @@ def test_all_that_has_come_is_noted_before_anybody_acts_on_it(loop: Loop, turn: 
         far.close()
 
 
+def test_whoever_begins_something_new_waits_behind_the_others_and_what_is_closed_meanwhile_is_left_alone(
+    loop: Loop, clock: ManualClock
+) -> None:
+    pairs = [tcp_pair() for _ in range(3)]
+    for near, _ in pairs:
+        near.setblocking(False)
+    client, gone, upstream = (PlainChannel(loop, near) for near, _ in pairs)
+    settle(loop)
+    acted: list[str] = []
+
+    async def sleep() -> None:
+        await park()
+
+    class Waiting:
+        is_deferred = False
+
+        def defer(self) -> bool:
+            raise AssertionError("there is time")
+
+        def release(self) -> None:
+            raise AssertionError("it was not deferred")
+
+    def act(name: str) -> Callable[[], bool]:
+        def acts() -> bool:
+            acted.append(name)
+            if name == "upstream":
+                gone.close()
+            return True
+
+        return acts
+
+    for name, channel in (("client", client), ("gone", gone), ("upstream", upstream)):
+        channel.task = loop.spawn(sleep(), name="sleep")
+        channel.eager = act(name)
+    client.deferrable = gone.deferrable = Waiting()
+    settle(loop)
+    acted.clear()
+    clock.advance(5.0)
+    for _, far in pairs:
+        far.sendall(b"x")
+    settle(loop)
+    assert acted == ["upstream", "client"]
+    assert client.noted_at == 105.0
+    for channel, (_, far) in zip((client, gone, upstream), pairs, strict=True):
+        channel.abort()
+        far.close()
+
+
 def test_one_that_fails_to_act_loses_its_descriptor_only(
     loop: Loop, pair: tuple[PlainChannel, socket.socket], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -121,7 +169,7 @@ def test_one_that_fails_to_act_loses_its_descriptor_only(
     far.sendall(b"x")
     pump(loop, lambda: channel.is_closed)
     settle(loop)
-    assert (loop.failures, loop.tasks, loop.eager) == (1, 0, [])
+    assert (loop.failures, loop.tasks, len(loop.eager)) == (1, 0, 0)
     assert "event handler failed" in caplog.text
 
 

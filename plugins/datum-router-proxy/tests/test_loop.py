@@ -16,6 +16,8 @@ import trio.testing
 from datum_router.clock import ManualClock
 from datum_router.reasons import Reason
 from datum_router_proxy.loop import (
+    ARRIVALS,
+    BACKLOG_EVENTS,
     BATCH_S,
     EVENTS,
     ROUNDS,
@@ -322,6 +324,57 @@ def test_a_round_is_bounded_in_steps_and_events(loop: Loop) -> None:
         loop.register(probe.sock.fileno(), probe)
     loop._round()
     assert sum(len(probe.events) for probe in probes) == EVENTS
+    for a, b in pairs:
+        loop.unregister(a.fileno())
+        a.close()
+        b.close()
+
+
+class Turn:
+    """Acts once; notes when it was its turn."""
+
+    deferrable = None
+
+    def __init__(self, turns: list[str], name: str, noted_at: float = 0.0) -> None:
+        self.noted_at = noted_at
+        self._turns = turns
+        self._name = name
+
+    def act(self) -> None:
+        self._turns.append(self._name)
+
+    def abort(self) -> None:
+        raise AssertionError("it did not fail")
+
+
+def test_what_is_under_way_goes_on_before_anything_is_begun(loop: Loop) -> None:
+    turns: list[str] = []
+    loop.arrivals.extend(Turn(turns, "new") for _ in range(ARRIVALS + 1))
+    loop.eager.extend(Turn(turns, "old") for _ in range(STEPS + 1))
+    assert loop.drain() is False, "all of it in one batch, and nothing is left"
+    assert turns == ["old"] * (STEPS + 1) + ["new"] * (ARRIVALS + 1)
+
+
+def test_a_round_begins_no_more_than_arrivals_and_asks_before_if_more_wait(loop: Loop) -> None:
+    turns: list[str] = []
+    asked: list[int] = []
+    loop.on_backlog = lambda: asked.append(len(loop.arrivals))
+    loop.arrivals.extend(Turn(turns, "new") for _ in range(2 * ARRIVALS + 1))
+    assert loop._round()
+    assert (len(turns), asked) == (ARRIVALS, [2 * ARRIVALS + 1])
+    assert loop._round()
+    assert not loop._round()
+    assert (len(turns), asked) == (2 * ARRIVALS + 1, [2 * ARRIVALS + 1, ARRIVALS + 1])
+
+
+def test_while_somebody_waits_for_a_turn_all_that_the_kernel_has_is_noted(loop: Loop) -> None:
+    pairs = [socket.socketpair() for _ in range(EVENTS + 10)]
+    probes = [Probe(a) for a, _ in pairs]
+    for probe in probes:
+        loop.register(probe.sock.fileno(), probe)
+    loop.arrivals.append(Turn([], "new"))
+    loop._round()
+    assert sum(len(probe.events) for probe in probes) == EVENTS + 10 < BACKLOG_EVENTS
     for a, b in pairs:
         loop.unregister(a.fileno())
         a.close()

@@ -1,6 +1,15 @@
-"""Load shedding: what share of requests is let in while the process cannot keep up. Values in, verdict out.
+"""Load shedding: who is let in while the process cannot keep up. Values in, verdict out.
 
-Theory of operation. The sign of overload is the age of the queue: how long what has come waits for the event loop. Not
+Theory of operation. Where it is known how long a request has waited for its turn, those that have waited for too long
+are not let in (`Patience`); where it is not, a share of them (`Shedder`).
+
+`Patience` limits the age of the queue. While the queue is older than `target_s` only now and then, there is no limit: a
+burst is served, however late. Once it has been older for `ONSET_S` without a break, whoever has waited for longer than
+`SHORT` of the target is turned away, until `CALM_S` have passed in which nobody had to be. So who is let in has not
+waited for long, and nobody is turned away whom there is time for: unlike a share, that needs no guess at what the
+process can do.
+
+`Shedder`: the sign of overload is the age of the queue: how long what has come waits for the event loop. Not
 its length, which means nothing without the speed, and not the latency of upstreams, which routes have limits for. As in
 CoDel (RFC 8289) the *least* age of an interval counts: a burst leaves moments without a queue, a standing queue none.
 
@@ -32,8 +41,48 @@ SLIGHTEST_CUT: Final = 0.9
 GROWTH: Final = 0.15
 """How fast the share grows while there is no queue at all; slower the nearer the queue's age is to the target."""
 STEP: Final = 0.01
+SHORT: Final = 0.25
+"""Part of `target_s` that a request may have waited for its turn during an overload."""
+CALM_S: Final = 1.0
+"""Time (seconds) without anybody to turn away after which an overload is over."""
 SAMPLES: Final = 3
 """Samples that an interval has at least: one alone may be a moment in which the process was not run at all."""
+
+
+class Patience:
+    """How long a request may have waited for its turn; see the module. Single-threaded; `now` is monotonic seconds."""
+
+    __slots__ = ("_looked_at", "_old_since", "_over_at", "_short_s", "_target_s")
+
+    def __init__(self, target_s: float = TARGET_S) -> None:
+        """Begin without an overload; a `target_s` of 0 keeps it so."""
+        self._target_s = target_s
+        self._short_s = target_s * SHORT
+        self._old_since = self._looked_at = self._over_at = -math.inf
+
+    def is_overloaded(self, now: float) -> bool:
+        """Tell whether there is a limit."""
+        return now < self._over_at
+
+    def limit_s(self, age_s: float, now: float) -> float:
+        """Return for how long those may have waited who are let in now, seconds; infinite if that does not matter.
+
+        Args:
+            age_s: How long the oldest has waited, seconds. Nobody asks while there is no queue.
+        """
+        if not self._target_s:
+            return math.inf
+        if now < self._over_at:
+            if age_s > self._short_s:
+                self._over_at = now + CALM_S
+            return self._short_s
+        if age_s <= self._target_s or now - self._looked_at > self._target_s:
+            self._old_since = now
+        self._looked_at = now
+        if now - self._old_since < ONSET_S:
+            return math.inf
+        self._over_at = now + CALM_S
+        return self._short_s
 
 
 class Shedder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections import deque
 
@@ -11,7 +12,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datum_router.policy.shedding import INTERVAL_S, LEAST_SHARE, ONSET_S, TARGET_S, Shedder
+from datum_router.policy.shedding import (
+    CALM_S,
+    INTERVAL_S,
+    LEAST_SHARE,
+    ONSET_S,
+    SHORT,
+    TARGET_S,
+    Patience,
+    Shedder,
+)
+
+SHORT_S = SHORT * TARGET_S
 
 
 def test_a_young_queue_sheds_nothing_and_nobody_needs_to_look_often() -> None:
@@ -90,6 +102,83 @@ def test_the_share_keeps_within_its_bounds_and_all_are_let_in_once_the_queue_is_
         now += 0.02
         shedder.note(0.0, now)
     assert now - begun_at < 5.0, "from the least share up again"
+
+
+# --- how long one may have waited -------------------------------------------------------------------------------------
+
+LOOK_S = 0.01
+
+
+def looked(patience: Patience, ages_s: list[float], since: float = 0.0, every_s: float = LOOK_S) -> list[float]:
+    """Return the limits of as many looks at the queue."""
+    return [patience.limit_s(age_s, since + number * every_s) for number, age_s in enumerate(ages_s)]
+
+
+def test_a_queue_that_has_stood_too_old_for_long_enough_is_limited_until_nobody_was_late_for_long_enough() -> None:
+    patience = Patience()
+    onset = round(ONSET_S / LOOK_S)
+    assert looked(patience, [TARGET_S + 0.01] * onset) == [math.inf] * onset
+    assert patience.limit_s(TARGET_S + 0.01, ONSET_S) == SHORT_S
+    assert patience.is_overloaded(ONSET_S)
+    assert patience.limit_s(SHORT_S + 0.001, ONSET_S + CALM_S / 2) == SHORT_S, "one is late"
+    assert patience.limit_s(SHORT_S, ONSET_S + CALM_S) == SHORT_S, "one is not"
+    over_at = ONSET_S + 1.5 * CALM_S
+    assert patience.is_overloaded(over_at - 0.001)
+    assert not patience.is_overloaded(over_at)
+    assert patience.limit_s(9.0, over_at) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("ages_s", "every_s"),
+    [
+        ([TARGET_S] * 400, LOOK_S),  # never older than the target
+        (([9.0] * 30 + [0.0]) * 10, LOOK_S),  # a moment without a queue
+        ([9.0] * 100, TARGET_S + 0.001),  # nobody asked in between: there was none
+    ],
+)
+def test_a_queue_that_is_old_only_now_and_then_is_not_limited(ages_s: list[float], every_s: float) -> None:
+    assert set(looked(Patience(), ages_s, every_s=every_s)) == {math.inf}
+
+
+def test_with_a_target_of_0_nobody_is_late() -> None:
+    patience = Patience(0.0)
+    assert set(looked(patience, [9.0] * 400)) == {math.inf}
+    assert not patience.is_overloaded(2.0)
+
+
+@given(
+    looks=st.lists(
+        st.tuples(
+            st.sampled_from([0.0, SHORT_S, 1.5 * SHORT_S, TARGET_S, 2.0, 2.0, 2.0]), st.floats(0, 1.2 * TARGET_S)
+        ),
+        max_size=100,
+    )
+)
+def test_the_limit_is_that_of_an_oracle_which_remembers_every_look(looks: list[tuple[float, float]]) -> None:
+    patience, now = Patience(), 0.0
+    seen: list[tuple[float, float]] = []
+    over_at = -math.inf
+    for age_s, gap_s in looks:
+        now += gap_s
+        seen.append((now, age_s))
+        if now < over_at:
+            expected = SHORT_S
+            if age_s > SHORT_S:
+                over_at = now + CALM_S
+        else:
+            run = [now]  # of looks without a break, each of which found the queue too old
+            for (at, age), (later, _) in zip(reversed(seen[:-1]), reversed(seen), strict=False):
+                if later - at > TARGET_S or at < over_at:
+                    break
+                run.append(at)
+                if age <= TARGET_S:
+                    break
+            is_over = age_s > TARGET_S and now - run[-1] >= ONSET_S
+            expected = SHORT_S if is_over else math.inf
+            if is_over:
+                over_at = now + CALM_S
+        assert patience.limit_s(age_s, now) == expected
+        assert patience.is_overloaded(now) is (now < over_at)
 
 
 # --- a simulated gateway --------------------------------------------------------------------------------------------

@@ -5,10 +5,14 @@ behind those that wait already, and then a step of a task, which the loop puts b
 that step is the age of the queue. `policy.shedding` makes of it the share of requests that are let in. In quiet times
 four canaries a second are sent, fifty while the queue is old.
 
-A request that is not let in has cost a look at its head, a tenth or so of serving it. Saying so costs as much as
-serving: so its answer, 503, is *held* back for `HOLD_S`, and no more than `RELEASES_PER_S` are said in a second. Its
-connection, or its stream out of `max_concurrent_streams`, can ask nothing meanwhile: that makes refusing cheap. With
-more than `MAX_HELD` held the rest is answered at once.
+Of a request that comes over an idle connection of HTTP/1 it is known how long it has waited (`Loop.arrivals`). While
+there are more of them than the loop takes at once, those that have waited for too long are put off, unread: that costs
+next to nothing, and no share need be guessed.
+
+To say that a request is not let in costs as much as serving it: so its answer, 503, is *held* back for `HOLD_S`, and no
+more than `RELEASES_PER_S` are said in a second. Its connection, or its stream out of `max_concurrent_streams`, can ask
+nothing meanwhile: that makes refusing cheap. With more than `MAX_HELD` held the rest is answered at once, or waits
+where it is.
 
 Health checks of the gateway and its admin pages are served by the supervisor, another process: nothing of this is about
 them. Requests under way, tunnels and streams that are open are never cut.
@@ -28,9 +32,9 @@ import trio
 from datum_router.model.request import LocalReply
 from datum_router.observe import names
 from datum_router.observe.cells import Cell
-from datum_router.policy.shedding import Shedder
+from datum_router.policy.shedding import Patience, Shedder
 from datum_router.reasons import Reason
-from datum_router_proxy.loop import Loop, Task, park
+from datum_router_proxy.loop import Deferrable, Loop, Task, park
 
 CALM_S: Final = 0.25
 """Seconds between two canaries while the queue is young."""
@@ -51,15 +55,23 @@ SHED: Final = LocalReply(
 """What requests that are not let in are told."""
 
 
-class _Held:
-    """A request whose answer is held back until it is `is_over`."""
+class _HeldTask:
+    """A request that a task serves."""
 
-    __slots__ = ("due_at", "is_over", "task")
+    __slots__ = ("is_deferred", "task")
 
-    def __init__(self, task: Task, due_at: float) -> None:
+    def __init__(self, task: Task) -> None:
         self.task = task
-        self.due_at = due_at
-        self.is_over = False
+        self.is_deferred = True
+
+    def defer(self) -> bool:
+        """Do nothing: its answer is held back already."""
+        return self.is_deferred
+
+    def release(self) -> None:
+        """Let its client be told."""
+        self.is_deferred = False
+        self.task.wake()
 
 
 class Admission:
@@ -67,10 +79,14 @@ class Admission:
 
     Attributes:
         shedder: Decides; who asks it `admits` may look at its `is_shedding` first.
+        patience: Decides about those of whom it is known how long they have waited.
         reply: What to say to whom it does not admit; held back by `hold`.
     """
 
-    __slots__ = ("_clock", "_credit", "_fd", "_held", "_loop", "_sent_at", "_shed", "_task", "reply", "shedder")
+    __slots__ = (
+        "_clock", "_credit", "_fd", "_held", "_loop", "_sent_at", "_shed", "_task", "patience", "reply",
+        "shedder",
+    )  # fmt: skip
 
     def __init__(self, loop: Loop, *, target_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         """Watch a loop.
@@ -82,8 +98,10 @@ class Admission:
         self._loop = loop
         self._clock = clock
         self.shedder = Shedder(target_s)
+        self.patience = Patience(target_s)
+        loop.on_backlog = self.put_off
         self.reply = SHED
-        self._held: deque[_Held] = deque()
+        self._held: deque[tuple[float, Deferrable]] = deque()  # when the answer may be given, and to whom
         self._credit = 0.0
         self._shed = 0
         self._fd = -1
@@ -157,22 +175,36 @@ class Admission:
         self._shed += 1
         if len(self._held) >= MAX_HELD:
             return
-        held = _Held(task, self._clock() + HOLD_S)
-        self._held.append(held)
+        held = _HeldTask(task)
+        self._held.append((self._clock() + HOLD_S, held))
         try:
-            while not held.is_over:
+            while held.is_deferred:
                 await park()
         finally:
-            held.is_over = True
+            held.is_deferred = False
+
+    def put_off(self) -> None:
+        """Hold those back who have waited for their turn for too long; see `Loop.on_backlog`."""
+        loop = self._loop
+        now = loop.now
+        arrivals = loop.arrivals
+        limit_s = self.patience.limit_s(now - arrivals[0].noted_at, now)
+        while arrivals and now - arrivals[0].noted_at > limit_s and len(self._held) < MAX_HELD:
+            one = arrivals.popleft()
+            waiting = one.deferrable
+            if waiting is not None and waiting.defer():
+                self._shed += 1
+                self._held.append((now + HOLD_S, waiting))
+            else:
+                one.act()
 
     def _release(self, now: float, passed_s: float) -> None:
         self._credit = min(RELEASES_PER_S * CALM_S, self._credit + RELEASES_PER_S * passed_s)
-        while self._held and self._credit >= 1.0 and self._held[0].due_at <= now:
-            held = self._held.popleft()
-            if not held.is_over:  # else its client has left
+        while self._held and self._credit >= 1.0 and self._held[0][0] <= now:
+            _, held = self._held.popleft()
+            if held.is_deferred:  # else its client has left
                 self._credit -= 1.0
-                held.is_over = True
-                held.task.wake()
+                held.release()
 
     def take_cells(self) -> list[Cell]:
         """Return what was counted since the last call, and gauges."""
@@ -180,6 +212,6 @@ class Admission:
         if self._shed:
             cells.append(Cell(names.SHED.name, (), self._shed))
             self._shed = 0
-        if self.shedder.is_shedding:
+        if self.shedder.is_shedding or self.patience.is_overloaded(self._clock()):
             cells.append(Cell(names.SHEDDING.name, (), 1))
         return cells

@@ -38,7 +38,7 @@ from typing import Protocol
 from datum_router.errors import DatumRouterError
 from datum_router.reasons import Reason
 from datum_router_proxy.client_identity import ClientSession
-from datum_router_proxy.loop import Loop, Task, current_task, park
+from datum_router_proxy.loop import Deferrable, Loop, Task, current_task, park
 
 RECV_BYTES = 65_536
 """Most that one recv returns."""
@@ -79,6 +79,8 @@ class Channel(Protocol):
         task: Woken by every event; whoever takes over a channel sets it. None = nobody (idle in a pool).
         eager: Asked first when something has come, and all else of the same round is noted: True if `task` need not
             be woken. It may read and write, and is not to register descriptors (see `loop`).
+        deferrable: Whose turn `eager` waits for if it begins something new: it comes after all that is under way, and
+            may be put off (see `Loop.arrivals`). None: `eager` goes on with something.
         watcher: Cancelled, with `reset_reason`, when the peer hangs up: for a task that waits for something else.
         on_close: Called once when the descriptor is given back, with what held it; for counting.
         peer: Address without brackets or `::ffff:`, and port; ("", 0) if there is none.
@@ -89,6 +91,7 @@ class Channel(Protocol):
 
     task: Task | None
     eager: Callable[[], bool] | None
+    deferrable: Deferrable | None
     watcher: Task | None
     on_close: Callable[[PlainChannel], None] | None
     peer: tuple[str, int]
@@ -210,8 +213,8 @@ class PlainChannel:
 
     __slots__ = (
         "_buffers", "_failure", "_is_connecting", "_is_finished", "_is_finishing", "_loop", "_recv", "_send", "_sock",
-        "buffered", "eager", "hangup", "is_closed", "last_progress", "on_close", "peer", "readable", "reset_reason",
-        "task", "watcher",
+        "buffered", "deferrable", "eager", "hangup", "is_closed", "last_progress", "noted_at", "on_close", "peer",
+        "readable", "reset_reason", "task", "watcher",
     )  # fmt: skip
 
     is_tls = False
@@ -241,6 +244,7 @@ class PlainChannel:
         self._is_finished = False
         self.task = task
         self.eager: Callable[[], bool] | None = None
+        self.deferrable: Deferrable | None = None
         self.watcher: Task | None = None
         self.on_close: Callable[[PlainChannel], None] | None = None
         self.peer = peer
@@ -249,7 +253,7 @@ class PlainChannel:
         self.hangup = False
         self.buffered = 0
         self.is_closed = False
-        self.last_progress = loop.now
+        self.last_progress = self.noted_at = loop.now
         loop.register(sock.fileno(), self)
 
     @property
@@ -430,10 +434,14 @@ class PlainChannel:
                 if self.watcher is not None:
                     self.watcher.cancel(self.reset_reason)
             if task is not None:
+                loop = self._loop
                 if self.eager is None:
                     task.wake()
+                elif self.deferrable is None:
+                    loop.eager.append(self)
                 else:
-                    self._loop.eager.append(self)
+                    self.noted_at = loop.now
+                    loop.arrivals.append(self)
         if events & EPOLLOUT:
             if self.buffered:
                 self._flush()
@@ -506,7 +514,7 @@ class PlainChannel:
 
     async def _see_off(self, discard_bytes: int, discard_s: float) -> None:
         """Send what is buffered, discard up to a bound, give the descriptor back whatever happens."""
-        self.eager = None
+        self.eager = self.deferrable = None
         task = self.task = current_task()
         task.deadline_reason = Reason.WRITE_TIMEOUT
         task.deadline = self._loop.now + CLOSE_FLUSH_S
@@ -544,7 +552,7 @@ class PlainChannel:
         self._loop.forget(fd)
         self._buffers = None
         self.buffered = 0
-        self.eager = None
+        self.eager = self.deferrable = None
         task, self.task = self.task, None
         if task is not None:
             task.wake()  # it may be somebody else who closes: the owner finds out

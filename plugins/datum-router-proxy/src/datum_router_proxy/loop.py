@@ -9,8 +9,9 @@ drains one bounded *batch*, and gives the other trio tasks a turn.
 
 A batch has at most `ROUNDS` rounds and ends early after `BATCH_S`. A round is: poll without blocking for at most
 `EVENTS` events; let each handler note them (it sets flags and wakes a task); let those act that do themselves what is
-done over and over (`eager`, see `Channel.eager`); step at most `STEPS` tasks of the run queue. If work is left after
-the batch there is a checkpoint, otherwise a wait. Before it gives up a batch waits for `LINGER_S` in the epoll itself:
+done over and over (`eager`, see `Channel.eager`), and then at most `ARRIVALS` of those with something new to do
+(`arrivals`); step at most `STEPS` tasks of the run queue. If work is left after the batch there is a checkpoint,
+otherwise a wait. Before it gives up a batch waits for `LINGER_S` in the epoll itself:
 the upstream's answer, or the next request, is often that near, and a wait in trio costs more than a request does.
 
 A `Task` is a coroutine driven by `send(None)`. It is in one of four states:
@@ -25,6 +26,9 @@ Invariants
   was closed. Only tasks do, and they run when the events of their round have been noted.
 - Nobody acts before all events of the round are noted: what an upstream said while it was idle is not taken for its
   answer to a request that was noted in the same round.
+- What is under way is finished before anything new is begun: so what there is too much of waits where it has cost
+  nothing yet, unread, and not as a thousand exchanges whose state no cache holds. While anything waits there all that
+  the kernel has is noted, so that its age is known (`on_backlog`).
 - A task woken during a round runs in a later one, and each round polls first: tasks that wake each other for ever
   starve neither descriptors nor, since batches are bounded, trio.
 - Wake-ups may be spurious. Whoever parks re-checks its own condition.
@@ -65,6 +69,10 @@ T = TypeVar("T")
 
 EVENTS = 64
 """Events taken from the kernel in one round."""
+BACKLOG_EVENTS = 1024
+"""The same while `arrivals` wait."""
+ARRIVALS = 32
+"""Arrivals that act in one round."""
 STEPS = 64
 """Task steps in one round."""
 ROUNDS = 64
@@ -96,6 +104,23 @@ class Pollable(Protocol):
         ...
 
 
+class Deferrable(Protocol):
+    """Who waits for a turn and may be told to wait longer."""
+
+    @property
+    def is_deferred(self) -> bool:
+        """Whether it waits to be `released`; False once its peer has left."""
+        ...
+
+    def defer(self) -> bool:
+        """Leave what has come where it is; False if it is to have its turn now."""
+        ...
+
+    def release(self) -> None:
+        """Go on, to turn away what was put off."""
+        ...
+
+
 class Eager(Protocol):
     """What acts in place of a task, once the events of a round have been noted."""
 
@@ -108,11 +133,25 @@ class Eager(Protocol):
         ...
 
 
+class Arrival(Eager, Protocol):
+    """What acts likewise, but begins something new.
+
+    Attributes:
+        noted_at: When it was put among the arrivals, on the loop's clock.
+        deferrable: Who may be told to wait longer; None: nobody.
+    """
+
+    noted_at: float
+    deferrable: Deferrable | None
+
+
 class Loop:
     """Drives tasks and descriptors; see the module's theory of operation.
 
     Attributes:
         eager: Who is to act when all events of the round are noted; handlers add themselves.
+        arrivals: Who is to act when nobody of `eager` is left, the oldest first; handlers add themselves.
+        on_backlog: Called when more `arrivals` wait than one round takes; it may take them out.
         now: CLOCK_MONOTONIC seconds, refreshed at every step and sweep (so at most `SWEEP_S` old when idle).
         rng: The data plane's source of randomness.
         lag_s: How late the last sweep was, seconds: what a trio task waits longer because of us (E10).
@@ -124,8 +163,8 @@ class Loop:
     """
 
     __slots__ = (
-        "_alarms", "_bell", "_clock", "_epoll", "_handlers", "_is_stopping", "_nursery", "_queue", "_tasks",
-        "eager", "failures", "is_closed", "lag", "lag_s", "longest_step_s", "now", "rng", "slow_steps",
+        "_alarms", "_bell", "_clock", "_epoll", "_handlers", "_is_stopping", "_nursery", "_queue", "_tasks", "arrivals",
+        "eager", "failures", "is_closed", "lag", "lag_s", "longest_step_s", "now", "on_backlog", "rng", "slow_steps",
     )  # fmt: skip
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic, rng: random.Random | None = None) -> None:
@@ -134,7 +173,9 @@ class Loop:
         self._bell = Bell()
         self._epoll.register(self._bell.fd, select.EPOLLIN | select.EPOLLET)
         self._handlers: dict[int, Pollable] = {}
-        self.eager: list[Eager] = []
+        self.eager: deque[Eager] = deque()
+        self.arrivals: deque[Arrival] = deque()
+        self.on_backlog: Callable[[], None] | None = None
         self._queue: deque[Task] = deque()
         self._tasks: set[Task] = set()
         self._nursery: trio.Nursery | None = None
@@ -270,9 +311,10 @@ class Loop:
         return True
 
     def _round(self, wait_s: float = 0.0) -> bool:
-        events = self._epoll.poll(wait_s, EVENTS)
+        arrivals = self.arrivals
+        events = self._epoll.poll(wait_s, BACKLOG_EVENTS if arrivals else EVENTS)
         self.now = self._clock()
-        if events:
+        if events or arrivals or self.eager:
             handlers = self._handlers
             for fd, bits in events:
                 handler = handlers.get(fd)
@@ -283,19 +325,26 @@ class Loop:
                         self._broke(handler)
             eager = self.eager
             if eager:
-                for one in eager:
-                    try:
-                        one.act()
-                    except Exception:  # noqa: BLE001  # as above
-                        self._broke(one)
-                eager.clear()
+                self._act(eager, STEPS)
+            if arrivals and not eager:
+                if len(arrivals) > ARRIVALS and self.on_backlog is not None:
+                    self.on_backlog()
+                self._act(arrivals, ARRIVALS)
             self._took("handlers")
         queue = self._queue
         if not queue:
-            return bool(events)
+            return bool(events or arrivals or self.eager)
         for _ in range(min(len(queue), STEPS)):
             self._step(queue.popleft())
         return True
+
+    def _act(self, waiting: deque[Eager] | deque[Arrival], most: int) -> None:
+        for _ in range(min(len(waiting), most)):
+            one = waiting.popleft()
+            try:
+                one.act()
+            except Exception:  # noqa: BLE001  # it loses its descriptor, as a broken handler does
+                self._broke(one)
 
     def _broke(self, handler: Eager | Pollable) -> None:
         self.failures += 1

@@ -208,7 +208,16 @@ class Pipeline:
         request = template.request(raw_id)
         await self._serve(downstream, request, begun)
 
-    async def _serve(self, downstream: Downstream, request: Request, begun: Begun | None) -> None:
+    async def turn_away(self, downstream: Downstream, template: Template) -> None:
+        """Answer one request that there is no time for; it has been put off already (see `admission`)."""
+        downstream.settle()
+        await self._serve(
+            downstream, template.request(template.kept_id or self._ids.make()), None, self.admission.reply
+        )
+
+    async def _serve(
+        self, downstream: Downstream, request: Request, begun: Begun | None, refusal: LocalReply | None = None
+    ) -> None:
         template = request.template
         body = RequestBody(
             downstream,
@@ -222,8 +231,8 @@ class Pipeline:
         try:
             reply: LocalReply | None
             try:
-                reply = await self._forward(downstream, request, trace, begun)
-                if reply is self.admission.reply:
+                reply = refusal or await self._forward(downstream, request, trace, begun)
+                if reply is self.admission.reply and refusal is None:
                     await self.admission.hold(current_task())
             except DeadlineExpired as error:
                 reply = timed_out(error.reason)

@@ -37,7 +37,7 @@ from datum_router_proxy.accounts import Accounts
 from datum_router_proxy.channel import Channel, ChannelError
 from datum_router_proxy.client_identity import ClientSession
 from datum_router_proxy.express import ExpressLane
-from datum_router_proxy.loop import Loop, Task
+from datum_router_proxy.loop import Deferrable, Loop, Task
 from datum_router_proxy.pipeline import Pipeline
 from datum_router_proxy.server.h1 import H1Connection
 from datum_router_proxy.server.h2 import H2Connection
@@ -78,6 +78,7 @@ class Pipe:
     def __init__(self, wrote: Callable[[bytes], None], peer: tuple[str, int]) -> None:
         self.task: Task | None = None
         self.eager: Callable[[], bool] | None = None
+        self.deferrable: Deferrable | None = None
         self.on_close: Callable[[object], None] | None = None
         self.peer = peer
         self.reset_reason = Reason.DOWNSTREAM_RESET

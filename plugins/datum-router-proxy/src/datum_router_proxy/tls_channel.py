@@ -25,7 +25,7 @@ from collections.abc import Callable
 from datum_router.reasons import Reason
 from datum_router_proxy.channel import LINGER_BYTES, LINGER_S, RECV_BYTES, ChannelError, PlainChannel
 from datum_router_proxy.client_identity import ClientSession
-from datum_router_proxy.loop import Task, park
+from datum_router_proxy.loop import Deferrable, Task, park
 
 TLS_RECORD_BYTES = 16_384
 """Most plaintext in one record (RFC 8446 section 5.1)."""
@@ -125,6 +125,15 @@ class TlsChannel:
     @eager.setter
     def eager(self, eager: Callable[[], bool] | None) -> None:
         self._raw.eager = eager
+
+    @property
+    def deferrable(self) -> Deferrable | None:
+        """Who waits for its turn; see `Channel`."""
+        return self._raw.deferrable
+
+    @deferrable.setter
+    def deferrable(self, deferrable: Deferrable | None) -> None:
+        self._raw.deferrable = deferrable
 
     @property
     def watcher(self) -> Task | None:

@@ -178,6 +178,10 @@ class EgressServer:
         finally:
             self._book.desk.closed(policy)
 
+    async def turn_away(self, downstream: Downstream, template: Template) -> None:
+        """Answer one request that there is no time for."""
+        await self._pipeline.turn_away(downstream, template)
+
     async def _connect(self, downstream: Downstream, template: Template) -> None:
         """Serve a plain CONNECT, which only HTTP/2 has here: over HTTP/1 it is no request of a connection."""
         upstream: Channel | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from typing import Final
@@ -15,7 +16,7 @@ from datum_router_proxy.exchange import ClientGone, Field, FieldTuple
 from datum_router_proxy.express import Begun
 from datum_router_proxy.loop import DeadlineExpired, Task, TaskCancelled, current_task, park
 from datum_router_proxy.request import Template, from_h1
-from datum_router_proxy.server.base import Server
+from datum_router_proxy.server.base import Server, client_hop, refusal, tunnel_data
 from datum_router_proxy.server.known_head import KnownHead
 from datum_router_proxy.wire import hygiene, websocket
 from datum_router_proxy.wire.http1 import (
@@ -38,7 +39,6 @@ from datum_router_proxy.wire.http1 import (
 
 _LENGTH: Final = FramingKind.LENGTH
 _VIA: Final = {0: b"1.0", 1: b"1.1"}
-"""A longer head is parsed each time: remembering it would cost every idle connection as much."""
 
 
 class H1Connection:
@@ -46,9 +46,9 @@ class H1Connection:
 
     __slots__ = (
         "_begun", "_body_ended", "_channel", "_engine", "_expects_continue", "_flying", "_given", "_hop", "_is_closing",
-        "_is_idle", "_is_tunnel", "_known", "_last_with_body", "_listener", "_may_fly", "_out", "_out_bytes", "_plane",
-        "_task",
-        "_trailers", "_unread", "_whole_body", "has_started", "protocol", "request_websocket_key",
+        "_is_idle", "_is_late", "_is_tunnel", "_known", "_last_with_body", "_listener", "_may_fly", "_out",
+        "_out_bytes", "_plane", "_task", "_trailers", "_unread", "_whole_body", "has_started", "is_deferred",
+        "protocol", "request_websocket_key",
     )  # fmt: skip
 
     def __init__(self, plane: Server, channel: Channel, listener: Listener) -> None:
@@ -74,6 +74,8 @@ class H1Connection:
         self._is_tunnel = False
         self._is_closing = False
         self._is_idle = True
+        self.is_deferred = False  # see `loop.Deferrable`
+        self._is_late = False  # it was put off for so long that its request is turned away
         self.protocol = "h1"
         self.has_started = False
         self.request_websocket_key: bytes | None = None
@@ -86,6 +88,7 @@ class H1Connection:
         channel = self._channel
         channel.task = self._task
         channel.eager = self._on_input
+        channel.deferrable = self
         plane = self._plane
         engine = self._engine
         if first:
@@ -99,7 +102,11 @@ class H1Connection:
                     break
                 is_first = False
                 begun, self._begun = self._begun, None
-                await plane.serve(self, template, begun)
+                if self._is_late:
+                    self._is_late = False
+                    await plane.turn_away(self, template)
+                else:
+                    await plane.serve(self, template, begun)
                 template = begun = None  # an idle connection is to hold nothing but what `rest` can forget
                 self._task.deadline = math.inf
                 if self._is_closing or channel.is_closed:
@@ -127,7 +134,8 @@ class H1Connection:
             self._plane.flights.crash(self._begun)
             self._begun = None
         channel = self._channel
-        channel.eager = None
+        channel.eager = channel.deferrable = None
+        self.is_deferred = False
         if channel.hangup or (self._engine.reading is State.DONE and not channel.readable):
             self._channel.close()
         else:
@@ -158,14 +166,17 @@ class H1Connection:
             while event is NEED_DATA:
                 data, self._given = self._given, None
                 # What comes behind a request in the air is not read before that is answered, whoever has woken us.
-                if data is None and (self._flying is not None or not channel.readable):
-                    self._may_fly = is_at_start and (self._is_idle or self._flying is not None)
+                if data is None and (self._flying is not None or self.is_deferred or not channel.readable):
+                    self._may_fly = is_at_start and not self.is_deferred and (self._is_idle or self._flying is not None)
                     try:
                         await park()
                     except (DeadlineExpired, TaskCancelled) as error:
-                        if self._begun is None:
+                        if self._begun is not None:
+                            self._land(error)
+                        elif self._is_idle and channel.readable and isinstance(error, DeadlineExpired):
+                            self._start_head_clock(task)  # it has come in time: it is we who are late
+                        else:
                             raise
-                        self._land(error)
                     self._may_fly = False
                     flown = self._take_flown()
                     if flown is not None or channel.is_closed:
@@ -220,9 +231,14 @@ class H1Connection:
 
     def _on_input(self) -> bool:
         """Send a request upstream whose head is known; False: the task is to look. See `Channel.eager`."""
-        if not self._may_fly:
-            return False
         channel = self._channel
+        if not self._may_fly:
+            if not self.is_deferred:
+                return False
+            if channel.hangup and self._task is not None:
+                self.is_deferred = False
+                self._task.cancel(Reason.DOWNSTREAM_RESET)
+            return True
         if self._flying is not None:
             return not channel.hangup  # what comes after a request waits until that is answered
         try:
@@ -244,6 +260,23 @@ class H1Connection:
         self._flying = template
         begun = self._begun = self._plane.flights.fly(template, task, self._on_answer)
         return begun is not None and begun.is_flying and not channel.hangup
+
+    def defer(self) -> bool:
+        """Leave a request unread that nothing has been done for; see `loop.Deferrable`."""
+        task = self._task
+        if not self._may_fly or self._flying is not None or self._channel.hangup or task is None:
+            return False
+        self._may_fly = False
+        self.is_deferred = True
+        task.deadline = math.inf  # it has come in time, and is answered by whoever has put it off
+        return True
+
+    def release(self) -> None:
+        """Read it, and turn it away."""
+        self.is_deferred = False
+        self._is_late = True
+        if self._task is not None:
+            self._task.wake()
 
     def _on_answer(self) -> bool:
         """Answer by what has come of the upstream; False: the task is to look. See `Channel.eager`."""
@@ -294,33 +327,15 @@ class H1Connection:
     def _refuse(self, status: int, reason: Reason, detail: str = "") -> None:
         """Answer what is not a request, and count it (G3)."""
         self._plane.rejected("h1", reason)
-        body = f"{reason}: {detail}\n".encode("latin-1", "replace") if detail else f"{reason}\n".encode("ascii")
-        try:
-            head = self._engine.send_response(
-                status,
-                ((b"content-type", b"text/plain; charset=utf-8"),),
-                framing=Framing(_LENGTH, len(body)),
-                close=True,
-            )
-            self._channel.write(head, self._engine.send_data(body), self._engine.send_end())
-        except (LocalProtocolError, ChannelError):
-            return  # no answer is possible any more
+        with contextlib.suppress(LocalProtocolError, ChannelError):  # perhaps no answer is possible any more
+            self._channel.write(*refusal(self._engine, status, reason, detail))
 
     def _begin(self, head: H1RequestHead) -> Template:
         """Make a template of a head that the engine has read, and be ready for its exchange."""
         hop = self._hop
         via = _VIA[head.minor_version]
         if hop is None or hop.via_protocol is not via:
-            hop = self._hop = hygiene.Hop(
-                peer_ip=self._channel.peer[0],
-                scheme="https" if self._channel.is_tls else "http",
-                trusted_hops=self._listener.trusted_hops,
-                via_protocol=via,
-                attachment=self._listener.attachment,
-                identity=self._listener.identity,
-                client_auth=None if self._channel.client is None else self._channel.client.policy,
-                client_cert=b"" if self._channel.client is None else self._channel.client.header,
-            )
+            hop = self._hop = client_hop(self._channel, self._listener, via)
         template = from_h1(head, hop, self._listener.name)
         if head.dropped_fields:
             self._plane.rejected("h1", Reason.UNDERSCORE_FIELD)
@@ -451,17 +466,8 @@ class H1Connection:
     def _read_tunnel(self) -> bytes | None:
         if self._body_ended:
             return b""
-        first = self._engine.trailing_data()
-        if first:
-            return first
-        if not self._channel.readable:
-            return None
-        try:
-            data = self._channel.recv()
-        except ChannelError as error:
-            raise ClientGone from error
-        if data == b"":
-            self._body_ended = True
+        data = tunnel_data(self._engine, self._channel)
+        self._body_ended = data == b""
         return data
 
     # --- Downstream: the response -------------------------------------------------------------------------------

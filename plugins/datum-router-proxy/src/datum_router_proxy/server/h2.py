@@ -18,8 +18,8 @@ from datum_router_proxy.flight import Flight
 from datum_router_proxy.h2link import H2Link, Outbound
 from datum_router_proxy.loop import Task
 from datum_router_proxy.request import Template, from_h2
-from datum_router_proxy.server.base import Server
-from datum_router_proxy.wire import hygiene, websocket
+from datum_router_proxy.server.base import Server, client_hop
+from datum_router_proxy.wire import websocket
 from datum_router_proxy.wire.http2 import (
     ConnectionTerminated,
     DataReceived,
@@ -77,16 +77,7 @@ class H2Connection(H2Link):
         self._is_closing = False
         self._last: Template | None = None
         self._last_event: RequestReceived | None = None
-        self._hop = hygiene.Hop(
-            peer_ip=channel.peer[0],
-            scheme="https" if channel.is_tls else "http",
-            trusted_hops=listener.trusted_hops,
-            via_protocol=b"2",
-            attachment=listener.attachment,
-            identity=listener.identity,
-            client_auth=None if channel.client is None else channel.client.policy,
-            client_cert=b"" if channel.client is None else channel.client.header,
-        )
+        self._hop = client_hop(channel, listener, b"2")
 
     async def run(self, first: bytes) -> None:
         """Serve until the connection ends; `first` is what was read already."""
