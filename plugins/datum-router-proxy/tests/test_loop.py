@@ -20,6 +20,7 @@ from datum_router_proxy.loop import (
     BACKLOG_EVENTS,
     BATCH_S,
     EVENTS,
+    FEW_ARRIVALS,
     ROUNDS,
     STEPS,
     SWEEP_S,
@@ -350,9 +351,19 @@ class Turn:
 def test_what_is_under_way_goes_on_before_anything_is_begun(loop: Loop) -> None:
     turns: list[str] = []
     loop.arrivals.extend(Turn(turns, "new") for _ in range(ARRIVALS + 1))
-    loop.eager.extend(Turn(turns, "old") for _ in range(STEPS + 1))
+    loop.eager.extend(Turn(turns, "old") for _ in range(STEPS))
     assert loop.drain() is False, "all of it in one batch, and nothing is left"
-    assert turns == ["old"] * (STEPS + 1) + ["new"] * (ARRIVALS + 1)
+    assert turns == ["old"] * STEPS + ["new"] * (ARRIVALS + 1)
+
+
+def test_if_more_is_under_way_than_a_round_takes_something_new_is_begun_all_the_same(loop: Loop) -> None:
+    turns: list[str] = []
+    loop.arrivals.extend(Turn(turns, "new") for _ in range(ARRIVALS))
+    loop.eager.extend(Turn(turns, "old") for _ in range(2 * STEPS + 1))
+    loop._round()
+    assert turns == ["old"] * STEPS + ["new"] * FEW_ARRIVALS
+    assert loop.drain() is False
+    assert len(turns) == 2 * STEPS + 1 + ARRIVALS
 
 
 def test_a_round_begins_no_more_than_arrivals_and_asks_before_if_more_wait(loop: Loop) -> None:

@@ -26,7 +26,7 @@ Invariants
   was closed. Only tasks do, and they run when the events of their round have been noted.
 - Nobody acts before all events of the round are noted: what an upstream said while it was idle is not taken for its
   answer to a request that was noted in the same round.
-- What is under way is finished before anything new is begun: so what there is too much of waits where it has cost
+- What is under way goes on before anything new is begun: so what there is too much of waits where it has cost
   nothing yet, unread, and not as a thousand exchanges whose state no cache holds. While anything waits there all that
   the kernel has is noted, so that its age is known (`on_backlog`).
 - A task woken during a round runs in a later one, and each round polls first: tasks that wake each other for ever
@@ -73,6 +73,8 @@ BACKLOG_EVENTS = 1024
 """The same while `arrivals` wait."""
 ARRIVALS = 32
 """Arrivals that act in one round."""
+FEW_ARRIVALS = 4
+"""The same while more is under way than one round takes: nobody is to wait for ever."""
 STEPS = 64
 """Task steps in one round."""
 ROUNDS = 64
@@ -326,10 +328,10 @@ class Loop:
             eager = self.eager
             if eager:
                 self._act(eager, STEPS)
-            if arrivals and not eager:
+            if arrivals:
                 if len(arrivals) > ARRIVALS and self.on_backlog is not None:
                     self.on_backlog()
-                self._act(arrivals, ARRIVALS)
+                self._act(arrivals, FEW_ARRIVALS if eager else ARRIVALS)
             self._took("handlers")
         queue = self._queue
         if not queue:
