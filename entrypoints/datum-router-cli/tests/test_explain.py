@@ -161,6 +161,7 @@ def test_json_holds_the_same(invoke: Invoke) -> None:
         "backoff_s": [0.1, 10.0],
         "hedge_delay_s": None,
         "hedge_attempts": 1,
+        "spares_sessions": False,
         "request_s": 30.0,
         "connect_s": None,
         "per_try_s": None,

@@ -301,7 +301,7 @@ class Answer:
         }
 
     def _policy(self, rule: Rule) -> PolicyReport:
-        return explain_policy(rule.retry, rule.timeouts, self._head.method)
+        return explain_policy(rule.retry, rule.timeouts, self._head.method, has_sessions=rule.affinity is not None)
 
     def _limits(self, rule: Rule) -> list[str]:
         return describe_limits(rule, self._listener, self._head.host)
