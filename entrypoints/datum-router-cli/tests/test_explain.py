@@ -149,7 +149,7 @@ def test_json_holds_the_same(invoke: Invoke) -> None:
     document = json.loads(result.stdout)
     assert set(document) == {
         "request", "client_certificate", "outcome", "status", "winner", "destinations", "policy", "losers",
-        "diagnostics",
+        "diagnostics", "at_listener",
         "left_out_filter_services",
     }  # fmt: skip
     assert document["policy"] == {
@@ -197,6 +197,7 @@ def test_json_holds_the_same(invoke: Invoke) -> None:
     there, nowhere = document["destinations"]
     assert (there["health"][0], there["connect_s"], there["idle_s"]) == ("probes: none", 10.0, 60.0)
     assert (nowhere["health"], nowhere["connect_s"], nowhere["idle_s"]) == ([], None, None)
+    assert document["at_listener"] == []
     losers = {item["rule"]: item for item in document["losers"]}
     moved, wide = losers["default/moved#0"], losers["default/wide#0"]
     assert (moved["matches"], moved["failed"]) == (False, "path")
