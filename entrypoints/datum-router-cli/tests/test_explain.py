@@ -101,6 +101,12 @@ def test_text_names_winner_destinations_and_why_each_other_rule_lost(invoke: Inv
         "    75% default/my-api (weight 75, priority 0, HTTP)",
         "        10.0.0.1:8080 (weight 100, priority 0, topology.datum.net/city-code=IAD, from static)",
         "        [fd00::1]:8080 (weight 100, priority 1, topology.datum.net/city-code=IAD, from static)",
+        "        probes: none",
+        "        ejection: after 5 gateway errors in a row for 10 s, twice as long each time, up to 300 s; at most 50% "
+        "of the endpoints at once, or one; back in by trials, 1 at once",
+        "        panic: health is ignored if less than 50% of the endpoints are usable and those cannot take all "
+        "requests",
+        "        connections: made within 10 s, kept without requests for 60 s",
         "    25% default/elsewhere (weight 25, priority 0): VPCServiceNotFound",
         "retries: up to 1 on connect-failure, reset, refused-stream",
         "    after a random wait of up to 0.1 s, twice as long each time, up to 10 s",
@@ -143,7 +149,7 @@ def test_json_holds_the_same(invoke: Invoke) -> None:
     document = json.loads(result.stdout)
     assert set(document) == {
         "request", "client_certificate", "outcome", "status", "winner", "destinations", "policy", "losers",
-        "diagnostics",
+        "diagnostics", "at_listener",
         "left_out_filter_services",
     }  # fmt: skip
     assert document["policy"] == {
@@ -155,6 +161,7 @@ def test_json_holds_the_same(invoke: Invoke) -> None:
         "backoff_s": [0.1, 10.0],
         "hedge_delay_s": None,
         "hedge_attempts": 1,
+        "spares_sessions": False,
         "request_s": 30.0,
         "connect_s": None,
         "per_try_s": None,
@@ -187,6 +194,10 @@ def test_json_holds_the_same(invoke: Invoke) -> None:
         ("default/my-api", 75.0),
         ("default/elsewhere", 25.0),
     ]
+    there, nowhere = document["destinations"]
+    assert (there["health"][0], there["connect_s"], there["idle_s"]) == ("probes: none", 10.0, 60.0)
+    assert (nowhere["health"], nowhere["connect_s"], nowhere["idle_s"]) == ([], None, None)
+    assert document["at_listener"] == []
     losers = {item["rule"]: item for item in document["losers"]}
     moved, wide = losers["default/moved#0"], losers["default/wide#0"]
     assert (moved["matches"], moved["failed"]) == (False, "path")

@@ -1,5 +1,6 @@
 """`datum-router explain` at listeners of VPCIngresses: redirects, fields that they add, bytes carried on."""
 
+import datetime
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from datum_router_cli import authority
+from datum_router_cli.certs import secret_manifest
 from datum_router_cli.commands import cli
 
 MANIFESTS = """\
@@ -30,11 +33,6 @@ spec:
   tls: {secretName: shop}
   rules: [{service: {name: web}}]
 ---
-apiVersion: v1
-kind: Secret
-metadata: {name: shop}
-stringData: {tls.crt: CERT, tls.key: KEY}
----
 apiVersion: router.datum.net/v1alpha1
 kind: VPCIngress
 metadata: {name: database}
@@ -45,16 +43,32 @@ spec:
   listeners: [{name: tls, port: 5432, protocol: TLS}]
   rules: [{service: {name: bytes}}]
 """
+SHOP_TLS = "  tls: {secretName: shop}\n"
+AT_HTTPS = ("GET", "https://shop.test/", "--listener", "8443")
+SHARED = "Conflicted vpcingress default/younger"
+AT_HTTP = ("GET", "http://shop.test/", "--listener", "8080")
+
+
+@pytest.fixture(scope="module")
+def secret() -> str:
+    """Return the certificate of the first VPCIngress as a manifest."""
+    period = authority.period(datetime.datetime.now(datetime.UTC), 1)
+    ca = authority.Authority(authority.make_authority("ca", valid=period))
+    return secret_manifest("shop", "default", ca.issue("shop", valid=period, dns=("shop.test",)), ca.cert_pem)
 
 
 @pytest.fixture
-def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: str) -> Callable[..., Result]:
     monkeypatch.delenv("DATUM_ROUTER_LABELS", raising=False)
-    cert = "-----BEGIN CERTIFICATE-----\\nQ0VSVA==\\n-----END CERTIFICATE-----\\n"
-    key = "-----BEGIN PRIVATE KEY-----\\nS0VZ\\n-----END PRIVATE KEY-----\\n"
-    text = MANIFESTS.replace("CERT", f'"{cert}"').replace("tls.key: KEY", f'tls.key: "{key}"')
-    (tmp_path / "all.yaml").write_text(text)
-    return lambda *arguments: CliRunner().invoke(cli, ["explain", str(tmp_path), *arguments])
+
+    def run(*arguments: str, shop: str = "", also: str = "") -> Result:
+        """Ask, with some more fields of the first VPCIngress, and some more manifests."""
+        changed = MANIFESTS.replace(SHOP_TLS, shop if "tls:" in shop else SHOP_TLS + shop)
+        (tmp_path / "all.yaml").write_text(changed + also)
+        (tmp_path / "secret.yaml").write_text(secret)
+        return CliRunner().invoke(cli, ["explain", str(tmp_path), *arguments])
+
+    return run
 
 
 def test_a_redirect_to_https_takes_all_requests_to_its_hosts(ask: Callable[..., Result]) -> None:
@@ -83,3 +97,114 @@ def test_with_labels_only_what_selects_them_is_there(
     result = ask("GET", "https://db.test/", "--listener", "5432")
     assert result.exit_code == 2
     assert "expected the name or port of a listener" in result.output
+
+
+def test_a_field_that_the_ingress_adds_to_every_answer_over_tls_is_told(ask: Callable[..., Result]) -> None:
+    told = "    response headers: set strict-transport-security: max-age=600"
+    assert told in ask(*AT_HTTPS).output.splitlines()
+    assert "strict-transport-security" not in ask(*AT_HTTP).output
+
+
+@pytest.mark.parametrize(
+    ("shop", "arguments", "said"),
+    [
+        ("", AT_HTTP, []),
+        ("", AT_HTTPS, ["TLS: 1.2 or later, offers h2 http/1.1, certificate of VPCIngress default/shop"]),
+        (
+            "  tls: {secretName: shop, minVersion: '1.3', alpn: [http/1.1]}\n",
+            AT_HTTPS,
+            ["TLS: 1.3 or later, offers http/1.1, certificate of VPCIngress default/shop"],
+        ),
+        (
+            "  tls: {secretName: shop, cipherSuites: [ECDHE-RSA-AES128-GCM-SHA256], requireSni: true}\n",
+            AT_HTTPS,
+            [
+                "TLS: 1.2 or later, suites of 1.2 ECDHE-RSA-AES128-GCM-SHA256, offers h2 http/1.1, certificate of "
+                "VPCIngress default/shop, no handshake without a server name that it has"
+            ],
+        ),
+        (
+            "  tls: {secretName: shop, requireSni: true}\n",
+            ("GET", "https://other.test/", "--listener", "8443"),
+            ["TLS: no handshake for other.test, no certificate is for it and requireSni is set"],
+        ),
+        (
+            "",
+            ("GET", "https://other.test/", "--listener", "8443"),
+            ["TLS: 1.2 or later, offers h2 http/1.1, certificate of VPCIngress default/shop"],
+        ),
+        ("  clientIP: {trustedHops: 2}\n", AT_HTTP, ["trusted hops in X-Forwarded-For: 2"]),
+        (
+            "  clientIP: {proxyProtocol: true, trustedProxies: [10.0.0.0/8, 'fd00::/8']}\n",
+            AT_HTTP,
+            ["each connection begins with a PROXY header, if the peer is in 10.0.0.0/8 or fd00::/8, else it is closed"],
+        ),
+        (
+            "  clientIP: {trustedProxies: [10.0.0.0/8]}\n",
+            AT_HTTP,
+            ["trusted hops in X-Forwarded-For: 1, if the peer is in 10.0.0.0/8"],
+        ),
+        (
+            "  maxRequestBodyBytes: 5\n  localReplies: [{statuses: [404], body: no}]\n",
+            AT_HTTP,
+            ["request bodies of at most 5 bytes", "own answers: 404 as text/plain"],
+        ),
+    ],
+)
+def test_what_holds_at_a_listener_is_told(
+    ask: Callable[..., Result], shop: str, arguments: tuple[str, ...], said: list[str]
+) -> None:
+    lines = ask(*arguments, shop=shop).output.splitlines()
+    assert [line.removeprefix("listener: ") for line in lines if line.startswith("listener: ")] == said
+    assert json.loads(ask(*arguments, "--output", "json", shop=shop).output)["at_listener"] == said
+
+
+YOUNGER = """\
+---
+apiVersion: router.datum.net/v1alpha1
+kind: VPCIngress
+metadata: {name: younger}
+spec:
+  host: HOST
+  listeners: [{name: any, port: 8080, protocol: HTTP}]
+  maxRequestBodyBytes: 5
+  rules: [{path: /late, service: {name: web}}]
+"""
+AGAIN = """\
+---
+apiVersion: router.datum.net/v1alpha1
+kind: VPCRoute
+metadata: {name: again}
+spec:
+  hostnames: [again.test]
+  parentRefs: [{name: younger}]
+  matches: [{pathPrefix: /a}, {pathPrefix: /b}, {pathPrefix: /a}]
+  destinations: [{vpcServiceRef: {name: web}}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("host", "route", "url", "concerned"),
+    [
+        ("shop.test", "", "http://shop.test/late", ["HostnameConflict vpcingress default/younger", SHARED]),
+        ("late.test", "", "http://late.test/late", [SHARED]),
+        ("late.test", "", "http://late.test/nowhere", [SHARED]),
+        ("late.test", "", "http://shop.test/", []),
+        ("again.test", AGAIN, "http://again.test/a", [SHARED, "Conflicted vpcroute default/again"]),
+        ("'*.test'", AGAIN, "http://again.test/b", [SHARED, "Conflicted vpcroute default/again"]),
+        ("again.test", AGAIN, "http://again.test/late", [SHARED]),
+    ],
+)
+def test_conflicts_are_told_of_those_that_the_request_has_to_do_with(
+    ask: Callable[..., Result], host: str, route: str, url: str, concerned: list[str]
+) -> None:
+    arguments, also = ("GET", url, "--listener", "8080"), YOUNGER.replace("HOST", host) + route
+    found = json.loads(ask(*arguments, "--output", "json", also=also).output)["diagnostics"]
+    assert sorted(f"{one['reason']} {one['object']}" for one in found) == sorted(concerned)
+    warned = [line for line in ask(*arguments, also=also).output.splitlines() if ": warning: " in line]
+    assert len(warned) == len(concerned)
+
+
+def test_a_conflict_at_another_port_is_none_of_the_request(ask: Callable[..., Result]) -> None:
+    found = ask(*AT_HTTPS, "--output", "json", also=YOUNGER.replace("HOST", "shop.test"))
+    assert json.loads(found.output)["diagnostics"] == []

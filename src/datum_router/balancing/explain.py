@@ -76,6 +76,16 @@ def counts_places(policy: LocalityPolicy) -> bool:
     return policy.mode is not LocalityMode.NONE or bool(policy.allowed_locations)
 
 
+def describe_panic(threshold_percent: int) -> str:
+    """Return when health is ignored, in words, for `explain`."""
+    if not threshold_percent:
+        return "panic: health is never ignored"
+    return (
+        f"panic: health is ignored if less than {threshold_percent}% of the endpoints are usable and those cannot take "
+        "all requests"
+    )
+
+
 def explain_locality(
     service: Service, policy: LocalityPolicy, gateway: Locality, health: HealthView = ALL_USABLE
 ) -> LocalityReport:

@@ -13,7 +13,7 @@ import enum
 
 import msgspec
 
-from datum_router.model.policy import ActiveHealthPolicy
+from datum_router.model.policy import ActiveHealthPolicy, ProbeType
 from datum_router.plugins.protocols import ProbeResult
 
 
@@ -59,3 +59,31 @@ def advance(current: EndpointHealth, probe: ProbeResult, policy: ActiveHealthPol
     if streak < needed:
         return msgspec.structs.replace(current, streak=streak, detail=probe.detail)
     return EndpointHealth(state=seen, changed_at=now, detail=probe.detail)
+
+
+def describe_active(policy: ActiveHealthPolicy | None) -> str:
+    """Return how endpoints are probed, in words, for `explain`; of header fields only the names: values may be secret.
+
+    Args:
+        policy: None: they are not.
+    """
+    if policy is None:
+        return "probes: none"
+    asked = {
+        ProbeType.HTTP: f"HTTP {policy.method} {policy.http_path}",
+        ProbeType.TCP: "TCP connection",
+        ProbeType.GRPC: "gRPC health check" + (f" of {policy.grpc_service}" if policy.grpc_service else ""),
+    }[policy.type]
+    asked += "" if policy.port is None else f" at port {policy.port}"
+    if policy.type is not ProbeType.TCP:
+        asked += f" for host {policy.host}" if policy.host else ""
+        asked += f" with {', '.join(name for name, _ in policy.headers)}" if policy.headers else ""
+    good = ""
+    if policy.type is ProbeType.HTTP:
+        ranges = (str(low) if low == high else f"{low}-{high}" for low, high in policy.expected_statuses)
+        good = f", good is status {' or '.join(ranges)}"
+    return (
+        f"probes: {asked} every {policy.interval_s:g} s, for up to {policy.timeout_s:g} s{good}; down after "
+        f"{policy.unhealthy_threshold} failures in a row, up after {policy.healthy_threshold} successes, the first "
+        "probe decides at once"
+    )

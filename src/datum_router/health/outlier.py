@@ -220,3 +220,19 @@ class OutlierDetector:
         state.ejected_until = None
         state.trial = 0
         state.returned_at = at
+
+
+def describe_outlier(policy: OutlierPolicy | None) -> str:
+    """Return what takes endpoints out for their answers, and for how long, in words, for `explain`."""
+    if policy is None or not (policy.consecutive_gateway_errors or policy.consecutive_5xx):
+        return "ejection: none"
+    if not policy.max_ejection_percent:
+        return "ejection: none, since maxEjectionPercent is 0"
+    counts = ((policy.consecutive_gateway_errors, "gateway errors"), (policy.consecutive_5xx, "answers with 5xx"))
+    fired = " or ".join(f"{count} {what}" for count, what in counts if count)
+    longest = max(policy.base_ejection_time_s, policy.max_ejection_time_s)
+    return (
+        f"ejection: after {fired} in a row for {policy.base_ejection_time_s:g} s, twice as long each time, up to "
+        f"{longest:g} s; at most {policy.max_ejection_percent}% of the endpoints at once, or one; back in by "
+        f"trials, {policy.half_open_requests} at once"
+    )

@@ -15,6 +15,7 @@ class PolicyReport(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         repeats: When an attempt that the upstream may have acted on is repeated: `always`, `never`, with `why`.
         retry_on: Conditions, statuses and codes of gRPC, as text.
+        spares_sessions: Requests that go to the endpoint of their session are not hedged; False also without hedges.
     """
 
     max_retries: int
@@ -25,6 +26,7 @@ class PolicyReport(msgspec.Struct, frozen=True, kw_only=True):
     backoff_s: tuple[float, float]
     hedge_delay_s: float | None
     hedge_attempts: int
+    spares_sessions: bool
     request_s: float | None
     connect_s: float | None
     per_try_s: float | None
@@ -33,8 +35,14 @@ class PolicyReport(msgspec.Struct, frozen=True, kw_only=True):
     is_deadline_propagated: bool
 
 
-def explain_policy(retry: RetryPolicy, timeouts: TimeoutPolicy, method: str) -> PolicyReport:
-    """Return what the policies mean for a request with `method`."""
+def explain_policy(
+    retry: RetryPolicy, timeouts: TimeoutPolicy, method: str, *, has_sessions: bool = False
+) -> PolicyReport:
+    """Return what the policies mean for a request with `method`.
+
+    Args:
+        has_sessions: The rule has session affinity. Whether a request is one of a session only a gateway can tell.
+    """
     is_safe = method in IDEMPOTENT
     is_hedged = hedge.is_hedged(retry, method, has_body=False, is_tunnel=False, is_retry=False)
     if not retry.max_retries:
@@ -60,6 +68,7 @@ def explain_policy(retry: RetryPolicy, timeouts: TimeoutPolicy, method: str) -> 
         backoff_s=(retry.initial_backoff_s, retry.max_backoff_s),
         hedge_delay_s=retry.hedge_delay_s if is_hedged else None,
         hedge_attempts=retry.hedge_attempts if is_hedged else 1,
+        spares_sessions=is_hedged and has_sessions,
         request_s=timeouts.request_s or None,
         connect_s=timeouts.connect_s,
         per_try_s=timeouts.per_try_s or None,
@@ -89,6 +98,8 @@ def policy_lines(report: PolicyReport) -> list[str]:
             f"hedging: without a body, up to {report.hedge_attempts} at once, another one after each "
             f"{report.hedge_delay_s:g} s without a response head"
         )
+        if report.spares_sessions:
+            lines.append("    a request that goes to the endpoint of its session is not hedged")
     limits = (
         ("request", report.request_s),
         ("connect", report.connect_s),

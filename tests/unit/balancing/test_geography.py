@@ -7,7 +7,7 @@ import itertools
 import pytest
 
 from datum_router.balancing.base import ALL_USABLE
-from datum_router.balancing.explain import LocalityReport, explain_locality, report_lines
+from datum_router.balancing.explain import LocalityReport, describe_panic, explain_locality, report_lines
 from datum_router.balancing.locality import Candidates, SharedCandidates, candidates
 from datum_router.balancing.place import CITY_KEY, REGION_KEY
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Endpoint, Locality, make_endpoint, make_locality
@@ -244,3 +244,10 @@ def test_explain_says_that_health_is_ignored_in_a_panic() -> None:
     assert not any(one.is_spill for one in report.places), "in a panic nothing is spilled: all share"
     assert [one.share_percent for one in report.places] == [20.0] * 5
     assert "health is ignored" in report_lines(report)[-1]
+
+
+def test_a_panic_in_words() -> None:
+    assert describe_panic(0) == "panic: health is never ignored"
+    assert describe_panic(30) == (
+        "panic: health is ignored if less than 30% of the endpoints are usable and those cannot take all requests"
+    )

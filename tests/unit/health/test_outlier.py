@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from datum_router.health.outlier import BreakerState, Detector, OutlierDetector
+from datum_router.health.outlier import BreakerState, Detector, OutlierDetector, describe_outlier
 from datum_router.model.endpoint import EndpointKey
 from datum_router.model.outcome import OutcomeClass
 from datum_router.model.policy import OutlierPolicy
@@ -196,3 +196,31 @@ def test_a_half_open_breaker_is_released_early_too() -> None:
     assert found.release(A, now=31.0)
     assert not found.record_trial(A, 1, is_ok=False, now=32.0)
     assert not found.is_ejected(A)
+
+
+@pytest.mark.parametrize(
+    ("policy", "words"),
+    [
+        (None, "ejection: none"),
+        (OutlierPolicy(consecutive_5xx=0, consecutive_gateway_errors=0), "ejection: none"),
+        (OutlierPolicy(max_ejection_percent=0), "ejection: none, since maxEjectionPercent is 0"),
+        (
+            OutlierPolicy(),
+            "ejection: after 5 gateway errors or 5 answers with 5xx in a row for 10 s, twice as long each time, up to "
+            "300 s; at most 50% of the endpoints at once, or one; back in by trials, 1 at once",
+        ),
+        (
+            OutlierPolicy(
+                consecutive_5xx=3,
+                consecutive_gateway_errors=0,
+                base_ejection_time_s=900.0,
+                max_ejection_percent=10,
+                half_open_requests=2,
+            ),
+            "ejection: after 3 answers with 5xx in a row for 900 s, twice as long each time, up to 900 s; at most 10% "
+            "of the endpoints at once, or one; back in by trials, 2 at once",
+        ),
+    ],
+)
+def test_ejection_in_words(policy: OutlierPolicy | None, words: str) -> None:
+    assert describe_outlier(policy) == words

@@ -52,3 +52,16 @@ def test_no_limits_and_no_retries_are_said_as_well() -> None:
     report = explain_policy(RetryPolicy(max_retries=0), TimeoutPolicy(request_s=0.0), "GET")
     assert policy_lines(report) == ["retries: none (maxRetries is 0)", "timeouts: none"]
     assert report.retry_on == ()
+
+
+@pytest.mark.parametrize(
+    ("delay_s", "method", "has_sessions", "is_spared"),
+    [(0.05, "GET", True, True), (0.05, "GET", False, False), (0.05, "POST", True, False), (0.0, "GET", True, False)],
+)
+def test_of_hedges_it_says_that_sessions_are_left_alone(
+    delay_s: float, method: str, has_sessions: bool, is_spared: bool
+) -> None:
+    report = explain_policy(RetryPolicy(hedge_delay_s=delay_s), TimeoutPolicy(), method, has_sessions=has_sessions)
+    assert report.spares_sessions is is_spared
+    said = "    a request that goes to the endpoint of its session is not hedged" in policy_lines(report)
+    assert said is is_spared

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from datum_router.balancing.hashkey import is_sticky
 from datum_router.health.breaker import describe_circuit
-from datum_router.model.filters import CorsPolicy, Fault, Mirror
+from datum_router.model.filters import CorsPolicy, Fault, Mirror, ReplyTemplate
 from datum_router.model.listener import Listener
 from datum_router.model.route import (
     BalancingPolicy,
@@ -68,12 +69,15 @@ def describe_filters(rule: Rule) -> list[str]:
         found += [f"for {ref.service}: {_describe_filter(item)}" for item in ref.filters]
     if rule.max_request_body_bytes:
         found.append(f"request bodies of at most {rule.max_request_body_bytes} bytes")
-    for item in rule.replies:
-        statuses = ", ".join(map(str, item.statuses)) or "errors"
-        found.append(f"own answers: {statuses} as {item.content_type}")
+    found += [describe_reply(item) for item in rule.replies]
     if rule.cors is not None:
         found.insert(0, _describe_cors(rule.cors))
     return found
+
+
+def describe_reply(template: ReplyTemplate) -> str:
+    """Return which of the gateway's own answers a template is for."""
+    return f"own answers: {', '.join(map(str, template.statuses)) or 'errors'} as {template.content_type}"
 
 
 def _describe_cors(policy: CorsPolicy) -> str:
@@ -131,6 +135,11 @@ def describe_balancing(policy: BalancingPolicy, locality: LocalityPolicy) -> str
     if policy.algorithm.startswith("consistent-hash"):
         named = policy.hash_on in (HashOn.HEADER, HashOn.COOKIE, HashOn.QUERY)
         text += f" on {policy.hash_on}" + (f" {policy.hash_name}" if named else "")
+    if policy.cookie is not None:
+        lasts = f"for {policy.cookie.ttl_s} s" if policy.cookie.ttl_s else "until the browser is closed"
+        text += f", clients without cookie {policy.hash_name} are given it {lasts} at path {policy.cookie.path}"
+    if policy.slow_start_s:
+        text += ", slowStart ignored: it is by hash" if is_sticky(policy) else f", slow start {policy.slow_start_s:g} s"
     if locality.mode is not LocalityMode.NONE:
         text += f", {locality.mode} by {locality.topology_key}"
     if locality.allowed_locations:

@@ -7,11 +7,19 @@ from collections.abc import Collection, Iterable, Mapping
 import msgspec
 
 from datum_router.balancing.base import ALL_USABLE, HealthView
-from datum_router.balancing.explain import LocalityReport, counts_places, explain_locality, report_lines
+from datum_router.balancing.explain import (
+    LocalityReport,
+    counts_places,
+    describe_panic,
+    explain_locality,
+    report_lines,
+)
+from datum_router.health.active import describe_active
 from datum_router.health.breaker import describe_circuit
+from datum_router.health.outlier import describe_outlier
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Endpoint, EndpointKey, Locality
 from datum_router.model.route import Rule, side_services
-from datum_router.model.service import Service, ServiceKey
+from datum_router.model.service import Service, ServiceKey, UpstreamProtocol
 from datum_router.reasons import Reason
 from datum_router_cli.identity import describe_upstream_tls
 
@@ -35,6 +43,9 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
         share_percent: Of the requests of this rule while its priority is used; 0 if it takes none.
         problem: Why its share is answered with 500 or 503, empty if it can be served.
         circuit: Its circuit breaker in words; empty if it has none.
+        health: How the health of its endpoints is found out, and when it is ignored; empty if the service is not there.
+        connect_s: One dial, with what the route says of it; None if the service is not there.
+        idle_s: How long a connection without requests is kept; None also if none is kept, its protocol being TCP.
         tls: How TLS is spoken to it, and whom it is taken for; empty if it is not.
         locality: What the places of its endpoints do; None if the route does not look at places.
     """
@@ -49,6 +60,9 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
     tls: str = ""
     locality: LocalityReport | None = None
     circuit: str = ""
+    health: tuple[str, ...] = ()
+    connect_s: float | None = None
+    idle_s: float | None = None
 
 
 class Down:
@@ -125,25 +139,39 @@ def describe_destinations(
         if not problem and service is not None and not any(endpoint.is_serving for endpoint in service.endpoints):
             problem = "NoEndpoints"
         total = totals[ref.priority]
-        reports.append(
-            DestinationReport(
-                service=ref.service,
-                protocol=str(service.protocol) if service is not None else "",
-                weight=ref.weight,
-                priority=ref.priority,
-                share_percent=round(100 * ref.weight / total, 2) if total else 0.0,
-                problem=problem,
-                endpoints=tuple(_endpoint(item, ref.port) for item in service.endpoints) if service is not None else (),
-                circuit=describe_circuit("service", service.limits, service.breaker)
-                if service is not None and service.breaker is not None
-                else "",
-                tls=describe_upstream_tls(service) if service is not None else "",
+        report = DestinationReport(
+            service=ref.service,
+            protocol="",
+            weight=ref.weight,
+            priority=ref.priority,
+            share_percent=round(100 * ref.weight / total, 2) if total else 0.0,
+            problem=problem,
+            endpoints=(),
+        )
+        if service is not None:
+            report = msgspec.structs.replace(
+                report,
+                protocol=str(service.protocol),
+                endpoints=tuple(_endpoint(item, ref.port) for item in service.endpoints),
+                circuit=describe_circuit("service", service.limits, service.breaker) if service.breaker else "",
+                health=_describe_health(service),
+                connect_s=rule.timeouts.connect_s or service.connect_timeout_s,
+                idle_s=None if service.protocol is UpstreamProtocol.TCP else service.idle_timeout_s,
+                tls=describe_upstream_tls(service),
                 locality=explain_locality(service, rule.locality, gateway, health)
-                if service is not None and counts_places(rule.locality)
+                if counts_places(rule.locality)
                 else None,
             )
-        )
+        reports.append(report)
     return reports
+
+
+def _describe_health(service: Service) -> tuple[str, ...]:
+    return (
+        describe_active(service.active),
+        describe_outlier(service.outlier),
+        describe_panic(service.panic_threshold_percent),
+    )
 
 
 def _endpoint(endpoint: Endpoint, port: int | None) -> EndpointReport:
@@ -174,6 +202,10 @@ def destination_lines(report: DestinationReport) -> list[str]:
             f"    {endpoint.address}{vpc} (weight {endpoint.weight}, priority {endpoint.priority}, {place},"
             f" from {endpoint.origin}{state})"
         )
+    lines += (f"    {line}" for line in report.health)
+    if report.connect_s is not None:
+        kept = "" if report.idle_s is None else f", kept without requests for {report.idle_s:g} s"
+        lines.append(f"    connections: made within {report.connect_s:g} s{kept}")
     if report.circuit:
         lines.append(f"    {report.circuit}")
     if report.locality is not None:

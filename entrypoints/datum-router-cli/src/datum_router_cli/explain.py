@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import click
 from rich.console import Console
 
-from datum_router.compiler.diagnostics import Diagnostic, Severity
+from datum_router.compiler.diagnostics import Diagnostic
 from datum_router.filters.cors import is_preflight
-from datum_router.manifests.meta import ObjectKey
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality
 from datum_router.model.listener import Listener, ListenerMode
 from datum_router.model.request import RequestHead
@@ -24,6 +23,7 @@ from datum_router_cli.condition import (
     describe_limits,
     redirect_status,
 )
+from datum_router_cli.conflict import concerning, manifest_of
 from datum_router_cli.destination import (
     DestinationReport,
     Down,
@@ -35,7 +35,7 @@ from datum_router_cli.edge import explain_at
 from datum_router_cli.egress import ask_about_egress, explain_egress
 from datum_router_cli.failure import RouterCommand, require
 from datum_router_cli.identity import client_lines, describe_client
-from datum_router_cli.listener import choose_listener, serves_host
+from datum_router_cli.listener import choose_listener, describe_listener, serves_host
 from datum_router_cli.load import Loaded, as_check, load_directory
 from datum_router_cli.output import make_console, output_option, plural, print_diagnostic, print_json, say
 from datum_router_cli.request import DEFAULT_SOURCE_IP, make_request
@@ -161,7 +161,13 @@ def explain(
         sides=left_out_sides(found.winner, services, gateway=gateway, health=health)
         if found.winner is not None
         else [],
-        diagnostics=[item for item in as_check(loaded.diagnostics, is_strict=False) if item.severity is Severity.ERROR],
+        diagnostics=concerning(
+            as_check(loaded.diagnostics, is_strict=False),
+            loaded.view,
+            route=None if found.winner is None else found.winner.route,
+            listener=chosen,
+            host=head.host,
+        ),
         view=loaded.view,
     )
     if output == "json":
@@ -246,9 +252,7 @@ class Answer:
 
     def place(self, rule: Rule) -> tuple[str, int]:
         """Return file and line of the manifest that a rule came from."""
-        kind = "VPCIngress" if rule.route.startswith("ingress:") else "VPCRoute"
-        namespace, _, name = rule.route.removeprefix("ingress:").partition("/")
-        origin = self._view.origin(ObjectKey(kind=kind, namespace=namespace, name=name))
+        origin = self._view.origin(manifest_of(rule.route))
         return (origin.file, origin.line) if origin is not None else ("", 0)
 
     def document(self) -> dict[str, object]:
@@ -266,6 +270,7 @@ class Answer:
                 "listener": head.listener,
                 "attachment": head.attachment,
             },
+            "at_listener": describe_listener(self._listener, head.host),
             "client_certificate": self._client,
             "outcome": outcome,
             "status": status,
@@ -301,7 +306,7 @@ class Answer:
         }
 
     def _policy(self, rule: Rule) -> PolicyReport:
-        return explain_policy(rule.retry, rule.timeouts, self._head.method)
+        return explain_policy(rule.retry, rule.timeouts, self._head.method, has_sessions=rule.affinity is not None)
 
     def _limits(self, rule: Rule) -> list[str]:
         return describe_limits(rule, self._listener, self._head.host)
@@ -316,6 +321,8 @@ class Answer:
         asked = f"{head.method} {head.scheme}://{head.authority}{head.target}" if head.method else f"{head.host}, bytes"
         say(console, f"{asked} from {head.client_ip}{at}", "bold")
         outcome, status = self.outcome()
+        for line in describe_listener(self._listener, head.host):
+            say(console, f"listener: {line}")
         if self._client is not None:
             for line in client_lines(self._client):
                 say(console, line)

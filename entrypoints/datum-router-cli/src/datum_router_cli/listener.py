@@ -1,4 +1,4 @@
-"""Which listener a URL would reach, for `explain`."""
+"""Which listener a URL would reach, and what holds there whatever the rule, for `explain`."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.errors import ConfigError
-from datum_router.model.listener import Listener, ListenerMode
+from datum_router.model.listener import Listener, ListenerMode, TlsBinding
 from datum_router.model.request import RequestHead
 from datum_router.reasons import Reason
-from datum_router.routing.host import host_matches
+from datum_router.routing.host import best_hostname, canonical_hostname, host_matches
+from datum_router_cli.condition import describe_reply
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -56,3 +57,45 @@ def _called(listeners: Sequence[Listener], wanted: str) -> list[Listener]:
 def serves_host(listener: Listener, host: str) -> bool:
     """Tell whether the listener is there for `host`; a TLS listener answers 421 to others."""
     return not listener.hostnames or any(host_matches(name, host) for name in listener.hostnames)
+
+
+def describe_listener(listener: Listener | None, host: str) -> list[str]:
+    """Return what a listener does with every request for `host`, one in a text each: TLS, proxies in front, limits.
+
+    Client certificates are not among them, see `identity.describe_client`.
+    """
+    if listener is None:
+        return []
+    found = [_describe_tls(listener, host)] if listener.tls else []
+    whom = f", if the peer is in {' or '.join(listener.trusted_proxies)}" if listener.trusted_proxies else ""
+    if listener.has_proxy_protocol:
+        found.append(f"each connection begins with a PROXY header{whom}, else it is closed")
+    if listener.trusted_hops:
+        found.append(f"trusted hops in X-Forwarded-For: {listener.trusted_hops}{whom}")
+    if listener.max_request_body_bytes:
+        found.append(f"request bodies of at most {listener.max_request_body_bytes} bytes")
+    return found + [describe_reply(item) for item in listener.replies]
+
+
+def _describe_tls(listener: Listener, host: str) -> str:
+    binding = _binding(listener, host)
+    if binding is None:
+        return f"TLS: no handshake for {host}, no certificate is for it and requireSni is set"
+    parts = [f"{binding.min_version or listener.min_tls_version} or later"]
+    parts += [f"suites of 1.2 {' '.join(binding.ciphers)}"] if binding.ciphers else []
+    parts.append(f"offers {' '.join(binding.alpn or listener.alpn)}")
+    parts += [f"certificate of VPCIngress {binding.owner}"] if binding.owner else []
+    parts += ["no handshake without a server name that it has"] if listener.is_sni_required else []
+    return f"TLS: {', '.join(parts)}"
+
+
+def _binding(listener: Listener, host: str) -> TlsBinding | None:
+    """Return the certificate that a client is shown which asks for `host`; None: it gets no handshake."""
+    named: dict[str, TlsBinding] = {}
+    for binding in listener.tls:
+        for name in binding.hostnames:
+            named.setdefault(canonical_hostname(name), binding)
+    best = best_hostname(named, host)
+    if best is not None:
+        return named[best]
+    return None if listener.is_sni_required else listener.tls[0]
