@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 
-import msgspec
 import pytest
 import trio
 
-from datum_router.model.affinity import AffinityKind, AffinityPolicy, SetCookie
-from datum_router.model.policy import RetryPolicy
-from datum_router.model.route import BalancingPolicy, HashOn
 from datum_router_proxy.testing_clients import Answer, client
-from datum_router_proxy.testing_peers import (
-    Exchange,
-    bounded,
-    gateway,
-    make_rule,
-    make_service,
-    refused_port,
-    upstream,
-)
+from datum_router_proxy.testing_manifests import compile_route
+from datum_router_proxy.testing_peers import Exchange, bounded, gateway, refused_port, upstream
 
 both = pytest.mark.parametrize("down", ["h1", "h2"])
 
@@ -40,41 +30,98 @@ def given(answer: Answer) -> bytes:
 
 
 @both
-def test_a_cookie_keeps_a_client_at_one_of_several_endpoints(down: str) -> None:
+@pytest.mark.parametrize(
+    ("spec", "said_in", "sent_in", "beginning"),
+    [
+        pytest.param({}, b"set-cookie", b"cookie", b"dr-", id="a cookie of the route's own name"),
+        pytest.param({"type": "Cookie", "name": "s"}, b"set-cookie", b"cookie", b"s=", id="a cookie by name"),
+        pytest.param({"type": "Header"}, b"x-session-affinity", b"x-session-affinity", b"", id="the usual header"),
+        pytest.param({"type": "Header", "name": "X-Session"}, b"x-session", b"x-session", b"", id="a header by name"),
+    ],
+)
+def test_a_session_keeps_a_client_at_one_of_several_endpoints(
+    down: str, spec: Mapping[str, object], said_in: bytes, sent_in: bytes, beginning: bytes
+) -> None:
     async def main() -> None:
-        rule = msgspec.structs.replace(make_rule(), affinity=AffinityPolicy(name="s"))
         async with upstream(named(b"one")) as one, upstream(named(b"two")) as two, upstream(named(b"three")) as three:
-            service = make_service([one.port, two.port, three.port])
-            async with gateway([service], [rule]) as running, client(running.port, down) as peer:
+            made = compile_route([one.port, two.port, three.port], {"sessionAffinity": spec})
+            async with gateway(made.services, made.rules) as running, client(running.port, down) as peer:
                 without = {(await peer.request("GET", "/")).body for _ in range(6)}
                 assert without == {b"one", b"two", b"three"}, "no session, no affinity"
                 for _ in range(3):
                     first = await peer.request("GET", "/")
-                    crumb = given(first)
-                    again = [await peer.request("GET", "/", [(b"cookie", crumb)]) for _ in range(6)]
+                    crumb, _, _ = (first.header(said_in) or b"").partition(b";")
+                    assert crumb.startswith(beginning)
+                    again = [await peer.request("GET", "/", [(sent_in, crumb)]) for _ in range(6)]
                     assert {answer.body for answer in again} == {first.body}
-                    assert {answer.header(b"set-cookie") for answer in again} == {None}
+                    assert {answer.header(said_in) for answer in again} == {None}
                     assert str(one.port).encode() not in crumb
-                broken = await peer.request("GET", "/", [(b"cookie", crumb[:-2] + b"xx")])
+                broken = await peer.request("GET", "/", [(sent_in, crumb[:-2] + b"xx")])
                 assert broken.status == 200
-                assert broken.header(b"set-cookie") is not None, "a token that is none begins a session"
+                assert broken.header(said_in) is not None, "a token that is none begins a session"
 
     bounded(main)
 
 
-@both
-def test_a_header_does_the_same(down: str) -> None:
+FOREVER = b"Path=/; HttpOnly; SameSite=Lax"
+
+
+def lasting(seconds: int) -> bytes:
+    return b"Path=/; Max-Age=%d; HttpOnly; SameSite=Lax" % seconds
+
+
+@pytest.mark.parametrize(
+    ("spec", "first", "steps"),
+    [
+        pytest.param({}, FOREVER, [(10**9, True, b"")], id="nothing ends it"),
+        pytest.param(
+            {"absoluteTimeout": "1m"}, FOREVER, [(59, True, b""), (60, False, FOREVER)], id="so long after its begin"
+        ),
+        pytest.param(
+            {"lifetime": "Permanent", "absoluteTimeout": "1m"},
+            lasting(60),
+            [(59, True, b""), (60, False, lasting(60)), (119, True, b""), (120, False, lasting(60))],
+            id="permanent, up to its end",
+        ),
+        pytest.param(
+            {"idleTimeout": "1m"},
+            FOREVER,
+            # Noted as seen after a quarter of it, and only then.
+            [(14, True, b""), (59, True, FOREVER), (118, True, FOREVER), (178, False, FOREVER)],
+            id="so long after its last request",
+        ),
+        pytest.param(
+            {"lifetime": "Permanent", "absoluteTimeout": "100s", "idleTimeout": "1m"},
+            lasting(100),
+            [(50, True, lasting(50)), (99, True, lasting(1)), (100, False, lasting(100))],
+            id="whichever comes first",
+        ),
+    ],
+)
+def test_a_session_ends_when_the_route_says(
+    spec: Mapping[str, object], first: bytes, steps: Sequence[tuple[int, bool, bytes]]
+) -> None:
+    """Each step: seconds after the begin, whether the session is still good, and attributes of a new cookie if any."""
+
     async def main() -> None:
-        policy = AffinityPolicy(kind=AffinityKind.HEADER, name="x-session")
-        rule = msgspec.structs.replace(make_rule(), affinity=policy)
+        start = 1_700_000_000.0
+        now = start
         async with upstream(named(b"one")) as one, upstream(named(b"two")) as two:
-            service = make_service([one.port, two.port])
-            async with gateway([service], [rule]) as running, client(running.port, down) as peer:
-                first = await peer.request("GET", "/")
-                token = first.header(b"x-session")
-                assert token is not None
-                again = {(await peer.request("GET", "/", [(b"x-session", token)])).body for _ in range(6)}
-                assert again == {first.body}
+            # In turns, so that whoever is without a session meets the other endpoint.
+            route = {"sessionAffinity": spec, "loadBalancing": "round-robin"}
+            made = compile_route([one.port, two.port], route)
+            async with gateway(made.services, made.rules) as running, client(running.port, "h1") as peer:
+                running.plane._pipeline.gate._wall_clock = lambda: now
+                answer = await peer.request("GET", "/")
+                crumb, _, attributes = (answer.header(b"set-cookie") or b"").partition(b"; ")
+                assert attributes == first
+                body = answer.body
+                for after_s, is_good, expected in steps:
+                    now = start + after_s
+                    answer = await peer.request("GET", "/", [(b"cookie", crumb)])
+                    given, _, attributes = (answer.header(b"set-cookie") or b"").partition(b"; ")
+                    assert (answer.body == body, attributes) == (is_good, expected), after_s
+                    crumb, body = given or crumb, answer.body
 
     bounded(main)
 
@@ -82,13 +129,14 @@ def test_a_header_does_the_same(down: str) -> None:
 @both
 def test_a_session_moves_when_its_endpoint_cannot_be_reached(down: str) -> None:
     async def main() -> None:
-        rule = msgspec.structs.replace(
-            make_rule(retry=RetryPolicy(max_retries=1, initial_backoff_s=0.001, max_backoff_s=0.002)),
-            affinity=AffinityPolicy(name="s"),
-        )
         async with upstream(named(b"one")) as one:
-            service = make_service([one.port, refused_port()])
-            async with gateway([service], [rule]) as running, client(running.port, down) as peer:
+            route = {
+                "sessionAffinity": {"name": "s"},
+                "retries": {"maxRetries": 1, "backoff": {"initialMs": 1, "maxMs": 2}},
+            }
+            made = compile_route([one.port, refused_port()], route)
+            (service,), (rule,) = made.services, made.rules
+            async with gateway(made.services, made.rules) as running, client(running.port, down) as peer:
                 linked = running.holder.current.rules[rule.id]
                 assert linked.affinity is not None
                 dead = service.endpoints[1].key
@@ -103,31 +151,50 @@ def test_a_session_moves_when_its_endpoint_cannot_be_reached(down: str) -> None:
     bounded(main)
 
 
+def hashed(cookie: Mapping[str, object]) -> Mapping[str, object]:
+    config = {"hashOn": "Cookie", "cookie": {"name": "user", **cookie}, "tableSize": 251}
+    return {"loadBalancing": "consistent-hash", "loadBalancingConfig": config}
+
+
 @both
-def test_a_client_without_the_hashed_cookie_is_given_one_that_leads_back(down: str) -> None:
+@pytest.mark.parametrize(
+    ("cookie", "attributes"),
+    [
+        ({"ttl": "60s", "path": "/shop"}, b"; Path=/shop; Max-Age=60; HttpOnly; SameSite=Lax"),
+        ({"ttl": "1500ms"}, b"; Path=/; Max-Age=2; HttpOnly; SameSite=Lax"),
+        ({"ttl": "0s"}, b"; Path=/; HttpOnly; SameSite=Lax"),
+        ({"path": "/shop"}, b"; Path=/shop; HttpOnly; SameSite=Lax"),
+    ],
+)
+def test_a_client_without_the_hashed_cookie_is_given_one_that_leads_back(
+    down: str, cookie: Mapping[str, object], attributes: bytes
+) -> None:
     async def main() -> None:
-        balancing = BalancingPolicy(
-            algorithm="consistent-hash",
-            hash_on=HashOn.COOKIE,
-            hash_name="user",
-            table_size=251,
-            cookie=SetCookie(ttl_s=60, path="/shop"),
-        )
-        rule = msgspec.structs.replace(make_rule(), balancing=balancing)
         async with upstream(named(b"one")) as one, upstream(named(b"two")) as two:
-            service = make_service([one.port, two.port])
-            async with gateway([service], [rule]) as running, client(running.port, down) as peer:
+            made = compile_route([one.port, two.port], hashed(cookie))
+            async with gateway(made.services, made.rules) as running, client(running.port, down) as peer:
                 seen: set[bytes] = set()
                 for _ in range(12):
                     first = await peer.request("GET", "/")
-                    cookie = first.header(b"set-cookie")
-                    assert cookie is not None
-                    assert cookie.endswith(b"; Path=/shop; Max-Age=60; HttpOnly; SameSite=Lax")
+                    said = first.header(b"set-cookie")
+                    assert said is not None
+                    assert said.startswith(b"user=")
+                    assert said.endswith(attributes)
                     again = [await peer.request("GET", "/", [(b"cookie", given(first))]) for _ in range(3)]
                     assert {answer.body for answer in again} == {first.body}
                     assert {answer.header(b"set-cookie") for answer in again} == {None}
                     seen.add(first.body)
                 assert seen == {b"one", b"two"}, "new clients are spread"
+
+    bounded(main)
+
+
+def test_a_hashed_cookie_of_which_only_the_name_is_given_is_left_to_the_service() -> None:
+    async def main() -> None:
+        async with upstream(named(b"one")) as one:
+            made = compile_route([one.port], hashed({}))
+            async with gateway(made.services, made.rules) as running, client(running.port, "h1") as peer:
+                assert (await peer.request("GET", "/")).header(b"set-cookie") is None
 
     bounded(main)
 
@@ -149,11 +216,10 @@ def test_a_session_is_not_lost_to_a_hedge(down: str) -> None:
             asked.append("quick")
             await exchange.reply(200, b"quick")
 
-        rule = make_rule(retry=RetryPolicy(hedge_delay_s=0.02, hedge_attempts=2))
-        rule = msgspec.structs.replace(rule, affinity=AffinityPolicy(name="s"))
+        route = {"sessionAffinity": {"name": "s"}, "retries": {"hedging": {"delay": "20ms"}}}
         async with upstream(slow) as one, upstream(quick) as two:
-            service = make_service([one.port, two.port])
-            async with gateway([service], [rule]) as running, client(running.port, down) as peer:
+            made = compile_route([one.port, two.port], route)
+            async with gateway(made.services, made.rules) as running, client(running.port, down) as peer:
                 first = await peer.request("GET", "/")
                 if first.body == b"quick":
                     first = await peer.request("GET", "/")
