@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from prometheus_client.parser import text_string_to_metric_families
 
 pytestmark = pytest.mark.e2e
@@ -107,3 +111,72 @@ def test_every_filter_at_once_over_all_workers(
     kit.eventually(lambda: ask(gateway, "GET", "/ok")[0] in (404, 503), "and none without the filter")
     assert len(api.heads) == 1
     assert CANARY not in gateway.log.read_text(), "threat F8"
+
+
+TOKENS = """
+---
+apiVersion: router.datum.net/v1alpha1
+kind: VPCRoute
+metadata: {name: tokens}
+spec:
+  hostnames: [filtered.test]
+  filters: [{type: Plugin, plugin: {name: jwt, config: CONFIG}}]
+  destinations: [{vpcServiceRef: {name: api}}]
+"""
+
+
+def test_tokens_are_verified_by_the_keys_of_the_manifest_and_by_new_ones_from_then_on(
+    directory: Path, start_gateway: Any, start_backend: Any, kit: Any
+) -> None:
+    api = start_backend(kit.answer(b"api"))
+    (directory / "api.yaml").write_text(kit.manifest("api", api, path="/unused"))
+    old, new = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+
+    def put(key: ec.EllipticCurvePrivateKey) -> None:
+        public = jwt.get_algorithm_by_name("ES256").to_jwk(key.public_key(), as_dict=True)
+        config = {
+            "issuer": "https://issuer.test",
+            "audiences": ["shop"],
+            "algorithms": ["ES256"],
+            "requiredClaims": {"scope": "buy"},
+            "header": "x-token",
+            "forwardPayloadHeader": "x-claims",
+            "keys": {"keys": [public]},
+        }
+        (directory / "tokens.yaml").write_text(TOKENS.replace("CONFIG", json.dumps(config)))
+
+    def token(key: ec.EllipticCurvePrivateKey, **change: object) -> str:
+        claims = {"iss": "https://issuer.test", "aud": "shop", "exp": time.time() + 600, "scope": "see buy", **change}
+        return "X-Token: " + jwt.encode(claims, key, algorithm="ES256")
+
+    put(old)
+    gateway = start_gateway("--listen", "127.0.0.1:0", "--workers", "2", env={"DATUM_ROUTER_LOG": "debug"})
+    good = token(old, note=CANARY)
+    refused = (
+        (),
+        (token(new),),
+        (token(old, exp=time.time() - 3600),),
+        (token(old, iss="https://other.test"),),
+        (token(old, aud="other"),),
+        (token(old, scope="see"),),
+        (good[:-4] + "AAAA",),
+    )
+    for fields in refused:
+        assert ask(gateway, "GET", "/", *fields)[0] == 401, fields
+    assert api.heads == []
+    status, _, body = ask(gateway, "GET", "/", good, "X-Claims: forged")
+    assert (status, body) == (200, b"api")
+    (head,) = api.heads
+    assert good.encode() not in head, "the token is the gateway's"
+    (claims,) = [line for line in head.split(b"\r\n") if line.lower().startswith(b"x-claims: ")]
+    assert json.loads(jwt.utils.base64url_decode(claims[10:]))["note"] == CANARY
+    expected = {("jwt", "allowed"): 1.0, ("jwt", "refused"): float(len(refused))}
+    kit.eventually(lambda: outcomes(gateway) == expected, f"metrics such as {expected}")
+
+    put(new)
+    kit.eventually(lambda: ask(gateway, "GET", "/", token(new))[0] == 200, "the new key")
+    kit.eventually(lambda: {ask(gateway, "GET", "/", good)[0] for _ in range(8)} == {401}, "no longer the old one")
+    log = gateway.log.read_text()
+    for secret in (CANARY, *good.split(".")[1:]):
+        assert secret not in log, "threat F8"
+    assert "Traceback" not in log
