@@ -14,6 +14,7 @@ pytestmark = pytest.mark.e2e
 
 OLD, YOUNG = "2026-01-01T00:00:00Z", "2026-05-01T00:00:00Z"
 CONFLICTED, HOSTNAME, PROTOCOL = "Conflicted", "HostnameConflict", "ProtocolConflict"
+PASSTHROUGH = {"protocol": "TLS", "tls": {"mode": "passthrough"}}
 
 
 def free_port() -> int:
@@ -44,6 +45,8 @@ def ask(port: int, host: str) -> str:
     [
         pytest.param({}, {"protocol": "TCP"}, "senior.test", PROTOCOL, "senior", "junior", id="HTTP, then TCP"),
         pytest.param({"protocol": "TCP"}, {}, "none.test", PROTOCOL, "senior", "404", id="TCP, then HTTP"),
+        pytest.param({}, PASSTHROUGH, "senior.test", PROTOCOL, "senior", "closed", id="HTTP, then TLS"),
+        pytest.param(PASSTHROUGH, {}, "junior.test", PROTOCOL, "closed", "junior", id="TLS, then HTTP"),
         pytest.param(
             {"host": "a.test"},
             {"host": "a.test"},
@@ -104,9 +107,10 @@ def test_the_oldest_ingress_has_the_port_and_once_it_is_gone_the_next(
         rules = [{"path": "/", "service": {"name": "a"}}]
         wanted = {"host": f"{name}.test", "rules": rules, "listeners": [listener], **spec}
         endpoints = [{"address": backend.host, "port": backend.port}]
+        served = {"protocol": "HTTP" if protocol == "HTTP" else "TCP", "port": 80, "endpoints": endpoints}
         path = directory / file
         path.write_text(
-            document("VPCService", "a", {"protocol": protocol, "port": 80, "endpoints": endpoints}, namespace=name)
+            document("VPCService", "a", served, namespace=name)
             + document("VPCIngress", "one", wanted, namespace=name, creationTimestamp=created)
         )
         return path
