@@ -200,6 +200,8 @@ class Walker:
         is_metadata: bool,
     ) -> str:
         """Report an unknown field; return the field that was probably meant."""
+        if is_metadata and isinstance(name, str) and name in KNOWN_METADATA:
+            return ""
         if not self._guesses:
             if not is_metadata:
                 self.report(child(path, name), Reason.UNKNOWN_FIELD, "unknown field")
@@ -207,7 +209,7 @@ class Walker:
         self._guesses -= 1
         meant = likely_field(name, known) if isinstance(name, str) and len(name) <= MAX_PATH_CHARS else ""
         if is_metadata:
-            if meant and isinstance(name, str) and name not in KNOWN_METADATA and meant not in value:
+            if meant and meant not in value:
                 self.report(
                     child(path, name),
                     Reason.UNKNOWN_FIELD,
@@ -378,8 +380,9 @@ METADATA_TEXT = PlainText(())
 def plain_text(kind: types.Type) -> PlainText | None:
     """Return how to recognise objects of a type that can be left to msgspec.
 
-    None if that cannot be told from the text: there is a type that msgspec alone understands, or an `ObjectMeta`
-    elsewhere than at `metadata`, where names that look misspelt are pointed out.
+    None if that cannot be told from the text, and then every object of the kind takes the walk: there is a type that
+    msgspec alone understands, or an `ObjectMeta` elsewhere than at `metadata`, where names that look misspelt are
+    pointed out.
     """
     if not isinstance(kind, types.StructType):
         return None
@@ -409,6 +412,8 @@ def _collect(kind: types.Type, aliases: set[str], *, seen: tuple[type, ...], ref
         return _collect(kind.item_type, aliases, seen=seen, refused=refused)
     if isinstance(kind, types.DictType):
         return all(_collect(part, aliases, seen=seen, refused=refused) for part in (kind.key_type, kind.value_type))
+    if isinstance(kind, types.CustomType):
+        return kind.cls is object  # anything, such as the settings of a plugin: the walk passes it on as it is
     return isinstance(
         kind, types.StrType | types.EnumType | types.BoolType | types.IntType | types.FloatType | types.NoneType
     )

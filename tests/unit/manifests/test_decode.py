@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from datum_router.compiler.diagnostics import Diagnostic, Origin, Severity
-from datum_router.manifests._walk import MAX_GUESSES, MAX_PROBLEMS
+from datum_router.manifests._walk import KNOWN_METADATA, MAX_GUESSES, MAX_PROBLEMS
 from datum_router.manifests.decode import Decoded, decode
 from datum_router.manifests.kinds import OWN_KINDS
 from datum_router.manifests.meta import ObjectKey, ObjectMeta
@@ -399,6 +399,18 @@ def test_hints_are_looked_for_a_bounded_number_of_times(where: str, monkeypatch:
     fields.update({f"unknown{number}": number for number in range(1000)})
     decode(manifest, Origin(source="test"), TABLE)
     assert MAX_PROBLEMS <= len(asked) <= MAX_GUESSES
+
+
+def test_nothing_is_looked_for_in_place_of_what_an_api_server_adds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every object of an API has it, and those with a backslash or an alias are walked."""
+
+    def likely(name: str, _known: object) -> str:
+        raise AssertionError(name)
+
+    monkeypatch.setattr("datum_router.manifests._walk.likely_field", likely)
+    raw = route(match={"pathRegex": r"/\d+"})
+    raw["metadata"] = {"name": "x", **dict.fromkeys(KNOWN_METADATA, "x")}
+    assert run(raw).diagnostics == ()
 
 
 @pytest.mark.parametrize("name", ["x" * 300, f"{'n' * 100}/x"])
