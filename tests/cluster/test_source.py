@@ -334,7 +334,7 @@ def test_a_right_on_one_secret_by_its_name_is_enough_to_follow_it(place: Place) 
         running.wait(running.diagnostics, "a secret without a right")
         (found,) = running.diagnostics()
         assert f"the right to list secrets other in namespace {place.namespace} is missing" in found.message
-        assert sorted(running.names("VPCIngress")) == ["a", "b"]
+        running.wait(lambda: sorted(running.names("VPCIngress")) == ["a", "b"], "the one that was held back for it")
         place.delete("vpcingresses", "b")
         running.wait(lambda: not running.diagnostics(), "nothing is wrong without it")
 
