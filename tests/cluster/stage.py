@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import datetime
 import itertools
 import json
 import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+
+import trustme
 
 from tests.cluster.plane import CONTROLLER, DISCOVERY, GATEWAY, REPOSITORY, Plane
 from tests.processes import ServiceProcess
@@ -262,6 +265,30 @@ def tls_secret(namespace: str, name: str, cert_pem: bytes, key_pem: bytes) -> di
         "data": {
             "tls.crt": base64.b64encode(cert_pem).decode(),
             "tls.key": base64.b64encode(key_pem).decode(),
+        },
+    }
+
+
+def issued_secret(
+    namespace: str, name: str, authority: trustme.CA, host: str, *, not_after: datetime.datetime | None = None
+) -> dict[str, object]:
+    """Return a Secret with a fresh certificate of an authority for a host; by default it lasts for years."""
+    leaf = authority.issue_cert(host, not_after=not_after)
+    chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
+    return tls_secret(namespace, name, chain, leaf.private_key_pem.bytes())
+
+
+def ingress(namespace: str, name: str, port: int, secret: str = "") -> dict[str, object]:
+    """Return a VPCIngress of `<name>.example.com` that takes all to VPCService `web`; HTTPS if a Secret is named."""
+    return {
+        "apiVersion": "router.datum.net/v1alpha1",
+        "kind": "VPCIngress",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {
+            "host": f"{name}.example.com",
+            "listeners": [{"name": "web", "port": port, "protocol": "HTTPS" if secret else "HTTP"}],
+            "rules": [{"path": "/", "service": {"name": "web"}}],
+            **({"tls": {"secretName": secret}} if secret else {}),
         },
     }
 

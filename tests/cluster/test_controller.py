@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -9,17 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
-from tests.cluster.control_plane import ControlPlane
+from tests.cluster.control_plane import ControlPlane, free_ports
 from tests.cluster.stage import (
     SYSTEM,
     Stage,
     binding,
+    ingress,
     install,
+    issued_secret,
     kube_service,
     one_endpoint,
     own_address,
     route,
+    secret_access,
     service,
 )
 from tests.conftest import eventually
@@ -154,6 +159,48 @@ def test_programmed_is_what_the_gateways_say(
         gateway.stop()
     eventually(lambda: stats(controller)["gateways"] == [], "the report gone")
     assert stage.conditions(one)["Programmed"] == ("True", "Programmed"), "no reason to write"
+
+
+def test_certificate_valid_is_what_the_gateways_say_who_alone_read_the_secret(
+    stage: Stage, controller: ServiceProcess, namespace: Callable[[], str]
+) -> None:
+    there = namespace()
+    (port,) = free_ports(1)
+    authority = trustme.CA()
+    now = datetime.datetime.now(datetime.UTC)
+
+    def put_certificate(days: int) -> None:
+        until = now + datetime.timedelta(days=days)
+        stage.put(issued_secret(there, "site", authority, "shop.example.com", not_after=until))
+
+    for one in secret_access(there, "site"):
+        stage.put(one)
+    put_certificate(365)
+    stage.put(service(there, "web", 8080))
+    edge = stage.put(ingress(there, "shop", port, "site"))
+
+    def is_told(status: str, reason: str) -> None:
+        eventually(lambda: stage.conditions(edge).get("CertificateValid") == (status, reason), reason)
+
+    is_told("Unknown", "NoGateway")
+    gateway = stage.gateway(DATUM_ROUTER_NAMESPACES=there, DATUM_ROUTER_BIND="127.0.0.1")
+    try:
+        is_told("True", "CertificateValid")
+        put_certificate(3)
+        is_told("True", "CertificateExpiresSoon")
+        put_certificate(-1)
+        is_told("False", "CertificateExpired")
+        assert stage.conditions(edge)["Programmed"][0] == "True", "it is served all the same"
+        (message,) = [
+            one["message"] for one in status_of(stage, edge)["conditions"] if one["type"] == "CertificateValid"
+        ]
+        assert "gateway gateway-" in message
+        assert (now - datetime.timedelta(days=1)).strftime("%Y-%m-%d") in message
+        put_certificate(365)
+        is_told("True", "CertificateValid")
+    finally:
+        gateway.stop()
+    eventually(lambda: stats(controller)["gateways"] == [], "the report gone")
 
 
 def test_nothing_is_written_at_rest_but_the_lease(stage: Stage, controller: ServiceProcess) -> None:

@@ -17,15 +17,16 @@ from tests.cluster.stage import (
     binding,
     bodies,
     crd,
+    ingress,
     install,
     install_crd,
+    issued_secret,
     kube_service,
     one_endpoint,
     own_address,
     route,
     secret_access,
     service,
-    tls_secret,
 )
 from tests.conftest import Backend, answer, eventually
 from tests.processes import ServiceProcess
@@ -185,27 +186,13 @@ def test_a_secret_that_is_rotated(stage: Stage, namespace: Callable[[], str], ba
     trust = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
 
     def put_certificate() -> None:
-        leaf = authority.issue_cert("shop.example.com")
-        chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
-        stage.put(tls_secret(there, "site", chain, leaf.private_key_pem.bytes()))
+        stage.put(issued_secret(there, "site", authority, "shop.example.com"))
 
     for one in secret_access(there, "site"):
         stage.put(one)
     put_certificate()
     stage.put(service(there, "web", backend("secured").port))
-    stage.put(
-        {
-            "apiVersion": "router.datum.net/v1alpha1",
-            "kind": "VPCIngress",
-            "metadata": {"name": "web", "namespace": there},
-            "spec": {
-                "host": "shop.example.com",
-                "listeners": [{"name": "https", "port": port, "protocol": "HTTPS"}],
-                "tls": {"secretName": "site"},
-                "rules": [{"path": "/", "service": {"name": "web"}}],
-            },
-        }
-    )
+    stage.put(ingress(there, "shop", port, "site"))
     stage.gateway(DATUM_ROUTER_NAMESPACES=there, DATUM_ROUTER_BIND="127.0.0.1")
     before = serial_of(port, "shop.example.com", trust)
     put_certificate()

@@ -24,7 +24,7 @@ from datum_router_kubernetes.kinds import Pod
 from datum_router_kubernetes.source import KubernetesSource
 from datum_router_kubernetes.testing import RunningSource, eventually
 from tests.cluster.control_plane import GATEWAY, REPOSITORY, ControlPlane, ProgramsMissing
-from tests.cluster.stage import GROUP, tls_secret
+from tests.cluster.stage import GROUP, issued_secret
 from tests.cluster.tcp_proxy import TcpProxy
 
 KINDS = tuple(builtin.datum_router_resource_kinds())
@@ -307,9 +307,7 @@ def test_a_right_on_one_secret_by_its_name_is_enough_to_follow_it(place: Place) 
     authority = trustme.CA()
 
     def secret(host: str) -> Mapping[str, object]:
-        made = authority.issue_cert(host)
-        chain = b"".join(blob.bytes() for blob in made.cert_chain_pems)
-        return tls_secret(place.namespace, "tls", chain, made.private_key_pem.bytes())
+        return issued_secret(place.namespace, "tls", authority, host)
 
     first, second = secret("first.example"), secret("second.example")
     place.create("secrets", first, group="/api/v1")

@@ -18,14 +18,15 @@ from tests.cluster.plane import Plane
 from tests.cluster.stage import (
     Stage,
     binding,
+    ingress,
     install,
+    issued_secret,
     kube_service,
     one_endpoint,
     own_address,
     route,
     secret_access,
     service,
-    tls_secret,
 )
 from tests.cluster.test_gateway import serial_of
 from tests.conftest import Backend, answer, eventually
@@ -182,20 +183,6 @@ def test_programmed_is_true_only_when_every_worker_of_every_gateway_serves_it(
 # --- listeners and certificates ---------------------------------------------------------------------------------------
 
 
-def ingress(there: str, name: str, port: int, secret: str = "") -> dict[str, object]:
-    return {
-        "apiVersion": "router.datum.net/v1alpha1",
-        "kind": "VPCIngress",
-        "metadata": {"name": name, "namespace": there},
-        "spec": {
-            "host": f"{name}.example.com",
-            "listeners": [{"name": "web", "port": port, "protocol": "HTTPS" if secret else "HTTP"}],
-            "rules": [{"path": "/", "service": {"name": "web"}}],
-            **({"tls": {"secretName": secret}} if secret else {}),
-        },
-    }
-
-
 class Handshakes:
     """A new TLS connection and a request on it, one after the other, until stopped."""
 
@@ -241,9 +228,7 @@ def test_secrets_come_go_bad_and_are_replaced_and_no_handshake_fails(
     trust = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
 
     def certificate(name: str = "site") -> dict[str, object]:
-        leaf = authority.issue_cert("web.example.com")
-        chain = b"".join(blob.bytes() for blob in leaf.cert_chain_pems)
-        return tls_secret(there, name, chain, leaf.private_key_pem.bytes())
+        return issued_secret(there, name, authority, "web.example.com")
 
     web = ingress(there, "web", port, "site")
     for one in (*secret_access(there, "site", "late"), certificate()):
