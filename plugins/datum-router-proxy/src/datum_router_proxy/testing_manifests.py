@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 
+import yaml
+
 from datum_router.compiler.compiler import CompileOptions, Compiler
-from datum_router.compiler.diagnostics import Diagnostic, Origin
+from datum_router.compiler.diagnostics import Diagnostic
 from datum_router.model.listener import Listener
 from datum_router.model.route import Rule
 from datum_router.model.service import Service
@@ -16,6 +18,7 @@ from datum_router.plugins.manager import Candidate, PluginSet, load_plugins
 from datum_router.plugins.protocols import Upsert
 from datum_router.registry.store import Store
 from datum_router.routing.regex import load_engine
+from datum_router_files.yamlscan import read_documents
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.testing_peers import Gateway, gateway
 
@@ -53,11 +56,13 @@ def load(*candidates: Candidate) -> PluginSet:
 def compile_manifests(
     manifests: Iterable[Manifest], plugins: PluginSet | None = None
 ) -> tuple[SnapshotData, Sequence[Diagnostic]]:
-    """Compile manifests as the gateway does."""
+    """Compile manifests as the gateway does that reads them from a YAML file."""
     plugins = plugins or load()
     store = Store(plugins.kinds)
-    for raw in manifests:
-        store.apply(Upsert(source="test", raw=raw, origin=Origin(source="test")))
+    content = read_documents(yaml.safe_dump_all(manifests, encoding="utf-8"), file="test.yaml", source="test")
+    assert not content.diagnostics, [one.render() for one in content.diagnostics]
+    for document in content.documents:
+        store.apply(Upsert(source="test", raw=document.raw, origin=document.origin))
     result = Compiler(plugins, CompileOptions(fallback_listener=LISTENER, regex=load_engine())).compile(store.view())
     return result.data, result.diagnostics
 
