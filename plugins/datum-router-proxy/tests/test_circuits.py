@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from collections.abc import Mapping
 
 import msgspec
 import pytest
@@ -16,7 +17,8 @@ from datum_router.model.listener import Listener, ListenerMode
 from datum_router.model.policy import ConnectionLimits, RetryPolicy
 from datum_router.model.service import ServiceKey
 from datum_router.reasons import Reason
-from datum_router_proxy.testing_clients import client
+from datum_router_proxy.testing_clients import Answer, client
+from datum_router_proxy.testing_manifests import compile_route
 from datum_router_proxy.testing_peers import (
     Exchange,
     bounded,
@@ -142,5 +144,57 @@ def test_calls_of_filters_trip_that_of_the_service_that_they_ask() -> None:
                 assert (await peer.request("GET", "/")).status == 200
                 await running.recorder.until(lambda number=number: len(running.recorder.outcomes) == 2 * number)  # type: ignore[misc]
             assert state.breaker.state is BreakerState.OPEN
+
+    bounded(main)
+
+
+LIMITS: list[tuple[str, Mapping[str, int], Mapping[str, int], int, str]] = [
+    # name, limits of the service, limits of the route, requests that are served at last, why the others are not
+    ("one connection, one waits", {"maxConnections": 1, "maxPendingRequests": 1}, {}, 2, "pool_overflow"),
+    ("two connections, nobody waits", {"maxConnections": 2, "maxPendingRequests": 0}, {}, 2, "pool_overflow"),
+    ("one connection, three wait", {"maxConnections": 1, "maxPendingRequests": 3}, {}, 4, "pool_overflow"),
+    ("requests to the service", {"maxParallelRequests": 3}, {}, 3, "circuit_open"),
+    ("requests of the route", {}, {"maxParallelRequests": 3}, 3, "circuit_open"),
+    ("the service allows less", {"maxParallelRequests": 1}, {"maxParallelRequests": 3}, 1, "circuit_open"),
+    ("the route allows less", {"maxParallelRequests": 3}, {"maxParallelRequests": 2}, 2, "circuit_open"),
+]
+
+
+@both
+@pytest.mark.parametrize(
+    ("service", "route", "served", "why"), [case[1:] for case in LIMITS], ids=[case[0] for case in LIMITS]
+)
+def test_limits_of_a_manifest(
+    down: str, service: Mapping[str, int], route: Mapping[str, int], served: int, why: str
+) -> None:
+    """Five clients ask at once, and the service answers nobody before the gateway has refused all that it will."""
+    refused: list[Answer] = []
+    fine: list[Answer] = []
+    all_refused = trio.Event()
+
+    async def app(exchange: Exchange) -> None:
+        await all_refused.wait()
+        await exchange.reply(200, b"ok")
+
+    async def main() -> None:
+        async with upstream(app) as server:
+            compiled = compile_route([server.port], {"circuitBreaker": route}, {"circuitBreaker": service})
+            assert compiled.diagnostics == []
+            async with gateway(compiled.services, compiled.rules) as running, trio.open_nursery() as nursery:
+
+                async def ask() -> None:
+                    async with client(running.port, down) as peer:
+                        answer = await peer.request("GET", "/")
+                        (fine if answer.status == 200 else refused).append(answer)
+                        if len(refused) == 5 - served:
+                            all_refused.set()
+
+                for _ in range(5):
+                    nursery.start_soon(ask)
+            assert len(fine) == served
+            assert {answer.status for answer in refused} == {503}
+            assert {answer.body.partition(b":")[0].decode() for answer in refused} == {why}
+            assert {answer.header(b"retry-after") for answer in refused} == {b"1"}
+            assert server.connections <= service.get("maxConnections", 5)
 
     bounded(main)

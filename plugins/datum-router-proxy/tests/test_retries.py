@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
 
 import pytest
 import trio
@@ -10,7 +14,7 @@ import trio
 from datum_router.model.service import UpstreamProtocol
 from datum_router_proxy.testing_clients import client
 from datum_router_proxy.testing_manifests import compile_route
-from datum_router_proxy.testing_peers import App, Exchange, bounded, gateway, refused_port, upstream
+from datum_router_proxy.testing_peers import App, Exchange, Gateway, bounded, gateway, refused_port, upstream
 
 Spec = Mapping[str, object]
 QUICK = {"backoff": {"initialMs": 1, "maxMs": 1}}
@@ -168,6 +172,150 @@ def test_the_budget_holds_when_everything_fails() -> None:
                 await running.recorder.until(lambda: len(running.recorder.events) == 100)
                 assert 100 < begun <= 120
                 assert sum(event.attempts for event in running.recorder.events) == begun
+
+    bounded(main)
+
+
+def most_retries(count: int) -> Spec:
+    """Limit retries; the circuit itself stays closed."""
+    return {"circuitBreaker": {"maxParallelRetries": count, "failureThreshold": 1000}}
+
+
+AT_ONCE = 30
+SHARES: list[tuple[str, Spec, Spec, int]] = [
+    # name, spec of the route, spec of the service, how many of 30 requests that fail at once are tried again at once:
+    # one more is, as long as those that are tried again are fewer than their share of those that are not
+    ("no share: the least", retries(budgetPercent=0), {}, 3),
+    ("a fifth by default", retries(), {}, 5),
+    ("a half", retries(budgetPercent=50), {}, 10),
+    ("as many", retries(budgetPercent=100), {}, 15),
+    ("the service's limit is the least", retries(budgetPercent=0), most_retries(7), 7),
+    ("a share above the service's limit", retries(budgetPercent=50), most_retries(1), 10),
+    ("the service allows none", retries(budgetPercent=100), most_retries(0), 0),
+    ("the route allows none", {**retries(budgetPercent=100), **most_retries(0)}, {}, 0),
+    ("the route allows one", {**retries(budgetPercent=0), **most_retries(1)}, {}, 1),
+    ("the share is the route's, too", {**retries(budgetPercent=50), **most_retries(1)}, {}, 10),
+    ("the service allows less", {**retries(budgetPercent=0), **most_retries(7)}, most_retries(2), 2),
+]
+
+
+@pytest.mark.parametrize("down", ["h1", "h2"])
+@pytest.mark.parametrize(
+    ("route", "service", "expected"), [case[1:] for case in SHARES], ids=[case[0] for case in SHARES]
+)
+def test_retries_at_once_keep_to_the_budget_and_to_the_limits(
+    down: str, route: Spec, service: Spec, expected: int
+) -> None:
+    """All are in flight, as many fail as may be tried again, then the others; no second try ends before these."""
+    first: list[str] = []
+    again: list[str] = []
+    statuses: Counter[int] = Counter()
+    all_asked, all_tried_again, all_told = trio.Event(), trio.Event(), trio.Event()
+    if not expected:
+        all_tried_again.set()
+
+    async def app(exchange: Exchange) -> None:
+        if exchange.path in first:
+            again.append(exchange.path)
+            if len(again) == expected:
+                all_tried_again.set()
+            await all_told.wait()
+            await exchange.reply(200, b"ok")
+            return
+        first.append(exchange.path)
+        is_early = len(first) <= expected
+        if len(first) == AT_ONCE:
+            all_asked.set()
+        await all_asked.wait()
+        if not is_early:
+            await all_tried_again.wait()
+        await exchange.reply(503, b"busy")
+
+    async def main() -> None:
+        async with upstream(app, H2C) as one, upstream(app, H2C) as two:
+            compiled = compile_route([one.port, two.port], route, {"protocol": "H2C", **service})
+            assert compiled.diagnostics == []
+            async with gateway(compiled.services, compiled.rules) as running, trio.open_nursery() as nursery:
+
+                async def ask(number: int) -> None:
+                    async with client(running.port, down) as peer:
+                        statuses[(await peer.request("GET", f"/{number}")).status] += 1
+                        if statuses[503] == AT_ONCE - expected:
+                            all_told.set()
+
+                for number in range(AT_ONCE):
+                    nursery.start_soon(ask, number)
+            assert len(again) == expected
+            assert statuses == Counter({503: AT_ONCE - expected, 200: expected})
+
+    bounded(main)
+
+
+class Even(random.Random):
+    """Draws the middle of everything."""
+
+    def random(self) -> float:
+        return 0.5
+
+
+def record_pauses(running: Gateway, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Make pauses before another attempt take no time; return the list that each is added to, in seconds."""
+    pauses: list[float] = []
+    loop = running.plane._loop
+    in_trio = type(loop).in_trio
+
+    async def skipped(self: object, fn: Callable[[], Awaitable[object]]) -> object:
+        if isinstance(fn, functools.partial) and fn.func is trio.sleep:
+            pauses.append(fn.args[0])
+            fn = trio.lowlevel.checkpoint
+        return await in_trio(loop, fn)
+
+    monkeypatch.setattr(type(loop), "in_trio", skipped)
+    loop.rng = Even()
+    return pauses
+
+
+def backoff(first_ms: int, most_ms: int) -> Spec:
+    return {"retries": {"maxRetries": 4, "backoff": {"initialMs": first_ms, "maxMs": most_ms}}}
+
+
+DEFAULT: Spec = {"retries": {"maxRetries": 4}}
+PAUSES: list[tuple[str, Spec, bytes, list[float]]] = [
+    # name, spec of the route, Retry-After of every answer, the pauses where each draw is the middle
+    ("twice as long each time", backoff(1000, 60_000), b"", [0.5, 1, 2, 4]),
+    ("up to the most", backoff(1000, 3000), b"", [0.5, 1, 1.5, 1.5]),
+    ("defaults", DEFAULT, b"", [0.05, 0.1, 0.2, 0.4]),
+    ("Retry-After comes on top", backoff(1000, 3000), b"2", [2.5, 3, 3.5, 3.5]),
+    ("Retry-After as long as the most", backoff(1000, 3000), b"3", [3.5, 4, 4.5, 4.5]),
+    ("Retry-After beyond it", backoff(1000, 3000), b"4", []),
+    (
+        "longer than the request may take",
+        {**backoff(60_000, 60_000), "timeouts": {"request": "20s"}},
+        b"",
+        [],
+    ),
+]
+
+
+@pytest.mark.parametrize("down", ["h1", "h2"])
+@pytest.mark.parametrize(
+    ("route", "asked", "expected"), [case[1:] for case in PAUSES], ids=[case[0] for case in PAUSES]
+)
+def test_pauses_between_attempts_are_those_of_the_manifest(
+    down: str, route: Spec, asked: bytes, expected: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            app = answer(503, *([(b"retry-after", asked)] if asked else []))
+            servers = [await stack.enter_async_context(upstream(app)) for _ in range(5)]
+            compiled = compile_route([server.port for server in servers], route)
+            assert compiled.diagnostics == []
+            async with gateway(compiled.services, compiled.rules) as running, client(running.port, down) as peer:
+                pauses = record_pauses(running, monkeypatch)
+                told = await peer.request("GET", "/")
+                assert (told.status, told.body) == (503, b"no")
+                assert pauses == pytest.approx(expected)
+                assert sum(len(server.requests) for server in servers) == 1 + len(expected)
 
     bounded(main)
 

@@ -23,6 +23,7 @@ from datum_router.errors import PluginDisabled
 from datum_router.filters.base import Filter, are_repeatable, build_filter, response_key
 from datum_router.filters.extra import extra_of
 from datum_router.health.breaker import RouteCircuit, tripped
+from datum_router.health.circuit import ServiceLimits
 from datum_router.health.trial import Trial
 from datum_router.model.endpoint import Endpoint, EndpointKey, make_endpoint
 from datum_router.model.listener import ClientAuth
@@ -287,6 +288,15 @@ class LinkedRule:
             return self._nobody(now)
         return found
 
+    def retry_limits(self, state: ServiceState) -> tuple[ServiceLimits, ...]:
+        """Return all that count a retry at a service of this rule, each of which has to have room for it."""
+        return (state.limits,) if self.circuit is None else (state.limits, self.circuit.limits)
+
+    def has_retry_budget(self, state: ServiceState) -> bool:
+        """Tell whether one more retry at a service of this rule may start now."""
+        percent = self.retry.budget_percent
+        return all(limits.has_retry_budget(percent) for limits in self.retry_limits(state))
+
     def select_side(self, service: ServiceKey, head: RequestHead, *, rng: random.Random, now: float) -> Lease | None:
         """Claim an endpoint of a service that a filter of the rule needs; None if there is none, or a limit is reached.
 
@@ -311,7 +321,7 @@ class LinkedRule:
         tag: bytes,
     ) -> Lease | LocalReply:
         """Do as `select` does if the route's circuit breaker lets it."""
-        turn = circuit.acquire(now, is_retry=is_retry)
+        turn = circuit.acquire(now, is_retry=is_retry, budget_percent=self.retry.budget_percent)
         if isinstance(turn, Reason):
             if turn is Reason.CIRCUIT_TRIPPED:
                 return tripped(circuit.breaker, "route", now)

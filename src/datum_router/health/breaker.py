@@ -26,7 +26,7 @@ from datum_router.health.circuit import ServiceLimits
 from datum_router.health.outlier import BreakerState
 from datum_router.model.limits import BreakerPolicy, CircuitPolicy
 from datum_router.model.outcome import OutcomeClass
-from datum_router.model.policy import ConnectionLimits
+from datum_router.model.policy import RETRY_BUDGET_PERCENT, ConnectionLimits
 from datum_router.model.request import LocalReply
 from datum_router.reasons import Reason
 
@@ -182,9 +182,9 @@ class RouteCircuit:
         self.limits.update(policy.limits)
         self.breaker.update(policy.breaker)
 
-    def acquire(self, now: float, *, is_retry: bool) -> int | Reason:
+    def acquire(self, now: float, *, is_retry: bool, budget_percent: int = RETRY_BUDGET_PERCENT) -> int | Reason:
         """Begin an attempt; return its turn at the breaker, or why it is refused."""
-        refused = self.limits.acquire_request(is_retry=is_retry)
+        refused = self.limits.acquire_request(is_retry=is_retry, budget_percent=budget_percent)
         if refused is not None:
             return refused
         turn = self.breaker.admit(now)

@@ -283,7 +283,7 @@ class Attempts:
             is_body_replayable=trace.body.is_replayable,
             is_response_started=downstream.has_started,
             remaining_s=remaining_s(trace.deadline, now=self._loop.now),
-            budget_ok=lease.state.limits.has_retry_budget(rule.retry.budget_percent),
+            budget_ok=rule.has_retry_budget(lease.state),
             rng=self._loop.rng,
             grpc_status=grpc_status,
             retry_after_s=asked_s,

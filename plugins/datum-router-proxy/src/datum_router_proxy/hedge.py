@@ -169,7 +169,7 @@ class Race:
         may_begin = hedge.may_begin(
             self._states(),
             remaining_s=remaining_s(trace.deadline, now=loop.now),
-            budget_ok=first.state.limits.has_retry_budget(rule.retry.budget_percent),
+            budget_ok=rule.has_retry_budget(first.state),
         )
         racer.state = RacerState.OUT
         if may_begin:

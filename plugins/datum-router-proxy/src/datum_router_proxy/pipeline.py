@@ -350,12 +350,14 @@ class Pipeline:
                 return failure.reply
             task.deadline, task.deadline_reason = trace.deadline, Reason.REQUEST_TIMEOUT
             if failure.decision.delay_s:
-                limits = lease.state.limits
-                limits.hold_retry()
+                held = rule.retry_limits(lease.state)
+                for limits in held:
+                    limits.hold_retry()
                 try:
                     await self._pause(downstream, failure.decision.delay_s)
                 finally:
-                    limits.let_go_retry()
+                    for limits in held:
+                        limits.let_go_retry()
             trace.body.rewind()
 
     async def _pause(self, downstream: Downstream, delay_s: float) -> None:

@@ -287,7 +287,7 @@ async def upstream(
                 await _serve_h2(stream, app, state)
             else:
                 await _serve_h1(stream, app, state)
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
+        except* (trio.BrokenResourceError, trio.ClosedResourceError):
             pass
         finally:
             state.gone.set()
