@@ -160,6 +160,11 @@ class Backend:
                 buffer = b""
         self._open.discard(sock)
 
+    @property
+    def open(self) -> frozenset[socket.socket]:
+        """Connections that neither side has ended."""
+        return frozenset(sock for sock in list(self._open) if sock.fileno() >= 0)
+
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)

@@ -364,11 +364,23 @@ def with_service(text: str, lines: str) -> str:
     return text.replace("  port: 80\n", f"  port: 80\n{lines}\n", 1)
 
 
-def test_u7_a_blackhole_is_504_at_the_connect_limit_and_others_are_unharmed(scene: tuple[kit.Arena, Script]) -> None:
+@pytest.mark.parametrize(
+    ("service", "route"),
+    [
+        ("  connectTimeout: 500ms", ""),
+        ("  connectTimeout: 1h", "  timeouts: {connect: 500ms}"),
+        ("  connectTimeout: 10ms", "  timeouts: {connect: 500ms}"),
+        ("", "  timeouts: {connect: 500ms}"),
+    ],
+    ids=["service", "route-is-less", "route-is-more", "route"],
+)
+def test_u7_a_blackhole_is_504_at_the_connect_limit_and_others_are_unharmed(
+    scene: tuple[kit.Arena, Script], service: str, route: str
+) -> None:
     arena, _ = scene
     with blackhole() as hole:
-        text = with_service(kit.manifest("a", hole, path="/hole"), "  connectTimeout: 500ms")
-        once = with_service(kit.manifest("b", hole, path="/once", extra=NO_RETRIES), "  connectTimeout: 500ms")
+        text = with_service(kit.manifest("a", hole, path="/hole", extra=route), service)
+        once = with_service(kit.manifest("b", hole, path="/once", extra=f"{NO_RETRIES}\n{route}"), service)
         with kit.added(arena, text, once):
             for path in (b"/hole", b"/once"):
                 began = time.monotonic()
@@ -380,6 +392,39 @@ def test_u7_a_blackhole_is_504_at_the_connect_limit_and_others_are_unharmed(scen
             with arena.connect() as sock:
                 sock.sendall(request(b"GET", b"/once"))
                 arena.bystander.is_answered(20)
+
+
+@pytest.mark.parametrize("protocol", ["HTTP", "H2C"])
+def test_u7_a_connection_that_nobody_needs_is_closed_at_the_idle_limit(
+    scene: tuple[kit.Arena, Script], protocol: str
+) -> None:
+    arena, _ = scene
+
+    def connections(service: str) -> int:
+        return int(metric(arena, f'datum_router_upstream_connections{{service="default/{service}"}}'))
+
+    def handler(sock: socket.socket, rest: bytes) -> None:
+        if protocol == "H2C":
+            refuse_first(sock, rest, [nobody])
+        else:
+            sock.sendall(kit.OK)
+
+    with socket.socket() as nobody, contextlib.ExitStack() as stack:
+        short, long = kit.Backend(handler), kit.Backend(handler)
+        stack.callback(short.close)
+        stack.callback(long.close)
+        texts = [
+            with_service(kit.manifest(name, backend, path=f"/{name}"), f"  idleTimeout: {limit}")
+            for name, backend, limit in (("short", short, "2s"), ("long", long, "1h"))
+        ]
+        with kit.added(arena, *(text.replace("protocol: HTTP", f"protocol: {protocol}") for text in texts)):
+            for path in (b"/short", b"/long"):
+                assert kit.statuses(arena.ask(request(b"GET", path))) == [200]
+            kit.eventually(lambda: connections("short") == connections("long") == 1, "both are kept")
+            kit.eventually(lambda: not short.open and connections("short") == 0, "one is closed, by the gateway")
+            assert (connections("long"), len(long.open)) == (1, 1)
+            assert kit.statuses(arena.ask(request(b"GET", b"/short"))) == [200]
+            assert (short.connections, long.connections) == (2, 1)
 
 
 def test_u8_beyond_1024_requests_503_comes_at_once_with_retry_after(
@@ -534,12 +579,17 @@ def test_u9_a_half_open_breaker_admits_one_probe_under_load(scene: tuple[kit.Are
             assert one.requests == reached + 1
 
 
-def breakers(arena: kit.Arena, state: str) -> int:
-    """Return how many endpoints of service `a` have a breaker in that state, by the metric."""
+def metric(arena: kit.Arena, series: str) -> float:
+    """Return the value of a series of the gateway's metrics, 0 if it is not there."""
     with urllib.request.urlopen(f"{arena.gateway.admin}/metrics", timeout=10) as page:
         text = page.read().decode()
-    found = re.search(rf'^datum_router_breakers{{service="default/a",state="{state}"}} ([0-9.]+)$', text, re.MULTILINE)
-    return int(float(found[1])) if found else 0
+    found = re.search(rf"^{re.escape(series)} ([0-9.]+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def breakers(arena: kit.Arena, state: str) -> int:
+    """Return how many endpoints of service `a` have a breaker in that state, by the metric."""
+    return int(metric(arena, f'datum_router_breakers{{service="default/a",state="{state}"}}'))
 
 
 def test_u9_the_state_of_a_breaker_is_exported(scene: tuple[kit.Arena, Script]) -> None:
@@ -589,12 +639,37 @@ def test_u9_others_take_what_is_not_a_probe(scene: tuple[kit.Arena, Script]) -> 
             assert found == {b"200": 39, b"503": 1}
 
 
+@pytest.mark.parametrize(("percent", "out"), [(0, 0), (10, 1), (25, 1), (50, 2), (100, 2)])
+def test_u9_no_more_endpoints_are_out_than_the_manifest_allows(
+    scene: tuple[kit.Arena, Script], percent: int, out: int
+) -> None:
+    arena, _ = scene
+    limits = BREAKER.replace("maxEjectionPercent: 100", f"maxEjectionPercent: {percent}").replace("1s", "300s")
+    with moody(b"aa", b"bb", b"cc", b"dd") as four:
+        sick = four[:2]
+        text = kit.manifest("a", *(one.backend for one in four), health=limits, extra=NO_RETRIES)
+        with kit.added(arena, text):
+            for one in sick:
+                one.is_well = False
+
+            def have_failed(times: int) -> bool:
+                """Ask once more; tell whether so many of the sick have failed five times since they were `at`."""
+                arena.ask(request(b"GET", b"/"))
+                return sum(one.requests >= at[one] + 5 for one in sick) >= times
+
+            at = dict.fromkeys(sick, 0)
+            kit.eventually(lambda: have_failed(2), "both have failed five times in a row")
+            kit.eventually(lambda: breakers(arena, "open") == out, f"{out} are out")
+            at = {one: one.requests for one in sick}
+            if out < 2:
+                kit.eventually(lambda: have_failed(2 - out), "the other fails on")
+            assert sum(one.requests > at[one] for one in sick) == 2 - out
+            assert (breakers(arena, "open"), breakers(arena, "closed")) == (out, 4 - out)
+
+
 def panicking(arena: kit.Arena) -> int:
     """Return how many workers ignore the health of service `a`."""
-    with urllib.request.urlopen(f"{arena.gateway.admin}/metrics", timeout=10) as page:
-        text = page.read().decode()
-    found = re.search(r'^datum_router_panic\{service="default/a"\} ([0-9.]+)$', text, re.MULTILINE)
-    return int(float(found[1])) if found else 0
+    return int(metric(arena, 'datum_router_panic{service="default/a"}'))
 
 
 ACTIVE = "  healthCheck: {httpPath: /healthz, intervalSeconds: 1, timeoutSeconds: 1, unhealthyThreshold: %d}"
