@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import msgspec
 import pytest
@@ -24,7 +24,7 @@ from datum_router.reasons import Reason
 from datum_router.testing.ratelimit import MemoryStore
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.testing_clients import client
-from datum_router_proxy.testing_manifests import route, service
+from datum_router_proxy.testing_manifests import compile_route, route, service
 from datum_router_proxy.testing_manifests import serve as serve_manifests
 from datum_router_proxy.testing_peers import Exchange, Gateway, bounded, gateway, make_rule, make_service, upstream
 
@@ -43,27 +43,68 @@ def decisions(running: Gateway) -> dict[tuple[str, ...], float]:
     return {cell.labels: cell.value for cell in cells if cell.metric == names.RATE_LIMIT_DECISIONS.name}
 
 
+LIMITED: dict[str, object] = {"rateLimit": {"requests": 3, "unit": "Hour"}}
+
+
 @both
 def test_every_request_of_a_kept_connection_counts_and_answers_say_what_is_left(down: str) -> None:
     async def main() -> None:
-        rule = msgspec.structs.replace(make_rule(), rate_limits=(HOURLY,))
-        async with upstream(ok) as server, gateway([make_service([server.port])], [rule]) as running:
-            async with client(running.port, down) as peer:
-                answers = [await peer.request("GET", "/") for _ in range(6)]
-            assert [answer.status for answer in answers] == [200] * 3 + [429] * 3
-            assert [answer.header(b"ratelimit") for answer in answers[:4]] == [
-                b'"route";r=2;t=1200',
-                b'"route";r=1;t=2400',
-                b'"route";r=0;t=3600',
-                b'"route";r=0;t=1200',
-            ]
-            assert answers[0].header(b"ratelimit-policy") == answers[5].header(b"ratelimit-policy")
-            assert answers[0].header(b"retry-after") is None
-            assert answers[5].header(b"retry-after") == b"1200"
-            assert answers[5].body.startswith(b"rate_limited: too many requests")
-            assert running.recorder.reasons == [(down, Reason.RATE_LIMITED)] * 3
-            assert decisions(running) == {("route", "allowed"): 3, ("route", "limited"): 3}
-            assert decisions(running) == {}
+        async with upstream(ok) as server:
+            manifests = [service("s", server.port), route("api", "s", **LIMITED)]
+            async with serve_manifests(manifests) as running:
+                async with client(running.port, down) as peer:
+                    answers = [await peer.request("GET", "/") for _ in range(6)]
+                assert [answer.status for answer in answers] == [200] * 3 + [429] * 3
+                assert [answer.header(b"ratelimit") for answer in answers[:4]] == [
+                    b'"route";r=2;t=1200',
+                    b'"route";r=1;t=2400',
+                    b'"route";r=0;t=3600',
+                    b'"route";r=0;t=1200',
+                ]
+                assert answers[0].header(b"ratelimit-policy") == answers[5].header(b"ratelimit-policy")
+                assert answers[0].header(b"retry-after") is None
+                assert answers[5].header(b"retry-after") == b"1200"
+                assert answers[5].body.startswith(b"rate_limited: too many requests")
+                assert running.recorder.reasons == [(down, Reason.RATE_LIMITED)] * 3
+                assert decisions(running) == {("route", "allowed"): 3, ("route", "limited"): 3}
+                assert decisions(running) == {}
+
+    bounded(main)
+
+
+RATES: list[tuple[str, dict[str, object], list[int], bytes, bytes]] = [
+    # name, the limit, statuses of six requests of users a, a, b, a, b, a, and what the first is told
+    ("an hour", {"requests": 2, "unit": "Hour"}, [200, 200, 429, 429, 429, 429], b"r=1;t=1800", b"q=2;w=3600"),
+    ("a minute", {"requests": 2, "unit": "Minute"}, [200, 200, 429, 429, 429, 429], b"r=1;t=30", b"q=2;w=60"),
+    ("a burst", {"requests": 2, "unit": "Hour", "burst": 4}, [200] * 4 + [429] * 2, b"r=3;t=1800", b"q=2;w=3600"),
+    ("a small burst", {"requests": 9, "unit": "Hour", "burst": 1}, [200] + [429] * 5, b"r=0;t=400", b"q=9;w=3600"),
+    ("each user", {"requests": 2, "unit": "Hour", "keys": ["Header:x-user"]}, [200, 200, 200, 429, 200, 429],
+     b"r=1;t=1800", b"q=2;w=3600"),
+    ("each address", {"requests": 2, "unit": "Hour", "keys": ["SourceIP"]}, [200, 200, 429, 429, 429, 429],
+     b"r=1;t=1800", b"q=2;w=3600"),
+]  # fmt: skip
+
+
+@both
+@pytest.mark.parametrize("place", ["route", "filter"])
+@pytest.mark.parametrize(
+    ("rate", "statuses", "left", "policy"), [case[1:] for case in RATES], ids=[case[0] for case in RATES]
+)
+def test_limits_of_a_manifest(
+    down: str, place: str, rate: dict[str, object], statuses: list[int], left: bytes, policy: bytes
+) -> None:
+    spec = {"rateLimit": rate} if place == "route" else {"filters": [{"type": "RateLimit", "rateLimit": rate}]}
+
+    async def main() -> None:
+        async with upstream(ok) as server:
+            manifests = [service("s", server.port), route("api", "s", **spec)]
+            async with serve_manifests(manifests) as running, client(running.port, down) as peer:
+                answers = [await peer.request("GET", "/", [(b"x-user", bytes([user]))]) for user in b"aababa"]
+            assert [answer.status for answer in answers] == statuses
+            first = answers[0]
+            assert ((first.header(b"ratelimit") or b"").partition(b";")[2]) == left
+            assert policy in (first.header(b"ratelimit-policy") or b"")
+            assert len(server.requests) == statuses.count(200)
 
     bounded(main)
 
@@ -160,11 +201,12 @@ class Broken:
         raise AssertionError
 
 
-def serve(store: RateLimitStore, port: int, running: Gateway, policies: Sequence[RateLimitPolicy] = (HOURLY,)) -> None:
+def serve(store: RateLimitStore, port: int, running: Gateway, spec: Mapping[str, object] = LIMITED) -> None:
+    """Swap to a route of this spec whose limits are counted in the store."""
     plugins = load_plugins([Candidate(entry_point="builtin", distribution="datum-router", load=lambda: builtin)])
-    service = make_service([port])
-    rule = msgspec.structs.replace(make_rule(), rate_limits=tuple(policies))
-    data = SnapshotData(version=2, services={service.key: service}, rules=(rule,))
+    compiled = compile_route([port], spec)
+    services = {service.key: service for service in compiled.services}
+    data = SnapshotData(version=2, services=services, rules=tuple(compiled.rules))
     running.holder.swap(Linker(plugins, rate_store=store).link(data))
 
 
@@ -173,8 +215,9 @@ def test_a_shared_store_decides_in_place_of_the_gateways_own_table(down: str) ->
     async def main() -> None:
         store = MemoryStore(lambda: 50.0)
         async with upstream(ok) as server, gateway() as one, gateway() as other:
+            more = {"type": "RateLimit", "rateLimit": {"requests": 3, "unit": "Hour", "burst": 9}}
             for running in (one, other):
-                serve(store, server.port, running, [HOURLY, msgspec.structs.replace(HOURLY, index=1, burst=9)])
+                serve(store, server.port, running, {**LIMITED, "filters": [more]})
             statuses = []
             for running in (one, other, one, other):
                 async with client(running.port, down) as peer:
