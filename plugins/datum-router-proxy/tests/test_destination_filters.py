@@ -1,13 +1,14 @@
-"""Filters of one destination, and conditions on gRPC by expression, from the manifest to what a service gets."""
+"""Edits of heads by a rule or a destination, and conditions on gRPC by expression, from the manifest to both peers."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 from datum_router_proxy.testing_clients import client
-from datum_router_proxy.testing_manifests import manifest, route, serve, service
+from datum_router_proxy.testing_manifests import Manifest, manifest, route, serve, service
 from datum_router_proxy.testing_peers import Exchange, bounded, refused_port, upstream
 
 both = pytest.mark.parametrize("down", ["h1", "h2"])
@@ -98,5 +99,96 @@ def test_grpc_names_are_compared_by_expression() -> None:
                 assert [path for path, status in found.items() if status == 200] == [
                     "/shop.v1.Cart/GetItem", "/shop.v2.Cart/Get",
                 ]  # fmt: skip
+
+    bounded(main)
+
+
+def asks(**edits: object) -> Manifest:
+    return {"type": "RequestHeaderModifier", "requestHeaderModifier": edits}
+
+
+def tells(**edits: object) -> Manifest:
+    return {"type": "ResponseHeaderModifier", "responseHeaderModifier": edits}
+
+
+def rewrites(**edits: object) -> Manifest:
+    return {"type": "URLRewrite", "urlRewrite": edits}
+
+
+def prefix(new: str) -> Manifest:
+    return rewrites(path={"type": "ReplacePrefixMatch", "replacePrefixMatch": new})
+
+
+def full(new: str) -> Manifest:
+    return rewrites(path={"type": "ReplaceFullPath", "replaceFullPath": new})
+
+
+def field(name: str, value: str) -> dict[str, str]:
+    return {"name": name, "value": value}
+
+
+EDITS: list[tuple[str, Sequence[Manifest], str, str, Mapping[str, str], Mapping[str, str]]] = [
+    # name, filters, what is asked for below /api, what the service is asked for, fields that it gets, and the client
+    ("nothing", [], "/api/x", "/api/x", {"host": "shop.example", "x-one": "1"}, {"x-own": "1"}),
+    ("prefix", [prefix("/v2")], "/api/x/y?q=1", "/v2/x/y?q=1", {"host": "shop.example"}, {}),
+    ("prefix alone", [prefix("/v2")], "/api", "/v2", {}, {}),
+    ("prefix with a slash", [prefix("/v2/")], "/api/x", "/v2/x", {}, {}),
+    ("prefix by the root", [prefix("/")], "/api/x?q=/api", "/x?q=/api", {}, {}),
+    ("prefix alone by the root", [prefix("/")], "/api", "/", {}, {}),
+    ("path", [full("/v3/all")], "/api/x?q=1", "/v3/all?q=1", {}, {}),
+    ("host", [rewrites(hostname="b.test")], "/api/x", "/api/x", {"host": "b.test"}, {}),
+    ("host and prefix", [rewrites(hostname="b.test", **prefix("/v2")["urlRewrite"])], "/api/x", "/v2/x",
+     {"host": "b.test"}, {}),
+    ("request: set", [asks(set=[field("X-One", "new")])], "/api", "/api", {"x-one": "new", "x-two": "2"}, {}),
+    ("request: set what is not there", [asks(set=[field("x-new", "n")])], "/api", "/api", {"x-new": "n"}, {}),
+    ("request: add", [asks(add=[field("x-one", "more")])], "/api", "/api", {"x-one": "1, more"}, {}),
+    ("request: remove", [asks(remove=["X-Two"])], "/api", "/api", {"x-one": "1", "x-two": ""}, {}),
+    ("request: remove, set and add",
+     [asks(remove=["x-two"], set=[field("x-one", "set")], add=[field("x-new", "add")])], "/api", "/api",
+     {"x-one": "set", "x-two": "", "x-new": "add"}, {}),
+    ("answer: set", [tells(set=[field("x-own", "ours")])], "/api", "/api", {}, {"x-own": "ours", "x-two": "2"}),
+    ("answer: add", [tells(add=[field("x-own", "more")])], "/api", "/api", {}, {"x-own": "1, more"}),
+    ("answer: remove", [tells(remove=["X-Own"])], "/api", "/api", {"x-one": "1"}, {"x-own": "", "x-two": "2"}),
+    ("all at once", [prefix("/v2"), asks(add=[field("x-new", "n")]), tells(remove=["x-two"])], "/api/x", "/v2/x",
+     {"x-new": "n"}, {"x-own": "1", "x-two": ""}),
+]  # fmt: skip
+
+
+@both
+@pytest.mark.parametrize("place", ["rule", "destination"])
+@pytest.mark.parametrize(
+    ("filters", "asked", "target", "sent", "answered"), [case[1:] for case in EDITS], ids=[case[0] for case in EDITS]
+)
+def test_edits_of_a_manifest_are_on_the_heads(
+    down: str,
+    place: str,
+    filters: Sequence[Manifest],
+    asked: str,
+    target: str,
+    sent: Mapping[str, str],
+    answered: Mapping[str, str],
+) -> None:
+    """Fields of one name count as one list; an empty one is not there."""
+
+    def joined(fields: Sequence[tuple[bytes, bytes]], name: str) -> str:
+        return b", ".join(value for key, value in fields if key.lower() == name.encode()).decode()
+
+    async def app(exchange: Exchange) -> None:
+        await exchange.reply(200, b"ok", [(b"x-own", b"1"), (b"x-two", b"2")])
+
+    async def main() -> None:
+        async with upstream(app) as server:
+            destination: dict[str, object] = {"vpcServiceRef": {"name": "s"}}
+            spec: dict[str, object] = {"match": {"pathPrefix": "/api"}, "destinations": [destination]}
+            (spec if place == "rule" else destination)["filters"] = list(filters)
+            manifests = [service("s", server.port), route("api", **spec)]
+            async with serve(manifests) as running, client(running.port, down) as peer:
+                for _ in range(3):  # the lanes take over as soon as connections are there
+                    answer = await peer.request("GET", asked, [(b"x-one", b"1"), (b"x-two", b"2")])
+                    assert answer.status == 200
+                    got = server.requests[-1]
+                    assert got.path == target
+                    assert {name: joined(got.headers, name) for name in sent} == sent
+                    assert {name: joined(answer.headers, name) for name in answered} == answered
 
     bounded(main)
