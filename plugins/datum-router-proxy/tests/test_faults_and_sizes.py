@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from datum_router.observe import names
@@ -74,6 +76,37 @@ def test_a_delayed_request_is_served_and_one_that_is_delayed_past_its_time_is_no
                 answer = await peer.request("GET", "/long")
                 assert (answer.status, answer.body.partition(b":")[0]) == (504, b"request_timeout")
                 assert outcomes(running) == {"fault delayed": 2}
+
+    bounded(main)
+
+
+SHARES = [({"abort": 10}), ({"abort": 50}), ({"delay": 50}), ({"delay": 90}), ({"delay": 30, "abort": 70})]
+
+
+@both
+@pytest.mark.parametrize("shares", SHARES, ids=str)
+def test_a_share_of_the_requests_meets_a_fault(down: str, shares: dict[str, int]) -> None:
+    """Six standard deviations of a binomial around the share, of 200 requests, and never none nor all."""
+    requests = 200
+    settings: dict[str, object] = {}
+    if "abort" in shares:
+        settings["abort"] = {"status": 418, "percent": shares["abort"]}
+    if "delay" in shares:
+        settings["delay"] = {"duration": "1ms", "percent": shares["delay"]}
+
+    async def main() -> None:
+        async with upstream(count) as server:
+            api = route("api", "s", filters=[fault(**settings)])
+            async with serve([service("s", server.port), api]) as running, client(running.port, down) as peer:
+                running.plane._loop.rng = random.Random(14)
+                statuses = [(await peer.request("GET", "/")).status for _ in range(requests)]
+                found = outcomes(running)
+            assert set(found) == {{"abort": "fault aborted", "delay": "fault delayed"}[name] for name in shares}
+            assert statuses.count(418) == found.get("fault aborted", 0) == requests - len(server.requests)
+            for name, times in found.items():
+                share = shares["abort" if name == "fault aborted" else "delay"] / 100
+                assert abs(times - requests * share) <= 6 * (requests * share * (1 - share)) ** 0.5
+                assert 0 < times < requests
 
     bounded(main)
 

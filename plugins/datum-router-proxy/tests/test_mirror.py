@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 
 import pytest
@@ -138,6 +139,37 @@ def test_copies_beyond_the_limits_are_dropped_and_counted() -> None:
                     assert (await peer.request("POST", "/", body=b"x" * 100, is_chunked=True)).status == 200
                     await told.until(dropped_busy=2, answered=3, dropped_body=2)
                 assert copy.got[-1][3] == b"x" * 100
+
+    bounded(main)
+
+
+@both
+@pytest.mark.parametrize("percent", [10, 50, 90])
+def test_a_share_of_the_requests_is_copied(down: str, percent: int) -> None:
+    """Six standard deviations of a binomial around the share, of 200 requests, and never none nor all.
+
+    One copy is not answered and there is room for one, so that all others are counted before their original's answer.
+    """
+    requests, share = 200, percent / 100
+    some: Manifest = {"type": "RequestMirror", "requestMirror": {"vpcServiceRef": {"name": "copy"}, "percent": percent}}
+
+    async def main() -> None:
+        original, copy = Application(), Application()
+        copy.go = trio.Event()
+        async with upstream(original) as one, upstream(copy) as two:
+            made = manifests(one.port, two.port, filters=(some,))
+            async with serve(made, settings=ProxySettings(mirror_requests=1)) as running:
+                running.plane._loop.rng = random.Random(14)
+                told = Told(running)
+                async with client(running.port, down) as peer:
+                    for _ in range(requests):
+                        assert (await peer.request("GET", "/")).status == 200
+                    dropped = int(told.of("mirror")["dropped_busy"])
+                    copy.go.set()
+                    await told.until(dropped_busy=dropped, answered=1)
+                copies = dropped + len(copy.got)
+                assert abs(copies - requests * share) <= 6 * (requests * share * (1 - share)) ** 0.5
+                assert 1 < copies < requests
 
     bounded(main)
 
