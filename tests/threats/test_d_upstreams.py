@@ -14,6 +14,7 @@ from datum_router.model.service import UpstreamProtocol
 from datum_router.reasons import Reason
 from datum_router_proxy import testing as frames
 from datum_router_proxy.testing_clients import Answer, H2Client, client
+from datum_router_proxy.testing_manifests import compile_route
 from datum_router_proxy.testing_peers import Exchange, bounded, gateway, make_rule, make_service, upstream
 
 pytestmark = pytest.mark.e2e
@@ -182,15 +183,19 @@ def test_d23_a_malformed_timeout_is_refused_and_never_reaches_the_upstream(value
     bounded(main)
 
 
-@pytest.mark.parametrize(("asked", "route_s"), [(b"200m", 10.0), (b"200000u", 0.0), (b"1H", 0.2)])
+@pytest.mark.parametrize(("asked", "limit"), [(b"200m", "10s"), (b"200000u", "0s"), (b"1H", "200ms")])
 def test_d23_the_shorter_of_timeout_and_route_ends_the_call_and_the_upstream_is_told_what_is_left(
-    asked: bytes, route_s: float
+    asked: bytes, limit: str
 ) -> None:
     async def main() -> None:
         async with upstream(hang, UpstreamProtocol.GRPC) as server:
-            service = make_service([server.port], protocol=UpstreamProtocol.GRPC)
-            rule = make_rule(retry=RetryPolicy(max_retries=0), timeouts=TimeoutPolicy(request_s=route_s))
-            async with gateway([service], [rule]) as running, client(running.port, "h2") as peer:
+            route = {"retries": {"maxRetries": 0}, "timeouts": {"request": limit}}
+            compiled = compile_route([server.port], route, {"protocol": "GRPC"})
+            assert compiled.diagnostics == []
+            async with (
+                gateway(compiled.services, compiled.rules) as running,
+                client(running.port, "h2") as peer,
+            ):
                 began = time.monotonic()
                 answer = await peer.request("POST", "/a.B/C", [*GRPC, (b"grpc-timeout", asked)], b"x")
                 assert (answer.status, grpc_status(answer)) == (200, DEADLINE_EXCEEDED)
