@@ -180,3 +180,36 @@ def test_permits_stay_within_limits_and_budget(
             limits.release_request(is_retry=True)
             held.retries -= 1
         assert (limits.requests, limits.retries) == (held.first + held.retries, held.retries)
+
+
+ACTS = ("connect", "connect", "connect", "close", "wait", "wait", "wait", "stop", "lower", "raise")
+
+
+@given(acts=st.lists(st.sampled_from(ACTS), max_size=80), connections=st.integers(1, 5), waiting=st.integers(0, 3))
+def test_connections_and_waits_stay_within_limits_that_may_change(
+    acts: list[str], connections: int, waiting: int
+) -> None:
+    most, fewer = (
+        ConnectionLimits(max_connections=connections + more, max_pending_requests=waiting + more) for more in (2, 0)
+    )
+    limits, now = ServiceLimits(most), most
+    opened = pending = refused = 0
+    for act in acts:
+        if act in ("lower", "raise"):
+            now = fewer if act == "lower" else most
+            limits.update(now)
+        elif act == "connect":
+            is_free = opened < now.max_connections
+            assert limits.acquire_connection() == (None if is_free else Reason.POOL_OVERFLOW)
+            opened, refused = opened + is_free, refused + (not is_free)
+        elif act == "wait":
+            is_free = pending < now.max_pending_requests
+            assert limits.acquire_pending() == (None if is_free else Reason.POOL_OVERFLOW)
+            pending, refused = pending + is_free, refused + (not is_free)
+        elif act == "close" and opened:
+            limits.release_connection()
+            opened -= 1
+        elif act == "stop" and pending:
+            limits.release_pending()
+            pending -= 1
+        assert (limits.connections, limits.pending, limits.refused) == (opened, pending, refused), "none is cut off"

@@ -8,9 +8,11 @@ import msgspec
 import pytest
 from datum_router_ext_authz.config import problem_of
 from datum_router_ext_authz.filter import ExtAuthz
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from datum_router.filters.pending import Answer, Failed, Pending
-from datum_router.model.request import Headers, LocalReply, RequestHead
+from datum_router.model.request import FieldList, Headers, LocalReply, RequestHead
 from datum_router.model.route import PluginFilter
 from datum_router.model.service import ServiceKey
 from datum_router.reasons import Reason
@@ -112,6 +114,55 @@ def test_without_an_answer_nobody_passes_unless_the_settings_say_so(outcome: Ans
     found = made(failureModeAllow=True, upstreamHeaders=["x-user"]).decide(HEAD, outcome)
     assert isinstance(found, RequestHead)
     assert b"x-user" not in found.headers
+
+
+NAMES = st.sampled_from([b"x-user", b"x-role", b"x-other", b"set-cookie", b"content-type", b"www-authenticate"])
+LISTS = st.lists(NAMES.map(lambda name: name.decode().title()), max_size=5)
+FORGED = st.lists(st.tuples(NAMES, st.just(CANARY.encode())), max_size=6).map(tuple)
+SPLIT = b"a\r\nb: c"  # on its way to a service whoever runs plugins' filters refuses it
+GIVEN = st.lists(st.tuples(NAMES, st.sampled_from([b"", b"1", b"2", SPLIT])), max_size=6).map(tuple)
+OUTCOMES = st.one_of(
+    st.sampled_from([Reason.CONNECT_FAILED, Reason.RESPONSE_TIMEOUT]).map(lambda reason: Failed(reason=reason)),
+    st.builds(
+        Answer,
+        status=st.sampled_from([100, 199, 200, 204, 299, 300, 401, 403, 499, 500, 599]),
+        headers=GIVEN.map(Headers),
+        body=st.sampled_from([b"", b"no"]),
+    ),
+)
+
+
+@settings(max_examples=400)
+@given(outcome=OUTCOMES, forged=FORGED, upstream=LISTS, downstream=LISTS, is_open=st.booleans())
+def test_whatever_is_said_only_an_allowed_request_passes_and_without_anything_forged(
+    outcome: Answer | Failed, forged: FieldList, upstream: list[str], downstream: list[str], is_open: bool
+) -> None:
+    item = made(upstreamHeaders=upstream, clientHeaders=downstream, failureModeAllow=is_open, statusOnError=403)
+    head = make_head("/cart?x=1", method="PUT", headers=forged)
+    found = asked(item, head).resume(outcome)
+    is_answered = isinstance(outcome, Answer) and 200 <= outcome.status < 500
+    is_allowed = isinstance(outcome, Answer) and 200 <= outcome.status < 300
+    names = {name.lower().encode() for name in upstream}
+    said = outcome.headers.fields if isinstance(outcome, Answer) else ()
+    if is_allowed or (not is_answered and is_open):
+        assert isinstance(found, RequestHead)
+        assert msgspec.structs.replace(found, headers=head.headers) == head, "fields alone change"
+        theirs = [field for field in found.headers if field[0] in names and field[1] != SPLIT]
+        assert theirs == [field for field in said if field[0] in names and is_allowed and field[1] != SPLIT]
+        assert [field for field in found.headers if field[0] not in names] == [
+            field for field in forged if field[0] not in names
+        ]
+        return
+    assert isinstance(found, LocalReply)
+    assert CANARY.encode() not in repr(found).encode()
+    if not is_answered:
+        assert (found.status, found.reason, found.headers) == (403, Reason.AUTH_UNAVAILABLE, ())
+        return
+    assert isinstance(outcome, Answer)
+    assert (found.status, found.reason, found.body) == (outcome.status, Reason.AUTH_DENIED, outcome.body or None)
+    shown = {name.lower().encode() for name in downstream} - {b"content-type"}
+    assert list(found.headers) == [field for field in said if field[0] in shown and field[1] != SPLIT]
+    assert found.content_type != SPLIT
 
 
 @pytest.mark.parametrize(

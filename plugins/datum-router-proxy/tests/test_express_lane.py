@@ -414,6 +414,39 @@ def test_any_filters_do_the_same_on_both_roads(
     assert by_lane[:2] == by_pipeline[:2]
 
 
+GOOD_REWRITES = REWRITES.filter(lambda one: one.hostname != "a:1" and one.full_path != "/../n")
+GOOD_LISTS = st.lists(st.one_of(EDITS, EDITS, GOOD_REWRITES), max_size=3)
+
+
+def with_destination_filters(rule: Rule, filters: Sequence[FilterConfig]) -> Rule:
+    (ref,) = rule.destinations
+    return msgspec.structs.replace(rule, destinations=(msgspec.structs.replace(ref, filters=tuple(filters)),))
+
+
+@settings(max_examples=40)
+@given(
+    filters=st.tuples(GOOD_LISTS, GOOD_LISTS),
+    requests=st.lists(st.tuples(st.sampled_from(["/a", "/a/x", "/a/x?q=/a"]), CLIENT_FIELDS), min_size=1, max_size=3),
+    fields=ANSWER_FIELDS,
+)
+def test_filters_of_a_destination_come_after_those_of_the_rule(
+    filters: tuple[list[FilterConfig], list[FilterConfig]],
+    requests: list[tuple[str, list[Field]]],
+    fields: list[bytes],
+) -> None:
+    answer = response(b"200 OK", *fields, b"content-length: 2", body=b"ok")
+    one_after_the_other = with_destination_filters(make_filtered("/a", filters[0]), filters[1])
+    in_one_list = make_filtered("/a", [*filters[0], *filters[1]])
+    by_destination, by_rule = (
+        exchange(
+            answer, 1, "h1", has_lane=True, snapshots=[[rule]], requests=requests, answers_per_connection=1
+        )  # a kept connection closes on the next request, which is sent once more
+        for rule in (one_after_the_other, in_one_list)
+    )
+    assert by_destination[:2] == by_rule[:2]
+    assert len(by_rule[0]) == 2 * len(requests) - 1
+
+
 @pytest.mark.parametrize(
     ("trailers", "status"),
     [([(b"grpc-status", b"0")], 200), ([(b"grpc-status", b"5"), (b"x-more", b"1")], 200), ([], 200)],

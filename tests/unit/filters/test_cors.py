@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datum_router.filters.cors import Cors, canonical_origin, origin_problem
@@ -151,3 +151,31 @@ def test_whatever_passes_a_wildcard_has_the_form_of_an_origin_of_that_domain(ori
         assert origin.startswith("https://")
         assert origin.endswith(".example.org")
         assert not set(origin.removeprefix("https://")) & set("/:@?#* ,")
+
+
+ORIGINS = ("https://a.test", "http://a.test", "https://a.test:8443")
+POLICIES = st.builds(
+    CorsPolicy,
+    origins=st.lists(st.sampled_from(ORIGINS), max_size=3).map(tuple),
+    methods=st.lists(st.sampled_from(["PUT", "GET"]), max_size=2).map(tuple),
+    headers=st.lists(st.just("x-token"), max_size=1).map(tuple),
+    exposed=st.lists(st.just("x-total"), max_size=1).map(tuple),
+    allows_credentials=st.booleans(),
+    max_age_s=st.none() | st.integers(0, 600),
+)
+
+
+@settings(max_examples=200)
+@given(policy=POLICIES, origin=st.sampled_from([*ORIGINS, "https://evil.test", "null", "HTTPS://A.TEST"]))
+def test_of_a_list_of_origins_each_is_told_its_own_name_and_nobody_else_anything(
+    policy: CorsPolicy, origin: str
+) -> None:
+    is_allowed = origin in policy.origins
+    reply = asked(policy, origin)
+    assert reply is not None
+    for told in (dict(reply.headers), stamped(policy, origin)):
+        assert told.get(b"access-control-allow-origin") == (origin.encode() if is_allowed else None)
+        is_trusted = is_allowed and policy.allows_credentials
+        assert told.get(b"access-control-allow-credentials") == (b"true" if is_trusted else None)
+        assert b"Origin" in told[b"vary"]
+        assert is_allowed or list(told) == [b"vary"]

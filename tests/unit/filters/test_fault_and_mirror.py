@@ -39,6 +39,23 @@ def test_the_same_generator_injects_the_same_faults() -> None:
     assert {(reply.status, reply.grpc_status) for reply in replies} == {(503, 14)}
 
 
+@given(delay=st.integers(0, 100), abort=st.integers(0, 100), seed=st.integers())
+def test_delays_and_refusals_have_the_shares_that_are_asked_for_each_by_itself(
+    delay: int, abort: int, seed: int
+) -> None:
+    rng, count = random.Random(seed), 2000
+    made = FaultFilter(Fault(delay_s=1.0, delay_percent=delay, status=503, abort_percent=abort))
+    plans = [made.plan(rng, is_grpc=False) for _ in range(count)]
+    late = [plan for plan in plans if plan.delay_s]
+    for found, share in (
+        (len(late), delay / 100),
+        (sum(plan.reply is not None for plan in plans), abort / 100),
+        (sum(plan.reply is not None for plan in late), delay * abort / 10_000),
+    ):
+        deviation = (count * share * (1 - share)) ** 0.5
+        assert abs(found - count * share) <= 6 * deviation + 3, "chance allows for less"
+
+
 @pytest.mark.parametrize(("is_grpc", "is_refused"), [(True, True), (False, False)])
 def test_a_grpc_status_alone_refuses_calls_alone(is_grpc: bool, is_refused: bool) -> None:
     plan = FaultFilter(Fault(grpc_status=8, abort_percent=100)).plan(random.Random(1), is_grpc=is_grpc)

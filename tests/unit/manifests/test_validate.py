@@ -247,6 +247,19 @@ WARNINGS = [
         "spec.tls",
         "no listener speaks HTTPS",
     ),
+    *(
+        (kind, {"rateLimit": {"requests": 1, "keys": ["SourceIP", f"Header:{name}"]}}, "spec.rateLimit.keys[1]", words)
+        for kind in ("VPCRoute", "VPCIngress")
+        for name, words in (
+            ("Content-Length", "tells no requests apart"),
+            ("expect", "tells no requests apart"),
+            ("X-Request-Id", "nothing is limited"),
+        )
+    ),
+    *(
+        ("VPCRoute", {"sessionAffinity": {"type": "Header", "name": name}}, "spec.sessionAffinity.name", "no session")
+        for name in ("Expect", "X-Datum-Session", "proxy-session", "x-request-id")
+    ),
 ]
 
 
