@@ -12,6 +12,7 @@ import pytest
 import trio
 
 from datum_router.model.service import UpstreamProtocol
+from datum_router_proxy.loop import Loop
 from datum_router_proxy.testing_clients import client
 from datum_router_proxy.testing_manifests import compile_route
 from datum_router_proxy.testing_peers import App, Exchange, Gateway, bounded, gateway, refused_port, upstream
@@ -247,6 +248,51 @@ def test_retries_at_once_keep_to_the_budget_and_to_the_limits(
                     nursery.start_soon(ask, number)
             assert len(again) == expected
             assert statuses == Counter({503: AT_ONCE - expected, 200: expected})
+
+    bounded(main)
+
+
+def test_a_retry_that_is_decided_is_made_though_the_others_have_ended_by_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All fail at once. As many are tried again as half of those in flight make room for, and nobody waits in vain."""
+    first: set[str] = set()
+    again: set[str] = set()
+    answers: Counter[bytes] = Counter()
+    all_asked, all_told = trio.Event(), trio.Event()
+    in_trio = Loop.in_trio
+
+    async def app(exchange: Exchange) -> None:
+        if exchange.path in first:
+            again.add(exchange.path)
+            await exchange.reply(200, b"ok")
+            return
+        first.add(exchange.path)
+        if len(first) == AT_ONCE:
+            all_asked.set()
+        await all_asked.wait()
+        await exchange.reply(503, b"busy")
+
+    async def pause(loop: Loop, fn: Callable[[], Awaitable[object]]) -> object:
+        """Let pauses last until everybody else has been answered."""
+        return await in_trio(loop, all_told.wait if isinstance(fn, functools.partial) and fn.func is trio.sleep else fn)
+
+    async def main() -> None:
+        monkeypatch.setattr(Loop, "in_trio", pause)
+        async with upstream(app, H2C) as one, upstream(app, H2C) as two:
+            spec = retries(maxRetries=1, budgetPercent=50, backoff={"initialMs": 1000, "maxMs": 2000})
+            compiled = compile_route([one.port, two.port], spec, {"protocol": "H2C"})
+            assert compiled.diagnostics == []
+            async with gateway(compiled.services, compiled.rules) as running, trio.open_nursery() as nursery:
+
+                async def ask(number: int) -> None:
+                    async with client(running.port, "h1") as peer:
+                        answers[(await peer.request("GET", f"/{number}")).body] += 1
+                        if answers[b"busy"] == AT_ONCE - 10:
+                            all_told.set()
+
+                for number in range(AT_ONCE):
+                    nursery.start_soon(ask, number)
+            assert len(again) == 10
+            assert answers == Counter({b"busy": AT_ONCE - 10, b"ok": 10})
 
     bounded(main)
 

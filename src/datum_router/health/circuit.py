@@ -2,9 +2,10 @@
 
 Counters only; whoever acquires must release exactly once. Retries are limited by a budget: at most a share of the
 *first tries* in flight (`RETRY_BUDGET_PERCENT`), so that an upstream where everything fails gets at most 1.2 times the
-requests that came. A retry counts from its decision on, while it waits for its turn, so that nobody waits for a permit
-that is gone by then. `max_parallel_retries` may always run, so that a small service can retry at all. 0 retries mean
-none whatever the budget says. Hedges are retries here: they cost an upstream the same.
+requests that came. A retry counts from its decision on, while it waits for its turn, and has its place then though the
+first tries that made room for it may have ended: nobody waits for a permit that is gone by then. `max_parallel_retries`
+may always run, so that a small service can retry at all. 0 retries mean none whatever the budget says. Hedges are
+retries here: they cost an upstream the same.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class ServiceLimits:
         requests: In flight, retries included.
         retries, pending, connections: Under way now.
         waiting_retries: Retries that are decided and wait for their backoff to pass.
+        due_retries: Those whose wait is over, and that are about to be acquired.
         refused: How many permits were refused since the start.
         refused_requests, refused_retries: The same since telemetry has last set them back, by what was asked for.
     """
@@ -40,6 +42,7 @@ class ServiceLimits:
     __slots__ = (
         "_limits",
         "connections",
+        "due_retries",
         "pending",
         "refused",
         "refused_requests",
@@ -54,6 +57,7 @@ class ServiceLimits:
         self.requests = 0
         self.retries = 0
         self.waiting_retries = 0
+        self.due_retries = 0
         self.pending = 0
         self.connections = 0
         self.refused = 0
@@ -85,9 +89,18 @@ class ServiceLimits:
         self.waiting_retries += 1
 
     def let_go_retry(self) -> None:
-        """Give the place back: the retry begins now, by `acquire_request`, or not at all."""
+        """Give the place back: the retry does not begin."""
         assert self.waiting_retries > 0, "retry let go that was not held"
         self.waiting_retries -= 1
+
+    def begin_retry(self) -> None:
+        """Let the retry that `acquire_request` is asked for next have the place; the caller says `end_turn` after."""
+        self.let_go_retry()
+        self.due_retries += 1
+
+    def end_turn(self) -> None:
+        """Give the place back that nobody has taken: the retry goes elsewhere, or was refused for another reason."""
+        self.due_retries = 0
 
     def acquire_request(self, *, is_retry: bool = False, budget_percent: int = RETRY_BUDGET_PERCENT) -> Reason | None:
         """Begin a request (one attempt); return why it is refused, None if it may go."""
@@ -96,7 +109,9 @@ class ServiceLimits:
             self.refused_requests += 1
             return Reason.CIRCUIT_OPEN
         if is_retry:
-            if not self.has_retry_budget(budget_percent):
+            if self.due_retries:
+                self.due_retries -= 1
+            elif not self.has_retry_budget(budget_percent):
                 self.refused += 1
                 self.refused_retries += 1
                 return Reason.CIRCUIT_OPEN

@@ -191,11 +191,12 @@ class _Gateway:
         self._try(request, stated, 1, done)
 
     def _again(self, request: _Request, stated: int, made: int, done: _Done) -> None:
-        self._limits.let_go_retry()
+        self._limits.begin_retry()
         self._try(request, stated, made, done)
 
     def _try(self, request: _Request, stated: int, made: int, done: _Done) -> None:
         refused = self._limits.acquire_request(is_retry=made > 1, budget_percent=self._policy.budget_percent)
+        self._limits.end_turn()
         if refused is not None:
             self._reply(done, 503, refused)
             return

@@ -70,10 +70,30 @@ def test_a_retry_that_waits_for_its_turn_has_its_place_in_the_budget() -> None:
         limits.hold_retry()
     assert not limits.has_retry_budget()
     assert limits.acquire_request(is_retry=True) is Reason.CIRCUIT_OPEN
-    limits.let_go_retry()
+    limits.begin_retry()
     assert limits.acquire_request(is_retry=True) is None
+    assert limits.acquire_request(is_retry=True) is Reason.CIRCUIT_OPEN, "of the others, who wait on"
     assert not limits.has_retry_budget()
     assert (limits.waiting_retries, limits.retries) == (2, 1)
+
+
+def test_it_has_its_place_though_what_made_room_for_it_has_ended_but_no_other_has_it() -> None:
+    limits = ServiceLimits(ConnectionLimits(max_parallel_retries=1))
+    for _ in range(10):
+        limits.acquire_request()
+    for _ in range(2):
+        assert limits.has_retry_budget()
+        limits.hold_retry()
+    for _ in range(10):
+        limits.release_request()
+    assert not limits.has_retry_budget()
+    limits.begin_retry()
+    assert limits.acquire_request(is_retry=True) is None
+    limits.end_turn()
+    limits.begin_retry()
+    limits.end_turn()  # it goes elsewhere
+    assert limits.acquire_request(is_retry=True) is Reason.CIRCUIT_OPEN
+    assert (limits.waiting_retries, limits.due_retries, limits.retries) == (0, 0, 1)
 
 
 def test_released_retries_give_their_budget_back() -> None:

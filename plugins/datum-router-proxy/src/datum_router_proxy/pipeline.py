@@ -17,12 +17,14 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterable
 
 import trio
 
 from datum_router.compiler.link import LinkedRule, Snapshot
 from datum_router.errors import LocalProtocolError, PluginContractError, RemoteProtocolError, UpstreamError
 from datum_router.filters.base import apply_request
+from datum_router.health.circuit import ServiceLimits
 from datum_router.model.endpoint import EndpointKey
 from datum_router.model.request import LocalReply
 from datum_router.model.snapshot import Holder
@@ -311,19 +313,24 @@ class Pipeline:
 
         excluded = _NO_EXCLUSIONS
         failure: Failure | None = None
+        held: tuple[ServiceLimits, ...] = ()
         while True:
-            lease = (
-                begun.lease
-                if begun is not None
-                else rule.select(
-                    picked_by,
-                    rng=self.loop.rng,
-                    now=self.loop.now,
-                    excluded=excluded,
-                    is_retry=failure is not None,
-                    tag=tag,
+            try:
+                lease = (
+                    begun.lease
+                    if begun is not None
+                    else rule.select(
+                        picked_by,
+                        rng=self.loop.rng,
+                        now=self.loop.now,
+                        excluded=excluded,
+                        is_retry=failure is not None,
+                        tag=tag,
+                    )
                 )
-            )
+            finally:
+                for limits in held:
+                    limits.end_turn()
             if isinstance(lease, LocalReply):
                 return lease if failure is None else nobody_left(failure.reply)
             raced = None
@@ -349,24 +356,30 @@ class Pipeline:
             if not failure.decision.retry:
                 return failure.reply
             task.deadline, task.deadline_reason = trace.deadline, Reason.REQUEST_TIMEOUT
-            if failure.decision.delay_s:
-                held = rule.retry_limits(lease.state)
-                for limits in held:
-                    limits.hold_retry()
-                try:
-                    await self._pause(downstream, failure.decision.delay_s)
-                finally:
-                    for limits in held:
-                        limits.let_go_retry()
+            held = rule.retry_limits(lease.state)
+            await self._pause(downstream, failure.decision.delay_s, held)
             trace.body.rewind()
 
-    async def _pause(self, downstream: Downstream, delay_s: float) -> None:
-        """Wait before another attempt, exactly: the sweep is too coarse for a backoff of milliseconds."""
-        downstream.watch()
-        try:
-            await self.loop.in_trio(functools.partial(trio.sleep, delay_s))
-        finally:
-            downstream.unwatch()
+    async def _pause(self, downstream: Downstream, delay_s: float, held: Iterable[ServiceLimits]) -> None:
+        """Wait before another attempt, exactly: the sweep is too coarse for a backoff of milliseconds.
+
+        Args:
+            held: Keep a place for it meanwhile.
+        """
+        for limits in held:
+            limits.hold_retry()
+        if delay_s:
+            downstream.watch()
+            try:
+                await self.loop.in_trio(functools.partial(trio.sleep, delay_s))
+            except BaseException:
+                for limits in held:
+                    limits.let_go_retry()
+                raise
+            finally:
+                downstream.unwatch()
+        for limits in held:
+            limits.begin_retry()
 
     # --- parts -----------------------------------------------------------------------------------------------------
 
