@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from unittest import mock
 
 import h2.config
@@ -16,154 +13,27 @@ import h2.connection
 import h2.events
 import pytest
 import trio
+import trio.testing
 import trustme
 
 from datum_router.model.egress import (
-    EgressListener,
     EgressMode,
-    EgressPolicy,
     EgressProtocol,
     EgressRule,
     EgressTarget,
 )
-from datum_router.model.listener import Listener
 from datum_router.model.policy import RetryPolicy
 from datum_router.model.service import UpstreamTls
-from datum_router.model.snapshot import Holder, SnapshotData
-from datum_router.observe import names
+from datum_router.model.snapshot import SnapshotData
 from datum_router.policy.shedding import Shedder
 from datum_router_proxy import admission
-from datum_router_proxy.dataplane import ProxyDataPlane
 from datum_router_proxy.egress import connection
-from datum_router_proxy.egress.resolver import NotFound
 from datum_router_proxy.settings import ProxySettings
-from datum_router_proxy.testing_peers import Recorder, make_snapshot
-
-NAME = "api.example.test"
-Handler = Callable[[trio.SocketStream], Awaitable[None]]
-
-
-def in_trio(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """Run a test as a trio program."""
-
-    @functools.wraps(test)
-    def run(*args: object, **values: object) -> None:
-        trio.run(functools.partial(test, *args, **values))
-
-    return run
-
-
-def allow(**changes: object) -> EgressRule:
-    values: dict[str, object] = {
-        "name": "default/api",
-        "namespace": "default",
-        "hostnames": (NAME,),
-        "networks": ("127.0.0.0/8",),
-        **changes,
-    }
-    return EgressRule(**values)  # type: ignore[arg-type]  # fields of the struct by name
+from datum_router_proxy.testing_egress import NAME, Rig, allow, echo, everything, http, in_trio, reply, rig, until
 
 
 def rule_for_anything() -> EgressRule:
     return EgressRule(name="default/all", namespace="default", networks=("0.0.0.0/0", "::/0"), priority=2000)
-
-
-async def echo(stream: trio.SocketStream) -> None:
-    with contextlib.suppress(trio.BrokenResourceError):  # cut off with the tunnel
-        async for data in stream:
-            await stream.send_all(data)
-        await stream.send_eof()
-
-
-class Rig:
-    def __init__(self, plane: ProxyDataPlane, holder: Holder, ports: dict[EgressMode, int], upstream: int) -> None:
-        self.plane, self.holder, self.ports, self.upstream = plane, holder, ports, upstream
-        self.proxy = ports[EgressMode.PROXY]
-        self.recorder = Recorder()
-        self.streams: list[trio.SocketStream] = []
-
-    def decisions(self) -> list[tuple[str, ...]]:
-        return [cell.labels for cell in self.plane.take_cells() if cell.metric == names.EGRESS_DECISIONS.name]
-
-    def tunnels(self) -> list[tuple[object, ...]]:
-        """Return the access log's records of tunnels."""
-        return [
-            (one.protocol, one.host, str(one.reason), one.route, one.endpoint, one.bytes_in, one.bytes_out)
-            for one in self.recorder.events
-            if one.method == "CONNECT" and one.route
-        ]
-
-    def gauge(self) -> dict[str, float]:
-        cells = [cell for cell in self.plane.take_cells() if cell.metric == names.EGRESS_CONNECTIONS.name]
-        return {cell.labels[0]: cell.value for cell in cells}
-
-    async def connect(self, mode: EgressMode = EgressMode.PROXY) -> trio.SocketStream:
-        stream = await trio.open_tcp_stream("127.0.0.1", self.ports[mode])
-        self.streams.append(stream)
-        return stream
-
-    async def tunnel(self, target: str = "") -> trio.SocketStream:
-        stream = await self.connect()
-        target = target or f"{NAME}:{self.upstream}"
-        await stream.send_all(f"CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n".encode())
-        head = await until(stream, b"\r\n\r\n")
-        assert head == b"HTTP/1.1 200 Connection Established\r\n\r\n"
-        return stream
-
-
-async def until(stream: trio.abc.ReceiveStream, end: bytes) -> bytes:
-    data = b""
-    while not data.endswith(end):
-        more = await stream.receive_some(65_536)
-        assert more, data
-        data += more
-    return data
-
-
-async def everything(stream: trio.abc.ReceiveStream) -> bytes:
-    data = b""
-    while more := await stream.receive_some(65_536):
-        data += more
-    return data
-
-
-@asynccontextmanager
-async def rig(
-    *rules: EgressRule,
-    handler: Handler = echo,
-    settings: ProxySettings = ProxySettings(),
-    addresses: Sequence[str] = ("127.0.0.1",),
-    source: str = "default/",
-) -> AsyncIterator[Rig]:
-    async def ask(name: str) -> tuple[Sequence[str], float]:
-        if name != NAME:
-            raise NotFound(name)
-        return addresses, 60.0
-
-    snapshot = make_snapshot([], [])
-    snapshot.data = SnapshotData(version=1, digest="x", egress=EgressPolicy(rules=rules or (allow(),)))
-    holder = Holder(snapshot)
-    recorder = Recorder()
-    plane = ProxyDataPlane(holder, recorder, settings, ask)
-    ports = {}
-    for mode in EgressMode:
-        sock = socket.create_server(("127.0.0.1", 0))
-        sock.setblocking(False)
-        ports[mode] = sock.getsockname()[1]
-        plane.add_listener(Listener(name=mode, egress=EgressListener(mode=mode, source=source)), sock)
-    async with trio.open_nursery() as nursery:
-        listener = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
-        nursery.start_soon(trio.serve_listeners, handler, [listener])
-        nursery.start_soon(plane.run)
-        with trio.fail_after(10):
-            made = Rig(plane, holder, ports, listener.socket.getsockname()[1])
-            made.recorder = recorder
-            try:
-                yield made
-            finally:
-                for stream in made.streams:
-                    await trio.aclose_forcefully(stream)
-        nursery.cancel_scope.cancel()
 
 
 # --- CONNECT ----------------------------------------------------------------------------------------------------------
@@ -348,30 +218,6 @@ async def test_a_redirected_handshake_without_a_name_goes_by_the_address_that_wa
 # --- requests ---------------------------------------------------------------------------------------------------------
 
 
-async def http(stream: trio.SocketStream) -> None:
-    """Answer each request with its own head."""
-    while True:
-        head = b""
-        while not head.endswith(b"\r\n\r\n"):
-            more = await stream.receive_some(1)
-            if not more:
-                return
-            head += more
-        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(head), head))
-
-
-async def reply(stream: trio.SocketStream) -> tuple[bytes, bytes]:
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        head += await stream.receive_some(1)
-    lower = head.lower()
-    length = int(lower.partition(b"content-length: ")[2].partition(b"\r\n")[0])
-    body = b""
-    while len(body) < length:
-        body += await stream.receive_some(length - len(body))
-    return head, body
-
-
 @in_trio
 async def test_one_connection_may_ask_for_several_destinations_and_each_is_decided() -> None:
     async with rig(handler=http) as made, await made.connect() as stream:
@@ -432,13 +278,69 @@ async def test_a_redirect_is_the_clients_to_follow_and_is_decided_like_any_reque
         assert b"closed_address" in body
 
 
+GET = f"GET http://{NAME}:{{port}}/ HTTP/1.1\r\nHost: a\r\n\r\n"
+CONNECT = f"CONNECT {NAME}:{{port}} HTTP/1.1\r\nHost: a\r\n\r\n"
+POST = f"POST http://{NAME}:{{port}}/ HTTP/1.1\r\nHost: a\r\nContent-Length: 8\r\n\r\nCONNECT "
+
+
+async def http_or_echo(stream: trio.SocketStream) -> None:
+    """Answer a request with 204, and give back anything else."""
+    while first := await stream.receive_some(65_536):
+        if first.startswith((b"GET ", b"POST ")):
+            while not first.endswith((b"\r\n\r\n", b"CONNECT ")):
+                first += await stream.receive_some(65_536)
+            await stream.send_all(b"HTTP/1.1 204 No Content\r\n\r\n")
+        else:
+            await stream.send_all(first)
+            await echo(stream)
+            return
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        (GET, CONNECT),
+        (GET, GET, CONNECT),
+        (POST, CONNECT),
+        (GET, f"\r\n{CONNECT}"),
+        (GET, CONNECT[:4], CONNECT[4:12], CONNECT[12:]),
+        (GET + CONNECT,),
+        (POST + CONNECT,),
+        (f"\r\n{CONNECT}",),
+    ],
+    ids=["request", "requests", "body", "empty-line", "in-pieces", "pipelined", "pipelined-body", "nothing-before"],
+)
 @in_trio
-async def test_connect_on_a_connection_that_has_carried_requests_is_refused() -> None:
-    async with rig(handler=http) as made, await made.connect() as stream:
-        await stream.send_all(f"GET http://{NAME}:{made.upstream}/ HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        await reply(stream)
-        await stream.send_all(f"CONNECT {NAME}:{made.upstream} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        assert (await until(stream, b"\n")).startswith(b"HTTP/1.1 405 ")
+async def test_connect_is_served_behind_requests_as_on_a_fresh_connection(pieces: Sequence[str]) -> None:
+    async with rig(handler=http_or_echo) as made, await made.connect() as stream:
+        *before, last = [piece.format(port=made.upstream).encode() for piece in pieces]
+        for piece in before:
+            await stream.send_all(piece)
+            if piece.startswith((b"GET", b"POST")):
+                assert (await until(stream, b"\r\n\r\n")).startswith(b"HTTP/1.1 204 ")
+            else:
+                await trio.testing.wait_all_tasks_blocked()
+        await stream.send_all(last + b"first bytes")
+        assert (await until(stream, b"first bytes")).endswith(b" 200 Connection Established\r\n\r\nfirst bytes")
+        await stream.send_eof()
+        assert await everything(stream) == b""
+        await made.recorder.until(lambda: bool(made.tunnels()))
+        assert made.tunnels()[0][5:] == (11, 11)
+
+
+@in_trio
+async def test_connect_behind_requests_is_decided_by_itself_and_its_head_has_its_time() -> None:
+    settings = ProxySettings(head_timeout_s=0.05)
+    for asked, status in (
+        ("CONNECT other.example.test:443 HTTP/1.1\r\nHost: a\r\n\r\n", b"403"),
+        (f"{CONNECT[:-4]}\r\nContent-Length: 1\r\n\r\nx", b"400"),
+        (CONNECT[:-4], b"408"),
+    ):
+        async with rig(handler=http_or_echo, settings=settings) as made, await made.connect() as stream:
+            await stream.send_all(GET.format(port=made.upstream).encode())
+            await until(stream, b"\r\n\r\n")
+            await stream.send_all(asked.format(port=made.upstream).encode())
+            assert (await everything(stream)).startswith(b"HTTP/1.1 " + status)
 
 
 @in_trio
@@ -458,18 +360,12 @@ async def test_a_request_leaves_by_tls_where_the_destination_says_so() -> None:
             return  # a client that does not trust us
 
     async with rig(allow(), handler=secured) as made:
-
-        def policy(tls: UpstreamTls) -> None:
-            target = EgressTarget(host=NAME, port=made.upstream, tls=tls)
-            rules = (allow(hostnames=(), targets=(target,)),)
-            made.holder.current.data = SnapshotData(version=2, digest="y", egress=EgressPolicy(rules=rules))
-
         for tls, status in (
             (UpstreamTls(server_name="real.example.test", ca_pem=ca.cert_pem.bytes().decode()), b"200"),
             (UpstreamTls(server_name="other.example.test", ca_pem=ca.cert_pem.bytes().decode()), b"502"),
             (UpstreamTls(server_name="real.example.test"), b"502"),
         ):
-            policy(tls)
+            made.use(allow(hostnames=(), targets=(EgressTarget(host=NAME, port=made.upstream, tls=tls),)))
             async with await made.connect() as stream:
                 await stream.send_all(f"GET http://{NAME}:{made.upstream}/ HTTP/1.1\r\nHost: a\r\n\r\n".encode())
                 head, body = await reply(stream)

@@ -16,6 +16,7 @@ from datum_router_proxy.wire.http1 import (
     MessageComplete,
     RequestReceived,
     Role,
+    Signal,
     TargetForm,
 )
 
@@ -325,6 +326,20 @@ def test_a20_target_limit_acts_before_the_line_ends() -> None:
     with pytest.raises(RemoteProtocolError) as caught:
         connection.next_event()
     assert caught.value.status_hint == 414
+
+
+@pytest.mark.parametrize("step", [1, 7, 200])
+def test_a20_connect_is_left_to_whoever_serves_it(step: int) -> None:
+    connection = Http1Connection(Role.SERVER, Http1Limits(serve_connect=True))
+    raw = b"CONNECT a.example:443 HTTP/1.1\r\nHost: a\r\n\r\nbytes of the tunnel"
+    found = []
+    for at in range(0, len(b"\r\n" + raw), step):
+        connection.receive_data((b"\r\n" + raw)[at : at + step])
+        found.append(connection.next_event())
+    assert found[-1] is Signal.CONNECT
+    assert set(found) <= {NEED_DATA, Signal.CONNECT}
+    assert connection.trailing_data() == raw
+    assert read(get(), Http1Limits(serve_connect=True)).method == "GET"
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@
 
 Theory of operation. What a connection is shows in its first bytes. `CONNECT` makes it a tunnel to one destination;
 anything else is HTTP/1 or HTTP/2 with prior knowledge, whose requests name their destinations one by one
-(`egress.server`). On a listener for TLS the
-first bytes have to be a ClientHello; they are looked at and passed on unchanged.
+(`egress.server`); over HTTP/1 a CONNECT may follow them, and is served as on a fresh connection. On a listener for TLS
+the first bytes have to be a ClientHello; they are looked at and passed on unchanged.
 
 A tunnel that was allowed as TLS only has to begin with a ClientHello for the name that was asked for: so a policy for
 `HTTPS` cannot be used to carry something else, or to reach another name behind the same address.
@@ -100,9 +100,16 @@ class EgressConnection:
             await self._connect(first)
             return
         server = EgressServer(self._pipeline, self._book, self._listener, self._channel.peer[0])
-        kind = H2Connection if first.startswith(PREFACE) else H1Connection
-        self._serving = kind(server, self._channel, self._listener)
-        await self._serving.run(first)
+        if first.startswith(PREFACE):
+            self._serving = H2Connection(server, self._channel, self._listener)
+            await self._serving.run(first)
+            return
+        self._serving = requests = H1Connection(server, self._channel, self._listener)
+        await requests.run(first)
+        if requests.unserved:
+            self._serving = None
+            task.deadline, task.deadline_reason = loop.now + settings.head_timeout_s, Reason.HEAD_TIMEOUT
+            await self._connect(requests.unserved)
 
     async def _more(self) -> bytes:
         """Return the next bytes, b"" at the end."""

@@ -14,6 +14,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from datum_router.balancing.locality import SharedCandidates
 from datum_router.balancing.round_robin import RoundRobin
 from datum_router.balancing.service_balancer import ServiceBalancer
@@ -122,7 +124,7 @@ class EgressServer:
         self._listener = listener
         self._client = client
         self.flights: Takeoff = _Grounded()
-        self.h1_limits: Http1Limits = pipeline.h1_limits
+        self.h1_limits: Http1Limits = msgspec.structs.replace(pipeline.h1_limits, serve_connect=True)
         self.h1_cache: HeadCache = pipeline.h1_cache
         self.h2_lines: LineCache = pipeline.h2_lines
 
@@ -183,7 +185,7 @@ class EgressServer:
         await self._pipeline.turn_away(downstream, template)
 
     async def _connect(self, downstream: Downstream, template: Template) -> None:
-        """Serve a plain CONNECT, which only HTTP/2 has here: over HTTP/1 it is no request of a connection."""
+        """Serve a plain CONNECT, which only HTTP/2 has here: over HTTP/1 it ends a connection's requests."""
         upstream: Channel | None = None
         try:
             reply = self._pipeline.unwilling()

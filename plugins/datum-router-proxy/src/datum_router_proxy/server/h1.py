@@ -48,7 +48,7 @@ class H1Connection:
         "_begun", "_body_ended", "_channel", "_engine", "_expects_continue", "_flying", "_given", "_hop", "_is_closing",
         "_is_idle", "_is_late", "_is_tunnel", "_known", "_last_with_body", "_listener", "_may_fly", "_out",
         "_out_bytes", "_plane", "_task", "_trailers", "_unread", "_whole_body", "has_started", "is_deferred",
-        "protocol", "request_websocket_key",
+        "protocol", "request_websocket_key", "unserved",
     )  # fmt: skip
 
     def __init__(self, plane: Server, channel: Channel, listener: Listener) -> None:
@@ -79,6 +79,7 @@ class H1Connection:
         self.protocol = "h1"
         self.has_started = False
         self.request_websocket_key: bytes | None = None
+        self.unserved = b""  # begins with a CONNECT: whoever takes it has the channel, which is left open
 
     # --- the connection's life --------------------------------------------------------------------------------
 
@@ -121,10 +122,8 @@ class H1Connection:
                     # Pipelined requests: others get the loop between two of them, whoever answered.
                     self._task.wake()
                     await park()
-        except (ChannelError, ClientGone):
-            pass  # the client has left: nothing is to be said to anybody
-        except TaskCancelled:
-            pass  # idle and draining, or cut off
+        except (ChannelError, ClientGone, TaskCancelled):
+            pass  # the client has left, or we are idle and draining, or cut off: nothing is to be said to anybody
         finally:
             self._close()
 
@@ -136,6 +135,8 @@ class H1Connection:
         channel = self._channel
         channel.eager = channel.deferrable = None
         self.is_deferred = False
+        if self.unserved:
+            return
         if channel.hangup or (self._engine.reading is State.DONE and not channel.readable):
             self._channel.close()
         else:
@@ -143,11 +144,9 @@ class H1Connection:
 
     async def _next_request(self, *, is_first: bool) -> Template | None:
         """Wait for a request; None if the connection is to be closed."""
-        engine = self._engine
-        channel = self._channel
-        plane = self._plane
+        engine, channel = self._engine, self._channel
+        plane, task = self._plane, self._task
         settings = plane.settings
-        task = self._task
         assert task is not None
         loop = plane.loop
         self._is_idle = True
@@ -209,7 +208,8 @@ class H1Connection:
                 self._refuse(error.status_hint, error.reason, str(error))
             return None
         if not isinstance(event, RequestReceived):
-            return None  # closed between messages
+            self.unserved = engine.trailing_data() if event is Signal.CONNECT else b""
+            return None  # else closed between messages
         task.deadline = math.inf
         self._is_idle = False
         head = event.head

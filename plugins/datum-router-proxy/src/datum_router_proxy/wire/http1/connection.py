@@ -224,7 +224,7 @@ class Http1Connection:
                 self._scan.restart(0)
 
     def next_event(self) -> Event | Signal:
-        """Return the next event, NEED_DATA, or PAUSED (see `start_next_cycle`).
+        """Return the next event, NEED_DATA, PAUSED (see `start_next_cycle`), or CONNECT (see `Http1Limits`).
 
         Raises:
             RemoteProtocolError: The peer broke the protocol; the same error again on later calls.
@@ -271,16 +271,15 @@ class Http1Connection:
             self._move_to(position)
             if position == size:
                 return self._no_head_yet()
-        scan = self._scan
+        scan, limits = self._scan, self.limits
+        if limits.serve_connect and buffer.startswith(b"CONNECT ", position):
+            return Signal.CONNECT
         found = buffer.find(b"\r\n\r\n", max(position, scan.scanned - 3))
         if found < 0:
-            if self._is_server:
-                scan.check_request_head(buffer, position, self.limits)
-            else:
-                scan.check_response_head(buffer, position, self.limits)
+            check = scan.check_request_head if self._is_server else scan.check_response_head
+            check(buffer, position, limits)
             return self._need_data("head")
         end = found + 4
-        limits = self.limits
         check_head_size(end - position, limits)
         block = self._consume(end)
         cache = self._cache

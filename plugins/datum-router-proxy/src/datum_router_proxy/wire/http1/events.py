@@ -145,6 +145,7 @@ class Signal(enum.Enum):
 
     NEED_DATA = "need_data"
     PAUSED = "paused"
+    CONNECT = "connect"
 
 
 NEED_DATA: Final = Signal.NEED_DATA

@@ -21,6 +21,7 @@ class Http1Limits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         max_trailer_fields: Most trailer fields; beyond it 431.
         max_informational: Most 1xx responses for one request; beyond it 502.
         max_read_ahead_bytes: Bytes held of what follows the current message; at or above it `wants_data` is False.
+        serve_connect: Say `Signal.CONNECT` where a CONNECT begins, and leave its bytes, in place of 405 (threat A20).
         chunk_batch_bytes: Small chunks are joined into one event until it holds this many bytes.
     """
 
@@ -35,6 +36,7 @@ class Http1Limits(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     max_trailer_fields: int = 64
     max_informational: int = 16
     max_read_ahead_bytes: int = 16 * 1024
+    serve_connect: bool = False
     chunk_batch_bytes: int = 16 * 1024
 
 
