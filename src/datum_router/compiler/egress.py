@@ -44,7 +44,7 @@ class EgressCompiler:
 
     Args:
         finders: Who knows which attachments there are.
-        are_credentials_known: False: no Secret is looked at, and every CA bundle is taken to be there.
+        are_credentials_known: False: no Secret is looked at, and every credential is taken to be there.
         has_listener: False: this gateway has no egress listener, which is said of each object; None: it is no gateway.
     """
 
@@ -304,11 +304,15 @@ class _Egress:
                 "certificates of this destination are not verified: anyone on the path can read its traffic",
                 hint="set caSecretName to a Secret with the CA that signs them",
             )
+        own = tls.client_certificate_secret_name
+        cert_pem, key_pem = ("", "") if own is None else self._identity(path, own)
         return UpstreamTls(
             server_name=tls.sni or host,
             ca_pem=self._ca(path, tls.ca_secret_name) if tls.ca_secret_name is not None else "",
             is_verified=not tls.insecure,
             min_version=tls.min_version.value,
+            cert_pem=cert_pem,
+            key_pem=key_pem,
         )
 
     def _ca(self, path: str, name: str) -> str:
@@ -325,6 +329,23 @@ class _Egress:
                 is_reference=True,
             )
         return bundle or UNRESOLVED
+
+    def _identity(self, path: str, name: str) -> tuple[str, str]:
+        """Return our certificate and key; `UNRESOLVED` if they are not there: nothing is sent without them."""
+        if self.view is None:
+            return UNRESOLVED, UNRESOLVED
+        secret = self.view.get("Secret", self.key.namespace, name)
+        found = secret.pair() if isinstance(secret, Secret) else None
+        if found is None:
+            self.warn(
+                f"{path}.clientCertificateSecretName",
+                Reason.INVALID_CERTIFICATE_REF,
+                f"secret {self.key.namespace}/{name} with tls.crt and tls.key is not there; no connection to the "
+                "destination will be made without a certificate of our own",
+                hint="apply a secret of type kubernetes.io/tls with that name",
+                is_reference=True,
+            )
+        return found or (UNRESOLVED, UNRESOLVED)
 
     def _timeouts(self) -> TimeoutPolicy:
         spec = self.manifest.spec

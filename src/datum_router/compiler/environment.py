@@ -43,10 +43,7 @@ NOTHING: Final = OwnCredentials()
 def pair(view: ManifestView, name: str) -> tuple[str, str] | None:
     """Return certificate and key of one of the gateway's own Secrets; None if they could not be read yet."""
     secret = view.get("Secret", NAMESPACE, name)
-    if not isinstance(secret, Secret):
-        return None
-    cert, key = secret.text("tls.crt"), secret.text("tls.key")
-    return (cert, key) if cert and key else None
+    return secret.pair() if isinstance(secret, Secret) else None
 
 
 def authorities(view: ManifestView) -> str:

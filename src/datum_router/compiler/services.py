@@ -262,10 +262,9 @@ def _own_identity(
         )
         return UNRESOLVED, UNRESOLVED
     secret = view.get("Secret", key.namespace, ref.name)
-    cert = secret.text("tls.crt") if isinstance(secret, Secret) else None
-    private = secret.text("tls.key") if isinstance(secret, Secret) else None
-    if cert and private:
-        return cert, private
+    found = secret.pair() if isinstance(secret, Secret) else None
+    if found is not None:
+        return found
     is_there = isinstance(secret, Secret)
     what = f"secret {key.namespace}/{ref.name}"
     findings.append(

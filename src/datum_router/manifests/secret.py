@@ -45,6 +45,11 @@ class Secret(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
         except (binascii.Error, ValueError):
             return None
 
+    def pair(self) -> tuple[str, str] | None:
+        """Return certificate and key (`tls.crt` and `tls.key`) as PEM text; None if either is absent or empty."""
+        cert, key = self.text("tls.crt"), self.text("tls.key")
+        return (cert, key) if cert and key else None
+
 
 class ConfigMap(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     """A core/v1 ConfigMap: CA bundles under `ca.crt`."""

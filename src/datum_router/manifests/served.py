@@ -75,10 +75,6 @@ NOT_SERVED: Final[Mapping[str, tuple[NotServed, ...]]] = {
         NotServed(path="spec.retries.budgetPercent", hint="use maxRetries"),
         NotServed(path="spec.retries.retryNonIdempotent", hint=_REMOVE),
         NotServed(path="spec.retries.hedging", hint=_REMOVE),
-        NotServed(
-            path="spec.destinations[].tls.clientCertificateSecretName",
-            hint="use CONNECT, with the certificate at the client",
-        ),
     ),
 }
 # `kind` of a parentRef is open text, so what is refused is everything but one value.
@@ -347,6 +343,7 @@ SERVED: Final[Mapping[str, Mapping[str, str]]] = {
         "spec.destinations[].tls.sni": "compiler/egress: TLS origination",
         "spec.destinations[].tls.insecure": "compiler/egress: TLS origination",
         "spec.destinations[].tls.caSecretName": "compiler/egress: CA bundle",
+        "spec.destinations[].tls.clientCertificateSecretName": "compiler/egress: our own identity",
         "spec.destinations[].tls.minVersion": "compiler/egress: TLS origination",
         "spec.policy": "egress/decide",
         "spec.priority": "egress/decide: order",

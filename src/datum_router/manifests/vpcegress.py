@@ -92,7 +92,9 @@ class EgressTls(SpecPart, frozen=True, kw_only=True):
     ] = None
     insecure: Annotated[bool, Meta(description="Accept any certificate. For tests only.")] = False
     ca_secret_name: Annotated[Name | None, Meta(description="Secret with the CAs that are trusted.")] = None
-    client_certificate_secret_name: Annotated[Name | None, Meta(description="Secret with our own certificate.")] = None
+    client_certificate_secret_name: Annotated[
+        Name | None, Meta(description="Secret with our own certificate, shown to a server that asks for one.")
+    ] = None
     min_version: Annotated[TlsVersion, Meta(description="Lowest TLS version.")] = TlsVersion.TLS_1_2
 
 

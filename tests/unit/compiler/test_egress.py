@@ -13,6 +13,8 @@ from datum_router.model.listener import Listener
 from datum_router.model.service import UNRESOLVED, UpstreamTls
 
 Bench = Callable[..., Any]
+CERT = "-----BEGIN CERTIFICATE-----\nQ0VSVA==\n-----END CERTIFICATE-----\n"
+KEY = "-----BEGIN PRIVATE KEY-----\nS0VZ\n-----END PRIVATE KEY-----\n"
 
 EXAMPLE = {
     "sourceVpcAttachment": "prod-vpc",
@@ -128,6 +130,30 @@ def test_a_bundle_is_read_of_the_secret(made: Any, kit: Any) -> None:
     result = made(spec, secret)
     assert result.diagnostics == ()
     assert result.data.egress.rules[0].targets[0].tls.ca_pem == "PEM"
+
+
+@pytest.mark.parametrize(
+    ("data", "pair"),
+    [
+        ({"tls.crt": CERT, "tls.key": KEY}, (CERT, KEY)),
+        ({"tls.crt": CERT}, (UNRESOLVED, UNRESOLVED)),
+        ({"tls.key": KEY}, (UNRESOLVED, UNRESOLVED)),
+        (None, (UNRESOLVED, UNRESOLVED)),
+    ],
+)
+def test_our_certificate_is_read_of_the_secret_and_nothing_is_sent_without(
+    made: Any, kit: Any, data: dict[str, str] | None, pair: tuple[str, str]
+) -> None:
+    tls = {"enabled": True, "clientCertificateSecretName": "ours"}
+    spec = {"destinations": [{"endpoint": "a.example", "port": 443, "tls": tls}]}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "ours", "namespace": "default"}}
+    result = made(spec, *([] if data is None else [{**secret, "stringData": data}]))
+    found = result.data.egress.rules[0].targets[0].tls
+    assert (found.cert_pem, found.key_pem) == pair
+    said = [(one.path, one.reason, one.is_reference) for one in result.diagnostics]
+    path = "spec.destinations[0].tls.clientCertificateSecretName"
+    assert said == ([] if pair[0] == CERT else [(path, "InvalidCertificateRef", True)])
+    assert made(spec, are_credentials_known=False).diagnostics == ()
 
 
 def test_a_gateway_without_an_egress_listener_says_so(made: Any) -> None:

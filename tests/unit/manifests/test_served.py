@@ -126,16 +126,6 @@ CASES: list[tuple[str, str, str, Mapping[str, object]]] = [
             ("retryNonIdempotent", True),
         )
     ],
-    (
-        "VPCEgress",
-        "spec.destinations[].tls.clientCertificateSecretName",
-        "spec.destinations[0].tls.clientCertificateSecretName",
-        {
-            "destinations": [
-                {"endpoint": "a.example", "port": 1, "tls": {"enabled": True, "clientCertificateSecretName": "c"}}
-            ]
-        },
-    ),
 ]
 
 
