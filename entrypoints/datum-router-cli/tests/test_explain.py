@@ -508,6 +508,99 @@ def test_egress_for_machines(egress: Callable[..., Result]) -> None:
     assert [one["holds"] for one in document["rules"]] == ["no", "yes"]
 
 
+TERMS = """\
+apiVersion: router.datum.net/v1alpha1
+kind: VPCEgress
+metadata: {name: terms}
+spec:
+  sourceVpcAttachment: terms-vpc
+  match: {destinationCidrs: [0.0.0.0/0]}
+  destinations:
+  - {endpoint: tls.example, port: 80, tls: {enabled: true, sni: real.example}}
+  - {endpoint: own.example, port: 80, tls: {enabled: true, clientCertificateSecretName: gone}}
+  - {endpoint: any.example, port: 80, tls: {enabled: true, insecure: true}}
+  - {endpoint: plain.example, port: 80}
+  - {endpoint: plain.example, port: 443}
+  rateLimit: {requestsPerSecond: 5, burstSize: 9}
+  timeouts: {request: 7s, connect: 2s, streamIdle: 1m}
+  retries: {maxRetries: 3, retryOnStatus: [503]}
+---
+apiVersion: router.datum.net/v1alpha1
+kind: VPCEgress
+metadata: {name: bare}
+spec:
+  sourceVpcAttachment: bare-vpc
+  match: {destinationCidrs: [0.0.0.0/0]}
+  retries: {maxRetries: 0}
+"""
+RATE = "rate limit: 5 a second and 9 at once, in each worker; 429 beyond it"
+
+
+@pytest.mark.parametrize(
+    ("vpc", "asked", "said"),
+    [
+        (
+            "terms",
+            ("CONNECT", "plain.example:443"),
+            [RATE, "retries: up to 3 of its other addresses are dialled", "timeouts: connect 2 s, silence 60 s"],
+        ),
+        (
+            "bare",
+            ("CONNECT", "a.example:443"),
+            ["rate limit: none", "retries: none", "timeouts: those of the data plane"],
+        ),
+        (
+            "terms",
+            ("GET", "http://plain.example/"),
+            [RATE, "timeouts: request 7 s, connect 2 s", "sent on by plain HTTP"],
+        ),
+        ("terms", ("GET", "http://tls.example/"), ["sent on by TLS, verified as real.example"]),
+        ("terms", ("GET", "http://any.example/"), ["sent on by TLS, NOT VERIFIED"]),
+        (
+            "terms",
+            ("GET", "http://own.example/"),
+            ["sent on by TLS that cannot be made: a certificate is not there (502)"],
+        ),
+        ("bare", ("GET", "http://a.example/"), ["rate limit: none", "retries: none (maxRetries is 0)"]),
+    ],
+)
+def test_egress_says_what_holds_for_what_is_let_through(
+    egress: Callable[..., Result], tmp_path: Path, vpc: str, asked: tuple[str, ...], said: list[str]
+) -> None:
+    (tmp_path / "conf" / "terms.yaml").write_text(TERMS)
+    lines = [
+        line.strip()
+        for line in egress("--from", f"default/{vpc}-vpc", *asked, "--address", "1.1.1.1").stdout.splitlines()
+    ]
+    assert set(said) <= set(lines), lines
+
+
+def test_egress_says_for_machines_what_holds(egress: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "conf" / "terms.yaml").write_text(TERMS)
+
+    def terms(*arguments: str) -> object:
+        asked = egress("--from", "default/terms-vpc", *arguments, "--address", "1.1.1.1", "--output", "json")
+        return json.loads(asked.stdout)["terms"]
+
+    limit = {"requestsPerSecond": 5.0, "burstSize": 9}
+    request = terms("GET", "http://tls.example/")
+    assert request == {
+        "rateLimit": limit,
+        "maxRetries": 3,
+        "retryOn": ["connect-failure", "reset", "refused-stream", "status 503"],
+        "timeouts": {"request": 7.0, "connect": 2.0, "streamIdle": None},
+        "tls": "TLS, verified as real.example",
+    }
+    assert terms("CONNECT", "plain.example:443") == {
+        "rateLimit": limit,
+        "maxRetries": 3,
+        "retryOn": [],
+        "timeouts": {"request": None, "connect": 2.0, "streamIdle": 60.0},
+        "tls": "",
+    }
+    assert terms("CONNECT", "plain.example:444") is None, "what is denied has no terms"
+
+
 def test_from_needs_egress(invoke: Invoke) -> None:
     result = invoke("--from", "default/x", "GET", "http://a.example/")
     assert result.exit_code == 2

@@ -18,12 +18,74 @@ from datum_router.egress.destination import (
 )
 from datum_router.errors import ConfigError
 from datum_router.model.egress import EgressPolicy, EgressReason, EgressRule, EgressSource
+from datum_router.policy.explain import PolicyReport, explain_policy, policy_lines
 from datum_router.reasons import Reason
 from datum_router.routing.normalize import BadHost, BadPath, normalize_target, parse_authority
+from datum_router_cli.identity import describe_tls
 from datum_router_cli.load import Loaded
 from datum_router_cli.output import printable, say
 
 _URL = re.compile(r"http://([^/?#]+)([/?].*)?\Z")
+
+
+class EgressTerms(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for traffic that a VPCEgress lets through.
+
+    Attributes:
+        rule: The one that decided.
+        policy: Retries and time limits of a request that can be read; None for a tunnel.
+        tls: How TLS is spoken to the destination in place of plain HTTP; empty if it is not.
+    """
+
+    rule: EgressRule
+    policy: PolicyReport | None
+    tls: str
+
+    def document(self) -> dict[str, object]:
+        """Return it as plain data. Seconds; null: no limit of that kind, or none of this VPCEgress."""
+        rule = self.rule
+        is_tunnel = self.policy is None
+        return {
+            "rateLimit": {"requestsPerSecond": rule.rate, "burstSize": rule.burst} if rule.rate else None,
+            "maxRetries": rule.retry.max_retries,
+            "retryOn": [] if self.policy is None else list(self.policy.retry_on),
+            "timeouts": {
+                "request": None if self.policy is None else self.policy.request_s,
+                "connect": rule.timeouts.connect_s,
+                "streamIdle": rule.idle_s if is_tunnel else None,
+            },
+            "tls": self.tls,
+        }
+
+    def lines(self) -> list[str]:
+        """Return it as lines for people."""
+        rule = self.rule
+        said = ["rate limit: none"]
+        if rule.rate:
+            said = [f"rate limit: {rule.rate:g} a second and {rule.burst} at once, in each worker; 429 beyond it"]
+        if self.policy is not None:
+            way = self.tls or "plain HTTP"
+            return [*said, *policy_lines(self.policy), f"sent on by {way}"]
+        others = rule.retry.max_retries
+        said.append(f"retries: up to {others} of its other addresses are dialled" if others else "retries: none")
+        limits = (("connect", rule.timeouts.connect_s), ("silence", rule.idle_s))
+        own = ", ".join(f"{name} {seconds:g} s" for name, seconds in limits if seconds)
+        return [*said, f"timeouts: {own or 'those of the data plane'}"]
+
+
+def terms_of(verdict: Verdict, request: EgressRequest) -> EgressTerms | None:
+    """Return what holds for traffic that is let through; None if it is not, or not yet known to be."""
+    rule = verdict.rule
+    if not verdict.is_allowed or rule is None:
+        return None
+    if request.method is None:
+        return EgressTerms(rule=rule, policy=None, tls="")
+    tls = None if verdict.target is None else verdict.target.tls
+    return EgressTerms(
+        rule=rule,
+        policy=explain_policy(rule.retry, rule.timeouts, request.method),
+        tls="" if tls is None else describe_tls(tls),
+    )
 
 
 class EgressReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +104,7 @@ class EgressReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def document(self) -> dict[str, object]:
         """Return it as plain data."""
-        verdict = self.verdict
+        verdict, terms = self.verdict, terms_of(self.verdict, self.request)
         return {
             "destination": str(self.request.destination),
             "source": self.source.name,
@@ -52,6 +114,7 @@ class EgressReport(msgspec.Struct, frozen=True, kw_only=True):
             "egress": verdict.policy,
             "addresses": list(verdict.addresses),
             "mustBeTls": verdict.must_be_tls,
+            "terms": None if terms is None else terms.document(),
             "rules": [
                 {
                     "egress": rule.name,
@@ -79,6 +142,9 @@ class EgressReport(msgspec.Struct, frozen=True, kw_only=True):
                 say(console, f"  may be dialled: {', '.join(verdict.addresses)}")
             if verdict.must_be_tls:
                 say(console, "  the bytes must begin with a TLS handshake for the name")
+            terms = terms_of(verdict, self.request)
+            for line in [] if terms is None else terms.lines():
+                say(console, f"  {line}")
         if self.rules:
             say(console, "rules, the first that holds decides:")
         for rule, found in self.rules:

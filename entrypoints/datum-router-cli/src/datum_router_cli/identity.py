@@ -6,7 +6,7 @@ import msgspec
 
 from datum_router.model.listener import Listener
 from datum_router.model.route import Rule
-from datum_router.model.service import UNRESOLVED, Service, UpstreamProtocol
+from datum_router.model.service import UNRESOLVED, Service, UpstreamProtocol, UpstreamTls
 from datum_router.routing.client_guard import make_guard
 
 
@@ -67,6 +67,11 @@ def describe_upstream_tls(service: Service) -> str:
     tls = service.tls
     if tls is None:
         return "TLS, verified by the endpoint's address" if service.protocol is UpstreamProtocol.HTTPS else ""
+    return describe_tls(tls)
+
+
+def describe_tls(tls: UpstreamTls) -> str:
+    """Return how TLS is spoken, and whom the other side is taken for."""
     if UNRESOLVED in (tls.cert_pem, tls.ca_pem):
         return "TLS that cannot be made: a certificate is not there (502)"
     if not tls.is_verified:
