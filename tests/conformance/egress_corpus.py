@@ -40,6 +40,11 @@ class Corpus(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     names: Mapping[str, tuple[tuple[str, ...], ...]]
     cases: tuple[Case, ...]
 
+    def specs(self, port: int) -> Mapping[str, Mapping[str, object]]:
+        """Return the policies for a test upstream at `port`."""
+        text = msgspec.json.encode(self.policies).replace(b'"{port}"', b"%d" % port)
+        return msgspec.json.decode(text, type=dict[str, dict[str, object]])
+
 
 def load(name: str) -> Corpus:
     """Read a file."""

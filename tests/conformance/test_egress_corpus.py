@@ -11,6 +11,7 @@ import dns.flags
 import dns.message
 import dns.rcode
 import dns.rrset
+import h11
 import pytest
 import trio
 
@@ -25,15 +26,18 @@ from datum_router_proxy.dataplane import ProxyDataPlane
 from datum_router_proxy.egress import connection
 from datum_router_proxy.settings import ProxySettings
 from datum_router_proxy.testing_peers import Recorder, make_snapshot
+from datum_router_proxy.upstream import connect
 from datum_router_proxy.wire import grammar
 from tests.conformance.egress_corpus import Answers, Case, Corpus, compile_policies, load
 
-CORPUS = load("tricks.yaml")
+TRICKS, DEFAULT_ALLOW = load("tricks.yaml"), load("default-allow.yaml")
+BOTH = pytest.mark.parametrize("corpus", [TRICKS, DEFAULT_ALLOW], ids=["tricks", "default-allow"])
+OUTSIDE = "93.184.216.34"
+"""Leads to the test upstream: nothing that a machine has by itself is outside."""
 SOURCE = EgressSource(namespaces=("default",))
 PURE_PORT = 8080
 
 
-# --- the pure decision -----------------------------------------------------------------------------------------------
 # --- the pure decision ----------------------------------------------------------------------------------------
 
 
@@ -70,11 +74,12 @@ def decide(table: EgressTable, request: EgressRequest, answers: Answers) -> Verd
     return table.judge_addresses(SOURCE, request, answers.ask(request.destination.name))
 
 
-def test_every_trick_gets_the_verdict_of_the_policy() -> None:
-    table = EgressTable(compile_policies(CORPUS.policies))
-    answers = Answers(CORPUS.names)
+@BOTH
+def test_every_trick_gets_the_verdict_of_the_policy(corpus: Corpus) -> None:
+    table = EgressTable(compile_policies(corpus.specs(PURE_PORT)))
+    answers = Answers(corpus.names)
     wrong = []
-    for case in CORPUS.cases:
+    for case in corpus.cases:
         asked = read(case, PURE_PORT)
         if isinstance(asked, str):
             found = ("deny", asked)
@@ -88,16 +93,24 @@ def test_every_trick_gets_the_verdict_of_the_policy() -> None:
     assert wrong == []
 
 
-def test_no_name_server_hears_of_a_name_that_the_policy_cannot_allow() -> None:
-    table = EgressTable(compile_policies(CORPUS.policies))
-    answers = Answers(CORPUS.names)
-    for name in ("exfiltrated-data.attacker.example", "secret.cdn.example.test", "foo.localhost"):
-        request = EgressRequest(destination=Destination(name=name, port=PURE_PORT))
+@pytest.mark.parametrize(
+    ("corpus", "destinations"),
+    [
+        (TRICKS, ["exfiltrated-data.attacker.example", "secret.cdn.example.test", "foo.localhost"]),
+        (TRICKS, ["shut.ports.example.test", "never.ports.example.test", "a.ports.example.test:10"]),
+        (DEFAULT_ALLOW, ["data.secret.example.test", "partner.example.test", "foo.localhost", "mail.example.test:25"]),
+    ],
+)
+def test_no_name_server_hears_of_a_name_that_the_policy_cannot_allow(corpus: Corpus, destinations: list[str]) -> None:
+    table = EgressTable(compile_policies(corpus.specs(PURE_PORT)))
+    answers = Answers(corpus.names)
+    for text in destinations:
+        name, _, port = text.partition(":")
+        request = EgressRequest(destination=Destination(name=name, port=int(port or PURE_PORT)))
         assert not decide(table, request, answers).is_allowed
     assert answers.asked == []
 
 
-# --- a gateway -------------------------------------------------------------------------------------------------------
 # --- a gateway --------------------------------------------------------------------------------------------------
 
 
@@ -154,7 +167,7 @@ class Rig:
         self.reached += 1
         async with stream:
             first = await stream.receive_some(4096)
-            if first.startswith((b"GET", b"POST")):
+            if first.startswith((b"GET", b"POST", b"PUT")):
                 body = b"reached"
                 await stream.send_all(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
             elif first:
@@ -172,12 +185,12 @@ class Rig:
 @asynccontextmanager
 async def rig(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Rig]:
     made = Rig()
-    policy = compile_policies(corpus.policies)
     base = make_snapshot([], [])
-    base.data = SnapshotData(version=1, digest="x", egress=policy)
     async with trio.open_nursery() as nursery:
         upstream = (await trio.open_tcp_listeners(0, host="127.0.0.1"))[0]
         made.upstream = upstream.socket.getsockname()[1]
+        policy = compile_policies(corpus.specs(made.upstream))
+        base.data = SnapshotData(version=1, digest="x", egress=policy)
         nursery.start_soon(trio.serve_listeners, made.serve, [upstream])
         udp = trio.socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         await udp.bind(("127.0.0.1", 0))
@@ -194,6 +207,10 @@ async def rig(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[
             )
             made.plane.add_listener(listener, sock)
         monkeypatch.setattr(connection, "TLS_PORT", made.upstream)
+        dial = connect._start
+        monkeypatch.setattr(
+            connect, "_start", lambda loop, to, *rest: dial(loop, "127.0.0.1" if to == OUTSIDE else to, *rest)
+        )
         nursery.start_soon(made.plane.run)
         yield made
         nursery.cancel_scope.cancel()
@@ -210,13 +227,30 @@ def client_hello(name: str) -> bytes:
     return outgoing.read().replace(shown.encode(), name.encode())
 
 
-async def ask(made: Rig, case: Case) -> bytes:
-    """Do what a case says and return what came back, all of it."""
+async def whole_reply(stream: trio.SocketStream) -> None:
+    """Read one answer to its end."""
+    parser = h11.Connection(h11.CLIENT)
+    parser.send(h11.Request(method="GET", target="/", headers=[("host", "a")]))
+    parser.send(h11.EndOfMessage())
+    while not isinstance(event := parser.next_event(), h11.EndOfMessage):
+        if event is h11.NEED_DATA:
+            parser.receive_data(await stream.receive_some(4096))
+
+
+async def ask(made: Rig, case: Case, *, is_used: bool) -> bytes:
+    """Do what a case says and return what came back, all of it.
+
+    Args:
+        is_used: A connection to the proxy has carried a request before, which nobody decided about.
+    """
     verb, target = case.words(made.upstream)
     async with await trio.open_tcp_stream("127.0.0.1", made.tls if verb == "TLS" else made.proxy) as stream:
         if verb == "TLS":
             await stream.send_all(client_hello(target))
         else:
+            if is_used:
+                await stream.send_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+                await whole_reply(stream)
             host = "proxied.example"
             await stream.send_all(f"{verb} {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
         if verb == "CONNECT" and case.verdict == "allow":
@@ -234,15 +268,19 @@ async def ask(made: Rig, case: Case) -> bytes:
         return received
 
 
-def test_every_trick_gets_the_same_verdict_from_a_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+@BOTH
+@pytest.mark.parametrize("is_used", [False, True], ids=["fresh", "used"])
+def test_every_trick_gets_the_same_verdict_from_a_gateway(
+    corpus: Corpus, is_used: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     wrong = []
 
     async def script() -> None:
         with trio.fail_after(60):
-            async with rig(CORPUS, monkeypatch) as made:
-                for case in CORPUS.cases:
+            async with rig(corpus, monkeypatch) as made:
+                for case in corpus.cases:
                     before = made.reached
-                    received = await ask(made, case)
+                    received = await ask(made, case, is_used=is_used)
                     counted = made.counted()
                     is_reached = b"reached" in received
                     expected = {(case.verdict, case.reason): 1}
