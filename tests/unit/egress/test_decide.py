@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address, ip_network
+
+import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datum_router.egress.decide import EgressRequest, EgressTable, Holds, Verdict, in_order
@@ -12,6 +15,7 @@ from datum_router.model.egress import (
     EgressAttachment,
     EgressPolicy,
     EgressProtocol,
+    EgressReason,
     EgressRule,
     EgressSource,
     EgressTarget,
@@ -246,36 +250,157 @@ def test_every_rule_says_why_it_does_not_hold() -> None:
 
 # --- properties ---------------------------------------------------------------------------------------------------
 
-RULES = st.builds(
-    rule,
-    name=st.sampled_from(["a", "b", "c", "d"]),
-    is_allow=st.booleans(),
-    priority=st.integers(0, 3),
-    networks=st.sampled_from([(), ("0.0.0.0/0",), ("10.0.0.0/8",), ("8.8.8.0/24", "::/0")]),
-    hostnames=st.sampled_from([(), ("a.example",), ("*.example",), ("localhost",)]),
-    is_default_allow=st.sampled_from([None, True, False]),
+TARGETS_OF_RULES = (
+    EgressTarget(host="a.example", port=443),
+    EgressTarget(host="localhost", port=80),
+    EgressTarget(host="10.0.0.1", port=80),
+    EgressTarget(host="8.8.8.8", port=80),
 )
-TARGETS = st.sampled_from(["a.example:443", "localhost:80", "10.0.0.1:80", "8.8.8.8:80", "[::1]:1"])
-ADDRESSES = st.lists(st.ip_addresses().map(str) | st.sampled_from(["10.0.0.1", "8.8.8.8", "127.0.0.1"]), max_size=4)
+CONDITIONS: dict[str, list[object]] = {
+    "networks": [("0.0.0.0/0",), ("10.0.0.0/8",), ("8.8.8.0/24", "::/0")],
+    "hostnames": [("a.example",), ("*.example",), ("localhost",)],
+    "ports": [(80,), (443, 1)],
+    "protocols": [*((one,) for one in EgressProtocol), (EgressProtocol.HTTP, EgressProtocol.TLS)],
+    "methods": [("GET",), ("PUT", "POST")],
+    "paths": [("/v1",), ("/v2/", "/v1/x")],
+    "source_labels": [{"app": "web"}, {"app": "db"}],
+    "targets": [(TARGETS_OF_RULES[0], TARGETS_OF_RULES[2]), TARGETS_OF_RULES[1:]],
+}
+ONE_CONDITION = st.one_of([st.tuples(st.just(field), st.sampled_from(CONDITIONS[field])) for field in CONDITIONS])
+# Few conditions each: rules with many hold for nothing, and say nothing of one another.
+RULES = st.builds(
+    lambda conditions, **fields: rule(**{**dict(conditions), **fields}),
+    st.lists(ONE_CONDITION, min_size=1, max_size=2),
+    name=st.sampled_from(["a", "b", "c", "d"]),
+    is_allow=st.sampled_from([True, True, False]),
+    priority=st.integers(0, 3),
+    is_default_allow=st.sampled_from([None, None, True, False]),
+)
+OPEN_TARGETS = st.sampled_from(["a.example:443", "a.example:80", "8.8.8.8:80"])
+TARGETS = OPEN_TARGETS | st.sampled_from(["localhost:80", "10.0.0.1:80", "[::1]:1"])
+CLOSED = {"10.0.0.1": "10.0.0.0/8", "127.0.0.1": "127.0.0.0/8", "::1": "::1/128"}
+ADDRESSES = st.lists(st.ip_addresses().map(str) | st.sampled_from(["8.8.8.8", *CLOSED]), max_size=4)
+OPEN_ADDRESSES = st.sampled_from(["8.8.8.8", "8.8.9.9", "2606:4700::1"])
+KNOWN_ADDRESSES = st.lists(OPEN_ADDRESSES | st.sampled_from([*CLOSED]), min_size=1, max_size=4)
+READABLE = st.tuples(st.sampled_from(["GET", "PUT"]), st.sampled_from(["/v1", "/v10", "/v1/x", "/v2"]))
+READ = st.one_of(st.none(), READABLE, READABLE)
+SOURCES = st.sampled_from([SOURCE, msgspec.structs.replace(SOURCE, labels=None)])
 
 
-@given(st.lists(RULES, max_size=5), TARGETS, ADDRESSES)
-def test_a_decision_is_final_and_names_only_addresses_that_were_judged(
-    rules: list[EgressRule], target: str, addresses: list[str]
+def holds(one: EgressRule, source: EgressSource, request: EgressRequest, address: str) -> bool:
+    """Tell whether all conditions of a rule hold, by the words of the manual."""
+    wanted, method, path = request.destination, request.method, request.path or ""
+    is_readable = method is not None
+    # What cannot be known holds if the rule denies.
+    labels = source.labels
+    asked = one.source_labels or {}
+    has_labels = not one.is_allow if labels is None else all(labels.get(key) == asked[key] for key in asked)
+    carried = {"TCP", "HTTP"} if is_readable else {"TCP", "TLS", "HTTPS"}
+    has_name = wanted.name != "" and any(
+        wanted.name.endswith(text[1:]) if text.startswith("*.") else wanted.name == text for text in one.hostnames
+    )
+    has_method = not one.methods or (method in one.methods if is_readable else not one.is_allow)
+    has_path = not one.paths or (
+        any(f"{path}/".startswith(f"{prefix.rstrip('/')}/") for prefix in one.paths)
+        if is_readable
+        else not one.is_allow
+    )
+    return (
+        (not asked or has_labels)
+        and (not one.ports or wanted.port in one.ports)
+        and (not one.protocols or not carried.isdisjoint(one.protocols))
+        and (not one.hostnames or has_name)
+        and has_method
+        and has_path
+        and (not one.targets or meant(one, wanted, address) is not None)
+        and (not one.networks or any(ip_address(address) in ip_network(text) for text in one.networks))
+    )
+
+
+def meant(one: EgressRule, wanted: Destination, address: str) -> EgressTarget | None:
+    return next((it for it in one.targets if it.port == wanted.port and it.host in (wanted.name, address)), None)
+
+
+def opens(one: EgressRule | None, wanted: Destination, address: str) -> bool:
+    """Tell whether a rule opens what is closed of a destination."""
+    if one is None:
+        return wanted.name != "localhost" and address not in CLOSED
+    hosts = {it.host for it in one.targets}
+    if wanted.name == "localhost" and "localhost" not in {*one.hostnames, *hosts}:
+        return False
+    if address not in CLOSED or any(it.host == address and it.port == wanted.port for it in one.targets):
+        return True
+    closed = ip_network(CLOSED[address])
+    return any(
+        network.version == closed.version and network.subnet_of(closed) and ip_address(address) in network  # type: ignore[arg-type]  # of one version
+        for network in map(ip_network, one.networks)
+    )
+
+
+def oracle(rules: list[EgressRule], source: EgressSource, request: EgressRequest, addresses: list[str]) -> Verdict:
+    """Return what may be dialled, and by which rule, without stages: each address by itself, rules in their order."""
+    ordered = sorted(rules, key=lambda one: (one.priority, one.is_allow, one.name))
+    wanted = request.destination
+    default = next((one for one in ordered if one.is_default_allow is not None), None)
+    allowed: list[tuple[EgressRule, bool, EgressTarget | None, str]] = []
+    for address in [wanted.address] if wanted.address else addresses:
+        decider = next((one for one in ordered if holds(one, source, request, address)), None)
+        by = decider or default
+        is_allowed = decider.is_allow if decider is not None else default is not None and default.is_default_allow
+        if by is not None and is_allowed and opens(decider, wanted, address):
+            allowed.append((by, decider is not None, meant(by, wanted, address), address))
+    if not allowed:
+        return Verdict(is_allowed=False, reason=EgressReason.DENIED_BY_DEFAULT)
+    first = allowed[0]
+    return Verdict(
+        is_allowed=True,
+        reason=EgressReason.ALLOWED_BY_RULE if first[1] else EgressReason.ALLOWED_BY_DEFAULT,
+        rule=first[0],
+        target=first[2],
+        addresses=tuple(dict.fromkeys(one[3] for one in allowed if one[0] is first[0] and one[2] == first[2])),
+        must_be_tls=first[1]
+        and request.method is None
+        and bool(first[0].protocols)
+        and EgressProtocol.TCP not in first[0].protocols,
+    )
+
+
+@settings(max_examples=1000)
+@given(st.lists(RULES, min_size=1, max_size=5), SOURCES, TARGETS, READ, KNOWN_ADDRESSES)
+def test_a_decision_is_that_of_each_address_by_itself(
+    rules: list[EgressRule], source: EgressSource, target: str, read: tuple[str, str] | None, addresses: list[str]
 ) -> None:
-    verdict = decide(rules, target, *(addresses or ["8.8.8.8"]))
+    method, path = read or (None, None)
+    destination = parse_authority_form(target)
+    assert isinstance(destination, Destination)
+    expected = oracle(rules, source, EgressRequest(destination=destination, method=method, path=path), addresses)
+    found = decide(rules, target, *addresses, source=source, method=method, path=path)
+    assert found.is_allowed == expected.is_allowed, (found, expected)
+    if found.is_allowed:
+        assert msgspec.structs.replace(found, detail="") == expected
+
+
+@given(st.lists(RULES, max_size=5), TARGETS, READ, ADDRESSES)
+def test_a_decision_is_final_and_names_only_addresses_that_were_judged(
+    rules: list[EgressRule], target: str, read: tuple[str, str] | None, addresses: list[str]
+) -> None:
+    method, path = read or (None, None)
+    verdict = decide(rules, target, *(addresses or ["8.8.8.8"]), method=method, path=path)
     assert verdict.is_final
     assert verdict.is_allowed == bool(verdict.addresses)
     for one in verdict.addresses:
-        alone = decide(rules, target, one)
+        alone = decide(rules, target, one, method=method, path=path)
         assert alone.is_allowed, "each address would be allowed by itself"
 
 
-@given(st.lists(RULES, max_size=5), TARGETS, ADDRESSES)
-def test_more_deny_rules_never_allow_more(rules: list[EgressRule], target: str, addresses: list[str]) -> None:
-    before = decide(rules, target, *(addresses or ["8.8.8.8"]))
+@given(st.lists(RULES, max_size=5), TARGETS, READ, ADDRESSES)
+def test_more_deny_rules_never_allow_more(
+    rules: list[EgressRule], target: str, read: tuple[str, str] | None, addresses: list[str]
+) -> None:
+    method, path = read or (None, None)
+    before = decide(rules, target, *(addresses or ["8.8.8.8"]), method=method, path=path)
     deny = rule("zz", is_allow=False, priority=0)
-    assert not decide([*rules, deny], target, *(addresses or ["8.8.8.8"])).is_allowed
+    assert not decide([*rules, deny], target, *(addresses or ["8.8.8.8"]), method=method, path=path).is_allowed
     assert before.is_final
 
 
