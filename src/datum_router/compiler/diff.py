@@ -244,6 +244,17 @@ def without_secrets(data: SnapshotData) -> SnapshotData:
             for key, service in data.services.items()
         },
         listeners=tuple(msgspec.structs.replace(one, tls=tuple(map(_hidden, one.tls))) for one in data.listeners),
+        egress=None if data.egress is None else _without_secrets_of_targets(data.egress),
+    )
+
+
+def _without_secrets_of_targets(policy: EgressPolicy) -> EgressPolicy:
+    return msgspec.structs.replace(
+        policy,
+        rules=tuple(
+            msgspec.structs.replace(rule, targets=tuple(map(_hidden, rule.targets))) if rule.targets else rule
+            for rule in policy.rules
+        ),
     )
 
 

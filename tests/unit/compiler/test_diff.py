@@ -1,12 +1,13 @@
 import msgspec
 import pytest
 
-from datum_router.compiler.diff import apply_delta, describe_changes, digest_of, make_delta
+from datum_router.compiler.diff import apply_delta, describe_changes, digest_of, make_delta, without_secrets
 from datum_router.errors import ConfigError
+from datum_router.model.egress import EgressPolicy, EgressRule, EgressTarget
 from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality, make_endpoint
 from datum_router.model.listener import Listener, TlsBinding
 from datum_router.model.route import BackendRef, Rule, RuleId
-from datum_router.model.service import Service, ServiceKey
+from datum_router.model.service import Service, ServiceKey, UpstreamTls
 from datum_router.model.snapshot import SnapshotData
 
 
@@ -100,6 +101,21 @@ def test_secrets_in_what_is_added_or_removed_are_redacted() -> None:
         (change,) = describe_changes(with_bindings(*before), with_bindings(*after))
         assert "canary" not in repr(change)
         assert "b.test" in repr(change) or "a.test" in repr(change)
+
+
+def test_credentials_of_egress_destinations_are_shown_nowhere() -> None:
+    def with_key(key: str) -> SnapshotData:
+        tls = UpstreamTls(server_name="a.test", ca_pem="canary", cert_pem="canary", key_pem=key)
+        target = EgressTarget(host="a.test", port=443, tls=tls)
+        rules = (EgressRule(name="default/out", namespace="default", targets=(target,)),)
+        return msgspec.structs.replace(OLD, egress=EgressPolicy(rules=rules))
+
+    shown = msgspec.json.encode(without_secrets(with_key("canary-key"))).decode()
+    assert "canary" not in shown
+    assert "a.test" in shown
+    for before, after in ((OLD, with_key("canary-1")), (with_key("canary-1"), with_key("canary-2"))):
+        (change,) = describe_changes(before, after)
+        assert "canary" not in repr(change)
 
 
 def test_endpoints_are_compared_by_key_not_by_place() -> None:
