@@ -16,6 +16,7 @@ import yaml
 
 from datum_router.manifests.kinds import OWN_KINDS
 from datum_router_cli.commands import EPILOG, cli
+from datum_router_runtime.variables import VARIABLES
 from tests.conformance.manifest_corpus import judge
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -163,6 +164,11 @@ def test_every_environment_variable_is_in_the_table_of_the_gateway_that_takes_th
     told = (REPOSITORY / "entrypoints" / "datum-router-gateway" / "README.md").read_text()
     assert len(read) > 10
     assert sorted(read - set(re.findall(r"DATUM_ROUTER_[A-Z_]+", told))) == []
+
+
+def test_a_gateway_warns_of_no_variable_that_its_table_has() -> None:
+    told = (REPOSITORY / "entrypoints" / "datum-router-gateway" / "README.md").read_text()
+    assert sorted(set(re.findall(r"DATUM_ROUTER_[A-Z_]+[A-Z]", told)) - VARIABLES) == []
 
 
 @pytest.mark.parametrize("process", ["gateway", "controller", "discovery"])

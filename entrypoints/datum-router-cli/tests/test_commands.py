@@ -150,13 +150,31 @@ def test_disabled_plugin_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path:
     assert "DATUM_ROUTER_DISABLE_PLUGINS leaves out files" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("variable", "text", "message"),
+    [
+        ("DATA_PLANE_CONFIG", "keep_alive=30", "proxy setting keep_alive: unknown (did you mean "),
+        (
+            "DATA_PLANE_CONFIG",
+            "shed_queue_age_s=-1",
+            "proxy setting shed_queue_age_s: found -1, expected a number above 0, or 0 (off)",
+        ),
+        ("DATA_PLANE_CONFIG", "pool_wait_s=0", "proxy setting pool_wait_s: found 0, expected a number above 0\n"),
+        ("VPC_INTERFACES", "x", "proxy setting vpc_interfaces: found 'x', expected NAMESPACE/NAME=INTERFACE"),
+        ("VPC_ATTACHMENTS", "x", "proxy setting vpc_attachments: found 'x', expected NAMESPACE/NAME=INTERFACE"),
+        ("VPC_REQUIRED", "maybe", "proxy setting vpc_required: found 'maybe', expected true or false"),
+        ("EGRESS_NAMESERVERS", "dns", "proxy setting egress_nameservers: found 'dns', expected ADDRESS"),
+        ("EGRESS_CLOSED", "all", "proxy setting egress_closed: found 'all', expected networks such as"),
+        ("EGRESS_SOURCE", "shop", "found 'shop', expected NAMESPACE/NAME of a VPCAttachment"),
+    ],
+)
 def test_a_setting_of_the_data_plane_names_the_variable_it_stands_in(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, text: str, message: str
 ) -> None:
-    monkeypatch.setenv("DATUM_ROUTER_DATA_PLANE_CONFIG", "keep_alive=30")
+    monkeypatch.setenv(f"DATUM_ROUTER_{variable}", text)
     result = invoke("run", str(tmp_path), "--listen", "127.0.0.1:0")
     assert result.exit_code == 2
-    assert "DATUM_ROUTER_DATA_PLANE_CONFIG: proxy setting keep_alive: unknown (did you mean " in result.stderr
+    assert f"error: DATUM_ROUTER_{variable}: {message}" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -60,10 +60,18 @@ def test_an_empty_environment_is_a_daemon_in_a_cluster() -> None:
     [
         ("DISCOVERY_INTERVAL_SECS", "often", "DISCOVERY_INTERVAL_SECS: found 'often', expected seconds such as 30"),
         ("DISCOVERY_INTERVAL_SECS", "nan", "DISCOVERY_INTERVAL_SECS: found 'nan'"),
-        ("DISCOVERY_INTERVAL_SECS", "0", "interval_s: found 0, expected 0.1 to 3600"),
-        ("DISCOVERY_STALE_SECS", "-1", "stale_s: found -1, expected 0 to"),
-        ("DISCOVERY_REMOTE_CONFIG", "maxObject=1", r"remote_config: found maxObject \(did you mean maxObjects\?\)"),
-        ("DISCOVERY_REMOTE_CONFIG", "kubeconfig=/x", "remote_config: found kubeconfig .expected some of maxObjects"),
+        ("DISCOVERY_INTERVAL_SECS", "0", "DISCOVERY_INTERVAL_SECS: found 0, expected 0.1 to 3600"),
+        ("DISCOVERY_STALE_SECS", "-1", "DISCOVERY_STALE_SECS: found -1, expected 0 to"),
+        (
+            "DISCOVERY_REMOTE_CONFIG",
+            "maxObject=1",
+            r"DISCOVERY_REMOTE_CONFIG: found maxObject \(did you mean maxObjects\?\)",
+        ),
+        (
+            "DISCOVERY_REMOTE_CONFIG",
+            "kubeconfig=/x",
+            "DISCOVERY_REMOTE_CONFIG: found kubeconfig .expected some of maxObjects",
+        ),
         ("DISCOVERY_REMOTE_CONFIG", "many", "DISCOVERY_REMOTE_CONFIG: found"),
         ("DATUM_ROUTER_ADMIN", ":9901", "expected a loopback address"),
     ],

@@ -91,6 +91,7 @@ def test_environment_is_read() -> None:
         ("DATUM_ROUTER_WORKERS", "²"),
         ("DATUM_ROUTER_WORKERS", "257"),
         ("DATUM_ROUTER_TOPOLOGY", "IAD"),
+        ("DATUM_ROUTER_EGRESS_SOURCE", "prod-vpc"),
     ],
 )
 def test_bad_environment_names_the_variable(variable: str, text: str) -> None:
@@ -116,6 +117,13 @@ def test_a_location_that_is_none_is_refused_wherever_it_stands(location: dict[st
     variable = ",".join(f"{key}={value}" for key, value in location.items())
     with pytest.raises(ConfigError, match=f"DATUM_ROUTER_LOCATION{message.removeprefix('location')}"):
         settings_from_environment({"DATUM_ROUTER_LOCATION": variable})
+
+
+@pytest.mark.parametrize("given", ["ROUTER_TLS_CERT", "ROUTER_TLS_KEY", "ROUTER_CLIENT_CERT", "ROUTER_CLIENT_KEY"])
+def test_a_certificate_without_its_key_is_told_by_variables(given: str) -> None:
+    lacking = given.replace("CERT", "KEY") if given.endswith("CERT") else given.replace("KEY", "CERT")
+    with pytest.raises(ConfigError, match=f"^{given}: found it without {lacking}, expected both or none$"):
+        settings_from_environment({given: "/etc/some.pem"})
 
 
 def test_no_setting_is_no_place() -> None:

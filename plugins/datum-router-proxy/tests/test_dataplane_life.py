@@ -276,6 +276,34 @@ def test_drain_finishes_what_is_under_way(down: str) -> None:
     bounded(main)
 
 
+def test_a_listener_that_goes_ends_its_connections_once_nothing_is_under_way() -> None:
+    arrived, release = trio.Event(), trio.Event()
+
+    async def app(exchange: Exchange) -> None:
+        if exchange.header(b"x-slow"):
+            arrived.set()
+            await release.wait()
+        await exchange.reply(200, b"ok")
+
+    async def main() -> None:
+        async with upstream(app) as server, gateway([make_service([server.port])]) as running:
+            async with client(running.port, "h1") as busy, client(running.port, "h1") as idle:
+                assert isinstance(busy, H1Client)
+                assert isinstance(idle, H1Client)
+                for peer in (busy, idle):
+                    assert (await peer.request("GET", "/")).header(b"connection") is None
+                await busy.send("GET", "/", [(b"x-slow", b"1")])
+                await arrived.wait()
+                running.plane.remove_listener("test")
+                assert await read_all(idle.stream) == b"", "it was served by routes that are bound to no listener"
+                release.set()
+                answer = await busy.receive()
+                assert (answer.status, answer.body, answer.header(b"connection")) == (200, b"ok", b"close")
+                assert await read_all(busy.stream) == b""
+
+    bounded(main)
+
+
 def test_drain_lets_open_streams_finish_after_the_last_goaway() -> None:
     """The `h2` library ends a connection at GOAWAY, so this client is made of bare frames."""
     arrived = trio.Event()

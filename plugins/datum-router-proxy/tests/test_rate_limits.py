@@ -257,7 +257,7 @@ def test_a_store_that_does_not_answer_lets_through_or_refuses_as_the_setting_say
 def test_429_is_an_answer_of_its_rule_and_of_its_hosts(down: str) -> None:
     async def main() -> None:
         policy = HostPolicy(owner="default/web", hostnames=(), hsts="max-age=300")
-        listener = Listener(name="test", policies=(policy,))
+        listener = Listener(name="test", policies=(policy,), trusted_hops=1)
         rule = msgspec.structs.replace(
             make_rule(retry=RetryPolicy(hedge_delay_s=10.0, hedge_attempts=2)),
             rate_limits=(msgspec.structs.replace(HOURLY, burst=1),),
@@ -269,7 +269,8 @@ def test_429_is_an_answer_of_its_rule_and_of_its_hosts(down: str) -> None:
             gateway([make_service([server.port])], [rule], listener=listener) as running,
             client(running.port, down) as peer,
         ):
-            answers = [await peer.request("GET", "/", [(b"origin", b"https://a.test")]) for _ in range(2)]
+            head = [(b"origin", b"https://a.test"), (b"x-forwarded-proto", b"https")]
+            answers = [await peer.request("GET", "/", head) for _ in range(2)]
             assert [answer.status for answer in answers] == [200, 429]
             for answer in answers:
                 assert answer.header(b"strict-transport-security") == b"max-age=300"

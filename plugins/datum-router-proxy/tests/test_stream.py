@@ -7,13 +7,19 @@ import select
 import socket
 from collections.abc import Callable, Iterator
 
+import msgspec
 import pytest
+import trio
 
 from datum_router.clock import ManualClock
+from datum_router.compiler.lease import Lease
+from datum_router.model.listener import Listener, ListenerMode
 from datum_router.reasons import Reason
 from datum_router_proxy.channel import BULK_BYTES, ChannelError, PlainChannel
-from datum_router_proxy.loop import DeadlineExpired, Loop
-from datum_router_proxy.server.stream import Relay
+from datum_router_proxy.loop import DeadlineExpired, Loop, park
+from datum_router_proxy.server.stream import Relay, Stream
+from datum_router_proxy.testing_peers import bounded, gateway, make_rule, make_service
+from datum_router_proxy.upstream.transport import Transport
 
 IDLE_S = 60.0
 
@@ -154,3 +160,34 @@ def test_silence_both_ways_ends_it_and_bytes_either_way_put_that_off(bench: Benc
     (error,) = bench.ends
     assert isinstance(error, DeadlineExpired)
     assert error.reason is Reason.IDLE_TIMEOUT
+
+
+def test_a_client_that_has_said_all_while_we_dial_gets_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    dial_plain = Transport.dial_plain
+
+    async def main() -> None:
+        listener = Listener(name="test", mode=ListenerMode.TCP)
+        rule = msgspec.structs.replace(make_rule(), listeners=(listener.name,))
+        service = socket.create_server(("127.0.0.1", 0))
+        with trio.socket.from_stdlib_socket(service) as server:
+            async with gateway([make_service([service.getsockname()[1]])], [rule], listener=listener) as running:
+
+                async def late(self: Transport, lease: Lease, *, connect_s: float | None = None) -> PlainChannel:
+                    (stream,) = [one for one in running.plane._connections if isinstance(one, Stream)]
+                    while not stream.client.hangup:
+                        await park()
+                    return await dial_plain(self, lease, connect_s=connect_s)
+
+                monkeypatch.setattr(Transport, "dial_plain", late)
+                async with await trio.open_tcp_stream("127.0.0.1", running.port) as client:
+                    await client.send_all(b"question")
+                    await client.send_eof()
+                    accepted, _ = await server.accept()
+                    with accepted:
+                        assert await accepted.recv(100) == b"question"
+                        assert await accepted.recv(100) == b""
+                        await accepted.send(b"answer")
+                    assert await client.receive_some(100) == b"answer"
+                    assert await client.receive_some(100) == b""
+
+    bounded(main)

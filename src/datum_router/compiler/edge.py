@@ -32,6 +32,7 @@ from datum_router.model.policy import TimeoutPolicy
 from datum_router.plugins.protocols import ManifestView
 
 HTTP_PORT = 8080
+WELL_KNOWN_HTTPS_PORT = 443
 ALPN = ("h2", "http/1.1")
 
 MODES: Mapping[IngressProtocol, ListenerMode] = {
@@ -105,11 +106,14 @@ def speaks(listener: Listener) -> str:
 
 
 def redirect_port(ingress: VPCIngress) -> int | None:
-    """Return the port of the HTTPS listener that plain requests are sent to, None if they are served."""
+    """Return the port of the HTTPS listener that plain requests are sent to, None if they are served.
+
+    Without such a listener a proxy in front ends TLS, or nothing is in force: then it is HTTPS's own port.
+    """
     if not ingress.spec.https_redirect:
         return None
     secure = (IngressProtocol.HTTPS, IngressProtocol.TLS)
-    return next((item.port for item in wanted_listeners(ingress) if item.protocol in secure), None)
+    return next((item.port for item in wanted_listeners(ingress) if item.protocol in secure), WELL_KNOWN_HTTPS_PORT)
 
 
 def hsts_value(hsts: Hsts | None) -> str:
@@ -149,9 +153,18 @@ def dressed(binding: TlsBinding, key: ObjectKey, tls: IngressTls) -> TlsBinding:
 
 
 def host_policy(
-    ingress: VPCIngress, key: ObjectKey, hostnames: tuple[str, ...], protocol: IngressProtocol
+    ingress: VPCIngress,
+    key: ObjectKey,
+    hostnames: tuple[str, ...],
+    protocol: IngressProtocol,
+    *,
+    is_scheme_told: bool = False,
 ) -> HostPolicy:
-    """Return what an ingress wants for these of its hosts on a listener of a protocol."""
+    """Return what an ingress wants for these of its hosts on a listener of a protocol.
+
+    Args:
+        is_scheme_told: Trusted proxies say there how clients came: some may have come by HTTPS to an HTTP listener.
+    """
     spec = ingress.spec
     is_tls = protocol is IngressProtocol.HTTPS
     return HostPolicy(
@@ -159,7 +172,7 @@ def host_policy(
         hostnames=hostnames,
         identity=tls_identity(key, spec.tls) if is_tls and spec.tls is not None else "",
         redirect_port=redirect_port(ingress) if protocol is IngressProtocol.HTTP else None,
-        hsts=hsts_value(spec.hsts) if is_tls else "",
+        hsts=hsts_value(spec.hsts) if is_tls or is_scheme_told else "",
         is_logged=spec.access_log is None or spec.access_log.enabled,
     )
 
@@ -201,20 +214,12 @@ class PortSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def port_settings(ingress: VPCIngress, item: IngressListener) -> PortSettings:
-    """Return what a VPCIngress wants for a whole port.
-
-    With `trustedProxies`, and no PROXY protocol that tells the client's address, X-Forwarded-For of one hop is
-    believed if nothing is said of how many.
-    """
+    """Return what a VPCIngress wants for a whole port."""
     spec, client = ingress.spec, ingress.spec.client_ip
     is_http = MODES[item.protocol] is ListenerMode.HTTP
-    hops = 0 if client is None or not is_http else client.trusted_hops
-    proxies = () if client is None else client.trusted_proxies
-    if client is not None and is_http and proxies and not hops and not client.proxy_protocol:
-        hops = 1
     return PortSettings(
-        trusted_hops=hops,
-        trusted_proxies=proxies,
+        trusted_hops=0 if client is None or not is_http else client.hops,
+        trusted_proxies=() if client is None else client.trusted_proxies,
         has_proxy_protocol=client is not None and client.proxy_protocol,
         max_request_body_bytes=(spec.max_request_body_bytes or 0) if is_http else 0,
         replies=compile_replies(spec.local_replies) if is_http else (),

@@ -80,12 +80,13 @@ class Edge:
         return self._table.find(host)
 
     def redirect(self, head: RequestHead) -> LinkedRule | None:
-        """Return the rule that redirects a request to HTTPS, None if it is to be served.
+        """Return the rule that redirects a request to HTTPS, None if it is to be served, as one that came by HTTPS is.
 
+        Trusted proxies that end TLS tell how the client came: what has come by HTTPS must not be sent back for ever.
         A client that named a port has reached the listener itself, so it is sent to the HTTPS listener's; one that
         named none has come by port 80, whatever that is mapped to, and goes to 443.
         """
-        policy = self._table.find(head.host) if self._redirects else None
+        policy = self._table.find(head.host) if self._redirects and head.scheme != "https" else None
         pair = None if policy is None else self._redirects.get(policy.owner)
         if pair is None:
             return None
@@ -93,15 +94,18 @@ class Edge:
         is_direct = isinstance(asked, Authority) and asked.port not in (None, HTTP_PORT)
         return pair[is_direct]
 
-    def dress(self, linked: LinkedRule, host: str) -> LinkedRule:
-        """Return a rule that has won for a host with what the host's policy adds to it."""
-        policy = self._table.find(host) if self._is_dressing else None
-        if policy is None or not (policy.hsts or not policy.is_logged):
+    def dress(self, linked: LinkedRule, head: RequestHead) -> LinkedRule:
+        """Return a rule that has won for a request with what the policy of its host adds to it."""
+        policy = self._table.find(head.host) if self._is_dressing else None
+        if policy is None:
             return linked
-        key = (linked.rule.id, policy.hsts, policy.is_logged)
+        hsts = policy.said_hsts(head.scheme)
+        if policy.is_logged and not hsts:
+            return linked
+        key = (linked.rule.id, hsts, policy.is_logged)
         found = self._dressed.get(key)
         if found is None:
-            found = self._dressed[key] = linked.dressed(hsts=policy.hsts, is_logged=policy.is_logged)
+            found = self._dressed[key] = linked.dressed(hsts=hsts, is_logged=policy.is_logged)
         return found
 
     def is_misdirected(self, host: str, identity: str) -> bool:

@@ -194,7 +194,8 @@ class IngressCompiler:
                 shared.setdefault(owner, []).append(name)
         before = self._listeners.get(item.port)
         for owner, names in shared.items():
-            mine = host_policy(ingress, key, (), item.protocol)
+            is_told = before is not None and before.trusted_hops > 0
+            mine = host_policy(ingress, key, (), item.protocol, is_scheme_told=is_told)
             theirs = next(
                 (one for one in before.policies if one.owner == f"{owner.namespace}/{owner.name}")
                 if before
@@ -295,7 +296,8 @@ class IngressCompiler:
             bindings = (msgspec.structs.replace(binding, hostnames=own),)
         is_http = MODES[item.protocol] is ListenerMode.HTTP
         is_owner = bool(own) or item.protocol is IngressProtocol.TCP
-        policies = (host_policy(ingress, key, own, item.protocol),) if is_owner else ()
+        is_told = (before or settings).trusted_hops > 0  # the port's oldest VPCIngress says whom it believes
+        policies = (host_policy(ingress, key, own, item.protocol, is_scheme_told=is_told),) if is_owner else ()
         if before is None:
             self._owners[item.port] = key
             listener = Listener(

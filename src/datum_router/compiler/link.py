@@ -560,7 +560,7 @@ class Snapshot:
         if rule is None:
             return None
         linked = self.rules[rule.id]
-        return linked if edge is None else edge.dress(linked, head.host)
+        return linked if edge is None else edge.dress(linked, head)
 
     def match_stream(self, head: RequestHead) -> LinkedRule | None:
         """Return the rule for a connection whose bytes are carried on, None if there is none; see `streamlink`."""
@@ -569,7 +569,7 @@ class Snapshot:
         if rule is None:
             return None
         edge = self._edges.get(head.listener)
-        return self.rules[rule.id] if edge is None else edge.dress(self.rules[rule.id], head.host)
+        return self.rules[rule.id] if edge is None else edge.dress(self.rules[rule.id], head)
 
     def limiter(self, listener: str, host: str) -> RateLimiter | None:
         """Return the rate limits of a listener for `host`, which come before those of routes."""

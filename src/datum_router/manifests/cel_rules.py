@@ -208,6 +208,11 @@ def _listener_mode(mode: str, protocol: str, field: str, message: str) -> CelRul
 
 
 _SUITES: Final = ", ".join(f"'{name.upper()}'" for pair in TLS12_SUITES.items() for name in pair)
+_SCHEME_TOLD: Final = (
+    f"{given('clientIP.trustedHops')} && self.clientIP.trustedHops > 0 || {filled('clientIP.trustedProxies')} && "
+    "!(has(self.clientIP.proxyProtocol) && self.clientIP.proxyProtocol)"
+)
+"""Proxies in front are believed when they say how a client came, as `ClientIp.hops` has it."""
 _INGRESS: Final = (
     host("host"),
     host("hosts[]"),
@@ -224,8 +229,12 @@ _INGRESS: Final = (
         field="tls",
         reason=Reason.MISSING_FIELD,
     ),
-    needs("tls", "has(self.httpsRedirect) && self.httpsRedirect", "httpsRedirect needs a listener to send clients to"),
-    needs("tls", "has(self.hsts)", "hsts is only said over TLS"),
+    needs(
+        "tls",
+        f"has(self.httpsRedirect) && self.httpsRedirect && !({_SCHEME_TOLD})",
+        "httpsRedirect needs a listener to send clients to, or clientIP with proxies in front that end TLS",
+    ),
+    needs("tls", f"has(self.hsts) && !({_SCHEME_TOLD})", "hsts is only said over TLS"),
     _listener_mode("passthrough", "HTTPS", "tls.mode", "a listener speaks HTTPS, which is terminated here"),
     _listener_mode("terminate", "TLS", "listeners", "a listener passes TLS through, but tls.mode is terminate"),
 )

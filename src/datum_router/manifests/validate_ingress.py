@@ -61,9 +61,12 @@ def validate_ingress(manifest: VPCIngress) -> Iterator[Problem]:
         yield from _tls(spec, spec.tls)
     if spec.client_ip is not None:
         yield from _client_ip(spec.client_ip)
-    if spec.https_redirect and not _speaks(spec, *_TLS):
+    is_scheme_told = spec.client_ip is not None and spec.client_ip.hops > 0  # by a proxy that may end TLS
+    if spec.https_redirect and not is_scheme_told and not _speaks(spec, *_TLS):
         yield missing(
-            "spec.tls", "httpsRedirect needs a listener to send clients to, and none speaks HTTPS", "name a certificate"
+            "spec.tls",
+            "httpsRedirect needs a listener to send clients to, and none speaks HTTPS",
+            "name a certificate, or with clientIP the proxies in front that end TLS",
         )
     if spec.https_redirect and not _speaks(spec, IngressProtocol.HTTP):
         yield warning("spec.httpsRedirect", "no listener speaks HTTP, so there is nothing to redirect")
@@ -73,7 +76,7 @@ def validate_ingress(manifest: VPCIngress) -> Iterator[Problem]:
             if value is not None:
                 yield warning(f"spec.{name}", "no listener speaks HTTP or HTTPS, so that nobody reads requests")
     if spec.hsts is not None:
-        if not _speaks(spec, IngressProtocol.HTTPS):
+        if not is_scheme_told and not _speaks(spec, IngressProtocol.HTTPS):
             yield missing("spec.tls", "hsts is only said over TLS (RFC 6797), and no listener speaks HTTPS")
         if spec.hsts.preload and not (spec.hsts.include_subdomains and spec.hsts.max_age_seconds >= 31_536_000):
             yield warning(

@@ -243,6 +243,15 @@ class ClientIp(SpecPart, frozen=True, kw_only=True):
         ),
     ] = ()
 
+    @property
+    def hops(self) -> int:
+        """Return how many proxies in front are believed in X-Forwarded-For and X-Forwarded-Proto.
+
+        With `trustedProxies`, and no PROXY protocol that tells the client's address, it is one if nothing is said.
+        """
+        is_one = self.trusted_proxies and not self.proxy_protocol
+        return self.trusted_hops or (1 if is_one else 0)
+
 
 class AccessLog(SpecPart, frozen=True, kw_only=True):
     """What is logged of requests."""

@@ -91,7 +91,7 @@ class HostPolicy(msgspec.Struct, frozen=True, kw_only=True):
         hostnames: Exact lower-case names or `*.suffix`; those that an older one of the listener has are not among them.
         identity: Of the binding that serves them, see `TlsBinding`; empty without TLS.
         redirect_port: Port of the HTTPS listener that all requests are sent to instead of being served; None = served.
-        hsts: Value of Strict-Transport-Security on every answer over TLS; empty = none (RFC 6797).
+        hsts: Value of Strict-Transport-Security on every answer to a client that came by HTTPS; empty = none.
         is_logged: False keeps the requests out of the access log.
     """
 
@@ -101,6 +101,10 @@ class HostPolicy(msgspec.Struct, frozen=True, kw_only=True):
     redirect_port: int | None = None
     hsts: str = ""
     is_logged: bool = True
+
+    def said_hsts(self, scheme: str) -> str:
+        """Return what answers to a client that came by `scheme` say: nothing but over TLS (RFC 6797 section 7.2)."""
+        return self.hsts if scheme == "https" else ""
 
 
 class Listener(msgspec.Struct, frozen=True, kw_only=True):

@@ -63,7 +63,7 @@ class RequestHead(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     Attributes:
         method: Upper-case token.
-        scheme: `http` or `https`, as the client used it.
+        scheme: `http` or `https`, as the client used it; behind trusted proxies, as they say.
         authority: What goes upstream as Host or :authority: lower-case host, port if the client gave one.
         host: For matching: lower-case, without port, without trailing dot, IPv6 in brackets.
         path: Normalised (`routing.normalize`): this very text is matched and forwarded.

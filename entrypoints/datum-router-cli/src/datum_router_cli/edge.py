@@ -37,8 +37,9 @@ def explain_at(
         return head, Explanation(winner=redirect.rule, candidates=())
     found = explain_match(rules, head, regex)
     policy = edge.policy(head.host)
-    if found.winner is None or policy is None or not policy.hsts:
+    hsts = "" if policy is None else policy.said_hsts(head.scheme)
+    if found.winner is None or not hsts:
         return head, found
-    edit = HeaderEdit(is_response=True, set=(("strict-transport-security", policy.hsts),))
+    edit = HeaderEdit(is_response=True, set=(("strict-transport-security", hsts),))
     winner = msgspec.structs.replace(found.winner, filters=(edit, *found.winner.filters))
     return head, msgspec.structs.replace(found, winner=winner)

@@ -45,7 +45,7 @@ from datum_router_runtime.process import (
     open_pages,
     readiness,
 )
-from datum_router_runtime.settings import Address, GatewaySettings
+from datum_router_runtime.settings import DATA_PLANE, Address, GatewaySettings
 from datum_router_runtime.snapshotfile import WRITE_INTERVAL_S, SnapshotFile
 from datum_router_runtime.sockets import ListenerGroup, bind_group
 from datum_router_runtime.sourcemetrics import source_values, start_shares
@@ -121,10 +121,14 @@ def check_data_plane(settings: GatewaySettings, plugins: PluginSet) -> None:
     if spec is None:
         raise not_installed("data plane", settings.data_plane, plugins.data_planes, settings.disabled_plugins)
     if spec.validate is not None:
-        try:
-            spec.validate(settings.data_plane_config)
-        except ConfigError as error:
-            raise ConfigError(f"DATUM_ROUTER_DATA_PLANE_CONFIG: {error}", reason=error.reason) from error
+        given = settings.data_plane_config
+        # Those with a variable of their own first, one by one, so that an error names the variable that it is about.
+        asked = [(variable, {name: given[name]}) for variable, name in DATA_PLANE.items() if name in given]
+        for variable, config in (*asked, ("DATUM_ROUTER_DATA_PLANE_CONFIG", given)):
+            try:
+                spec.validate(config)
+            except ConfigError as error:
+                raise ConfigError(f"{variable}: {error}", reason=error.reason) from error
 
 
 def check_rate_limit_store(settings: GatewaySettings, plugins: PluginSet) -> None:

@@ -21,6 +21,8 @@ DISCOVERY_ENVIRONMENT = {
     "DISCOVERY_REMOVED_SECS": "removed_s",
 }
 """Environment variable -> field, of those that are seconds."""
+RANGES = {"interval_s": (0.1, 3600.0), "stale_s": (0.0, MAX_KEPT_S), "removed_s": (0.0, MAX_KEPT_S)}
+"""Field -> least and most seconds."""
 REMOTE_CONFIG = "DISCOVERY_REMOTE_CONFIG"
 DISCOVERY_NAMES = (*DISCOVERY_ENVIRONMENT, REMOTE_CONFIG)
 REMOTE_SETTINGS = ("maxObjects", "maxBytes", "labelSelector", "pageSize", "watchIdleSeconds")
@@ -81,14 +83,17 @@ class DiscoverySettings(msgspec.Struct, frozen=True, kw_only=True):
             require_loopback(self.admin, "admin")
         for name in ("debounce_s", "debounce_max_s"):
             require_duration(getattr(self, name), name)
-        for name in self.remote_config:
-            if name not in REMOTE_SETTINGS:
-                hint = did_you_mean(name, REMOTE_SETTINGS) or f"expected some of {', '.join(REMOTE_SETTINGS)}"
-                raise ConfigError(f"remote_config: found {name} ({hint})", reason=Reason.UNKNOWN_FIELD)
-        _within("interval_s", self.interval_s, 0.1, 3600.0)
-        _within("stale_s", self.stale_s, 0.0, MAX_KEPT_S)
-        _within("removed_s", self.removed_s, 0.0, MAX_KEPT_S)
+        _require_remote(self.remote_config, "remote_config")
+        for name, (low, high) in RANGES.items():
+            _within(name, getattr(self, name), low, high)
         _within("concurrent_writes", self.concurrent_writes, 1, MAX_CONCURRENT_WRITES)
+
+
+def _require_remote(config: Mapping[str, str], variable: str) -> None:
+    for name in config:
+        if name not in REMOTE_SETTINGS:
+            hint = did_you_mean(name, REMOTE_SETTINGS) or f"expected some of {', '.join(REMOTE_SETTINGS)}"
+            raise ConfigError(f"{variable}: found {name} ({hint})", reason=Reason.UNKNOWN_FIELD)
 
 
 def _within(name: str, value: float, low: float, high: float) -> None:
@@ -100,7 +105,7 @@ def discovery_variables(environ: Mapping[str, str]) -> dict[str, object]:
     """Return what `DISCOVERY_*` variables say, as keyword values.
 
     Raises:
-        ConfigError: One is no number, or are no pairs; names it.
+        ConfigError: One is no number in range, or are no pairs of known names; names it.
     """
     found: dict[str, object] = {}
     for variable, field in DISCOVERY_ENVIRONMENT.items():
@@ -113,7 +118,9 @@ def discovery_variables(environ: Mapping[str, str]) -> dict[str, object]:
                 raise ConfigError(
                     f"{variable}: found {text!r}, expected seconds such as 30", reason=Reason.INVALID_VALUE
                 )
+            _within(variable, value, *RANGES[field])
             found[field] = value
     if text := environ.get(REMOTE_CONFIG, ""):
-        found["remote_config"] = parse_pairs(text, REMOTE_CONFIG, "maxBytes=134217728")
+        pairs = found["remote_config"] = parse_pairs(text, REMOTE_CONFIG, "maxBytes=134217728")
+        _require_remote(pairs, REMOTE_CONFIG)
     return found

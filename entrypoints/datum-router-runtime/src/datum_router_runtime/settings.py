@@ -108,13 +108,16 @@ def _require_workers(workers: int, name: str) -> None:
         raise ConfigError(f"{name}: found {workers}, expected 1 to {MAX_WORKERS}", reason=Reason.INVALID_VALUE)
 
 
-def _require_source(text: str) -> None:
+def _require_source(text: str, name: str) -> None:
     if text and not _SOURCE.fullmatch(text):
         raise ConfigError(
-            f"egress_source: found {text!r}, expected NAMESPACE/NAME of a VPCAttachment, or NAMESPACE/ for all of a "
-            "namespace",
+            f"{name}: found {text!r}, expected NAMESPACE/NAME of a VPCAttachment, or NAMESPACE/ for all of a namespace",
             reason=Reason.INVALID_VALUE,
         )
+
+
+def _without_its_other(given: str, lacking: str) -> ConfigError:
+    return ConfigError(f"{given}: found it without {lacking}, expected both or none", reason=Reason.MISSING_FIELD)
 
 
 def require_duration(seconds: float, name: str) -> None:
@@ -292,14 +295,11 @@ class GatewaySettings(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         _require_workers(self.workers, "workers")
         read_place(self.topology, self.location)
-        _require_source(self.egress_source)
+        _require_source(self.egress_source, "egress_source")
         for cert, key in (("tls_cert", "tls_key"), ("client_cert", "client_key")):
             if bool(getattr(self, cert)) != bool(getattr(self, key)):
                 given, lacking = (cert, key) if getattr(self, cert) else (key, cert)
-                raise ConfigError(
-                    f"{given}: found it without {lacking} (ROUTER_{lacking.upper()}), expected both or none",
-                    reason=Reason.MISSING_FIELD,
-                )
+                raise _without_its_other(given, lacking)
         if self.admin is not None:
             require_loopback(self.admin, "admin")
         for name in (
@@ -460,6 +460,10 @@ def settings_from_environment(environ: Mapping[str, str]) -> dict[str, object]:
     for variable, field in (*TEXTS.items(), *OWN_FILES.items()):
         if text := environ.get(variable, ""):
             found[field] = text
+    _require_source(environ.get("DATUM_ROUTER_EGRESS_SOURCE", ""), "DATUM_ROUTER_EGRESS_SOURCE")
+    for cert, key in (("ROUTER_TLS_CERT", "ROUTER_TLS_KEY"), ("ROUTER_CLIENT_CERT", "ROUTER_CLIENT_KEY")):
+        if bool(environ.get(cert)) != bool(environ.get(key)):
+            raise _without_its_other(*((cert, key) if environ.get(cert) else (key, cert)))
     for variable, field in ADDRESSES.items():
         if text := environ.get(variable, ""):
             found[field] = parse_address(text, name=variable)

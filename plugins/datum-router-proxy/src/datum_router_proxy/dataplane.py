@@ -163,11 +163,15 @@ class ProxyDataPlane:
             task.set_secrets(self._secrets)
 
     def remove_listener(self, name: str) -> None:
-        """Stop accepting; open connections finish what they have begun."""
+        """Stop accepting; open connections finish their requests, and streams of bytes go on until they end."""
         task = self._listeners.pop(name, None)
         if task is not None:
             self._removed.append(task)
             task.stop_accepting()
+            # What such a connection may be asked stands in no snapshot any more.
+            for one in [one for one in self._connections if one.listener.name == name and not isinstance(one, Stream)]:
+                one.begin_drain()
+                one.finish_drain()
 
     def begin_drain(self, *, lameduck_s: float, grace_s: float) -> None:
         """Finish gracefully; see `server.drain`. A second call may only shorten what is left."""

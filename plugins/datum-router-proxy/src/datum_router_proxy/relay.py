@@ -64,7 +64,7 @@ class Relay:
         if not any(name == b"date" for name, _ in fields):
             fields.append(self._date.refresh(self._loop.now).field)
         if rule.needs_pipeline or trace.added:
-            fields += self._gate.fields(rule, trace, template.scheme)
+            fields += self._gate.fields(rule, trace, request.head.scheme)
         filters = rule.filters + trace.filters if trace.filters else rule.filters
         head = apply_response(filters, ResponseHead(status=response.status, headers=Headers(fields)))
         if rule.extra is not None:

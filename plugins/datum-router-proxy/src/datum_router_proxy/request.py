@@ -128,6 +128,8 @@ class Template:
         is_plain: Simple, not gRPC, and without body or with a short one whose length is stated: it can go to an
             HTTP/1 upstream.
         attempt: Which try of the request this is, by what a trusted peer says; 1 is the first.
+        scheme, client_scheme: `http` or `https`: what the connection is, and how the client came, by what trusted
+            proxies say; the latter is that of `head`.
         client_timeout_s: How long the client waits: `grpc-timeout`, or the time left that a trusted peer states.
         client_auth: What the client of the connection was held to.
         kept_id: The request id of a trusted peer; None: each request gets a new one.
@@ -141,10 +143,11 @@ class Template:
 
     __slots__ = (
         "_after", "_before", "_h1_around", "_h1_authority", "_h1_fields", "_h1_for", "_h1_tail", "_h2_fields",
-        "_h2_head", "_varying", "attachment", "attempt", "authority", "client_auth", "client_ip", "client_timeout_s",
-        "content_length", "expects_continue", "h1_head", "has_body", "head", "host", "identity", "is_grpc",
-        "is_options_star", "is_plain", "is_simple", "is_tunnel", "kept_id", "listener", "method", "path", "planned_for",
-        "proxied_scheme", "query", "refusal", "rule", "scheme", "sent", "te_trailers", "via_hops", "websocket_key",
+        "_h2_head", "_varying", "attachment", "attempt", "authority", "client_auth", "client_ip", "client_scheme",
+        "client_timeout_s", "content_length", "expects_continue", "h1_head", "has_body", "head", "host", "identity",
+        "is_grpc", "is_options_star", "is_plain", "is_simple", "is_tunnel", "kept_id", "listener", "method", "path",
+        "planned_for", "proxied_scheme", "query", "refusal", "rule", "scheme", "sent", "te_trailers", "via_hops",
+        "websocket_key",
     )  # fmt: skip
 
     head: RequestHead
@@ -158,6 +161,7 @@ class Template:
         self.identity = hop.identity
         self.client_auth = hop.client_auth
         self.client_ip = ""
+        self.client_scheme = self.scheme
         self.authority = ""
         self.host = ""
         self.path = ""
@@ -264,6 +268,7 @@ class Template:
         new.identity = self.identity
         new.client_auth = self.client_auth
         new.client_ip = self.client_ip
+        new.client_scheme = self.client_scheme
         new.authority = self.authority
         new.host = self.host
         new.has_body = self.has_body
@@ -396,7 +401,7 @@ class Template:
     def _head_of(self, headers: Headers) -> RequestHead:
         return RequestHead(
             method=self.method,
-            scheme=self.scheme,
+            scheme=self.client_scheme,
             authority=self.authority,
             host=self.host,
             path=self.path,
@@ -418,6 +423,7 @@ class Template:
         self.client_ip = hygiene.client_address(
             fields, peer_ip=hop.peer_ip.decode("ascii"), trusted_hops=hop.trusted_hops
         )
+        self.client_scheme = hygiene.client_scheme(fields, scheme=self.scheme, trusted_hops=hop.trusted_hops)
         parsed = _parse_authority(authority)
         if isinstance(parsed, BadHost):
             self._refuse(400, parsed.reason, parsed.detail)

@@ -145,9 +145,11 @@ class ProxySettings(msgspec.Struct, frozen=True, kw_only=True):
                         reason=Reason.INVALID_VALUE,
                     )
                 continue
-            if not (math.isfinite(value) and value > 0) and (name != "shed_queue_age_s" or value):
+            may_be_off = name == "shed_queue_age_s"
+            if not (math.isfinite(value) and value > 0) and not (may_be_off and value == 0):
                 raise ConfigError(
-                    f"proxy setting {name}: found {value}, expected a number above 0", reason=Reason.INVALID_VALUE
+                    f"proxy setting {name}: found {value:g}, expected a number above 0{', or 0 (off)' * may_be_off}",
+                    reason=Reason.INVALID_VALUE,
                 )
         if self.hpack_codec not in CODECS:
             raise ConfigError(

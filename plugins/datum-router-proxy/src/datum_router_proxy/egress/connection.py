@@ -57,6 +57,11 @@ class EgressConnection:
         self._is_busy = False
         self._task = channel.task
 
+    @property
+    def listener(self) -> Listener:
+        """The listener as it was when the connection came in."""
+        return self._listener
+
     # --- the connection's life -------------------------------------------------------------------------------------
 
     async def run(self) -> None:

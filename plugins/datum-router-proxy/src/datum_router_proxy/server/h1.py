@@ -46,8 +46,8 @@ class H1Connection:
 
     __slots__ = (
         "_begun", "_body_ended", "_channel", "_engine", "_expects_continue", "_flying", "_given", "_hop", "_is_closing",
-        "_is_idle", "_is_late", "_is_tunnel", "_known", "_last_with_body", "_listener", "_may_fly", "_out",
-        "_out_bytes", "_plane", "_task", "_trailers", "_unread", "_whole_body", "has_started", "is_deferred",
+        "_is_ending", "_is_idle", "_is_late", "_is_tunnel", "_known", "_last_with_body", "_listener", "_may_fly",
+        "_out", "_out_bytes", "_plane", "_task", "_trailers", "_unread", "_whole_body", "has_started", "is_deferred",
         "protocol", "request_websocket_key", "unserved",
     )  # fmt: skip
 
@@ -72,7 +72,7 @@ class H1Connection:
         self._body_ended = False
         self._expects_continue = False
         self._is_tunnel = False
-        self._is_closing = False
+        self._is_closing = self._is_ending = False
         self._is_idle = True
         self.is_deferred = False  # see `loop.Deferrable`
         self._is_late = False  # it was put off for so long that its request is turned away
@@ -110,7 +110,7 @@ class H1Connection:
                     await plane.serve(self, template, begun)
                 template = begun = None  # an idle connection is to hold nothing but what `rest` can forget
                 self._task.deadline = math.inf
-                if self._is_closing or channel.is_closed:
+                if self._is_closing or self._is_ending or channel.is_closed:
                     break
                 if self._unread:
                     self._unread = b""  # the express lane has served it past the engine
@@ -369,12 +369,12 @@ class H1Connection:
             self._hop = None
 
     def begin_drain(self) -> None:
-        """Do nothing: the next answer says that it is the last one."""
+        """Do nothing: while the gateway ends, each answer says that it is the last one."""
 
     def finish_drain(self) -> None:
-        """Close now if nothing is under way."""
-        is_idle = self._is_idle and self._given is None and not self._channel.readable
-        if is_idle:
+        """Close now if nothing is under way, else after that; its answer says so if it has not begun."""
+        self._is_ending = True
+        if self._is_idle and self._given is None and not self._channel.readable:
             self.cut()
 
     def cut(self) -> None:
@@ -508,7 +508,7 @@ class H1Connection:
         """Send a whole response past the engine; see `exchange.Downstream`."""
         if answer.length != len(body) or trailers:
             return False
-        if self._plane.is_draining or not (self._unread or self._engine.skip_response()):
+        if self._plane.is_draining or self._is_ending or not (self._unread or self._engine.skip_response()):
             return False
         head = answer.h1 if answer.has_date else answer.h1 + date.refresh(self._plane.loop.now).h1
         try:
@@ -539,7 +539,7 @@ class H1Connection:
             framing = Framing(_LENGTH, content_length)
         else:
             framing = FRAMING_CHUNKED
-        close = close or self._plane.is_draining or not self._body_ended
+        close = close or self._plane.is_draining or self._is_ending or not self._body_ended
         data = engine.send_response(
             status, fields, framing=framing, content_length=content_length if is_bodyless else None, close=close
         )

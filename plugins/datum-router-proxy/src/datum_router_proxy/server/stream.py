@@ -187,14 +187,13 @@ class Streams:
         upstream: PlainChannel | None = None
         try:
             try:
-                stream.client.watcher = task  # a client that leaves ends the dialling
+                # Without a watcher: a client that has said all it has to say may wait for the answer, and one that has
+                # left looks the same. How long we dial is bounded.
                 upstream = await self._transport.dial_plain(lease, connect_s=rule.timeouts.connect_s)
             except UpstreamError as error:
                 stream.reason = error.reason
                 self._note_attempt(lease, 0, error.reason)
                 return False
-            finally:
-                stream.client.watcher = None
             self._note_attempt(lease, CONNECTED, Reason.ROUTED)
             stream.reason = Reason.ROUTED
             await self._carry(stream, upstream)

@@ -145,7 +145,7 @@ class Hop:
 
     Args:
         peer_ip: Text of the address the connection came from, without brackets or zone.
-        scheme: `http` or `https`, as the client used it on this connection.
+        scheme: `http` or `https`, what this connection is.
         trusted_hops: How many proxies in front of us are ours, the peer being the nearest.
         via_protocol: Version the peer spoke, `1.0`, `1.1` or `2`.
         attachment: VPCAttachment that the connection came in by, `namespace/name`; empty if by none.
@@ -245,6 +245,23 @@ def client_address(fields: Iterable[Field], *, peer_ip: str, trusted_hops: int) 
             break
         client = address.decode("ascii")
     return client
+
+
+def client_scheme(fields: Iterable[Field], *, scheme: str, trusted_hops: int) -> str:
+    """Return `http` or `https`, as the client used it: what trusted peers say, else what our own connection is.
+
+    A proxy may end TLS in front of us. The last valid X-Forwarded-Proto counts, which is what is passed on, too; `ws`
+    and `wss` are what some proxies say of a WebSocket.
+
+    Args:
+        scheme: Of our connection.
+    """
+    if trusted_hops <= 0:
+        return scheme
+    said = [value for name, value in fields if name == b"x-forwarded-proto" and grammar.SCHEME.fullmatch(value)]
+    if not said:
+        return scheme
+    return "https" if said[-1] in (b"https", b"wss") else "http"
 
 
 def request_id_from_peer(fields: Iterable[Field], *, trusted_hops: int) -> bytes | None:
