@@ -52,8 +52,8 @@ def test_all_names_of_the_environment_are_read() -> None:
 @pytest.mark.parametrize(
     ("environ", "said"),
     [
-        ({"ROUTER_TLS_CERT": "/a"}, "tls_cert: found it without tls_key (ROUTER_TLS_KEY), expected both or none"),
-        ({"ROUTER_CLIENT_KEY": "/a"}, "client_key: found it without client_cert (ROUTER_CLIENT_CERT)"),
+        ({"ROUTER_TLS_CERT": "/a"}, "ROUTER_TLS_CERT: found it without ROUTER_TLS_KEY, expected both or none"),
+        ({"ROUTER_CLIENT_KEY": "/a"}, "ROUTER_CLIENT_KEY: found it without ROUTER_CLIENT_CERT, expected both or none"),
         ({"ROUTER_CLIENT_VERIFY_SERVER": "maybe"}, "ROUTER_CLIENT_VERIFY_SERVER: found 'maybe', expected true or fa"),
     ],
 )
