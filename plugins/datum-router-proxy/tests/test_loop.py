@@ -366,6 +366,22 @@ def test_if_more_is_under_way_than_a_round_takes_something_new_is_begun_all_the_
     assert len(turns) == 2 * STEPS + 1 + ARRIVALS
 
 
+def test_steps_that_are_due_are_under_way(loop: Loop) -> None:
+    async def forever() -> None:
+        while True:
+            current_task().wake()
+            await park()
+
+    turns: list[str] = []
+    for waiting, expected in ((STEPS, ARRIVALS), (1, FEW_ARRIVALS)):
+        for _ in range(waiting):
+            loop.spawn(forever(), name="w")
+        turns.clear()
+        loop.arrivals.extend(Turn(turns, "new") for _ in range(ARRIVALS))
+        loop._round()
+        assert len(turns) == expected
+
+
 def test_a_round_begins_no_more_than_arrivals_and_asks_before_if_more_wait(loop: Loop) -> None:
     turns: list[str] = []
     asked: list[int] = []

@@ -73,7 +73,7 @@ BACKLOG_EVENTS = 1024
 """The same while `arrivals` wait."""
 ARRIVALS = 32
 """Arrivals that act in one round."""
-FEW_ARRIVALS = 4
+FEW_ARRIVALS = 8
 """The same while more is under way than one round takes: nobody is to wait for ever."""
 STEPS = 64
 """Task steps in one round."""
@@ -331,7 +331,7 @@ class Loop:
             if arrivals:
                 if len(arrivals) > ARRIVALS and self.on_backlog is not None:
                     self.on_backlog()
-                self._act(arrivals, FEW_ARRIVALS if eager else ARRIVALS)
+                self._act(arrivals, FEW_ARRIVALS if eager or len(self._queue) > STEPS else ARRIVALS)
             self._took("handlers")
         queue = self._queue
         if not queue:
