@@ -110,17 +110,17 @@ def test_text_names_winner_destinations_and_why_each_other_rule_lost(invoke: Inv
         "    25% default/elsewhere (weight 25, priority 0): VPCServiceNotFound",
         "retries: up to 1 on connect-failure, reset, refused-stream",
         "    after a random wait of up to 0.1 s, twice as long each time, up to 10 s",
-        "    as long as retries in flight are at most 20 % of first tries, or 3",
+        "    as long as retries in flight are at most 20% of first tries, or 3",
         "    what may have been processed is repeated: GET is idempotent",
         "    an endpoint that cannot be reached is followed by up to 4 others",
         "timeouts: request 30 s",
         "lost:",
         "    default/wide#0 (conf/all.yaml:26)",
         "        lost to default/api-routes#0 because its path prefix is longer (7 characters against 4)",
-        "    default/canary#0 (conf/all.yaml:36)",
-        "        hostname: expected shop.example.com, found localhost",
         "    default/moved#0 (conf/all.yaml:48)",
         '        path: expected prefix "/old", found /api/v1/users',
+        "    default/canary#0 (conf/all.yaml:36)",
+        "        hostname: expected shop.example.com, found localhost",
     ]
 
 
@@ -211,6 +211,7 @@ def test_json_holds_the_same(invoke: Invoke) -> None:
     [
         (("get", "http://localhost/"), "methods are case-sensitive (did you mean GET?)"),
         (("GET", "localhost/"), "URL: found 'localhost/', expected http://HOST[:PORT]/PATH"),
+        (("CONNECT", "shop.example.com:443"), "routes do not know it: expected --egress too"),
         (("GET", "http://localhost/a/%2e%2e/../.."), "would be answered with 400"),
         (("GET", "http://localhost/", "--listener", "plain"), "there is plain-127.0.0.1-8080 (port 8080)"),
         (("GET", "http://localhost/", "--listener", "9"), "--listener: found '9', expected the name or port of"),
@@ -239,6 +240,61 @@ def test_long_lists_of_losers_are_cut_in_text_only(invoke: Invoke) -> None:
     assert text.splitlines()[-1] == "    and 13 rules more: see --output json"
     document = json.loads(invoke("GET", "http://localhost/api/v1", "--output", "json").stdout)
     assert len(document["losers"]) == count + 3
+
+
+def test_near_misses_come_before_rules_of_other_paths_and_hosts(invoke: Invoke) -> None:
+    losers = json.loads(invoke("PUT", "http://localhost/api/v1", "--output", "json").stdout)["losers"]
+    assert [item["failed"] for item in losers] == ["method", "path", "hostname"]
+
+
+PRIORITIES = """\
+apiVersion: router.datum.net/v1alpha1
+kind: VPCService
+metadata: {name: ledger}
+spec:
+  port: 80
+  endpoints: [{address: 10.2.0.1}, {address: 10.2.0.2}, {address: 10.2.0.3, priority: 1}]
+---
+apiVersion: router.datum.net/v1alpha1
+kind: VPCRoute
+metadata: {name: ledger}
+spec:
+  match: {pathPrefix: /ledger}
+  destinations:
+    - vpcServiceRef: {name: ledger}
+    - {vpcServiceRef: {name: my-api}, priority: 1}
+"""
+
+
+@pytest.mark.parametrize(
+    ("down", "lines"),
+    [
+        ((), []),
+        (("10.2.0.1",), ["70% priority 0 (1 of 2 usable)", "30% priority 1 (1 of 1 usable)"]),
+        (("10.2.0.1", "10.2.0.2"), ["0% priority 0 (0 of 2 usable)", "100% priority 1 (1 of 1 usable)"]),
+    ],
+)
+def test_endpoints_that_are_down_show_without_places_too(
+    invoke: Invoke, down: tuple[str, ...], lines: list[str]
+) -> None:
+    Path("conf/ledger.yaml").write_text(PRIORITIES)
+    arguments = [text for address in down for text in ("--down", address)]
+    said = [line.strip() for line in invoke("GET", "http://localhost/ledger", *arguments).stdout.splitlines()]
+    assert [line for line in said if "usable)" in line] == lines
+    assert ("with the endpoints that are supposed to be down:" in said) is bool(down)
+    assert "the lowest priority with a usable endpoint takes all; shares are within a priority" in said
+
+
+def test_what_keeps_routes_away_is_said_if_no_other_takes_the_request(invoke: Invoke) -> None:
+    ingress = (
+        "apiVersion: router.datum.net/v1alpha1\nkind: VPCIngress\nmetadata: {name: shop, namespace: edge}\nspec:\n"
+    )
+    ingress += "  host: shop.example.com\n  allowedRoutes: {namespaces: Same}\n"
+    ingress += "  listeners: [{name: http, port: 8080, protocol: HTTP}]\n"
+    Path("conf/ingress.yaml").write_text(ingress)
+    result = invoke("GET", "http://shop.example.com:8080/api/v1")
+    assert "vpcroute default/api-routes: spec.parentRefs: not served on http-8080" in result.stdout
+    assert "no route: 404" in result.stdout
 
 
 def head_for(url: str) -> RequestHead:
@@ -475,6 +531,7 @@ def test_egress_says_the_verdict_and_what_each_rule_says(egress: Callable[..., R
         (("--from", "default/", "CONNECT", "a.partner.example:443"), "deny: denied_by_rule"),
         (("--from", "other/", "CONNECT", "a.example:443"), "deny: no_policy"),
         (("CONNECT", "a.example:443"), "deny: unknown_source"),
+        (("CONNECT", "a.example:443"), "  --from says it here, `run --egress-source`"),
     ],
 )
 def test_egress_says_why(egress: Callable[..., Result], arguments: tuple[str, ...], said: str) -> None:

@@ -87,6 +87,11 @@ def test_bytes_that_are_carried_on_are_explained_by_the_server_name_alone(ask: C
     assert result.exit_code == 0
     assert "winner: ingress:default/database#0" in result.output
     assert "10.0.0.2" in result.output
+    lines = result.output.splitlines()
+    assert "retries: up to 1 other if an endpoint cannot be reached" in lines
+    assert "timeouts: silence as tcp_idle_timeout_s of the data plane says" in lines
+    as_json = ask("GET", "https://db.test/", "--listener", "5432", "--output", "json")
+    assert json.loads(as_json.output)["policy"] is None
     assert "no route: the connection is closed" in ask("GET", "https://x.test/", "--listener", "5432").output
 
 

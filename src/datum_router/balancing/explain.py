@@ -153,6 +153,15 @@ def _shown(found: Distance) -> int | None:
     return None if found.basis in (Basis.REGION, Basis.UNKNOWN) else round(found.km)
 
 
+def priority_lines(report: LocalityReport) -> Sequence[str]:
+    """Return a report of a policy that does not look at places as lines for people: priorities alone."""
+    lines = ["with the endpoints that are supposed to be down:"]
+    for one in report.places:
+        count = len(one.usable) + len(one.unusable)
+        lines.append(f"    {one.share_percent:g}% priority {one.priority} ({len(one.usable)} of {count} usable)")
+    return lines + _ends(report)
+
+
 def report_lines(report: LocalityReport) -> Sequence[str]:
     """Return a report as lines for people."""
     gateway = f"at {report.gateway}" if report.gateway else "that does not know its own place"
@@ -170,6 +179,11 @@ def report_lines(report: LocalityReport) -> Sequence[str]:
         )
     for out in report.left_out:
         lines.append(f"    left out: {out.endpoint}{' at ' + out.place if out.place else ''}: {out.why}")
+    return lines + _ends(report)
+
+
+def _ends(report: LocalityReport) -> list[str]:
+    lines = []
     if report.is_panicking:
         lines.append("    too few are usable: health is ignored, all of them share by weight")
     if report.outcome:

@@ -78,6 +78,14 @@ def explain_policy(
     )
 
 
+def stream_policy_lines(retry: RetryPolicy, timeouts: TimeoutPolicy) -> list[str]:
+    """Return what the policies mean where bytes are carried on, as lines for people: nothing is sent twice there."""
+    others = f"{retry.max_retries} other{'' if retry.max_retries == 1 else 's'}"
+    tries = f"up to {others} if an endpoint cannot be reached" if retry.max_retries else "none"
+    connect = f"connect {timeouts.connect_s:g} s, " if timeouts.connect_s else ""
+    return [f"retries: {tries}", f"timeouts: {connect}silence as tcp_idle_timeout_s of the data plane says"]
+
+
 def policy_lines(report: PolicyReport) -> list[str]:
     """Return the report as lines for people."""
     if not report.max_retries:
@@ -87,7 +95,7 @@ def policy_lines(report: PolicyReport) -> list[str]:
         lines = [
             f"retries: up to {report.max_retries} on {', '.join(report.retry_on) or 'nothing'}",
             f"    after a random wait of up to {first:g} s, twice as long each time, up to {longest:g} s",
-            f"    as long as retries in flight are at most {report.budget_percent} % of first tries, or 3",
+            f"    as long as retries in flight are at most {report.budget_percent}% of first tries, or 3",
             f"    what may have been processed is {'repeated' if report.repeats == 'always' else 'not repeated'}: "
             f"{report.why}",
         ]

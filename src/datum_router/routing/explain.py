@@ -51,10 +51,18 @@ class CandidateVerdict(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Explanation(msgspec.Struct, frozen=True, kw_only=True):
-    """Who won, and a verdict on every rule: matches first, in order of precedence, then the others, likewise."""
+    """Who won, and a verdict on every rule.
+
+    Matches come first, then the others, those that nearly matched before those of other paths, hosts and listeners;
+    each kind in order of precedence.
+    """
 
     winner: Rule | None
     candidates: tuple[CandidateVerdict, ...]
+
+
+# How far from a match a rule is by the first condition that fails; all others come last and are the nearest, 0.
+_FAR_OFF = {"path": 1, "grpc": 1, "hostname": 2, "listener": 2}
 
 
 class _Failure(msgspec.Struct, frozen=True):
@@ -77,7 +85,7 @@ def explain_match(rules: Sequence[Rule], head: RequestHead, regex: RegexEngine |
             assert hostname is not None
             matches.append((rule, hostname))
     matches.sort(key=lambda item: sort_key(*item))
-    losers.sort(key=lambda item: sort_key(item[0]))
+    losers.sort(key=lambda item: (_FAR_OFF.get(item[1].name, 0), sort_key(item[0])))
     winner = matches[0][0] if matches else None
     verdicts = [
         CandidateVerdict(

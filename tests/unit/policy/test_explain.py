@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from datum_router.model.policy import RetryCondition, RetryPolicy, TimeoutPolicy
-from datum_router.policy.explain import explain_policy, policy_lines
+from datum_router.policy.explain import explain_policy, policy_lines, stream_policy_lines
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_the_lines_hold_all_that_is_in_force() -> None:
     assert policy_lines(explain_policy(retry, timeouts, "PUT")) == [
         "retries: up to 2 on reset, status 503, grpc-status 14",
         "    after a random wait of up to 0.025 s, twice as long each time, up to 1 s",
-        "    as long as retries in flight are at most 10 % of first tries, or 3",
+        "    as long as retries in flight are at most 10% of first tries, or 3",
         "    what may have been processed is repeated: PUT is idempotent",
         "hedging: without a body, up to 3 at once, another one after each 0.05 s without a response head",
         "timeouts: request 9 s, connect 0.5 s, one try, to its response head 2 s, one try as a whole 4 s, silence 60 s",
@@ -65,3 +65,24 @@ def test_of_hedges_it_says_that_sessions_are_left_alone(
     assert report.spares_sessions is is_spared
     said = "    a request that goes to the endpoint of its session is not hedged" in policy_lines(report)
     assert said is is_spared
+
+
+@pytest.mark.parametrize(
+    ("max_retries", "connect_s", "lines"),
+    [
+        (0, None, ["retries: none", "timeouts: silence as tcp_idle_timeout_s of the data plane says"]),
+        (
+            1,
+            2.0,
+            [
+                "retries: up to 1 other if an endpoint cannot be reached",
+                "timeouts: connect 2 s, silence as tcp_idle_timeout_s of the data plane says",
+            ],
+        ),
+    ],
+)
+def test_bytes_that_are_carried_on_have_no_method_and_no_time_limit_of_a_request(
+    max_retries: int, connect_s: float | None, lines: list[str]
+) -> None:
+    retry, timeouts = RetryPolicy(max_retries=max_retries), TimeoutPolicy(request_s=9.0, connect_s=connect_s)
+    assert stream_policy_lines(retry, timeouts) == lines

@@ -14,6 +14,8 @@ from datum_router.registry.store import StoreView
 from datum_router.routing.host import canonical_hostname, host_matches
 
 CONFLICTS = frozenset({Reason.CONFLICTED, Reason.HOSTNAME_CONFLICT})
+KEPT_OUT = frozenset({Reason.NOT_ALLOWED_BY_LISTENERS})
+"""Why a rule is not among those of a listener: nothing else tells of it if no other rule takes the request."""
 
 
 def manifest_of(route: str) -> ObjectKey:
@@ -29,7 +31,7 @@ def concerning(
     """Return all errors, and the conflicts of what the request has to do with: something older than that applies.
 
     Args:
-        route: Of the rule that takes the request; None if none does.
+        route: Of the rule that takes the request; None if none does: then also what keeps routes away from listeners.
         listener: Where it comes in. VPCIngresses that serve `host` there are concerned.
     """
     concerned = {str(key) for key in _ingresses(view, listener, host)}
@@ -38,7 +40,9 @@ def concerning(
     return [
         one
         for one in diagnostics
-        if one.severity is Severity.ERROR or (one.reason in CONFLICTS and one.object in concerned)
+        if one.severity is Severity.ERROR
+        or (one.reason in CONFLICTS and one.object in concerned)
+        or (one.reason in KEPT_OUT and route is None)
     ]
 
 

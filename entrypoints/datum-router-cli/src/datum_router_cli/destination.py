@@ -12,6 +12,7 @@ from datum_router.balancing.explain import (
     counts_places,
     describe_panic,
     explain_locality,
+    priority_lines,
     report_lines,
 )
 from datum_router.health.active import describe_active
@@ -47,7 +48,9 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
         connect_s: One dial, with what the route says of it; None if the service is not there.
         idle_s: How long a connection without requests is kept; None also if none is kept, its protocol being TCP.
         tls: How TLS is spoken to it, and whom it is taken for; empty if it is not.
-        locality: What the places of its endpoints do; None if the route does not look at places.
+        locality: What the places of its endpoints do; None if the route does not look at places, and all endpoints are
+            supposed to be usable.
+        has_places: The route looks at places.
     """
 
     service: str
@@ -59,6 +62,7 @@ class DestinationReport(msgspec.Struct, frozen=True, kw_only=True):
     endpoints: tuple[EndpointReport, ...]
     tls: str = ""
     locality: LocalityReport | None = None
+    has_places: bool = False
     circuit: str = ""
     health: tuple[str, ...] = ()
     connect_s: float | None = None
@@ -127,6 +131,7 @@ def describe_destinations(
         gateway: Where the gateway is.
         health: As it is supposed to be: it is not known here, probes run in a gateway.
     """
+    has_places = counts_places(rule.locality)
     totals: dict[int, int] = {}
     for ref in rule.destinations:
         totals[ref.priority] = totals.get(ref.priority, 0) + ref.weight
@@ -159,8 +164,9 @@ def describe_destinations(
                 idle_s=None if service.protocol is UpstreamProtocol.TCP else service.idle_timeout_s,
                 tls=describe_upstream_tls(service),
                 locality=explain_locality(service, rule.locality, gateway, health)
-                if counts_places(rule.locality)
+                if has_places or not all(health.is_usable(endpoint.key) for endpoint in service.endpoints)
                 else None,
+                has_places=has_places,
             )
         reports.append(report)
     return reports
@@ -209,5 +215,6 @@ def destination_lines(report: DestinationReport) -> list[str]:
     if report.circuit:
         lines.append(f"    {report.circuit}")
     if report.locality is not None:
-        lines += (f"    {line}" for line in report_lines(report.locality))
+        found = report_lines(report.locality) if report.has_places else priority_lines(report.locality)
+        lines += (f"    {line}" for line in found)
     return lines

@@ -138,6 +138,8 @@ class EgressReport(msgspec.Struct, frozen=True, kw_only=True):
             say(console, f"{self._word()}: {verdict.reason.value}{by}")
             if verdict.detail:
                 say(console, f"  {verdict.detail}")
+            if verdict.reason is EgressReason.UNKNOWN_SOURCE:
+                say(console, "  --from says it here, `run --egress-source` or DATUM_ROUTER_EGRESS_SOURCE to a gateway")
             if verdict.addresses:
                 say(console, f"  may be dialled: {', '.join(verdict.addresses)}")
             if verdict.must_be_tls:

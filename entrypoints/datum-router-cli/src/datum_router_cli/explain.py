@@ -13,7 +13,7 @@ from datum_router.model.endpoint import UNKNOWN_LOCALITY, Locality
 from datum_router.model.listener import Listener, ListenerMode
 from datum_router.model.request import RequestHead
 from datum_router.model.route import Rule
-from datum_router.policy.explain import PolicyReport, explain_policy, policy_lines
+from datum_router.policy.explain import PolicyReport, explain_policy, policy_lines, stream_policy_lines
 from datum_router.registry.store import StoreView
 from datum_router.routing.explain import CandidateVerdict, Explanation
 from datum_router_cli.condition import (
@@ -239,7 +239,7 @@ class Answer:
         """Return `routed`, or `redirected`, `preflight`, `no_route` or `misdirected` with the router's own status."""
         winner = self._found.winner
         if winner is None:
-            if self._listener is not None and self._listener.mode is not ListenerMode.HTTP:
+            if self._carries_bytes():
                 return ("no_route", None)
             is_misdirected = not self._is_served and self._listener is not None and bool(self._listener.tls)
             return ("misdirected", 421) if is_misdirected else ("no_route", 404)
@@ -249,6 +249,9 @@ class Answer:
         if winner.cors is not None and is_preflight(self._head):
             return ("preflight", 204)
         return ("redirected", status) if status is not None else ("routed", None)
+
+    def _carries_bytes(self) -> bool:
+        return self._listener is not None and self._listener.mode is not ListenerMode.HTTP
 
     def place(self, rule: Rule) -> tuple[str, int]:
         """Return file and line of the manifest that a rule came from."""
@@ -277,7 +280,9 @@ class Answer:
             "winner": self._rule(winner) if winner is not None else None,
             "destinations": self._destinations,
             "left_out_filter_services": self._sides,
-            "policy": self._policy(winner) if winner is not None and status is None else None,
+            "policy": self._policy(winner)
+            if winner is not None and status is None and not self._carries_bytes()
+            else None,
             "losers": [
                 {
                     **self._rule(self._rules[loser.rule_id]),
@@ -344,6 +349,8 @@ class Answer:
 
     def _print_destinations(self, console: Console, winner: Rule) -> None:
         say(console, f"destinations ({describe_balancing(winner.balancing, winner.locality)}):")
+        if len({report.priority for report in self._destinations}) > 1:
+            say(console, "    the lowest priority with a usable endpoint takes all; shares are within a priority")
         for report in self._destinations:
             for line in destination_lines(report):
                 say(console, f"    {line}")
@@ -351,7 +358,12 @@ class Answer:
             say(console, f"    {line}", "red")
         if not any(report.weight for report in self._destinations):
             say(console, "    none has a weight above 0: answered with 503", "red")
-        for line in policy_lines(self._policy(winner)):
+        lines = (
+            stream_policy_lines(winner.retry, winner.timeouts)
+            if self._carries_bytes()
+            else policy_lines(self._policy(winner))
+        )
+        for line in lines:
             say(console, line)
 
     def _losers(self) -> list[CandidateVerdict]:

@@ -42,6 +42,10 @@ def make_request(
         hint = did_you_mean(method.upper(), METHODS)
         raise _bad(f"METHOD: found {method!r}; methods are case-sensitive" + (f" ({hint})" if hint else ""))
     found = _URL.fullmatch(url)
+    if found is None and method == "CONNECT":
+        raise _bad(
+            "METHOD: CONNECT asks a forward proxy for a tunnel, and routes do not know it: expected --egress too"
+        )
     if found is None:
         raise _bad(f"URL: found {url!r}, expected http://HOST[:PORT]/PATH such as http://localhost/api/v1/users")
     scheme = found["scheme"].lower()
