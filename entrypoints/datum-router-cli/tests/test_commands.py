@@ -260,3 +260,10 @@ def test_run_announces_listeners_then_admin_then_ready(capsys: pytest.CaptureFix
         "admin on http://127.0.0.1:9901",
         "ready",
     ]
+
+
+def test_run_that_listens_nowhere_says_what_to_look_at(capsys: pytest.CaptureFixture[str]) -> None:
+    Printer().ready()
+    said = capsys.readouterr()
+    assert said.out == "ready\n"
+    assert said.err.startswith("no listener is open: see `datum-router check`, and gatewaySelector")

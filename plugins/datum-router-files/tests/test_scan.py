@@ -437,6 +437,12 @@ def test_bad_name_is_a_problem_of_its_file_until_mended(directory: Directory, na
         ("  name", "  nam", "metadata.name", "write name in place of nam"),
         ("  name", "  namespace", "metadata.name", "every object needs it"),
         ("kind", "sort", "kind", "every object needs it"),
+        (
+            "apiVersion",
+            "sort",
+            "apiVersion",
+            "every object needs it; those of the router have router.datum.net/v1alpha1",
+        ),
     ],
 )
 def test_a_missing_field_names_the_one_that_looks_like_it(

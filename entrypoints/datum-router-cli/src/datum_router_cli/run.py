@@ -87,9 +87,11 @@ class Printer(Announce):
 
     def __init__(self) -> None:
         self._admin: Address | None = None
+        self._has_listened = False
 
     def listening(self, group: ListenerGroup) -> None:
         """Print a listener's address."""
+        self._has_listened = True
         host, port = group.address
         click.echo(f"listening on {group.scheme}://{Address(host=host, port=port)} ({printable(group.name)})")
 
@@ -98,10 +100,16 @@ class Printer(Announce):
         self._admin = address
 
     def ready(self) -> None:
-        """Print that the gateway serves."""
+        """Print that the gateway serves, and on standard error if nothing can reach it as yet."""
         if self._admin is not None:
             click.echo(f"admin on http://{self._admin}")
         click.echo("ready")
+        if not self._has_listened:
+            click.echo(
+                "no listener is open: see `datum-router check`, and gatewaySelector and listeners of the VPCIngresses; "
+                "--listen HOST:PORT serves all routes on one",
+                err=True,
+            )
 
 
 def gateway_settings(

@@ -35,6 +35,7 @@ import msgspec
 from datum_router.compiler.diagnostics import Diagnostic, Severity, has_errors
 from datum_router.errors import SourceError
 from datum_router.manifests.meta import (
+    API_VERSION,
     DEFAULT_NAMESPACE,
     GROUP,
     MAX_NAME_CHARS,
@@ -355,6 +356,8 @@ class Scanner:
             elif where == "metadata.name" and "generateName" in fields:
                 hint = "generateName needs a cluster; give the object a name"
             else:
+                if where == "apiVersion":
+                    hint = f"every object needs it; those of the router have {API_VERSION}"
                 hint = miswritten(where, raw) or hint
             diagnostics.append(self._unnamed(document, where, reason, message, hint, is_ours=is_ours))
             return None

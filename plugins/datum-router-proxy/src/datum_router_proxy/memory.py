@@ -102,7 +102,7 @@ def warn_of_descriptor_limit(needed: int) -> None:
     reachable = _reachable(needed, hard)
     if soft != resource.RLIM_INFINITY and max(soft, reachable) < needed:
         log.warning(
-            "descriptor limit is below what the connection limits may need",
+            "descriptor limit is below what the connection limits may need; raise it (ulimit -n), or lower the setting",
             extra={"limit": reachable, "needed": needed, "setting": "max_connections"},
         )
 
