@@ -157,6 +157,13 @@ def test_the_library_example_of_the_readme_runs_as_printed() -> None:
     assert (done.returncode, done.stdout) == (0, "default/api#0\n"), done.stderr
 
 
+def test_the_storm_that_a_page_shows_is_the_one_that_happens() -> None:
+    page = (REPOSITORY / "docs" / "explanation" / "retries-and-timeouts.md").read_text()
+    summary = "\n".join(run("-m", "datum_router_cli", "sim", "retry-storm").stdout.splitlines()[-2:])
+    assert summary.startswith("per hop: ")
+    assert f"...\n{summary}\n```" in page
+
+
 def test_every_environment_variable_is_in_the_table_of_the_gateway_that_takes_them_all() -> None:
     read = set()
     for module in (*REPOSITORY.glob("entrypoints/*/src/**/*.py"), *REPOSITORY.glob("plugins/*/src/**/*.py")):
