@@ -12,10 +12,17 @@ import pytest
 from cryptography.hazmat.primitives import hashes, hmac, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from datum_router_jwt.config import ALGORITHMS, Config, read
+from datum_router_jwt.filter import UNAVAILABLE, Jwt
 from datum_router_jwt.keys import MAX_FETCHES, MAX_JWKS_BYTES, RETRY_S, UNKNOWN_KEY_S, KeyStore, read_keys
 from datum_router_jwt.token import MAX_TOKEN_BYTES, Claims, Refused, verify
 from hypothesis import given
 from hypothesis import strategies as st
+
+from datum_router.filters.pending import Answer, Failed, Pending
+from datum_router.model.request import Headers, RequestHead
+from datum_router.model.route import PluginFilter
+from datum_router.model.service import ServiceKey
+from datum_router.reasons import Reason
 
 NOW = 1_800_000_000.0
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -204,7 +211,7 @@ def test_keys_are_fetched_before_they_are_old_and_serve_on_until_they_are_too_ol
     assert store.is_due(302)
     store.begin(302)
     assert not store.is_due(303), "one fetch on the side is enough"
-    assert store.take(None, 303) == "no answer"
+    assert store.fail("no answer", 303) == "no answer"
     assert not store.is_due(303.5)
     assert store.is_due(303 + RETRY_S)
     assert store.usable(3601)
@@ -218,6 +225,39 @@ def test_what_is_fetched_in_vain_leaves_the_keys_as_they_were() -> None:
     assert [key.id for key in store.usable(10)] == ["rsa"]
 
 
+def test_why_there_are_no_keys_is_logged_as_it_comes_up(caplog: pytest.LogCaptureFixture) -> None:
+    now, store = 0.0, made_store()
+    service = ServiceKey("default/issuer")
+    found = Jwt(PluginFilter(name="jwt", service=service), CONFIG, store, wall=lambda: NOW, monotonic=lambda: now)
+    head = RequestHead(
+        method="GET",
+        authority="a.test",
+        host="a.test",
+        path="/",
+        headers=Headers([(b"authorization", b"Bearer " + sign())]),
+    )
+
+    def fetch(outcome: Answer | Failed) -> object:
+        pending = found.on_request(head)
+        assert isinstance(pending, Pending)
+        return pending.resume(outcome)
+
+    outcomes: list[tuple[Answer | Failed, str]] = [
+        (Failed(reason=Reason.CONNECT_FAILED), "connect_failed"),
+        (Failed(reason=Reason.CONNECT_FAILED), ""),
+        (Answer(status=404), "status 404"),
+        (Answer(status=200, body=b"<html>"), "no JSON Web Key Set"),
+        (Answer(status=200, body=SET, is_cut=True), f"a key set of more than {MAX_JWKS_BYTES} bytes"),
+    ]
+    for outcome, why in outcomes:
+        caplog.clear()
+        assert fetch(outcome) is UNAVAILABLE
+        assert [record.__dict__["error"] for record in caplog.records] == ([why] if why else [])
+        now += RETRY_S
+    assert isinstance(fetch(Answer(status=200, body=SET)), RequestHead)
+    assert store.problem == ""
+
+
 def test_few_requests_wait_for_keys_and_those_that_left_are_forgotten() -> None:
     store = made_store()
     for _ in range(MAX_FETCHES):
@@ -225,7 +265,7 @@ def test_few_requests_wait_for_keys_and_those_that_left_are_forgotten() -> None:
         store.begin(0)
     assert not store.may_wait(1)
     assert store.may_wait(2.1)
-    store.take(None, 2.1)
+    store.fail("no answer", 2.1)
     assert not store.may_wait(2.2), "it has just failed"
 
 

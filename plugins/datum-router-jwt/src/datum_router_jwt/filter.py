@@ -6,6 +6,7 @@ The decision is one of values: keys, token and time. Keys that are not here are 
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable
 from typing import Final
 
@@ -18,6 +19,8 @@ from datum_router.reasons import Reason
 from datum_router_jwt.config import Config
 from datum_router_jwt.keys import MAX_JWKS_BYTES, KeyStore
 from datum_router_jwt.token import Claims, Refused, verify
+
+log = logging.getLogger(__name__)
 
 Clock = Callable[[], float]
 _SCHEME: Final = b"bearer "
@@ -142,8 +145,19 @@ class Jwt:
         return head
 
     def _take(self, outcome: Answer | Failed) -> None:
-        is_good = isinstance(outcome, Answer) and outcome.status == 200 and not outcome.is_cut
-        self._store.take(outcome.body if is_good and isinstance(outcome, Answer) else None, self._monotonic())
+        """Keep the keys that came. What is wrong with them is logged as it comes up, not with every fetch."""
+        before = self._store.problem
+        if isinstance(outcome, Failed):
+            self._store.fail(outcome.reason.value, self._monotonic())
+        elif outcome.status != 200:
+            self._store.fail(f"status {outcome.status}", self._monotonic())
+        elif outcome.is_cut:
+            self._store.fail(f"a key set of more than {MAX_JWKS_BYTES} bytes", self._monotonic())
+        else:
+            self._store.take(outcome.body, self._monotonic())
+        if self._store.problem and self._store.problem != before:
+            found = {"service": self._service, "path": self._config.jwks_path, "error": self._store.problem}
+            log.warning("no keys to verify tokens with could be fetched", extra=found)
 
 
 def _with(head: RequestHead, fields: tuple[tuple[bytes, bytes], ...]) -> RequestHead:

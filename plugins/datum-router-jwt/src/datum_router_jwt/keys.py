@@ -97,10 +97,14 @@ def _read_key(text: bytes, algorithms: Sequence[str]) -> Key | None:
 
 
 class KeyStore:
-    """The keys of one issuer in one process. `now` is monotonic seconds."""
+    """The keys of one issuer in one process. `now` is monotonic seconds.
+
+    Attributes:
+        problem: Why the last fetch brought no keys; empty if it did, and before the first.
+    """
 
     __slots__ = ("__weakref__", "_algorithms", "_asked_at", "_cache_s", "_failed_at", "_fetched_at", "_stale_s",
-                 "_timeout_s", "_waiting", "keys")  # fmt: skip
+                 "_timeout_s", "_waiting", "keys", "problem")  # fmt: skip
 
     def __init__(self, algorithms: Sequence[str], *, cache_s: float, stale_s: float, timeout_s: float) -> None:
         self._algorithms = tuple(algorithms)
@@ -108,6 +112,7 @@ class KeyStore:
         self._stale_s = stale_s
         self._timeout_s = timeout_s
         self.keys: tuple[Key, ...] = ()
+        self.problem = ""
         self._fetched_at = float("-inf")
         self._failed_at = float("-inf")
         self._asked_at = float("-inf")  # for a key that nobody knows
@@ -137,20 +142,28 @@ class KeyStore:
         """Note that keys are being fetched."""
         self._waiting.append(now + self._timeout_s + 1.0)
 
-    def take(self, text: bytes | None, now: float) -> str:
-        """Take what was fetched, None: nothing; return what is wrong with it. Keys that are there stay then."""
-        if self._waiting:
-            self._waiting.pop(0)
+    def take(self, text: bytes, now: float) -> str:
+        """Take what was fetched; return what is wrong with it. Keys that are there stay then."""
         try:
-            if text is None:
-                raise ValueError("no answer")
             self.keys = read_keys(text, self._algorithms)
         except ValueError as error:
-            self._failed_at = now
-            return str(error)
+            return self.fail(str(error), now)
+        self._forget_one()
         self._fetched_at = now
         self._failed_at = float("-inf")
+        self.problem = ""
         return ""
+
+    def fail(self, why: str, now: float) -> str:
+        """Note that a fetch brought nothing, and return why. Keys that are there stay."""
+        self._forget_one()
+        self._failed_at = now
+        self.problem = why
+        return why
+
+    def _forget_one(self) -> None:
+        if self._waiting:
+            self._waiting.pop(0)
 
     def _may_retry(self, now: float) -> bool:
         return now - self._failed_at >= RETRY_S
