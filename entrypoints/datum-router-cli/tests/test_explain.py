@@ -285,6 +285,16 @@ def test_endpoints_that_are_down_show_without_places_too(
     assert "the lowest priority with a usable endpoint takes all; shares are within a priority" in said
 
 
+def test_what_holds_for_two_destinations_alike_is_told_once(invoke: Invoke) -> None:
+    Path("conf/ledger.yaml").write_text(PRIORITIES)
+    lines = [line.strip() for line in invoke("GET", "http://localhost/ledger").stdout.splitlines()]
+    assert lines.count("probes: none") == 1
+    assert lines.count("probes, ejection, panic and connections: as of default/ledger") == 1
+    Path("conf/ledger.yaml").write_text(PRIORITIES.replace("port: 80\n", "port: 80\n  healthCheck: {}\n"))
+    lines = [line.strip() for line in invoke("GET", "http://localhost/ledger").stdout.splitlines()]
+    assert [line.split(" ")[1] for line in lines if line.startswith("probes")] == ["HTTP", "none"]
+
+
 def test_what_keeps_routes_away_is_said_if_no_other_takes_the_request(invoke: Invoke) -> None:
     ingress = (
         "apiVersion: router.datum.net/v1alpha1\nkind: VPCIngress\nmetadata: {name: shop, namespace: edge}\nspec:\n"

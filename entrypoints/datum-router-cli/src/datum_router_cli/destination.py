@@ -193,8 +193,19 @@ def _endpoint(endpoint: Endpoint, port: int | None) -> EndpointReport:
     )
 
 
-def destination_lines(report: DestinationReport) -> list[str]:
-    """Return a destination as lines for people."""
+def destination_lines(reports: Iterable[DestinationReport]) -> list[str]:
+    """Return destinations as lines for people. Of one for which the same holds as for another it is only said so."""
+    lines: list[str] = []
+    told: dict[tuple[object, ...], str] = {}
+    for report in reports:
+        terms = (report.health, report.connect_s, report.idle_s)
+        lines += _lines(report, told.get(terms, ""))
+        if report.health:
+            told.setdefault(terms, report.service)
+    return lines
+
+
+def _lines(report: DestinationReport, alike: str) -> list[str]:
     head = f"{report.share_percent:g}% {report.service} (weight {report.weight}, priority {report.priority}"
     head += f", {report.protocol})" if report.protocol else ")"
     lines = [head + (f": {report.problem}" if report.problem else "")]
@@ -208,13 +219,20 @@ def destination_lines(report: DestinationReport) -> list[str]:
             f"    {endpoint.address}{vpc} (weight {endpoint.weight}, priority {endpoint.priority}, {place},"
             f" from {endpoint.origin}{state})"
         )
-    lines += (f"    {line}" for line in report.health)
-    if report.connect_s is not None:
-        kept = "" if report.idle_s is None else f", kept without requests for {report.idle_s:g} s"
-        lines.append(f"    connections: made within {report.connect_s:g} s{kept}")
+    if alike:
+        lines.append(f"    probes, ejection, panic and connections: as of {alike}")
+    else:
+        lines += (f"    {line}" for line in _term_lines(report))
     if report.circuit:
         lines.append(f"    {report.circuit}")
     if report.locality is not None:
         found = report_lines(report.locality) if report.has_places else priority_lines(report.locality)
         lines += (f"    {line}" for line in found)
     return lines
+
+
+def _term_lines(report: DestinationReport) -> list[str]:
+    if report.connect_s is None:
+        return list(report.health)
+    kept = "" if report.idle_s is None else f", kept without requests for {report.idle_s:g} s"
+    return [*report.health, f"connections: made within {report.connect_s:g} s{kept}"]

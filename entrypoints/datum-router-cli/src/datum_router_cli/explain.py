@@ -351,9 +351,8 @@ class Answer:
         say(console, f"destinations ({describe_balancing(winner.balancing, winner.locality)}):")
         if len({report.priority for report in self._destinations}) > 1:
             say(console, "    the lowest priority with a usable endpoint takes all; shares are within a priority")
-        for report in self._destinations:
-            for line in destination_lines(report):
-                say(console, f"    {line}")
+        for line in destination_lines(self._destinations):
+            say(console, f"    {line}")
         for line in self._sides:
             say(console, f"    {line}", "red")
         if not any(report.weight for report in self._destinations):
