@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
 
 import h11
 import pytest
 import trio
+import trustme
 
 from datum_router.clock import ManualClock
 from datum_router.errors import ConfigError
+from datum_router.model.listener import Listener, TlsBinding
 from datum_router.observe import names
 from datum_router.observe.cells import Cell
 from datum_router.policy.shedding import CALM_S, ONSET_S, TARGET_S, Patience, Shedder
@@ -17,6 +20,8 @@ from datum_router.reasons import Reason
 from datum_router_proxy import admission, loop
 from datum_router_proxy.admission import HOLD_S, MAX_HELD, RELEASES_PER_S, Admission
 from datum_router_proxy.loop import Loop, current_task
+from datum_router_proxy.server.connection import Unknown
+from datum_router_proxy.server.h1 import H1Connection
 from datum_router_proxy.settings import ProxySettings, from_text
 from datum_router_proxy.testing_clients import H1Client, client
 from datum_router_proxy.testing_peers import Exchange, Gateway, bounded, gateway, make_service, upstream
@@ -198,6 +203,7 @@ class Late:
 
     def __init__(self, noted_at: float, *, is_willing: bool = True) -> None:
         self.noted_at = noted_at
+        self.is_noted = True
         self.is_willing = is_willing
         self.is_deferred = False
         self.turns = 0
@@ -250,7 +256,8 @@ def test_in_a_burst_nobody_is_put_off_and_in_an_overload_whoever_is_late() -> No
     held.loop.arrivals.extend([late, unwilling, young])
     held.admission.put_off()
     assert list(held.loop.arrivals) == [young]
-    assert (late.is_deferred, late.turns, unwilling.turns) == (True, 0, 1)
+    assert (late.is_deferred, late.is_noted, late.turns) == (True, False, 0)
+    assert (list(held.loop.eager), unwilling.is_noted) == ([unwilling], True)
     assert held.admission.take_cells() == [Cell(names.SHED.name, (), 1), Cell(names.SHEDDING.name, (), 1)]
     held.beat(HOLD_S / 2)
     assert late.releases == 0
@@ -363,6 +370,72 @@ def test_a_gateway_that_ends_answers_those_who_were_put_off() -> None:
             answer = await peer.receive()
             assert (answer.status, answer.header(b"connection")) == (503, b"close")
             await running.drained()
+
+    bounded(main)
+
+
+@pytest.mark.usefixtures("late")
+def test_a_connection_that_brings_no_request_is_not_put_off() -> None:
+    async def main() -> None:
+        async with (
+            upstream(ok) as server,
+            gateway([make_service([server.port])]) as running,
+            client(running.port, "h1") as peer,
+        ):
+            assert (await peer.request("GET", "/first")).status == 200
+            [connection] = running.plane._connections
+            assert isinstance(connection, Unknown)
+            assert isinstance(connection.serving, H1Connection)
+            # Its turn comes for what its task has read in the meantime.
+            assert not connection.serving.defer()
+            assert not connection.serving.is_deferred
+
+    bounded(main)
+
+
+@pytest.mark.usefixtures("late")
+def test_half_a_record_of_tls_that_is_put_off_leaves_an_idle_connection_that_ends_in_time() -> None:
+    ca = trustme.CA()
+    issued = ca.issue_cert("shop.example")
+    binding = TlsBinding(
+        hostnames=("shop.example",),
+        cert_pem=b"".join(blob.bytes() for blob in issued.cert_chain_pems).decode(),
+        key_pem=issued.private_key_pem.bytes().decode(),
+    )
+    listener = Listener(name="test", tls=(binding,), hostnames=("shop.example",))
+    settings = ProxySettings(keep_alive_timeout_s=0.1)
+
+    async def main() -> None:
+        async with (
+            upstream(ok) as server,
+            gateway([make_service([server.port])], settings=settings, listener=listener) as running,
+        ):
+            context = ssl.create_default_context()
+            ca.configure_trust(context)
+            incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+            tls = context.wrap_bio(incoming, outgoing, server_hostname="shop.example")
+            stream = await trio.open_tcp_stream("127.0.0.1", running.port)
+
+            async def step(do: Callable[[], object]) -> object:
+                while True:
+                    try:
+                        return do()
+                    except ssl.SSLWantReadError:
+                        if data := outgoing.read():
+                            await stream.send_all(data)
+                        incoming.write(await stream.receive_some(65_536))
+
+            await step(tls.do_handshake)
+            tls.write(b"GET / HTTP/1.1\r\nhost: shop.example\r\n\r\n")
+            answer = await step(lambda: tls.read(65_536))
+            assert isinstance(answer, bytes)
+            assert answer.startswith(b"HTTP/1.1 200 ")
+            tls.write(b"GET / HTTP/1.1\r\nhost: shop.example\r\n\r\n")
+            await stream.send_all(outgoing.read()[:20])
+            await until(lambda: len(running.plane.admission._held) == 1)
+            await until(lambda: running.plane.stats()["connections"] == 0)
+            assert running.recorder.rejections == [("h1", Reason.IDLE_TIMEOUT)]
+            await trio.aclose_forcefully(stream)
 
     bounded(main)
 

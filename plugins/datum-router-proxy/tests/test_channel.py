@@ -152,6 +152,49 @@ def test_whoever_begins_something_new_waits_behind_the_others_and_what_is_closed
         far.close()
 
 
+@pytest.mark.parametrize("is_new", [True, False])
+def test_more_that_comes_for_one_that_waits_for_its_turn_gives_it_no_second_one(
+    loop: Loop, clock: ManualClock, pair: tuple[PlainChannel, socket.socket], is_new: bool
+) -> None:
+    channel, far = pair
+    settle(loop)
+    turns = 0
+
+    def act() -> bool:
+        nonlocal turns
+        turns += 1
+        while channel.recv() is not None:
+            pass
+        return True
+
+    async def sleep() -> None:
+        await park()
+
+    class Waiting:
+        is_deferred = False
+
+        def defer(self) -> bool:
+            raise AssertionError("nobody asks")
+
+        def release(self) -> None:
+            raise AssertionError("it was not deferred")
+
+    channel.task = loop.spawn(sleep(), name="sleep")
+    channel.eager = act
+    channel.deferrable = Waiting() if is_new else None
+    settle(loop)
+    loop.now = noted_at = clock()
+    for _ in range(3):
+        channel.handle(select.EPOLLIN)
+        loop.now += 1.0
+    assert len(loop.arrivals) + len(loop.eager) == 1
+    assert channel.noted_at == noted_at, "it has waited since then"
+    settle(loop)
+    assert turns == 1
+    far.sendall(b"x")
+    pump(loop, lambda: turns == 2)  # what comes later gives it another one
+
+
 def test_one_that_fails_to_act_loses_its_descriptor_only(
     loop: Loop, pair: tuple[PlainChannel, socket.socket], caplog: pytest.LogCaptureFixture
 ) -> None:

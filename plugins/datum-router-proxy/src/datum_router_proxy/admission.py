@@ -195,8 +195,9 @@ class Admission:
             if waiting is not None and waiting.defer():
                 self._shed += 1
                 self._held.append((now + HOLD_S, waiting))
+                one.is_noted = False
             else:
-                one.act()
+                loop.eager.append(one)
 
     def _release(self, now: float, passed_s: float) -> None:
         self._credit = min(RELEASES_PER_S * CALM_S, self._credit + RELEASES_PER_S * passed_s)

@@ -213,8 +213,8 @@ class PlainChannel:
 
     __slots__ = (
         "_buffers", "_failure", "_is_connecting", "_is_finished", "_is_finishing", "_loop", "_recv", "_send", "_sock",
-        "buffered", "deferrable", "eager", "hangup", "is_closed", "last_progress", "noted_at", "on_close", "peer",
-        "readable", "reset_reason", "task", "watcher",
+        "buffered", "deferrable", "eager", "hangup", "is_closed", "is_noted", "last_progress", "noted_at", "on_close",
+        "peer", "readable", "reset_reason", "task", "watcher",
     )  # fmt: skip
 
     is_tls = False
@@ -242,6 +242,7 @@ class PlainChannel:
         self._is_connecting = is_connecting
         self._is_finishing = False
         self._is_finished = False
+        self.is_noted = False  # it is among those of the loop who are to act
         self.task = task
         self.eager: Callable[[], bool] | None = None
         self.deferrable: Deferrable | None = None
@@ -437,9 +438,13 @@ class PlainChannel:
                 loop = self._loop
                 if self.eager is None:
                     task.wake()
+                elif self.is_noted:
+                    pass  # it waits for its turn already, since what came first
                 elif self.deferrable is None:
+                    self.is_noted = True
                     loop.eager.append(self)
                 else:
+                    self.is_noted = True
                     self.noted_at = loop.now
                     loop.arrivals.append(self)
         if events & EPOLLOUT:
@@ -454,6 +459,7 @@ class PlainChannel:
 
     def act(self) -> None:
         """Ask `eager` about what `handle` has noted (called by the loop)."""
+        self.is_noted = False
         task = self.task
         if task is not None and (self.eager is None or not self.eager()):
             task.wake()

@@ -29,6 +29,8 @@ Invariants
 - What is under way goes on before anything new is begun: so what there is too much of waits where it has cost
   nothing yet, unread, and not as a thousand exchanges whose state no cache holds. While anything waits there all that
   the kernel has is noted, so that its age is known (`on_backlog`).
+- Nobody waits for a turn twice, however much comes for it meanwhile: the queues are no longer than there are
+  descriptors, and whoever waits has waited since the first of it.
 - A task woken during a round runs in a later one, and each round polls first: tasks that wake each other for ever
   starve neither descriptors nor, since batches are bounded, trio.
 - Wake-ups may be spurious. Whoever parks re-checks its own condition.
@@ -140,10 +142,12 @@ class Arrival(Eager, Protocol):
 
     Attributes:
         noted_at: When it was put among the arrivals, on the loop's clock.
+        is_noted: It is among them; whoever takes it out without letting it act says that it is not.
         deferrable: Who may be told to wait longer; None: nobody.
     """
 
     noted_at: float
+    is_noted: bool
     deferrable: Deferrable | None
 
 

@@ -69,9 +69,7 @@ class H1Connection:
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._trailers: FieldTuple = ()
-        self._body_ended = False
-        self._expects_continue = False
-        self._is_tunnel = False
+        self._body_ended = self._expects_continue = self._is_tunnel = False
         self._is_closing = self._is_ending = False
         self._is_idle = True
         self.is_deferred = False  # see `loop.Deferrable`
@@ -184,6 +182,9 @@ class H1Connection:
                 if data is None:
                     data = channel.recv()
                 if data is None:
+                    if self._is_late:  # what was put off is no request yet: half a record of TLS
+                        self._is_late = False
+                        task.deadline = loop.now + wait_s
                     continue
                 if self._is_idle and data:
                     block = data
@@ -264,8 +265,9 @@ class H1Connection:
     def defer(self) -> bool:
         """Leave a request unread that nothing has been done for; see `loop.Deferrable`."""
         task = self._task
-        if not self._may_fly or self._flying is not None or self._channel.hangup or task is None:
-            return False
+        channel = self._channel
+        if not self._may_fly or self._flying is not None or channel.hangup or not channel.readable or task is None:
+            return False  # it is under way, leaves, or has been read already
         self._may_fly = False
         self.is_deferred = True
         task.deadline = math.inf  # it has come in time, and is answered by whoever has put it off
@@ -296,8 +298,7 @@ class H1Connection:
         self._begun = self._flying = None
         self._unread = b""
         self._is_idle = True
-        task.deadline = plane.loop.now + plane.settings.keep_alive_timeout_s
-        task.deadline_reason = Reason.IDLE_TIMEOUT
+        task.deadline, task.deadline_reason = plane.loop.now + plane.settings.keep_alive_timeout_s, Reason.IDLE_TIMEOUT
         return not channel.readable
 
     def _take_flown(self) -> Template | None:
@@ -348,8 +349,7 @@ class H1Connection:
         self._body_ended = False
         self._whole_body = b""
         self._expects_continue = template.expects_continue
-        self._is_tunnel = False
-        self.has_started = False
+        self._is_tunnel = self.has_started = False
         self.protocol = "h1"
         self.request_websocket_key = template.websocket_key
         if not template.has_body:
