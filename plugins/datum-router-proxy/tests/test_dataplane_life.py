@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import resource
+import select
 import socket
 import ssl
 
@@ -17,7 +18,9 @@ from datum_router.model.listener import Listener, TlsBinding
 from datum_router.model.service import UpstreamProtocol
 from datum_router.reasons import Reason
 from datum_router_proxy import testing as frames
+from datum_router_proxy.channel import PlainChannel
 from datum_router_proxy.plugin import datum_router_data_planes, datum_router_health_checks, datum_router_plugin_info
+from datum_router_proxy.server.connection import Unknown
 from datum_router_proxy.server.drain import DrainPlan, Phase
 from datum_router_proxy.settings import ProxySettings, from_text
 from datum_router_proxy.testing_clients import H1Client, H2Client, client
@@ -36,7 +39,17 @@ async def hello(exchange: Exchange) -> None:
     await exchange.reply(200, b"hello")
 
 
-async def read_all(stream: trio.SocketStream) -> bytes:
+def issue(name: str) -> tuple[trustme.CA, TlsBinding]:
+    ca = trustme.CA()
+    issued = ca.issue_cert(name)
+    return ca, TlsBinding(
+        hostnames=(name,),
+        cert_pem=b"".join(blob.bytes() for blob in issued.cert_chain_pems).decode(),
+        key_pem=issued.private_key_pem.bytes().decode(),
+    )
+
+
+async def read_all(stream: trio.abc.Stream) -> bytes:
     got = b""
     try:
         while data := await stream.receive_some(65536):
@@ -172,13 +185,7 @@ def test_http2_preface_in_pieces_is_recognised() -> None:
 
 @pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
 def test_alpn_decides_under_tls_and_foreign_hosts_are_421(protocol: str) -> None:
-    ca = trustme.CA()
-    issued = ca.issue_cert("shop.example")
-    binding = TlsBinding(
-        hostnames=("shop.example",),
-        cert_pem=b"".join(blob.bytes() for blob in issued.cert_chain_pems).decode(),
-        key_pem=issued.private_key_pem.bytes().decode(),
-    )
+    ca, binding = issue("shop.example")
     listener = Listener(name="test", tls=(binding,), hostnames=("shop.example",))
 
     async def main() -> None:
@@ -300,6 +307,49 @@ def test_a_listener_that_goes_ends_its_connections_once_nothing_is_under_way() -
                 answer = await busy.receive()
                 assert (answer.status, answer.body, answer.header(b"connection")) == (200, b"ok", b"close")
                 assert await read_all(busy.stream) == b""
+
+    bounded(main)
+
+
+@pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
+def test_who_was_on_its_way_in_when_its_listener_went_does_not_stay(protocol: str) -> None:
+    ca, binding = issue("shop.example")
+    listener = Listener(name="test", tls=(binding,), hostnames=("shop.example",))
+
+    async def main() -> None:
+        async with upstream(hello) as server:
+            async with gateway([make_service([server.port])], listener=listener) as running:
+                context = ssl.create_default_context()
+                ca.configure_trust(context)
+                context.set_alpn_protocols([protocol])
+                raw = await trio.open_tcp_stream("127.0.0.1", running.port)
+                running.plane.remove_listener("test")  # before its handshake, perhaps before it is accepted
+                stream = trio.SSLStream(raw, context, server_hostname="shop.example")
+                await stream.do_handshake()
+                assert stream.selected_alpn_protocol() == protocol
+                await read_all(stream)  # it says nothing: it is idle, and ends
+                assert not running.recorder.rejections
+
+    bounded(main)
+
+
+def test_a_drain_does_not_lose_a_first_request_that_has_come() -> None:
+    async def main() -> None:
+        async with upstream(hello) as server:
+            async with gateway([make_service([server.port])]) as running:
+                stream = await trio.open_tcp_stream("127.0.0.1", running.port)
+                while not running.plane.stats()["connections"]:  # noqa: ASYNC110  # accepting has no event
+                    await trio.sleep(0.001)
+                await stream.send_all(b"GET / HTTP/1.1\r\nhost: shop.example\r\n\r\n")
+                [connection] = running.plane._connections
+                assert isinstance(connection, Unknown)
+                assert isinstance(connection.channel, PlainChannel)
+                connection.channel.handle(select.EPOLLIN)  # its task has not had its turn
+                running.plane.begin_drain(lameduck_s=0.0, grace_s=5.0)
+                answer = await read_all(stream)
+                assert answer.startswith(b"HTTP/1.1 200 ")
+                assert b"\r\nconnection: close\r\n" in answer
+                await running.drained()
 
     bounded(main)
 

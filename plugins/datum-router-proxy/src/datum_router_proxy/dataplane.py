@@ -168,10 +168,7 @@ class ProxyDataPlane:
         if task is not None:
             self._removed.append(task)
             task.stop_accepting()
-            # What such a connection may be asked stands in no snapshot any more.
-            for one in [one for one in self._connections if one.listener.name == name and not isinstance(one, Stream)]:
-                one.begin_drain()
-                one.finish_drain()
+            self._end_those_of_removed()
 
     def begin_drain(self, *, lameduck_s: float, grace_s: float) -> None:
         """Finish gracefully; see `server.drain`. A second call may only shorten what is left."""
@@ -270,6 +267,7 @@ class ProxyDataPlane:
                 for connection in self._connections:
                     connection.rest(before)
             self._weigh()
+            self._end_those_of_removed()
             if self._plan is not None:
                 self._advance()
 
@@ -291,6 +289,18 @@ class ProxyDataPlane:
         self._egress.desk.shed()
         for connection in list(self._connections):
             connection.begin_drain()  # GOAWAY, once each; those that stay are served on
+
+    def _end_those_of_removed(self) -> None:
+        """End the connections of listeners that are gone; every tick, since some were still on their way in.
+
+        What such a connection may be asked stands in no snapshot any more.
+        """
+        if not self._removed:
+            return
+        for one in list(self._connections):
+            if one.listener.name not in self._listeners and not isinstance(one, Stream):
+                one.begin_drain()
+                one.finish_drain()
 
     def _advance(self) -> None:
         """Do what the drain's phase asks for; level-based, so a tick too many does no harm."""

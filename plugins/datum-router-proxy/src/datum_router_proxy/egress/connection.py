@@ -321,7 +321,7 @@ class EgressConnection:
         """Take no further request; close now if nothing is under way. A tunnel goes on until it is cut."""
         if self._serving is not None:
             self._serving.finish_drain()
-        elif not self._is_busy and self._task is not None:
+        elif not self._is_busy and self._task is not None and not self._channel.readable:
             self._task.cancel(Reason.DRAINING)
 
     def cut(self) -> None:

@@ -120,7 +120,7 @@ class Unknown:
         """Take no further request; close now if none is under way."""
         if self.serving is not None:
             self.serving.finish_drain()
-        elif self._task is not None:
+        elif self._task is not None and not self._channel.readable:
             self._task.cancel(Reason.DRAINING)
 
     def cut(self) -> None:
