@@ -19,7 +19,7 @@ from datum_router.policy.shedding import CALM_S, ONSET_S, TARGET_S, Patience, Sh
 from datum_router.reasons import Reason
 from datum_router_proxy import admission, loop
 from datum_router_proxy.admission import HOLD_S, MAX_HELD, RELEASES_PER_S, Admission
-from datum_router_proxy.loop import Loop, current_task
+from datum_router_proxy.loop import Deferrable, Loop, current_task
 from datum_router_proxy.server.connection import Unknown
 from datum_router_proxy.server.h1 import H1Connection
 from datum_router_proxy.settings import ProxySettings, from_text
@@ -370,6 +370,31 @@ def test_a_gateway_that_ends_answers_those_who_were_put_off() -> None:
             answer = await peer.receive()
             assert (answer.status, answer.header(b"connection")) == (503, b"close")
             await running.drained()
+
+    bounded(main)
+
+
+def test_what_comes_of_a_request_that_is_under_way_waits_for_no_turn() -> None:
+    waiting: list[Deferrable | None] = []
+
+    async def main() -> None:
+        async def note(exchange: Exchange) -> None:
+            [connection] = running.plane._connections
+            assert isinstance(connection, Unknown)
+            waiting.append(connection.channel.deferrable)
+            await ok(exchange)
+            waiting.append(connection.serving if isinstance(connection.serving, H1Connection) else None)
+
+        async with (
+            upstream(note) as server,
+            gateway([make_service([server.port])]) as running,
+            client(running.port, "h1") as peer,
+        ):
+            assert (await peer.request("POST", "/", body=b"x" * 40_000)).status == 200
+            [connection] = running.plane._connections
+            assert isinstance(connection, Unknown)
+            await until(lambda: connection.channel.deferrable is waiting[1] is not None)  # for its next request
+            assert waiting[0] is None
 
     bounded(main)
 

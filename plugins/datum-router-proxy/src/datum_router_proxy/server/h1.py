@@ -83,13 +83,11 @@ class H1Connection:
 
     async def run(self, first: bytes) -> None:
         """Serve requests until either side has had enough, then close; `first` is what was read already."""
-        self._task = current_task()
         channel = self._channel
-        channel.task = self._task
+        channel.task = self._task = current_task()
         channel.eager = self._on_input
         channel.deferrable = self
-        plane = self._plane
-        engine = self._engine
+        plane, engine = self._plane, self._engine
         if first:
             engine.receive_data(first)
             first = b""
@@ -100,6 +98,7 @@ class H1Connection:
                 if template is None:
                     break
                 is_first = False
+                channel.deferrable = None  # what more comes of it is part of what is under way
                 begun, self._begun = self._begun, None
                 if self._is_late:
                     self._is_late = False
@@ -108,6 +107,7 @@ class H1Connection:
                     await plane.serve(self, template, begun)
                 template = begun = None  # an idle connection is to hold nothing but what `rest` can forget
                 self._task.deadline = math.inf
+                channel.deferrable = self
                 if self._is_closing or self._is_ending or channel.is_closed:
                     break
                 if self._unread:
