@@ -554,6 +554,20 @@ def test_hops_are_believed_of_trusted_peers_alone(
     assert bench.channels[0][1].trusted_hops == seen
 
 
+@pytest.mark.parametrize(("networks", "seen"), [((), 1), (("127.0.0.1",), 1), (("192.0.2.0/24",), 0)])
+def test_who_has_not_said_all_when_proxies_come_to_be_believed_is_held_to_that(
+    bench: Bench, loop: Loop, networks: tuple[str, ...], seen: int
+) -> None:
+    bench.task.update(BEHIND)
+    client = bench.client()
+    client.sendall(HEADER[:10])
+    pump(loop, lambda: bench.counts.handshakes == {"127.0.0.1": 1})
+    bench.task.update(Listener(name="behind", has_proxy_protocol=True, trusted_hops=1, trusted_proxies=networks))
+    client.sendall(HEADER[10:])
+    pump(loop, lambda: bool(bench.channels))
+    assert bench.channels[0][1].trusted_hops == seen
+
+
 def test_a_connection_knows_by_which_certificate_it_was_opened(bench: Bench, loop: Loop) -> None:
     one = msgspec.structs.replace(binding("a.example"), identity="one")
     bench.task.update(Listener(name="https", tls=(one,)))

@@ -317,12 +317,11 @@ class ListenerTask:
         counts.total += 1
         counts.per_address[who] = counts.per_address.get(who, 0) + 1
         channel.on_close = functools.partial(self._closed_in, attachment) if attachment else self._closed
-        is_trusted = is_believed or not listener.trusted_hops
         if not has_opening:
-            self._hand_over(Opened(channel), self._as_seen(attachment, "", is_trusted))
+            self._hand_over(Opened(channel), self._as_seen(attachment, "", address))
         else:
             counts.handshakes[who] = counts.handshakes.get(who, 0) + 1
-            self._loop.spawn(self._open(channel, attachment, is_trusted), name=f"handshake {listener.name}")
+            self._loop.spawn(self._open(channel, attachment), name=f"handshake {listener.name}")
 
     def _turn_away(self, sock: socket.socket, protocol: str) -> None:
         self._rejected(protocol, Reason.TOO_MANY_CONNECTIONS)
@@ -348,14 +347,15 @@ class ListenerTask:
         self._counts.total -= 1
         _decrement(self._counts.per_address, _who(channel.peer[0], attachment))
 
-    def _as_seen(self, attachment: str, identity: str, is_trusted: bool) -> Listener:
+    def _as_seen(self, attachment: str, identity: str, address: str) -> Listener:
         """Return the listener as a connection sees it.
 
         Args:
             attachment: That it came in by, empty if by none.
             identity: Of the binding of its TLS handshake.
-            is_trusted: Its peer is believed in X-Forwarded-For.
+            address: Of its peer, who may be believed in X-Forwarded-For: by what holds now, not when it was accepted.
         """
+        is_trusted = not self.listener.trusted_hops or self._peers.are_trusted(address)
         if not attachment and not identity and is_trusted:
             return self.listener
         key = (attachment, identity, is_trusted)
@@ -380,9 +380,10 @@ class ListenerTask:
             log.exception("connection could not be started", extra={"listener": self.listener.name})
             channel.abort()
 
-    async def _open(self, raw: PlainChannel, attachment: str, is_trusted: bool) -> None:
+    async def _open(self, raw: PlainChannel, attachment: str) -> None:
         handshakes = self._counts.handshakes
-        address = _who(raw.peer[0], attachment)
+        peer = raw.peer[0]
+        address = _who(peer, attachment)
 
         def told_client(client: tuple[str, int]) -> bool:
             """Count the connection as the client's, no longer as the proxy's."""
@@ -418,7 +419,7 @@ class ListenerTask:
             if opened is None:
                 raw.close()
         if opened is not None:
-            self._hand_over(opened, self._as_seen(attachment, opened.identity, is_trusted))
+            self._hand_over(opened, self._as_seen(attachment, opened.identity, peer))
 
 
 def _peer(address: object) -> tuple[str, int]:
