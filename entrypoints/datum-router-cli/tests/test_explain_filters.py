@@ -166,6 +166,25 @@ def test_what_a_route_does_is_said(explained: Explained, fields: str, said: str)
     assert said in [line.removeprefix("destinations (").removesuffix("):") for line in lines], lines
 
 
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [("/v2", "prefix /v3 (not done: the route has put /v2 there before)"), ("/api/v2", "prefix /v3")],
+)
+def test_a_prefix_that_is_not_there_any_more_is_not_said_to_be_replaced(
+    explained: Explained, put: str, said: str
+) -> None:
+    def rewrite(path: str) -> str:
+        return (
+            "filters: [{type: URLRewrite, urlRewrite: {hostname: b.test, path: {type: ReplacePrefixMatch, "
+            f"replacePrefixMatch: {path}}}}}}}]\n"
+        )
+
+    fields = f"      {rewrite('/v3')}  match: {{pathPrefix: /api}}\n  {rewrite(put)}"
+    lines = explained(fields, "GET", "http://localhost/api/x")
+    assert f"rewrite: host b.test, prefix {put}" in lines
+    assert f"for default/my-api: rewrite: host b.test, {said}" in lines
+
+
 @pytest.mark.parametrize(("method", "is_said"), [("GET", True), ("POST", False)])
 def test_a_hedge_is_said_to_spare_sessions_where_there_are_hedges(
     explained: Explained, method: str, is_said: bool

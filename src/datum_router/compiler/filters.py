@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
-from datum_router.compiler.diagnostics import did_you_mean
+from datum_router.compiler.diagnostics import Severity, did_you_mean
 from datum_router.compiler.refs import Finding, resolve_service
 from datum_router.compiler.services import service_key
 from datum_router.filters.base import filter_problem
+from datum_router.filters.rewrite import replaced_prefix_by
 from datum_router.manifests import vpcroute as wire
 from datum_router.manifests.meta import ObjectKey, ObjectRef, parse_duration
 from datum_router.manifests.routefilters import FaultInjection, PluginRef
@@ -118,6 +119,27 @@ def filter_findings(rule: Rule, key: ObjectKey, steps: Sequence[int], known: Map
         if isinstance(config, PluginFilter):
             findings += _plugin_findings(config, key, f"spec.filters[{index}].plugin", known)
     return findings
+
+
+def filter_remarks(rule: Rule, key: ObjectKey) -> list[Finding]:
+    """Return what filters of the rule's destinations are meant to do and never will, as warnings."""
+    put = replaced_prefix_by(rule.filters, rule.match)
+    if not put:
+        return []
+    return [
+        Finding(
+            key=key,
+            path=f"spec.destinations[{position}].filters[{index}].urlRewrite.path",
+            reason=Reason.INVALID_VALUE,
+            message=f"found a replacement of prefix {rule.match.path.value}, but the URLRewrite in spec.filters has "
+            f"put {put} there before: the path stays as it is",
+            hint="rewrite the path in each destination and not in spec.filters, or use type: ReplaceFullPath here",
+            severity=Severity.WARNING,
+        )
+        for position, ref in enumerate(rule.destinations)
+        for index, config in enumerate(ref.filters)
+        if isinstance(config, Rewrite) and config.prefix_path is not None
+    ]
 
 
 def _plugin_findings(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datum_router.compiler.cors import compile_cors, preflight_rules
 from datum_router.compiler.diagnostics import Severity, did_you_mean
 from datum_router.compiler.edge import unread_by_streams, with_defaults
-from datum_router.compiler.filters import FilterCompiler, filter_findings
+from datum_router.compiler.filters import FilterCompiler, filter_findings, filter_remarks
 from datum_router.compiler.ingress import IngressScope
 from datum_router.compiler.limits import affinity_policy, circuit_policy, hash_cookie, route_rates
 from datum_router.compiler.refs import Finding, created_at, port_override, resolve_service
@@ -111,6 +111,7 @@ class RouteCompiler:
             unusable = self._match_problems(rule, key, where, is_grpc=item.grpc_service is not None)
             if filters or any(ref.filters for ref in destinations):
                 unusable += filter_findings(rule, key, steps, self._plugins.filters)
+                findings += filter_remarks(rule, key)
             if unusable:
                 findings += unusable
             else:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from datum_router.model.request import LocalReply, RequestHead, ResponseHead
-from datum_router.model.route import Match, PathKind, Rewrite
+from datum_router.model.route import FilterConfig, Match, PathKind, Rewrite
 from datum_router.reasons import Reason
 from datum_router.routing.normalize import (
     Authority,
@@ -89,6 +91,22 @@ def hostname_problem(hostname: str) -> str:
 def rewrite_problem(config: Rewrite, match: Match) -> str:
     """Return why a rewrite cannot be used with a match, empty if it can."""
     return hostname_problem(config.hostname) or path_problem(config.full_path, config.prefix_path, match)
+
+
+def replaced_prefix_by(filters: Sequence[FilterConfig], match: Match) -> str:
+    """Return what these filters put in place of the prefix that was matched; empty if it is still there after them.
+
+    Whatever would replace the prefix after them finds none: filters of a destination come after those of the route.
+    """
+    prefix = canonical_value(match.path)
+    if match.path.kind is not PathKind.PREFIX or isinstance(prefix, BadPath):
+        return ""
+    for config in filters:
+        put = (config.full_path or config.prefix_path) if isinstance(config, Rewrite) else None
+        path = normalize_rule_path(put) if put else ""
+        if isinstance(path, str) and path and not prefix_matches(prefix, path):
+            return path
+    return ""
 
 
 BAD_OUTPUT = LocalReply(

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from datum_router.compiler.diagnostics import Severity
 from datum_router.compiler.filters import filter_findings
 from datum_router.compiler.link import Lease
 from datum_router.compiler.linker import Linker
+from datum_router.filters.base import apply_request, build_filter
 from datum_router.manifests.meta import ObjectKey
 from datum_router.model.endpoint import make_endpoint
 from datum_router.model.filters import Mirror
-from datum_router.model.request import LocalReply
+from datum_router.model.request import LocalReply, RequestHead
 from datum_router.model.route import BackendRef, PluginFilter, Rule, RuleId
 from datum_router.model.service import Service, ServiceKey
 from datum_router.model.snapshot import SnapshotData
@@ -109,6 +111,58 @@ def test_what_is_wrong_with_a_plugins_filter_is_named(
 ) -> None:
     (found,) = filter_findings(route(item), KEY, [0], known)
     assert (found.path, found.reason, found.message) == (f"spec.filters[0].plugin.{path}", reason, message)
+
+
+FULL, PREFIX = "ReplaceFullPath", "ReplacePrefixMatch"
+
+
+def rewrite(kind: str, text: str) -> dict[str, Any]:
+    path = {"type": kind, kind[0].lower() + kind[1:]: text}
+    return {"type": "URLRewrite", "urlRewrite": {"path": path, "hostname": "b.test"}}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "of_route", "of_destination", "put"),
+    [
+        ("/api", rewrite(PREFIX, "/v2"), rewrite(PREFIX, "/v3"), "/v2"),
+        ("/api", rewrite(PREFIX, "/"), rewrite(PREFIX, "/v3"), "/"),
+        ("/api", rewrite(PREFIX, ""), rewrite(PREFIX, "/v3"), "/"),
+        ("/api", rewrite(PREFIX, "/apis"), rewrite(PREFIX, "/v3"), "/apis"),
+        ("/api/", rewrite(FULL, "/all"), rewrite(PREFIX, ""), "/all"),
+        ("/%61pi", rewrite(FULL, "/ap%69/all"), rewrite(PREFIX, "/v3"), ""),
+        ("/api", rewrite(PREFIX, "/api/v2"), rewrite(PREFIX, "/v3"), ""),
+        ("/api", rewrite(PREFIX, "/api/"), rewrite(PREFIX, "/v3"), ""),
+        ("/", rewrite(FULL, "/all"), rewrite(PREFIX, "/v3"), ""),
+        ("/api", rewrite(PREFIX, "/v2"), rewrite(FULL, "/v3"), ""),
+        ("/api", {"type": "URLRewrite", "urlRewrite": {"hostname": "a.test"}}, rewrite(PREFIX, "/v3"), ""),
+        ("/api", {"type": "RequestHeaderModifier", "requestHeaderModifier": {"remove": ["x-a"]}},
+         rewrite(PREFIX, "/v3"), ""),
+    ],
+)  # fmt: skip
+def test_a_prefix_that_the_route_has_replaced_before_the_destination_is_a_warning(
+    bench: Callable[..., Any], kit: Any, prefix: str, of_route: Any, of_destination: Any, put: str
+) -> None:
+    header = {"type": "ResponseHeaderModifier", "responseHeaderModifier": {"remove": ["x-b"]}}
+    plain = {"vpcServiceRef": {"name": "my-api"}, "weight": 0}
+    api = kit.route(
+        "api",
+        match={"pathPrefix": prefix},
+        filters=[of_route],
+        destinations=[plain, {**plain, "weight": 1, "filters": [header, of_destination]}],
+    )
+    result = bench().compile(kit.service(), api)
+    found = [(item.path, item.severity) for item in result.diagnostics]
+    assert found == ([("spec.destinations[1].filters[1].urlRewrite.path", Severity.WARNING)] if put else [])
+    assert [item for item in result.diagnostics if f"has put {put} there" not in item.message] == []
+    (rule,) = result.data.rules
+    # What is warned of is true: the destination's filters leave the path where the route's have put it.
+    head = make_head(target="/api/x")
+    for filters in (rule.filters, rule.destinations[1].filters):
+        before = head.path
+        made = apply_request(tuple([build_filter(one, rule) for one in filters]), head)
+        assert isinstance(made, RequestHead)
+        head = made
+    assert (head.path == before) == bool(put)
 
 
 def test_a_copy_across_namespaces_needs_consent(bench: Callable[..., Any], kit: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datum_router.balancing.hashkey import is_sticky
+from datum_router.filters.rewrite import replaced_prefix_by
 from datum_router.health.breaker import describe_circuit
 from datum_router.model.filters import CorsPolicy, Fault, Mirror, ReplyTemplate
 from datum_router.model.listener import Listener
@@ -65,8 +66,9 @@ def describe_limits(rule: Rule, listener: Listener | None, host: str) -> list[st
 def describe_filters(rule: Rule) -> list[str]:
     """Return what the rule's filters do, one in a text each."""
     found = [_describe_filter(item) for item in rule.filters]
+    put = replaced_prefix_by(rule.filters, rule.match)
     for ref in rule.destinations:
-        found += [f"for {ref.service}: {_describe_filter(item)}" for item in ref.filters]
+        found += [f"for {ref.service}: {_describe_filter(item, replaced_by=put)}" for item in ref.filters]
     if rule.max_request_body_bytes:
         found.append(f"request bodies of at most {rule.max_request_body_bytes} bytes")
     found += [describe_reply(item) for item in rule.replies]
@@ -88,7 +90,12 @@ def _describe_cors(policy: CorsPolicy) -> str:
     return "CORS: " + ", ".join(parts)
 
 
-def _describe_filter(item: object) -> str:
+def _describe_filter(item: object, *, replaced_by: str = "") -> str:
+    """Return what a filter does.
+
+    Args:
+        replaced_by: What filters before it have put in place of the prefix that the rule matches; empty: it is there.
+    """
     match item:
         case HeaderEdit():
             edits = [f"set {name}: {value}" for name, value in item.set]
@@ -104,7 +111,8 @@ def _describe_filter(item: object) -> str:
         case Rewrite():
             parts = [item.hostname and f"host {item.hostname}"]
             parts.append(f"path {item.full_path}" if item.full_path is not None else "")
-            parts.append(f"prefix {item.prefix_path}" if item.prefix_path is not None else "")
+            why = f" (not done: the route has put {replaced_by} there before)" if replaced_by else ""
+            parts.append(f"prefix {item.prefix_path}{why}" if item.prefix_path is not None else "")
             return "rewrite: " + ", ".join(part for part in parts if part)
         case Mirror():
             why = f" (not now: {item.problem})" if item.problem else ""
