@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
+import trio
 
 from datum_router_proxy.testing_clients import client
 from datum_router_proxy.testing_manifests import Manifest, manifest, route, serve, service
@@ -190,5 +191,86 @@ def test_edits_of_a_manifest_are_on_the_heads(
                     assert got.path == target
                     assert {name: joined(got.headers, name) for name in sent} == sent
                     assert {name: joined(answer.headers, name) for name in answered} == answered
+
+    bounded(main)
+
+
+Own = Callable[[int], Sequence[Manifest]]
+Expected = Callable[[int], Mapping[str, str]]
+
+ATTEMPTS: list[tuple[str, Own, Expected]] = [
+    # name, filters of a destination, what its service is asked for and gets of the client's x-0, x-1, x-2 and x-all
+    ("add", lambda at: [asks(add=[field("x-all", f"d{at}")])], lambda at: {"x-all": f"c, d{at}", "x-0": "c"}),
+    ("add to another", lambda at: [asks(add=[field(f"x-{at}", "d")])],
+     lambda at: {f"x-{one}": "c, d" if one == at else "c" for one in range(3)}),
+    ("set", lambda at: [asks(set=[field(f"x-{at}", "d")])],
+     lambda at: {f"x-{one}": "d" if one == at else "c" for one in range(3)}),
+    ("set what is not there", lambda at: [asks(set=[field(f"x-new-{at}", "d")])],
+     lambda at: {f"x-new-{one}": "d" if one == at else "" for one in range(3)}),
+    ("remove", lambda at: [asks(remove=[f"x-{at}"])],
+     lambda at: {f"x-{one}": "" if one == at else "c" for one in range(3)}),
+    ("remove and add", lambda at: [asks(remove=["x-all"]), asks(add=[field("x-all", f"d{at}")])][at % 2 :],
+     lambda at: {"x-all": "c, d1" if at % 2 else f"d{at}"}),
+    ("prefix", lambda at: [prefix(f"/v{at}")], lambda at: {"path": f"/v{at}/x?q=1"}),
+    ("prefix below itself", lambda at: [prefix(f"/api/v{at}")], lambda at: {"path": f"/api/v{at}/x?q=1"}),
+    ("path and host of the first ones", lambda at: [] if at == 2 else [rewrites(hostname="b.test", **full("/b")[
+        "urlRewrite"])], lambda at: {"path": "/api/x?q=1", "host": "shop.example"} if at == 2 else {
+        "path": "/b?q=1", "host": "b.test"}),
+]  # fmt: skip
+
+
+@both
+@pytest.mark.parametrize("failure", ["status", "reset", "refused", "slow"])
+@pytest.mark.parametrize(("own", "expected"), [case[1:] for case in ATTEMPTS], ids=[case[0] for case in ATTEMPTS])
+def test_each_attempt_begins_from_what_the_rule_makes_of_the_clients_head(
+    down: str, failure: str, own: Own, expected: Expected
+) -> None:
+    """The services of three destinations are tried in turn, and the last one answers."""
+
+    async def fail(exchange: Exchange) -> None:
+        await exchange.body()
+        if failure == "status":
+            await exchange.reply(503, b"no")
+        elif failure == "reset":
+            await exchange.reset()
+        else:
+            await trio.sleep_forever()
+
+    def seen(request: Exchange, name: str) -> str:
+        if name == "path":
+            return request.path
+        return b", ".join(value for key, value in request.headers if key == name.encode()).decode()
+
+    async def main() -> None:
+        async with upstream(fail) as one, upstream(fail) as two, upstream(echo) as three:
+            tried = [three] if failure == "refused" else [one, two, three]
+            ports = [refused_port(), refused_port()] * (failure == "refused") + [server.port for server in tried]
+            retries = {"maxRetries": 2, "backoff": {"initialMs": 1, "maxMs": 1}}
+            if failure == "slow":
+                retries = {"maxRetries": 0, "hedging": {"delay": "10ms", "maxAttempts": 3}}
+            api = route(
+                "api",
+                match={"pathPrefix": "/api"},
+                filters=[asks(add=[field("x-rule", "r")]), tells(add=[field("x-from", "r")])],
+                destinations=[
+                    {
+                        "vpcServiceRef": {"name": f"s{at}"},
+                        "filters": [*own(at), tells(add=[field("x-from", f"d{at}")])],
+                        "priority": at,
+                    }
+                    for at in range(3)
+                ],
+                retries=retries,
+            )
+            manifests = [*(service(f"s{at}", port) for at, port in enumerate(ports)), api]
+            async with serve(manifests) as running, client(running.port, down) as peer:
+                fields = [(name, b"c") for name in (b"x-0", b"x-1", b"x-2", b"x-all")]
+                answer = await peer.request("GET", "/api/x?q=1", fields)
+                assert answer.status == 200
+                assert [value for name, value in answer.headers if name == b"x-from"] == [b"d2", b"r"]
+                for at, server in enumerate(reversed(tried)):
+                    (request,) = server.requests
+                    wanted = {"path": "/api/x?q=1", "x-rule": "r", **expected(2 - at)}
+                    assert {name: seen(request, name) for name in wanted} == wanted
 
     bounded(main)
