@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from datum_router.policy.shedding import TARGET_S, describe_shedding
 from datum_router_cli import authority
 from datum_router_cli.certs import secret_manifest
 from datum_router_cli.commands import cli
@@ -159,9 +160,35 @@ def test_a_field_that_the_ingress_adds_to_every_answer_over_tls_is_told(ask: Cal
 def test_what_holds_at_a_listener_is_told(
     ask: Callable[..., Result], shop: str, arguments: tuple[str, ...], said: list[str]
 ) -> None:
+    said = [*said, describe_shedding(TARGET_S)]
     lines = ask(*arguments, shop=shop).output.splitlines()
     assert [line.removeprefix("listener: ") for line in lines if line.startswith("listener: ")] == said
     assert json.loads(ask(*arguments, "--output", "json", shop=shop).output)["at_listener"] == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("0", "load shedding: off"), ("0.4", "of a queue older than 0.4 s, 503 with Retry-After: 2 to who")],
+)
+def test_load_shedding_is_told_as_the_settings_of_the_data_plane_have_it(
+    ask: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, text: str, said: str
+) -> None:
+    monkeypatch.setenv("DATUM_ROUTER_DATA_PLANE_CONFIG", f"pool_wait_s=1,shed_queue_age_s={text}")
+    (line,) = [line for line in ask(*AT_HTTP).output.splitlines() if line.startswith("listener: load")]
+    assert said in line
+    assert "listener: load" not in ask("GET", "https://db.test/", "--listener", "5432").output, (
+        "nobody reads requests there"
+    )
+
+
+@pytest.mark.parametrize("text", ["-1", "inf", "nan", "soon"])
+def test_an_age_of_the_queue_that_is_none_is_refused(
+    ask: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("DATUM_ROUTER_DATA_PLANE_CONFIG", f"shed_queue_age_s={text}")
+    result = ask(*AT_HTTP)
+    assert result.exit_code == 2
+    assert f"shed_queue_age_s: found '{text}', expected a number above 0, or 0 (off)" in result.output
 
 
 YOUNGER = """\

@@ -47,6 +47,24 @@ CALM_S: Final = 1.0
 """Time (seconds) without anybody to turn away after which an overload is over."""
 SAMPLES: Final = 3
 """Samples that an interval has at least: one alone may be a moment in which the process was not run at all."""
+STATUS: Final = 503
+"""What those are answered with who are not let in."""
+RETRY_AFTER_S: Final = 2
+"""When (seconds) they may ask again."""
+
+
+def describe_shedding(target_s: float) -> str:
+    """Return in words what becomes of requests while the process cannot keep up, for `explain`.
+
+    Args:
+        target_s: As of `Patience` and `Shedder`; 0 = nothing is shed.
+    """
+    if not target_s:
+        return "load shedding: off (shed_queue_age_s=0)"
+    return (
+        f"load shedding (shed_queue_age_s): after {ONSET_S:g} s of a queue older than {target_s:g} s, {STATUS} with "
+        f"Retry-After: {RETRY_AFTER_S} to who has waited for more than {target_s * SHORT:g} s, or to a share"
+    )
 
 
 class Patience:

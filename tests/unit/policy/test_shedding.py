@@ -21,6 +21,7 @@ from datum_router.policy.shedding import (
     TARGET_S,
     Patience,
     Shedder,
+    describe_shedding,
 )
 
 SHORT_S = SHORT * TARGET_S
@@ -285,3 +286,18 @@ def test_without_it_nearly_everything_comes_too_late() -> None:
     found = simulate(0.0, times=3.0)
     assert found.goodput < 0.1
     assert found.p99_s > 0.4
+
+
+@pytest.mark.parametrize(
+    ("target_s", "said"),
+    [
+        (0.0, "load shedding: off (shed_queue_age_s=0)"),
+        (
+            0.2,
+            "load shedding (shed_queue_age_s): after 0.5 s of a queue older than 0.2 s, 503 with Retry-After: 2 to who "
+            "has waited for more than 0.05 s, or to a share",
+        ),
+    ],
+)
+def test_it_is_said_in_words(target_s: float, said: str) -> None:
+    assert describe_shedding(target_s) == said

@@ -35,7 +35,7 @@ from datum_router_cli.edge import explain_at
 from datum_router_cli.egress import ask_about_egress, explain_egress
 from datum_router_cli.failure import RouterCommand, require
 from datum_router_cli.identity import client_lines, describe_client
-from datum_router_cli.listener import choose_listener, describe_listener, serves_host
+from datum_router_cli.listener import choose_listener, describe_listener, serves_host, shed_queue_age_s
 from datum_router_cli.load import Loaded, as_check, load_directory
 from datum_router_cli.output import make_console, output_option, plural, print_diagnostic, print_json, say
 from datum_router_cli.request import DEFAULT_SOURCE_IP, make_request
@@ -169,6 +169,7 @@ def explain(
             host=head.host,
         ),
         view=loaded.view,
+        shed_s=shed_queue_age_s(loaded.settings.data_plane_config),
     )
     if output == "json":
         print_json(answer.document())
@@ -199,6 +200,7 @@ class Answer:
     """What is to be said about one request."""
 
     __slots__ = (
+        "_at_listener",
         "_client",
         "_destinations",
         "_diagnostics",
@@ -223,12 +225,14 @@ class Answer:
         sides: list[str],
         diagnostics: list[Diagnostic],
         view: StoreView,
+        shed_s: float,
     ) -> None:
         self._head = head
         self._listener = listener
         self._is_served = is_served
         self._rules = {rule.id: rule for rule in rules}
         self._found = found
+        self._at_listener = describe_listener(listener, head.host, shed_s=shed_s)
         self._client = describe_client(listener, head.host, found.winner)
         self._destinations = destinations
         self._sides = sides
@@ -273,7 +277,7 @@ class Answer:
                 "listener": head.listener,
                 "attachment": head.attachment,
             },
-            "at_listener": describe_listener(self._listener, head.host),
+            "at_listener": self._at_listener,
             "client_certificate": self._client,
             "outcome": outcome,
             "status": status,
@@ -326,7 +330,7 @@ class Answer:
         asked = f"{head.method} {head.scheme}://{head.authority}{head.target}" if head.method else f"{head.host}, bytes"
         say(console, f"{asked} from {head.client_ip}{at}", "bold")
         outcome, status = self.outcome()
-        for line in describe_listener(self._listener, head.host):
+        for line in self._at_listener:
             say(console, f"listener: {line}")
         if self._client is not None:
             for line in client_lines(self._client):

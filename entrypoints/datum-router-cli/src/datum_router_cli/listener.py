@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 from datum_router.compiler.diagnostics import did_you_mean
 from datum_router.errors import ConfigError
 from datum_router.model.listener import Listener, ListenerMode, TlsBinding
 from datum_router.model.request import RequestHead
+from datum_router.policy.shedding import TARGET_S, describe_shedding
 from datum_router.reasons import Reason
 from datum_router.routing.host import best_hostname, canonical_hostname, host_matches
 from datum_router_cli.condition import describe_reply
@@ -59,10 +61,33 @@ def serves_host(listener: Listener, host: str) -> bool:
     return not listener.hostnames or any(host_matches(name, host) for name in listener.hostnames)
 
 
-def describe_listener(listener: Listener | None, host: str) -> list[str]:
+def shed_queue_age_s(config: Mapping[str, str]) -> float:
+    """Return how old the queue of a gateway with these settings of the data plane may stand, seconds; 0 = any age.
+
+    Raises:
+        ConfigError: It is no such number.
+    """
+    text = config.get("shed_queue_age_s")
+    if text is None:
+        return TARGET_S
+    try:
+        found = float(text)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise ConfigError(
+            f"shed_queue_age_s: found {text!r}, expected a number above 0, or 0 (off)", reason=Reason.INVALID_VALUE
+        )
+    return found
+
+
+def describe_listener(listener: Listener | None, host: str, *, shed_s: float) -> list[str]:
     """Return what a listener does with every request for `host`, one in a text each: TLS, proxies in front, limits.
 
     Client certificates are not among them, see `identity.describe_client`.
+
+    Args:
+        shed_s: How old the queue may stand before requests are shed, 0 = any age; only those that are read can be.
     """
     if listener is None:
         return []
@@ -74,7 +99,8 @@ def describe_listener(listener: Listener | None, host: str) -> list[str]:
         found.append(f"trusted hops in X-Forwarded-For: {listener.trusted_hops}{whom}")
     if listener.max_request_body_bytes:
         found.append(f"request bodies of at most {listener.max_request_body_bytes} bytes")
-    return found + [describe_reply(item) for item in listener.replies]
+    found += [describe_reply(item) for item in listener.replies]
+    return found + [describe_shedding(shed_s)] * (listener.mode is ListenerMode.HTTP)
 
 
 def _describe_tls(listener: Listener, host: str) -> str:

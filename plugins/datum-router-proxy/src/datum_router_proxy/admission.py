@@ -32,7 +32,7 @@ import trio
 from datum_router.model.request import LocalReply
 from datum_router.observe import names
 from datum_router.observe.cells import Cell
-from datum_router.policy.shedding import Patience, Shedder
+from datum_router.policy.shedding import RETRY_AFTER_S, STATUS, Patience, Shedder
 from datum_router.reasons import Reason
 from datum_router_proxy.loop import Deferrable, Loop, Task, park
 
@@ -47,10 +47,10 @@ MAX_HELD: Final = 10_000
 """Requests held back at once, by one worker."""
 
 SHED: Final = LocalReply(
-    status=503,
+    status=STATUS,
     reason=Reason.OVERLOADED,
     detail="the router has more to do than it can",
-    headers=((b"retry-after", b"2"),),
+    headers=((b"retry-after", b"%d" % RETRY_AFTER_S),),
 )
 """What requests that are not let in are told."""
 
