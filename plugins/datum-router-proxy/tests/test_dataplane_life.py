@@ -11,6 +11,7 @@ import ssl
 
 import pytest
 import trio
+import trio.testing
 import trustme
 
 from datum_router.errors import ConfigError
@@ -251,6 +252,22 @@ def test_lameduck_serves_on_and_says_goodbye() -> None:
     bounded(main)
 
 
+def test_who_was_accepted_in_the_last_moment_is_served() -> None:
+    async def main() -> None:
+        async with upstream(hello) as server, gateway([make_service([server.port])]) as running:
+            async with client(running.port, "h1") as late, client(running.port, "h1") as silent:
+                while len(running.plane._connections) < 2:
+                    await trio.testing.wait_all_tasks_blocked()
+                running.plane.begin_drain(lameduck_s=0.0, grace_s=5.0)
+                answer = await late.request("GET", "/")
+                assert (answer.status, answer.header(b"connection")) == (200, b"close")
+                assert isinstance(silent, H1Client)
+                assert await read_all(silent.stream) == b"", "it has had its time"
+                await running.drained()
+
+    bounded(main)
+
+
 @pytest.mark.parametrize("down", ["h1"])
 def test_drain_finishes_what_is_under_way(down: str) -> None:
     arrived = trio.Event()
@@ -274,7 +291,7 @@ def test_drain_finishes_what_is_under_way(down: str) -> None:
                     await arrived.wait()
                     running.plane.begin_drain(lameduck_s=0.0, grace_s=5.0)
                     assert isinstance(idle, H1Client)
-                    assert await read_all(idle.stream) == b"", "idle connections are closed at once"
+                    assert await read_all(idle.stream) == b"", "idle connections are closed"
                     assert not running.is_done.is_set()
                     release.set()
                 assert (answers[0].status, answers[0].body) == (200, b"late")

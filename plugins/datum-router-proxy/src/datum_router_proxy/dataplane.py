@@ -320,7 +320,9 @@ class ProxyDataPlane:
             self._pipeline.close_tunnels()
         if self._phase >= Phase.FINISHING:
             for connection in list(self._connections):
-                connection.finish_drain()
+                # Who was accepted in the last moment has been told nothing, so nobody but us can serve its request.
+                if not (isinstance(connection, Unknown) and connection.is_new):
+                    connection.finish_drain()
         is_still_accepting = any(listener.is_accepting for listener in self._listeners.values())
         if self._phase >= Phase.FINISHING and not self._connections and not is_still_accepting:
             self._transport.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Final
 
 from datum_router.model.listener import Listener
 from datum_router.reasons import Reason
@@ -13,6 +14,9 @@ from datum_router_proxy.server.h1 import H1Connection
 from datum_router_proxy.server.h2 import H2Connection
 from datum_router_proxy.wire.http2 import PREFACE, ErrorCode
 from datum_router_proxy.wire.http2.frames import goaway_frame
+
+NEWCOMER_S: Final = 1.0
+"""Time (seconds) that a client which has just connected has for its first byte while idle connections are closed."""
 
 
 class Unknown:
@@ -105,6 +109,11 @@ class Unknown:
     def is_idle(self) -> bool:
         """True while no request is under way."""
         return self.serving is None or self.serving.is_idle
+
+    @property
+    def is_new(self) -> bool:
+        """True for a moment after it was accepted, while nothing has come: a request is likely to be on its way."""
+        return self.serving is None and self._plane.loop.now - self._channel.last_progress < NEWCOMER_S
 
     def rest(self, before: float) -> None:
         """Give up what only speeds up the next request, if nothing has come or gone since `before`."""
