@@ -383,7 +383,6 @@ def test_what_comes_of_a_request_that_is_under_way_waits_for_no_turn() -> None:
             assert isinstance(connection, Unknown)
             waiting.append(connection.channel.deferrable)
             await ok(exchange)
-            waiting.append(connection.serving if isinstance(connection.serving, H1Connection) else None)
 
         async with (
             upstream(note) as server,
@@ -393,8 +392,9 @@ def test_what_comes_of_a_request_that_is_under_way_waits_for_no_turn() -> None:
             assert (await peer.request("POST", "/", body=b"x" * 40_000)).status == 200
             [connection] = running.plane._connections
             assert isinstance(connection, Unknown)
-            await until(lambda: connection.channel.deferrable is waiting[1] is not None)  # for its next request
-            assert waiting[0] is None
+            assert isinstance(connection.serving, H1Connection)
+            await until(lambda: connection.channel.deferrable is connection.serving)  # for its next request
+            assert waiting == [None]
 
     bounded(main)
 
