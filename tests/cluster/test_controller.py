@@ -109,6 +109,8 @@ def test_the_last_good_version_stays_in_force_and_the_bad_one_is_named(
     assert stats(controller)["writes"]["VPCService"] == written
     stage.patch(one, {"spec": {"endpoints": [{"address": "127.0.0.1", "port": 8081}]}})
     eventually(lambda: stage.conditions(one).get("Ready") == ("True", "Ready"), "the third version")
+    # Events are written after the status that they tell of.
+    eventually(lambda: len(told(stage, there)) == 2, "both events")
     reasons = [(kind, reason) for kind, reason, _ in told(stage, there)]
     assert reasons == [("Warning", conditions["Accepted"]["reason"]), ("Normal", "Accepted")]
 
