@@ -19,11 +19,12 @@ from datum_router.policy.shedding import CALM_S, ONSET_S, TARGET_S, Patience, Sh
 from datum_router.reasons import Reason
 from datum_router_proxy import admission, loop
 from datum_router_proxy.admission import HOLD_S, MAX_HELD, RELEASES_PER_S, Admission
+from datum_router_proxy.channel import Channel
 from datum_router_proxy.loop import Deferrable, Loop, current_task
 from datum_router_proxy.server.connection import Unknown
 from datum_router_proxy.server.h1 import H1Connection
 from datum_router_proxy.settings import ProxySettings, from_text
-from datum_router_proxy.testing_clients import H1Client, client
+from datum_router_proxy.testing_clients import H1Client, H2Client, client
 from datum_router_proxy.testing_peers import Exchange, Gateway, bounded, gateway, make_service, upstream
 
 both = pytest.mark.parametrize("down", ["h1", "h2"])
@@ -337,6 +338,21 @@ def test_a_request_whose_turn_comes_too_late_is_turned_away_unseen(pieces: list[
     bounded(main)
 
 
+async def be_put_off(peer: H1Client | H2Client, running: Gateway) -> None:
+    """Send a request whose turn comes too late, and wait until it has been put off."""
+    assert (await peer.request("GET", "/first")).status == 200
+    await peer.send("GET", "/late")
+    await until(lambda: len(running.plane.admission._held) == 1)
+
+
+def only_connection(running: Gateway) -> tuple[Channel, H1Connection]:
+    """Return the channel of the one client there is, and who serves it."""
+    [connection] = running.plane._connections
+    assert isinstance(connection, Unknown)
+    assert isinstance(connection.serving, H1Connection)
+    return connection.channel, connection.serving
+
+
 @pytest.mark.usefixtures("late")
 def test_who_leaves_while_put_off_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "HOLD_S", 60.0)
@@ -344,9 +360,7 @@ def test_who_leaves_while_put_off_costs_nothing(monkeypatch: pytest.MonkeyPatch)
     async def main() -> None:
         async with upstream(ok) as server, gateway([make_service([server.port])]) as running:
             async with client(running.port, "h1") as peer:
-                assert (await peer.request("GET", "/first")).status == 200
-                await peer.send("GET", "/late")
-                await until(lambda: len(running.plane.admission._held) == 1)
+                await be_put_off(peer, running)
                 assert running.plane.stats()["connections"] == 1
             await until(lambda: running.plane.stats()["connections"] == 0)
             assert not running.plane.admission._held[0][1].is_deferred
@@ -363,9 +377,7 @@ def test_a_gateway_that_ends_answers_those_who_were_put_off() -> None:
             gateway([make_service([server.port])]) as running,
             client(running.port, "h1") as peer,
         ):
-            assert (await peer.request("GET", "/first")).status == 200
-            await peer.send("GET", "/late")
-            await until(lambda: len(running.plane.admission._held) == 1)
+            await be_put_off(peer, running)
             running.plane.begin_drain(lameduck_s=0.0, grace_s=30.0)
             answer = await peer.receive()
             assert (answer.status, answer.header(b"connection")) == (503, b"close")
@@ -379,9 +391,7 @@ def test_what_comes_of_a_request_that_is_under_way_waits_for_no_turn() -> None:
 
     async def main() -> None:
         async def note(exchange: Exchange) -> None:
-            [connection] = running.plane._connections
-            assert isinstance(connection, Unknown)
-            waiting.append(connection.channel.deferrable)
+            waiting.append(only_connection(running)[0].deferrable)
             await ok(exchange)
 
         async with (
@@ -390,10 +400,8 @@ def test_what_comes_of_a_request_that_is_under_way_waits_for_no_turn() -> None:
             client(running.port, "h1") as peer,
         ):
             assert (await peer.request("POST", "/", body=b"x" * 40_000)).status == 200
-            [connection] = running.plane._connections
-            assert isinstance(connection, Unknown)
-            assert isinstance(connection.serving, H1Connection)
-            await until(lambda: connection.channel.deferrable is connection.serving)  # for its next request
+            channel, serving = only_connection(running)
+            await until(lambda: channel.deferrable is serving)  # for its next request
             assert waiting == [None]
 
     bounded(main)
@@ -408,12 +416,10 @@ def test_a_connection_that_brings_no_request_is_not_put_off() -> None:
             client(running.port, "h1") as peer,
         ):
             assert (await peer.request("GET", "/first")).status == 200
-            [connection] = running.plane._connections
-            assert isinstance(connection, Unknown)
-            assert isinstance(connection.serving, H1Connection)
+            _, serving = only_connection(running)
             # Its turn comes for what its task has read in the meantime.
-            assert not connection.serving.defer()
-            assert not connection.serving.is_deferred
+            assert not serving.defer()
+            assert not serving.is_deferred
 
     bounded(main)
 

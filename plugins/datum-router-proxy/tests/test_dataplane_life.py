@@ -184,6 +184,17 @@ def test_http2_preface_in_pieces_is_recognised() -> None:
     bounded(main)
 
 
+async def shake_hands(raw: trio.SocketStream, ca: trustme.CA, protocol: str) -> trio.SSLStream[trio.SocketStream]:
+    """Make a connection one of TLS with shop.example that has agreed on a protocol."""
+    context = ssl.create_default_context()
+    ca.configure_trust(context)
+    context.set_alpn_protocols([protocol])
+    stream = trio.SSLStream(raw, context, server_hostname="shop.example")
+    await stream.do_handshake()
+    assert stream.selected_alpn_protocol() == protocol
+    return stream
+
+
 @pytest.mark.parametrize("protocol", ["h2", "http/1.1"])
 def test_alpn_decides_under_tls_and_foreign_hosts_are_421(protocol: str) -> None:
     ca, binding = issue("shop.example")
@@ -192,13 +203,8 @@ def test_alpn_decides_under_tls_and_foreign_hosts_are_421(protocol: str) -> None
     async def main() -> None:
         async with upstream(hello) as server:
             async with gateway([make_service([server.port])], listener=listener) as running:
-                context = ssl.create_default_context()
-                ca.configure_trust(context)
-                context.set_alpn_protocols([protocol])
                 raw = await trio.open_tcp_stream("127.0.0.1", running.port)
-                stream = trio.SSLStream(raw, context, server_hostname="shop.example")
-                await stream.do_handshake()
-                assert stream.selected_alpn_protocol() == protocol
+                stream = await shake_hands(raw, ca, protocol)
                 if protocol == "h2":
                     peer = H2Client(stream)
                     async with trio.open_nursery() as nursery:
@@ -336,14 +342,9 @@ def test_who_was_on_its_way_in_when_its_listener_went_does_not_stay(protocol: st
     async def main() -> None:
         async with upstream(hello) as server:
             async with gateway([make_service([server.port])], listener=listener) as running:
-                context = ssl.create_default_context()
-                ca.configure_trust(context)
-                context.set_alpn_protocols([protocol])
                 raw = await trio.open_tcp_stream("127.0.0.1", running.port)
                 running.plane.remove_listener("test")  # before its handshake, perhaps before it is accepted
-                stream = trio.SSLStream(raw, context, server_hostname="shop.example")
-                await stream.do_handshake()
-                assert stream.selected_alpn_protocol() == protocol
+                stream = await shake_hands(raw, ca, protocol)
                 await read_all(stream)  # it says nothing: it is idle, and ends
                 assert not running.recorder.rejections
 

@@ -438,15 +438,13 @@ class PlainChannel:
                 loop = self._loop
                 if self.eager is None:
                     task.wake()
-                elif self.is_noted:
-                    pass  # it waits for its turn already, since what came first
-                elif self.deferrable is None:
+                elif not self.is_noted:  # else it waits for its turn already, since what came first
                     self.is_noted = True
-                    loop.eager.append(self)
-                else:
-                    self.is_noted = True
-                    self.noted_at = loop.now
-                    loop.arrivals.append(self)
+                    if self.deferrable is None:
+                        loop.eager.append(self)
+                    else:
+                        self.noted_at = loop.now
+                        loop.arrivals.append(self)
         if events & EPOLLOUT:
             if self.buffered:
                 self._flush()
