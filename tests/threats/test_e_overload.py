@@ -97,7 +97,8 @@ def test_what_there_is_no_time_for_is_refused_and_the_rest_is_served(
     crowd = Crowd(gateway.port)
     with crowd.asking():
         kit.eventually(lambda: crowd.statuses[503] >= 5, "requests to be refused")
-        assert metric("datum_router_requests_shed_total") >= 5
+        # A worker this busy may be too late for one page with what it has counted.
+        kit.eventually(lambda: metric("datum_router_requests_shed_total") >= 5, "the refused to be counted")
         served = crowd.statuses[200]
         kit.eventually(lambda: crowd.statuses[200] >= served + 20, "others to be served meanwhile")
     assert set(crowd.answers) == {
@@ -116,4 +117,5 @@ def test_with_an_age_of_0_everything_is_let_in(
     with crowd.asking():
         kit.eventually(lambda: crowd.statuses[200] >= 60, "a second of work to be done")
     assert set(crowd.answers) == {(200, None, b"ok")}
+    kit.eventually(lambda: metric("datum_router_requests_total") >= 60, "all of them to be counted")
     assert metric("datum_router_requests_shed_total") == 0
