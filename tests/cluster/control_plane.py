@@ -12,7 +12,6 @@ import json
 import secrets
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import time
@@ -35,6 +34,7 @@ from tests.cluster.plane import (
     ask,
     program,
 )
+from tests.ports import free_ports
 
 __all__ = [
     "ADMIN",
@@ -46,7 +46,6 @@ __all__ = [
     "Answer",
     "ControlPlane",
     "ProgramsMissing",
-    "free_ports",
     "running",
 ]
 
@@ -55,17 +54,6 @@ START_S = 60.0
 STOP_S = 20.0
 API_STOP_S = 3.0
 """How long kube-apiserver may take to end (seconds); it would wait a minute for its watchers, then it is killed."""
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports of loopback that are free now."""
-    with contextlib.ExitStack() as stack:
-        found = []
-        for _ in range(count):
-            one = stack.enter_context(socket.socket())
-            one.bind(("127.0.0.1", 0))
-            found.append(int(one.getsockname()[1]))
-        return found
 
 
 class ControlPlane(Plane):

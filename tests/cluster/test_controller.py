@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.cluster.control_plane import ControlPlane, free_ports
+from tests.cluster.control_plane import ControlPlane
 from tests.cluster.stage import (
     SYSTEM,
     Stage,
@@ -28,6 +28,7 @@ from tests.cluster.stage import (
     service,
 )
 from tests.conftest import eventually
+from tests.ports import free_ports
 from tests.processes import ServiceProcess
 
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{SYSTEM}/leases/router-controller"

@@ -18,7 +18,7 @@ import pytest
 import trustme
 import yaml
 
-from tests.cluster.control_plane import REPOSITORY, ControlPlane, ProgramsMissing, free_ports, running
+from tests.cluster.control_plane import REPOSITORY, ControlPlane, ProgramsMissing, running
 from tests.cluster.plane import REMOTE_READER, Plane
 from tests.cluster.stage import (
     SLICES,
@@ -32,6 +32,7 @@ from tests.cluster.stage import (
     service,
 )
 from tests.conftest import Backend, answer, eventually
+from tests.ports import free_ports
 from tests.processes import ServiceProcess
 
 SHOP = "shop"

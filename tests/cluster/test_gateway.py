@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.cluster.control_plane import free_ports
 from tests.cluster.plane import GATEWAY, Plane
 from tests.cluster.stage import (
     Stage,
@@ -29,6 +28,7 @@ from tests.cluster.stage import (
     service,
 )
 from tests.conftest import Backend, answer, eventually
+from tests.ports import free_ports
 from tests.processes import ServiceProcess
 
 

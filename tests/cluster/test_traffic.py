@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import trustme
 
-from tests.cluster.control_plane import free_ports
 from tests.cluster.load import Load, running_load
 from tests.cluster.plane import Plane
 from tests.cluster.stage import (
@@ -30,6 +29,7 @@ from tests.cluster.stage import (
 )
 from tests.cluster.test_gateway import serial_of
 from tests.conftest import Backend, answer, eventually
+from tests.ports import free_ports
 from tests.processes import ServiceProcess
 
 MOVES = 12

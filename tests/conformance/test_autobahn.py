@@ -18,6 +18,8 @@ from typing import Any
 
 import pytest
 
+from tests.ports import free_port
+
 pytestmark = [pytest.mark.e2e, pytest.mark.external]
 REPOSITORY = Path(__file__).resolve().parents[2]
 HOME = REPOSITORY / ".run" / "autobahn"
@@ -33,11 +35,6 @@ GOOD = {"OK", "INFORMATIONAL"}
 needs_suite = pytest.mark.skipif(
     not WSTEST.exists(), reason="Autobahn's suite is not here: it needs Python 2.7, and none was found"
 )
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def accepts(port: int) -> bool:

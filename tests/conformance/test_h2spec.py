@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from datum_router.model.service import UpstreamProtocol
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.external]
 CASES = 146
@@ -81,8 +82,7 @@ def test_h2spec_passes_whole(
     peers.write_service(directory, upstream.name, peer.port)
     options = ["--strict"]
     if edge == "tls":
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
+        port = free_port()
         write_tls(directory, port)
         gateway = start_gateway("--workers", "1")
         options += ["--tls", "--insecure"]

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from datum_router.model.service import UpstreamProtocol
+from tests.ports import free_port
 
 pytestmark = [pytest.mark.e2e, pytest.mark.external]
 BODY = bytes(range(256)) * 1_024
@@ -29,11 +30,6 @@ async def app(exchange: Any) -> None:
         await exchange.reply(200, b"", [(b"x-from", b"upstream")])
     else:
         await exchange.reply(200, b"small", [(b"x-from", b"upstream")])
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def accepts(port: int) -> bool:

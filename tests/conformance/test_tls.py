@@ -7,7 +7,6 @@ the same OpenSSL; what the rows show is what the gateway makes of its settings.
 from __future__ import annotations
 
 import base64
-import contextlib
 import datetime
 import json
 import re
@@ -20,6 +19,8 @@ from typing import Any, NamedTuple
 
 import pytest
 import trustme
+
+from tests.ports import free_ports
 
 pytestmark = pytest.mark.e2e
 API = "apiVersion: router.datum.net/v1alpha1"
@@ -40,12 +41,6 @@ def secret(name: str, cert: trustme.LeafCert) -> str:
     private = base64.b64encode(cert.private_key_pem.bytes()).decode()
     data = f"data: {{tls.crt: {chain}, tls.key: {private}}}"
     return f"---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\ntype: kubernetes.io/tls\n{data}\n"
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(sock.getsockname()[1]) for sock in socks]
 
 
 @pytest.fixture(scope="module")

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from datum_router_cli.authority import Authority, Pair, Period, make_authority, period
+from tests.ports import free_port
 
 pytestmark = [
     pytest.mark.e2e,
@@ -33,11 +34,6 @@ WEB = "spiffe://example.org/ns/shop/sa/web"
 DB = "spiffe://example.org/ns/shop/sa/db"
 ROUTER = "spiffe://example.org/ns/edge/sa/router"
 Answer = tuple[int, dict[str, str], bytes]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 class Edge:

@@ -24,6 +24,8 @@ import h2.events
 import pytest
 import trustme
 
+from tests.ports import free_ports
+
 pytestmark = pytest.mark.e2e
 API = "apiVersion: router.datum.net/v1alpha1"
 
@@ -50,12 +52,6 @@ def service(name: str, port: int, protocol: str = "HTTP") -> str:
     endpoints = f"[{{address: 127.0.0.1, port: {port}}}]"
     spec = f"spec: {{protocol: {protocol}, port: 80, endpoints: {endpoints}}}"
     return f"---\n{API}\nkind: VPCService\nmetadata: {{name: {name}}}\n{spec}\n"
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(sock.getsockname()[1]) for sock in socks]
 
 
 RULES = [{"path": "/", "service": {"name": "a"}}]

@@ -15,6 +15,7 @@ import grpc
 import pytest
 
 from tests.conftest import PATIENCE_S, Backend, Gateway, eventually
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 OK, BAD, NO_CONTENT, FOUND, UNAUTHORIZED = b"200 OK", b"500 No", b"204 No Content", b"302 Found", b"401 Unauthorized"
@@ -63,11 +64,6 @@ CASES = {
 }
 
 
-def dead_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
 def answering(status: bytes) -> Backend:
     message = b"HTTP/1.1 %s\r\ncontent-length: 0\r\n\r\n" % status if status else b""
     return Backend(lambda sock, _rest: sock.sendall(message))
@@ -102,7 +98,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Gateway, 
         probed = backends[name].port
         check = {key: probed if value == "{probed}" else value for key, value in case.check.items()}
         more = dict(case.service)
-        port = dead_port() if more.pop("endpoints", "") else probed
+        port = free_port() if more.pop("endpoints", "") else probed
         (directory / f"{named(name)}.yaml").write_text(service(named(name), check, port, **more))
     gateway = Gateway(directory, "--listen", "127.0.0.1:0", "--workers", "1")
     try:

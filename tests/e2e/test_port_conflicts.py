@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.ports import free_port
 
 pytestmark = pytest.mark.e2e
 
 OLD, YOUNG = "2026-01-01T00:00:00Z", "2026-05-01T00:00:00Z"
 CONFLICTED, HOSTNAME, PROTOCOL = "Conflicted", "HostnameConflict", "ProtocolConflict"
 PASSTHROUGH = {"protocol": "TLS", "tls": {"mode": "passthrough"}}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 def document(kind: str, name: str, spec: dict[str, Any], **metadata: str) -> str:

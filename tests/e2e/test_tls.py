@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import trustme
 
+from tests.ports import free_port
+
 pytestmark = pytest.mark.e2e
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nsecure"
 
@@ -46,11 +48,6 @@ spec:
   {plain}
   rules: [{{path: /, service: {{name: a}}}}]
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 class Edge:

@@ -46,10 +46,13 @@ def read_all(sock: socket.socket) -> bytes:
 
 
 def read_until(sock: socket.socket, ending: bytes) -> bytes:
-    """Read up to `ending`; an earlier close is an error."""
+    """Read up to `ending`; an earlier close is an error, and so is silence."""
     data = b""
     while not data.endswith(ending):
-        chunk = sock.recv(65536)
+        try:
+            chunk = sock.recv(65536)
+        except TimeoutError:
+            raise AssertionError(f"silence after {data!r}") from None
         assert chunk, f"closed after {data!r}"
         data += chunk
     return data
@@ -278,13 +281,13 @@ class Bystander:
         """Wait until it has had some more answers: it is served now, whatever else is going on."""
         wanted = self.answered + more
         eventually(lambda: self.answered >= wanted or bool(self.errors), "the bystander is answered")
-        assert self.errors == []
+        assert not self.errors, self.errors
 
     def stop(self) -> None:
         """End it and require that nothing went wrong and nobody kept it waiting."""
         self._is_over.set()
         self._thread.join(timeout=20)
-        assert self.errors == []
+        assert not self.errors, self.errors
         assert p99_s(self.waits_s) < MOST_P99_S
 
 

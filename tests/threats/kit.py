@@ -24,6 +24,7 @@ from datum_router.reasons import Reason
 from datum_router_proxy import testing as h2
 from datum_router_proxy.wire.http2 import PREFACE
 from tests.conftest import MOST_P99_S, Backend, Gateway, answer, eventually, manifest, p99_s
+from tests.ports import free_port
 
 HOST = b"Host: a.test\r\n"
 CLOSE = b"Connection: close\r\n"
@@ -334,7 +335,7 @@ class Arena:
         eventually(lambda: self.answered > before + 1 or bool(self._errors), "the bystander is answered")
         self._is_over.set()
         self._thread.join(timeout=10)
-        assert self._errors == []
+        assert not self._errors, self._errors
         assert p99_s(self._waits_s) < MOST_P99_S
         self.mark()
         eventually(self._is_at_rest, f"all given back (held: {self.gateway.stats()['gauges']})", 8.0)
@@ -351,12 +352,6 @@ class Arena:
         if (gauges["connections"], gauges["requests_in_flight"], gauges["tasks"]) != (0, 0, 1):
             return False
         return self._open_fds() <= self.fds + pooled
-
-
-def free_port() -> int:
-    """Return a loopback port that nobody listens on just now."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
 
 
 INGRESS = """

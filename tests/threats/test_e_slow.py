@@ -16,6 +16,7 @@ import pytest
 import trustme
 
 from datum_router_proxy import testing as h2
+from tests.ports import free_ports
 from tests.threats import faultkit as kit
 
 pytestmark = pytest.mark.e2e
@@ -417,8 +418,7 @@ def frames_until(client: kit.Client2, wanted: int) -> Iterator[tuple[int, int, i
 
 def test_e9_handshakes_that_stall_or_are_none_are_closed_and_limited(tmp_path: Path) -> None:
     ca = trustme.CA()
-    with socket.create_server(("127.0.0.1", 0)) as free, socket.create_server(("127.0.0.1", 0)) as other:
-        port, plain = free.getsockname()[1], other.getsockname()[1]
+    port, plain = free_ports(2)
     backend = kit.Backend(kit.answer(b"ok"))
     service = kit.manifest("a", backend).split("---")[0]
     leaf = ca.issue_cert("a.test")

@@ -22,6 +22,7 @@ from datum_router.model.snapshot import SnapshotData
 from datum_router.plugins.manager import load_plugins
 from datum_router.testing.factories import make_destination, make_head, make_rule, make_service
 from datum_router_proxy import testing as h2
+from tests.ports import free_port
 from tests.threats import faultkit as kit
 
 pytestmark = pytest.mark.e2e
@@ -95,18 +96,13 @@ class Script:
         return backend
 
 
-def dead_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return int(sock.getsockname()[1])
-
-
 class Nobody:
     """An endpoint where nothing listens."""
 
     host = "127.0.0.1"
 
     def __init__(self) -> None:
-        self.port = dead_port()
+        self.port = free_port()
 
 
 @pytest.fixture(scope="module")
