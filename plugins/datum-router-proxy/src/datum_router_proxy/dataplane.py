@@ -21,6 +21,7 @@ from datum_router_proxy.egress.connection import EgressConnection
 from datum_router_proxy.egress.desk import EgressDesk
 from datum_router_proxy.egress.resolver import Ask, NameResolver
 from datum_router_proxy.egress.server import RuleBook
+from datum_router_proxy.egress.tunnels import OpenTunnels
 from datum_router_proxy.loop import Loop
 from datum_router_proxy.memory import MemoryGauge, needed_descriptors, raise_descriptor_limit
 from datum_router_proxy.overload import Pressure, pressure
@@ -99,9 +100,8 @@ class ProxyDataPlane:
         self._streams = Streams(self._loop, holder, observer, settings, self._transport)
         self._secrets: tuple[bytes, ...] = ()
         self._connections: set[Unknown | Stream | EgressConnection] = set()
-        self._egress = RuleBook(
-            EgressDesk(self._loop, holder, settings, NameResolver(self._loop, settings, ask), observer)
-        )
+        desk = EgressDesk(self._loop, holder, settings, NameResolver(self._loop, settings, ask), observer)
+        self._egress = RuleBook(desk, OpenTunnels(self._loop, desk))
         self._wall_clock = wall_clock
         self._dates = ClientDates(wall_clock)
         self._counts = AcceptCounts()
@@ -281,6 +281,7 @@ class ProxyDataPlane:
                 before = self._loop.now - REST_AFTER_S
                 for connection in self._connections:
                     connection.rest(before)
+            self._egress.tunnels.look()
             self._weigh()
             self._end_those_of_removed()
             if self._plan is not None:
