@@ -99,6 +99,7 @@ class Reason(enum.StrEnum):
     EGRESS_DENIED = "egress_denied"
     EGRESS_UNRESOLVED = "egress_unresolved"
     EGRESS_RATE_LIMITED = "egress_rate_limited"
+    POLICY_CHANGED = "policy_changed"
 
     # --- upstream ------------------------------------------------------------------------------------
     CONNECT_FAILED = "connect_failed"

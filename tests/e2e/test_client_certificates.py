@@ -434,6 +434,35 @@ def test_a_changed_ca_is_in_force_at_once_for_connections_that_are_there(
     assert edge.ask("one.test", client(WEB)) == 0
 
 
+@pytest.mark.parametrize("mode", ["Require", "Request"])
+def test_a_certificate_that_ends_ends_its_connections_and_no_session_revives_it(
+    edge: Edge, start_gateway: Any, kit: Any, mode: str
+) -> None:
+    edge.host("one", "one.test", {**require(), "mode": mode})
+    edge.gateway = start_gateway("--workers", "1")
+    for lifetime_s in (3, 10, 40):  # long enough for a handshake and a request, on whatever machine
+        now = datetime.datetime.now(datetime.UTC)
+        valid = Period(begins_at=now - datetime.timedelta(days=1), ends_at=now + datetime.timedelta(seconds=lifetime_s))
+        context = edge.context(client(WEB, valid=valid))
+        try:
+            kept = edge.connect("one.test", context=context)
+            break
+        except (ssl.SSLError, ConnectionError):
+            continue
+    with kept, edge.connect("one.test", client(WEB)) as bystander:
+        assert ask_on(kept, "one.test", is_last=False) == 200
+        assert ask_on(bystander, "one.test", is_last=False) == 200
+        session = kept.session
+        kept.settimeout(lifetime_s + 20)
+        assert is_ended(kept)
+        assert datetime.datetime.now(datetime.UTC) > valid.ends_at.replace(microsecond=0)
+        assert ask_on(bystander, "one.test", is_last=False) == 200
+        assert edge.ask("one.test", context=context, session=session) == 0
+    metric = "datum_router_client_certificates_total"
+    kit.eventually(lambda: edge.counted(metric, verdict="expired") == 1, "it is counted")
+    assert edge.gateway.log.read_text().count("client certificate expired on an open connection") == 1
+
+
 def test_a_missing_ca_closes_the_host_and_never_opens_it(edge: Edge, start_gateway: Any, kit: Any) -> None:
     """Not even if it was open before: whoever asks for certificates is not served without."""
     edge.host("one", "one.test")

@@ -8,8 +8,6 @@ import ssl
 from collections.abc import Sequence
 from unittest import mock
 
-import h2.config
-import h2.connection
 import h2.events
 import pytest
 import trio
@@ -29,7 +27,19 @@ from datum_router.policy.shedding import Shedder
 from datum_router_proxy import admission
 from datum_router_proxy.egress import connection
 from datum_router_proxy.settings import ProxySettings
-from datum_router_proxy.testing_egress import NAME, Rig, allow, echo, everything, http, in_trio, reply, rig, until
+from datum_router_proxy.testing_egress import (
+    NAME,
+    H2Client,
+    Rig,
+    allow,
+    echo,
+    everything,
+    http,
+    in_trio,
+    reply,
+    rig,
+    until,
+)
 
 
 def rule_for_anything() -> EgressRule:
@@ -449,54 +459,6 @@ async def test_a_drain_lets_tunnels_go_on_until_the_grace_ends() -> None:
 
 
 # --- HTTP/2 with prior knowledge --------------------------------------------------------------------------------
-
-
-class H2Client:
-    """A client by another library, which checks nothing of what it sends."""
-
-    def __init__(self, stream: trio.SocketStream) -> None:
-        self._stream = stream
-        config = h2.config.H2Configuration(
-            header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False
-        )
-        self.engine = h2.connection.H2Connection(config)
-        self.engine.initiate_connection()
-        self.events: list[h2.events.Event] = []
-
-    async def request(self, *fields: tuple[str, str], end: bool = False) -> int:
-        number = self.engine.get_next_available_stream_id()
-        self.engine.send_headers(number, [(name.encode(), value.encode()) for name, value in fields], end_stream=end)
-        await self.flush()
-        return number
-
-    async def flush(self) -> None:
-        await self._stream.send_all(self.engine.data_to_send())
-
-    async def next(self, kind: type[h2.events.Event], number: int) -> h2.events.Event:
-        """Return the next event of a kind on a stream; others of it are passed over."""
-        while True:
-            for at, event in enumerate(self.events):
-                if isinstance(event, kind) and event.stream_id == number:  # type: ignore[attr-defined]  # these have one
-                    del self.events[: at + 1]
-                    return event
-            data = await self._stream.receive_some(65_536)
-            assert data, "the connection ended"
-            for event in self.engine.receive_data(data):
-                self.events.append(event)
-                if isinstance(event, h2.events.DataReceived):
-                    self.engine.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-            await self.flush()
-
-    async def status(self, number: int) -> bytes:
-        event = await self.next(h2.events.ResponseReceived, number)
-        return dict(event.headers)[b":status"]  # type: ignore[attr-defined]  # it has some
-
-    async def data(self, number: int, size: int) -> bytes:
-        found = b""
-        while len(found) < size:
-            event = await self.next(h2.events.DataReceived, number)
-            found += event.data  # type: ignore[attr-defined]  # it has some
-        return found
 
 
 @in_trio

@@ -65,6 +65,7 @@ class EgressReason(enum.StrEnum):
     RESOLUTION_FAILED = "resolution_failed"
     RESOLUTION_TIMEOUT = "resolution_timeout"
     TOO_MANY_LOOKUPS = "too_many_lookups"
+    POLICY_CHANGED = "policy_changed"
 
 
 class EgressTarget(msgspec.Struct, frozen=True, kw_only=True):

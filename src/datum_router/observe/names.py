@@ -82,7 +82,7 @@ SERVICE = Label(name="service", objects="`namespace/name` of a VPCService, `none
 LISTENER = Label(name="listener", objects="name of a listener, or `other`")
 INGRESS = Label(name="ingress", objects="`namespace/name` of a VPCIngress, or `gateway` for the gateway's own")
 DIRECTION = Label(name="direction", values=("in", "out"))
-VERDICT = Label(name="verdict", values=("accepted", "none", "refused"))
+VERDICT = Label(name="verdict", values=("accepted", "none", "refused", "expired"))
 CODE_CLASS = Label(name="code_class", values=tuple(dict.fromkeys(CODE_CLASSES)))
 OUTCOME = Label(name="outcome", values=OUTCOMES)
 PERMIT = Label(name="permit", values=("requests", "retries"))
@@ -195,7 +195,8 @@ TURNED_AWAY = _counter(
 )
 CLIENT_CERTIFICATES = _counter(
     "datum_router_client_certificates_total", "handshakes",
-    "TLS handshakes in which the client was asked for a certificate, by what came of it.", LISTENER, VERDICT,
+    "TLS handshakes in which the client was asked for a certificate, by what came of it; `expired`: its certificate "
+    "ended while the connection was open.", LISTENER, VERDICT,
 )  # fmt: skip
 CERTIFICATE_END = _gauge(
     "datum_router_certificate_expiry_timestamp_seconds", "seconds",

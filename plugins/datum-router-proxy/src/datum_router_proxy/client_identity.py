@@ -2,8 +2,9 @@
 
 Theory of operation. OpenSSL verifies chain, dates, purpose, constraints and revocation lists. What it does not know is
 looked at here once the handshake is complete: the allow-list of names, and, since a session that is resumed is not
-verified anew, the dates once more. A session can be resumed only by contexts that ask for the same, in this worker or
-another: ticket keys are derived from CAs, lists and names, too, so no session outlives what it was verified by.
+verified anew, the dates once more; when it ends is kept for the time after (see `server.clients`). A session can be
+resumed only by contexts that ask for the same, in this worker or another: ticket keys are derived from CAs, lists and
+names, too, so no session outlives what it was verified by.
 
 A context that asks for certificates serves a handshake from its first byte: OpenSSL takes the mode of verification from
 the context that a handshake began with, so that one which is put in its place by the server name would ask nobody. See
@@ -13,6 +14,7 @@ the context that a handshake began with, so that one which is put in its place b
 from __future__ import annotations
 
 import hashlib
+import math
 import ssl
 from typing import cast
 
@@ -37,14 +39,18 @@ class ClientSession:
         policy: What was asked.
         header: Element of X-Forwarded-Client-Cert; empty if nothing is to be told.
         is_known: The client has shown a certificate.
+        ends_at: Until when that certificate is good (its notAfter), Unix seconds; `math.inf` if none was shown.
     """
 
-    __slots__ = ("header", "is_known", "policy")
+    __slots__ = ("ends_at", "header", "is_known", "policy")
 
-    def __init__(self, policy: ClientAuth, *, header: bytes = b"", is_known: bool = False) -> None:
+    def __init__(
+        self, policy: ClientAuth, *, header: bytes = b"", is_known: bool = False, ends_at: float = math.inf
+    ) -> None:
         self.policy = policy
         self.header = header
         self.is_known = is_known
+        self.ends_at = ends_at
 
 
 class BindingContext(ssl.SSLContext):
@@ -120,7 +126,7 @@ def admit(connection: ssl.SSLObject, *, now: float) -> ClientSession | None:
         said = str(names).encode("ascii", "backslashreplace").decode("ascii")[:_MAX_SHOWN]
         raise ClientRefused(f"a certificate for {said}, which is not in subjectAltNames")
     if not policy.is_forwarded:
-        return ClientSession(policy, is_known=True)
+        return ClientSession(policy, is_known=True, ends_at=ends_at)
     certificate = ClientCertificate(
         digest=hashlib.sha256(der).hexdigest(),
         names=names,
@@ -131,7 +137,7 @@ def admit(connection: ssl.SSLObject, *, now: float) -> ClientSession | None:
     header = element(certificate, policy.details, by=context.by)
     if len(header) > MAX_ELEMENT_BYTES:
         raise ClientRefused(f"a certificate of which more than {MAX_ELEMENT_BYTES} bytes would have to be told")
-    return ClientSession(policy, header=header, is_known=True)
+    return ClientSession(policy, header=header, is_known=True, ends_at=ends_at)
 
 
 def _chain(connection: ssl.SSLObject, der: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import trio
 
@@ -21,12 +21,13 @@ from datum_router_proxy.egress.connection import EgressConnection
 from datum_router_proxy.egress.desk import EgressDesk
 from datum_router_proxy.egress.resolver import Ask, NameResolver
 from datum_router_proxy.egress.server import RuleBook
+from datum_router_proxy.egress.tunnels import OpenTunnels
 from datum_router_proxy.loop import Loop
 from datum_router_proxy.memory import MemoryGauge, needed_descriptors, raise_descriptor_limit
 from datum_router_proxy.overload import Pressure, pressure
 from datum_router_proxy.pipeline import Pipeline
 from datum_router_proxy.replies import OVERLOADED
-from datum_router_proxy.server.clients import end_outdated
+from datum_router_proxy.server.clients import ClientDates, end_outdated
 from datum_router_proxy.server.connection import Unknown
 from datum_router_proxy.server.drain import DrainPlan, Phase
 from datum_router_proxy.server.listener import AcceptCounts, AcceptLimits, ListenerTask
@@ -44,7 +45,7 @@ REST_TICKS = 8
 REST_AFTER_S = 2.0
 """Seconds of silence after which a connection forgets its last head: 2 KB, for 40 us of the next request."""
 SWEEP_TICKS = 4
-"""Idle upstream connections are looked at every so many ticks."""
+"""Idle upstream connections, and the dates of clients' certificates, are looked at every so many ticks."""
 
 
 class ProxyDataPlane:
@@ -55,6 +56,7 @@ class ProxyDataPlane:
         "_attachments",
         "_connections",
         "_counts",
+        "_dates",
         "_egress",
         "_holder",
         "_listeners",
@@ -70,6 +72,7 @@ class ProxyDataPlane:
         "_settings",
         "_streams",
         "_transport",
+        "_wall_clock",
     )  # fmt: skip
 
     def __init__(
@@ -78,8 +81,14 @@ class ProxyDataPlane:
         observer: DataPlaneObserver,
         settings: ProxySettings,
         ask: Ask | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        """Begin with nothing to accept on; `ask` answers for name servers in tests."""
+        """Begin with nothing to accept on.
+
+        Args:
+            ask: Answers for name servers in tests.
+            wall_clock: Unix seconds, for what has dates: certificates of clients.
+        """
         self._holder = holder
         self._observer = observer
         self._settings = settings
@@ -91,9 +100,10 @@ class ProxyDataPlane:
         self._streams = Streams(self._loop, holder, observer, settings, self._transport)
         self._secrets: tuple[bytes, ...] = ()
         self._connections: set[Unknown | Stream | EgressConnection] = set()
-        self._egress = RuleBook(
-            EgressDesk(self._loop, holder, settings, NameResolver(self._loop, settings, ask), observer)
-        )
+        desk = EgressDesk(self._loop, holder, settings, NameResolver(self._loop, settings, ask), observer)
+        self._egress = RuleBook(desk, OpenTunnels(self._loop, desk))
+        self._wall_clock = wall_clock
+        self._dates = ClientDates(wall_clock)
         self._counts = AcceptCounts()
         self._accept_limits = AcceptLimits(
             max_per_listener=settings.max_connections_per_listener,
@@ -140,6 +150,7 @@ class ProxyDataPlane:
             attachments=self._attachments,
             on_stream=self._on_stream,
             secrets=self._secrets,
+            wall_clock=self._wall_clock,
         )
         log.info("listening", extra={"listener": listener.name, "host": listener.host, "port": listener.port})
 
@@ -204,6 +215,7 @@ class ProxyDataPlane:
             *self._transport.take_cells(),
             *self._egress.desk.take_cells(),
             *self._streams.take_cells(),
+            *self._dates.take_cells(),
         ]
         for listener in (*self._listeners.values(), *self._removed):
             cells += listener.take_cells()
@@ -220,6 +232,7 @@ class ProxyDataPlane:
             return
         connection = Unknown(self._pipeline, channel, listener)
         self._connections.add(connection)
+        self._dates.watch(connection)
         self._loop.spawn(self._serve(connection), name=f"connection {listener.name}")
 
     def _on_stream(self, channel: PlainChannel, listener: Listener, server_name: str) -> None:
@@ -240,6 +253,7 @@ class ProxyDataPlane:
             if connection.serving is not None:
                 await connection.serving.run(connection.take_first())
         finally:
+            self._dates.forget(connection)
             self._ended(connection)
 
     async def _serve_egress(self, connection: EgressConnection) -> None:
@@ -262,10 +276,12 @@ class ProxyDataPlane:
             ticks += 1
             if ticks % SWEEP_TICKS == 0:
                 self._transport.sweep(self._holder.current)
+                await self._dates.end_expired()
             if ticks % REST_TICKS == 0:
                 before = self._loop.now - REST_AFTER_S
                 for connection in self._connections:
                     connection.rest(before)
+            self._egress.tunnels.look()
             self._weigh()
             self._end_those_of_removed()
             if self._plan is not None:

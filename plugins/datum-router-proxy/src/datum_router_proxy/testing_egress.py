@@ -8,6 +8,9 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 
+import h2.config
+import h2.connection
+import h2.events
 import trio
 
 from datum_router.compiler.link import Snapshot
@@ -206,3 +209,55 @@ async def reply(stream: trio.SocketStream) -> tuple[bytes, bytes]:
     while len(body) < length:
         body += await stream.receive_some(length - len(body))
     return head, body
+
+
+class H2Client:
+    """A client by another library, which checks nothing of what it sends."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self._stream = stream
+        config = h2.config.H2Configuration(
+            header_encoding=None, validate_outbound_headers=False, normalize_outbound_headers=False
+        )
+        self.engine = h2.connection.H2Connection(config)
+        self.engine.initiate_connection()
+        self.events: list[h2.events.Event] = []
+
+    async def request(self, *fields: tuple[str, str], end: bool = False) -> int:
+        """Send a head, and return its stream."""
+        number = self.engine.get_next_available_stream_id()
+        self.engine.send_headers(number, [(name.encode(), value.encode()) for name, value in fields], end_stream=end)
+        await self.flush()
+        return number
+
+    async def flush(self) -> None:
+        """Send what is due."""
+        await self._stream.send_all(self.engine.data_to_send())
+
+    async def next(self, kind: type[h2.events.Event], number: int) -> h2.events.Event:
+        """Return the next event of a kind on a stream; others of it are passed over."""
+        while True:
+            for at, event in enumerate(self.events):
+                if isinstance(event, kind) and event.stream_id == number:  # type: ignore[attr-defined]  # these have one
+                    del self.events[: at + 1]
+                    return event
+            data = await self._stream.receive_some(65_536)
+            assert data, "the connection ended"
+            for event in self.engine.receive_data(data):
+                self.events.append(event)
+                if isinstance(event, h2.events.DataReceived):
+                    self.engine.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            await self.flush()
+
+    async def status(self, number: int) -> bytes:
+        """Return the status of an answer."""
+        event = await self.next(h2.events.ResponseReceived, number)
+        return bytes(dict(event.headers)[b":status"])  # type: ignore[attr-defined]  # it has some
+
+    async def data(self, number: int, size: int) -> bytes:
+        """Return the next `size` bytes of a stream."""
+        found = b""
+        while len(found) < size:
+            event = await self.next(h2.events.DataReceived, number)
+            found += event.data  # type: ignore[attr-defined]  # it has some
+        return found

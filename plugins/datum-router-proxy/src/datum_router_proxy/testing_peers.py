@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
@@ -173,11 +174,12 @@ async def gateway(
     settings: ProxySettings = ProxySettings(),
     listener: Listener = Listener(name="test"),
     plugins: PluginSet | None = None,
+    wall_clock: Callable[[], float] = time.time,
 ) -> AsyncIterator[Gateway]:
     """Run a data plane with one listener on loopback."""
     holder = Holder(make_snapshot(services, [make_rule()] if rules is None else rules, [listener], plugins))
     recorder = Recorder()
-    plane = ProxyDataPlane(holder, recorder, settings)
+    plane = ProxyDataPlane(holder, recorder, settings, wall_clock=wall_clock)
     sock = socket.create_server(("127.0.0.1", 0), backlog=128)
     sock.setblocking(False)
     port = sock.getsockname()[1]

@@ -275,9 +275,8 @@ class EgressConnection:
             idle_s=rule.idle_s or settings.tunnel_idle_timeout_s,
             moves_per_turn=settings.moves_per_turn,
         )
-        desk = self._book.desk
         reason = Reason.INTERNAL
-        desk.opened(rule.name)
+        opened = self._book.tunnels.open(decision, self._listener, (upstream.peer[0],))
         try:
             await tunnel.run()
             await drain(self._channel)
@@ -290,8 +289,8 @@ class EgressConnection:
             reason = error.reason
             raise
         finally:
-            desk.closed(rule.name)
-            desk.tunnel_ended(decision, self._listener, "h1", tunnel, reason)
+            self._book.tunnels.close(opened)
+            self._book.desk.tunnel_ended(opened.decision, self._listener, "h1", tunnel, reason)
 
     def _say(self, reply: LocalReply) -> None:
         """Answer a CONNECT that leads nowhere, and close."""

@@ -41,11 +41,18 @@ _NO_POLICY = EgressPolicy()
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
-    """A verdict, and what it was about."""
+    """A verdict, and what it was about.
+
+    Attributes:
+        judged_by: The policy that it is of.
+        is_tls: It was asked for by a ClientHello.
+    """
 
     verdict: Verdict
     source: EgressSource
     destination: Destination | None
+    judged_by: EgressPolicy = _NO_POLICY
+    is_tls: bool = False
 
 
 class Carried(Protocol):
@@ -99,9 +106,14 @@ class EgressDesk:
         return self._holder.current
 
     @property
+    def policy(self) -> EgressPolicy:
+        """Return the policy in force as data; the same object as long as it has not changed."""
+        return self._holder.current.data.egress or _NO_POLICY
+
+    @property
     def table(self) -> EgressTable:
         """Return the policy in force."""
-        policy = self._holder.current.data.egress or _NO_POLICY
+        policy = self.policy
         if policy is not self._table.policy:
             self._table = EgressTable(policy, self._closed)
             self._buckets = {
@@ -151,12 +163,22 @@ class EgressDesk:
             verdict = self._without_own(verdict, destination)
         if verdict.is_allowed and verdict.rule is not None and not self._has_token(verdict.rule):
             verdict = denied(EgressReason.RATE_LIMITED, "the rate limit of the VPCEgress is used up", verdict.rule)
-        return self._done(Decision(verdict=verdict, source=source, destination=destination), listener, method, path)
+        decision = Decision(
+            verdict=verdict, source=source, destination=destination, judged_by=table.policy, is_tls=is_tls
+        )
+        return self._done(decision, listener, method, path)
 
     def refuse(self, decision: Decision, listener: Listener, reason: EgressReason, detail: str) -> Decision:
         """Count and log that what was allowed is refused after all."""
         verdict = denied(reason, detail, decision.verdict.rule)
         return self._done(msgspec.structs.replace(decision, verdict=verdict), listener, None, None)
+
+    def revoke(self, decision: Decision, listener: Listener, method: str | None, path: str | None) -> None:
+        """Count and log that a tunnel which was let through is denied by the policy of today."""
+        found = decision.verdict
+        verdict = denied(EgressReason.POLICY_CHANGED, found.detail, found.rule)
+        revoked = msgspec.structs.replace(decision, verdict=verdict)
+        self._done(revoked, listener, method, path, because=found.reason.value)
 
     def opened(self, policy: str) -> None:
         """Count a tunnel or request that goes on."""
@@ -228,7 +250,9 @@ class EgressDesk:
             self._buckets[rule.name] = kept
         return kept[2].take(self._loop.now) == 0
 
-    def _done(self, decision: Decision, listener: Listener, method: str | None, path: str | None) -> Decision:
+    def _done(
+        self, decision: Decision, listener: Listener, method: str | None, path: str | None, because: str = ""
+    ) -> Decision:
         verdict = decision.verdict
         word = "allow" if verdict.is_allowed else "deny"
         self._decisions[word, verdict.reason.value] += 1
@@ -243,6 +267,7 @@ class EgressDesk:
                 extra={
                     "verdict": word,
                     "reason": verdict.reason.value,
+                    "because": because,
                     "egress": verdict.policy,
                     "source": decision.source.name,
                     "client": decision.source.address,

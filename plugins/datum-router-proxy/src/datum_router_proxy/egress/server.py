@@ -39,6 +39,7 @@ from datum_router_proxy.channel import Channel, ChannelError
 from datum_router_proxy.egress.desk import Decision, EgressDesk
 from datum_router_proxy.egress.dialing import dial_one, hello_of, require_name
 from datum_router_proxy.egress.tunnel import StreamTunnel
+from datum_router_proxy.egress.tunnels import OpenTunnels
 from datum_router_proxy.exchange import ClientGone, Downstream
 from datum_router_proxy.express import Begun
 from datum_router_proxy.flight import AnyFlight, FlyingDownstream, SinglyDownstream, Takeoff
@@ -154,13 +155,13 @@ class EgressServer:
             await self._connect(downstream, template)
             return
         rule: LinkedRule = self._book.refused
-        policy = ""
+        allowed: Decision | None = None
         try:
             reply = self._unfit(template)
             if reply is None:
                 decision = await self._decide(downstream, template)
                 if decision.verdict.is_allowed:
-                    policy = decision.verdict.policy
+                    allowed = decision
                     rule = self._book.rule(decision)
                 else:
                     reply = reply_to(decision.verdict)
@@ -171,8 +172,18 @@ class EgressServer:
         loop = self.loop
         chosen: Lease | LocalReply = rule.select(template.head, rng=loop.rng, now=loop.now) if reply is None else reply
         begun = Begun(rule, chosen, loop.now)
-        if not policy:
+        if allowed is None:
             await self._pipeline.serve(downstream, template, begun)
+            return
+        policy = allowed.verdict.policy
+        if template.is_tunnel:  # a WebSocket
+            opened = self._book.tunnels.open(
+                allowed, self._listener, allowed.verdict.addresses, method=template.method, path=template.path
+            )
+            try:
+                await self._pipeline.serve(downstream, template, begun)
+            finally:
+                self._book.tunnels.close(opened)
             return
         self._book.desk.opened(policy)
         try:
@@ -253,9 +264,8 @@ class EgressServer:
             idle_s=rule.idle_s or self.settings.tunnel_idle_timeout_s,
             moves_per_turn=self.settings.moves_per_turn,
         )
-        desk = self._book.desk
         reason = Reason.INTERNAL
-        desk.opened(rule.name)
+        opened = self._book.tunnels.open(decision, self._listener, (upstream.peer[0],))
         try:
             await tunnel.run()
             reason = Reason.ROUTED
@@ -266,8 +276,8 @@ class EgressServer:
             reason = error.reason
             raise
         finally:
-            desk.closed(rule.name)
-            desk.tunnel_ended(decision, self._listener, "h2", tunnel, reason)
+            self._book.tunnels.close(opened)
+            self._book.desk.tunnel_ended(opened.decision, self._listener, "h2", tunnel, reason)
 
     def _unfit(self, template: Template) -> LocalReply | None:
         """Return the reply to what is no request to a proxy, whatever the policy says."""
@@ -320,13 +330,15 @@ class RuleBook:
     """Rules for the pipeline, by what was decided; one per process.
 
     Attributes:
+        tunnels: Those that are open.
         refused: The rule of what is answered without going anywhere.
     """
 
-    __slots__ = ("_policy", "_rules", "_trials", "desk", "refused")
+    __slots__ = ("_policy", "_rules", "_trials", "desk", "refused", "tunnels")
 
-    def __init__(self, desk: EgressDesk) -> None:
+    def __init__(self, desk: EgressDesk, tunnels: OpenTunnels) -> None:
         self.desk = desk
+        self.tunnels = tunnels
         self._trials = TrialDesk(LocalPermits(), lambda _verdict: None)
         self._rules: OrderedDict[_Key, LinkedRule] = OrderedDict()
         self._policy: object = None

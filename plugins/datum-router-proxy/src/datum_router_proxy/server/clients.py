@@ -1,10 +1,20 @@
-"""Client certificates at a listener: who is let in, counted by verdict, and who must leave when that changes."""
+"""Client certificates at a listener: who is let in, counted by verdict, and who must leave when that changes.
+
+Certificates have dates, and dates are of the wall clock, which may be set: so the end of one is compared with that
+clock again and again, and never becomes a deadline of the monotonic clock, which neither a clock that is put right nor
+a machine that has slept would move. Nothing is looked at for a request: the data plane looks every second, and passes
+over its connections only once the first of their certificates has ended.
+"""
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+import trio
 
 from datum_router.observe import names
 from datum_router.observe.cells import Cell
@@ -16,6 +26,9 @@ from datum_router_proxy.server.tls import ServerTls
 from datum_router_proxy.tls_channel import TlsChannel
 
 log = logging.getLogger(__name__)
+
+EXPIRED_SLICE: Final = 128
+"""Connections whose certificate has ended that are told to end before others run."""
 
 
 class ClientDesk:
@@ -59,6 +72,67 @@ class ClientDesk:
         counts, self._counts = self._counts, {}
         for verdict, count in counts.items():
             yield Cell(names.CLIENT_CERTIFICATES.name, (self._listener, verdict), count)
+
+
+class ClientDates:
+    """End connections gracefully whose client's certificate has ended since the handshake.
+
+    Args:
+        clock: Unix seconds.
+    """
+
+    __slots__ = ("_clock", "_counts", "_first_end_at", "_watched")
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._watched: set[Unknown] = set()
+        self._first_end_at = math.inf  # or earlier: of a connection that is gone
+        self._counts: dict[str, int] = {}
+
+    def watch(self, connection: Unknown) -> None:
+        """Look after a new connection, if its client has shown a certificate."""
+        client = connection.channel.client
+        if client is not None and client.is_known:
+            self._watched.add(connection)
+            self._first_end_at = min(self._first_end_at, client.ends_at)
+
+    def forget(self, connection: Unknown) -> None:
+        """Note that a connection has ended."""
+        self._watched.discard(connection)
+
+    async def end_expired(self) -> None:
+        """Tell those to end whose certificate has ended: each once, logged and counted; others run in between."""
+        now = self._clock()
+        if now <= self._first_end_at:
+            return
+        # One that has not said yet what it speaks cannot be told; it is looked at again.
+        due = [one for one in self._watched if _ends_at(one) < now and one.serving is not None]
+        for index, connection in enumerate(due):
+            if index and index % EXPIRED_SLICE == 0:
+                await trio.lowlevel.checkpoint()
+            if connection not in self._watched:
+                continue  # it has ended meanwhile
+            self._watched.discard(connection)
+            connection.begin_drain()
+            connection.finish_drain()
+            listener = connection.listener.name
+            self._counts[listener] = self._counts.get(listener, 0) + 1
+            log.info(
+                "client certificate expired on an open connection",
+                extra={"listener": listener, "peer": connection.channel.peer[0], "expired_at": _ends_at(connection)},
+            )
+        self._first_end_at = min(map(_ends_at, self._watched), default=math.inf)
+
+    def take_cells(self) -> Iterator[Cell]:
+        """Give what has been counted since the last call."""
+        counts, self._counts = self._counts, {}
+        for listener, count in counts.items():
+            yield Cell(names.CLIENT_CERTIFICATES.name, (listener, "expired"), count)
+
+
+def _ends_at(connection: Unknown) -> float:
+    client = connection.channel.client
+    return math.inf if client is None else client.ends_at
 
 
 def end_outdated(connections: Iterable[Unknown], listener: str, tls: ServerTls | None) -> int:

@@ -38,6 +38,7 @@ from datum_router_proxy.wire.http2 import (
 )
 
 _BODYLESS = frozenset((204, 304))
+_CANCELLED = frozenset((Reason.DRAINING, Reason.POLICY_CHANGED))
 _TIMEOUTS = frozenset((Reason.IDLE_TIMEOUT, Reason.WRITE_TIMEOUT))
 
 
@@ -463,6 +464,6 @@ class H2Stream:
     def abort(self, reason: Reason) -> None:
         """Reset the stream, so that the answer cannot be taken for complete."""
         self._outbound.is_done = True
-        code = ErrorCode.CANCEL if reason is Reason.DRAINING else ErrorCode.INTERNAL_ERROR
+        code = ErrorCode.CANCEL if reason in _CANCELLED else ErrorCode.INTERNAL_ERROR
         self._connection.engine.reset_stream(self.stream_id, code)
         self._connection.wake()

@@ -31,6 +31,7 @@ import logging
 import os
 import select
 import socket
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
@@ -106,6 +107,7 @@ class ListenerTask:
             nobody has looked), and owns it; only needed for listeners of such modes.
         rejected: Counts by protocol (`tcp`, `tls`) and reason.
         secrets: See `ServerTls`.
+        wall_clock: Unix seconds: certificates of clients have dates.
         attachments: Interface -> VPCAttachment (`namespace/name`) of this gateway.
 
     Attributes:
@@ -151,6 +153,7 @@ class ListenerTask:
         attachments: Mapping[str, str] | None = None,
         on_stream: OnStream | None = None,
         secrets: Sequence[bytes] = (),
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._loop = loop
         self._sock = sock
@@ -164,7 +167,7 @@ class ListenerTask:
         self._seen: dict[tuple[str, str, bool], Listener] = {}
         self._peers = Peers(listener.trusted_proxies)
         self._tls: ServerTls | None = None
-        self._clients = ClientDesk(listener.name)
+        self._clients = ClientDesk(listener.name, wall_clock)
         self._is_stopping = False
         self.listener = listener
         self.connections = 0
