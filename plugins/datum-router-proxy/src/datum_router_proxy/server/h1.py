@@ -15,6 +15,7 @@ from datum_router_proxy.express import Begun
 from datum_router_proxy.loop import DeadlineExpired, Task, TaskCancelled, current_task, park
 from datum_router_proxy.request import Template, from_h1
 from datum_router_proxy.server.base import Server, client_hop, refusal
+from datum_router_proxy.server.drain import NEWCOMER_S
 from datum_router_proxy.server.h1_exchange import H1Exchange
 from datum_router_proxy.wire import hygiene
 from datum_router_proxy.wire.http1 import (
@@ -34,8 +35,8 @@ class H1Connection(H1Exchange):
     """One connection, which is its own `exchange.Downstream`: one request at a time (threat A19)."""
 
     __slots__ = (
-        "_begun", "_flying", "_given", "_hop", "_is_idle", "_is_late", "_last_with_body", "_listener", "_may_fly",
-        "is_deferred", "unserved",
+        "_begun", "_flying", "_given", "_has_asked", "_hop", "_is_idle", "_is_late", "_last_with_body", "_listener",
+        "_may_fly", "is_deferred", "unserved",
     )  # fmt: skip
 
     def __init__(self, plane: Server, channel: Channel, listener: Listener) -> None:
@@ -48,6 +49,7 @@ class H1Connection(H1Exchange):
         self._flying: Template | None = None  # what was begun without the task, and how it stands
         self._begun: Begun | None = None
         self._is_idle = True
+        self._has_asked = False  # its first request has come, which is always read by the task
         self.is_deferred = False  # see `loop.Deferrable`
         self._is_late = False  # it was put off for so long that its request is turned away
         self.unserved = b""  # begins with a CONNECT: whoever takes it has the channel, which is left open
@@ -64,20 +66,19 @@ class H1Connection(H1Exchange):
         if first:
             engine.receive_data(first)
             first = b""
-        is_first = True
         try:
             while True:
-                template = await self._next_request(is_first=is_first)
+                template = await self._next_request()
                 if template is None:
                     break
-                is_first = False
+                self._has_asked = True
                 channel.deferrable = None  # what more comes of it is part of what is under way
                 begun, self._begun = self._begun, None
                 if self._is_late:
                     self._is_late = False
                     await plane.turn_away(self, template)
                 else:
-                    await plane.serve(self, template, begun)
+                    await self._plane.serve(self, template, begun)  # not `plane`: see `depart`
                 template = begun = None  # an idle connection is to hold nothing but what `rest` can forget
                 self._task.deadline = math.inf
                 channel.deferrable = self
@@ -113,7 +114,7 @@ class H1Connection(H1Exchange):
         else:
             self._channel.linger(self._plane.settings.linger_bytes, self._plane.settings.linger_s)
 
-    async def _next_request(self, *, is_first: bool) -> Template | None:
+    async def _next_request(self) -> Template | None:
         """Wait for a request; None if the connection is to be closed."""
         engine, channel = self._engine, self._channel
         plane, task = self._plane, self._task
@@ -121,7 +122,7 @@ class H1Connection(H1Exchange):
         assert task is not None
         loop = plane.loop
         self._is_idle = True
-        wait_s = settings.first_byte_timeout_s if is_first else settings.keep_alive_timeout_s
+        wait_s = settings.keep_alive_timeout_s if self._has_asked else settings.first_byte_timeout_s
         task.deadline, task.deadline_reason = loop.now + wait_s, Reason.IDLE_TIMEOUT
         block = b""
         try:
@@ -333,10 +334,19 @@ class H1Connection(H1Exchange):
         """Do nothing: while the gateway ends, each answer says that it is the last one."""
 
     def finish_drain(self) -> None:
-        """Close now if nothing is under way, else after that; its answer says so if it has not begun."""
+        """Close now if nothing is under way, else after that; its answer says so if it has not begun.
+
+        Who has just connected is waited for: to be called until the connection has ended.
+        """
         self._is_ending = True
-        if self._is_idle and self._given is None and not self._channel.readable:
+        if not self._is_idle or self._given is not None or self._channel.readable:
+            return
+        if self._has_asked or self._plane.loop.now - self._channel.last_progress >= NEWCOMER_S:
             self.cut()
+
+    def depart(self, server: Server) -> None:
+        """Have what is asked from now on served by `server`."""
+        self._plane = server
 
     def cut(self) -> None:
         """End everything."""
