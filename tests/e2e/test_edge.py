@@ -188,6 +188,32 @@ def test_plain_requests_are_redirected_and_answers_over_tls_say_hsts_for_the_hos
             assert answer.lower().count(b"strict-transport-security: max-age=600; includesubdomains\r\n") == 1
 
 
+def test_a_request_that_is_coming_in_when_its_listener_goes_is_served_by_the_routes_it_had(edge: Edge) -> None:
+    (other,) = free_ports(1)
+    edge.put("one", edge.https("one", "one.test"))
+    edge.start(DATUM_ROUTER_DATA_PLANE_CONFIG="head_timeout_s=60")
+
+    def answers() -> bool:
+        with contextlib.suppress(OSError):
+            return edge.ask(socket.create_connection(("127.0.0.1", other), timeout=10), "two.test")[0] == 200
+        return False
+
+    with socket.create_connection(("127.0.0.1", edge.plain), timeout=10) as plain, edge.connect("one.test") as secure:
+        for sock in (plain, secure):
+            sock.sendall(b"GET / HTTP/1.1\r\n")
+        listener = {"name": "http", "port": other, "protocol": "HTTP", "address": "127.0.0.1"}
+        edge.put("one", ingress("two", {"host": "two.test", "rules": RULES, "listeners": [listener]}))
+        edge.kit.eventually(answers, "the other listener")
+        for sock in (plain, secure):
+            sock.sendall(b"Host: one.test\r\n\r\n")
+            answer = b""
+            while chunk := sock.recv(65536):
+                answer += chunk
+            assert answer.startswith(b"HTTP/1.1 200 "), answer
+            assert b"\r\nconnection: close\r\n" in answer.lower()
+            assert answer.endswith(b"ok")
+
+
 def test_the_field_of_a_service_gives_way_and_local_replies_have_ours(edge: Edge, start_backend: Any) -> None:
     own = b"HTTP/1.1 200 OK\r\nStrict-Transport-Security: max-age=1\r\ncontent-length: 0\r\n\r\n"
     backend = start_backend(lambda sock, _rest: sock.sendall(own))

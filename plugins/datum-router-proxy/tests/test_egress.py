@@ -448,6 +448,20 @@ async def test_each_denial_is_a_line_in_the_log_and_what_is_allowed_where_it_is_
 
 
 @in_trio
+async def test_a_drain_waits_for_what_a_new_connection_asks() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(connection, "NEWCOMER_S", 60.0)
+        async with rig() as made, await made.connect() as stream:
+            while not made.plane.stats()["connections"]:
+                await trio.testing.wait_all_tasks_blocked()
+            made.plane.begin_drain(lameduck_s=0.0, grace_s=8.0)
+            await stream.send_all(f"CONNECT {NAME}:{made.upstream} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            assert (await until(stream, b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            await stream.send_all(b"ping")
+            assert await until(stream, b"ping") == b"ping"
+
+
+@in_trio
 async def test_a_drain_lets_tunnels_go_on_until_the_grace_ends() -> None:
     async with rig() as made:
         stream = await made.tunnel()

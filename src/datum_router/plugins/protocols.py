@@ -329,7 +329,10 @@ class DataPlane(Protocol):
         ...
 
     def remove_listener(self, name: str) -> None:
-        """Stop accepting on it; open connections finish their requests."""
+        """Stop accepting on it; open connections finish their requests.
+
+        Called before the snapshot without it is in force: what the holder has then still knows the listener.
+        """
         ...
 
     def begin_drain(self, *, lameduck_s: float, grace_s: float) -> None:

@@ -190,6 +190,7 @@ class Worker:
             failure = f"{type(error).__name__}: {error}"
             await self._channel.send(LinkFailed(version=data.version, error=failure))
             return
+        self._detach_listeners()  # before the swap: who still comes in by them is served as they were
         self._holder.swap(snapshot)
         self._attach_listeners()
         self._drop_sockets()
@@ -212,12 +213,15 @@ class Worker:
         finally:
             gc.enable()
 
-    def _attach_listeners(self) -> None:
-        wanted = {listener.name: listener for listener in self._data.listeners}
+    def _detach_listeners(self) -> None:
+        wanted = {listener.name for listener in self._data.listeners}
         for name in [name for name in self._listeners if name not in wanted]:
             del self._listeners[name]
             self._plane.remove_listener(name)
-        for name, listener in wanted.items():
+
+    def _attach_listeners(self) -> None:
+        for listener in self._data.listeners:
+            name = listener.name
             before = self._listeners.get(name)
             if before is not None:
                 if before != listener:

@@ -29,6 +29,7 @@ from datum_router_proxy.pipeline import Pipeline
 from datum_router_proxy.replies import OVERLOADED
 from datum_router_proxy.server.clients import ClientDates, end_outdated
 from datum_router_proxy.server.connection import Unknown
+from datum_router_proxy.server.departed import DepartedServer
 from datum_router_proxy.server.drain import DrainPlan, Phase
 from datum_router_proxy.server.listener import AcceptCounts, AcceptLimits, ListenerTask
 from datum_router_proxy.server.stream import Stream, Streams
@@ -57,6 +58,7 @@ class ProxyDataPlane:
         "_connections",
         "_counts",
         "_dates",
+        "_departed",
         "_egress",
         "_holder",
         "_listeners",
@@ -96,6 +98,7 @@ class ProxyDataPlane:
         self._transport = Transport(self._loop, settings)
         self._pipeline = Pipeline(self._loop, holder, observer, settings, self._transport)
         self._listeners: dict[str, ListenerTask] = {}
+        self._departed: dict[str, DepartedServer] = {}  # by listener, while somebody may come in by it
         self._removed: list[ListenerTask] = []  # until their last connection is closed, for telemetry
         self._streams = Streams(self._loop, holder, observer, settings, self._transport)
         self._secrets: tuple[bytes, ...] = ()
@@ -174,11 +177,19 @@ class ProxyDataPlane:
             task.set_secrets(self._secrets)
 
     def remove_listener(self, name: str) -> None:
-        """Stop accepting; open connections finish their requests, and streams of bytes go on until they end."""
+        """Stop accepting; open connections finish their requests, and streams of bytes go on until they end.
+
+        A first request that is still on its way is served by the snapshot that is in force now.
+        """
         task = self._listeners.pop(name, None)
         if task is not None:
             self._removed.append(task)
             task.stop_accepting()
+            departed = self._departed.setdefault(name, DepartedServer(self._pipeline))
+            departed.serve_by(self._holder.current)
+            for one in self._connections:
+                if isinstance(one, Unknown) and one.listener.name == name and not one.has_departed:
+                    one.depart(departed)
             self._end_those_of_removed()
 
     def begin_drain(self, *, lameduck_s: float, grace_s: float) -> None:
@@ -231,6 +242,10 @@ class ProxyDataPlane:
             self._loop.spawn(self._serve_egress(outbound), name=f"connection {listener.name}")
             return
         connection = Unknown(self._pipeline, channel, listener)
+        departed = None if listener.name in self._listeners else self._departed.get(listener.name)
+        if departed is not None:  # it was on its way in when its listener went
+            connection.depart(departed)
+            connection.finish_drain()
         self._connections.add(connection)
         self._dates.watch(connection)
         self._loop.spawn(self._serve(connection), name=f"connection {listener.name}")
@@ -307,14 +322,14 @@ class ProxyDataPlane:
             connection.begin_drain()  # GOAWAY, once each; those that stay are served on
 
     def _end_those_of_removed(self) -> None:
-        """End the connections of listeners that are gone; every tick, since some were still on their way in.
-
-        What such a connection may be asked stands in no snapshot any more.
-        """
+        """End the connections of listeners that are gone; every tick, since some were still on their way in."""
+        self._departed = {name: departed for name, departed in self._departed.items() if not departed.forget()}
         if not self._removed:
             return
         for one in list(self._connections):
-            if one.listener.name not in self._listeners and not isinstance(one, Stream):
+            if isinstance(one, Stream):
+                continue
+            if one.has_departed if isinstance(one, Unknown) else one.listener.name not in self._listeners:
                 one.begin_drain()
                 one.finish_drain()
 
@@ -336,11 +351,10 @@ class ProxyDataPlane:
             self._pipeline.close_tunnels()
         if self._phase >= Phase.FINISHING:
             for connection in list(self._connections):
-                # Who was accepted in the last moment has been told nothing, so nobody but us can serve its request.
-                if not (isinstance(connection, Unknown) and connection.is_new):
-                    connection.finish_drain()
-        is_still_accepting = any(listener.is_accepting for listener in self._listeners.values())
-        if self._phase >= Phase.FINISHING and not self._connections and not is_still_accepting:
+                connection.finish_drain()
+        # Who is still shaking hands is no connection yet, but has been let in.
+        is_coming = bool(self._counts.handshakes) or any(one.is_accepting for one in self._listeners.values())
+        if self._phase >= Phase.FINISHING and not self._connections and not is_coming:
             self._transport.close()
             self._loop.stop()
             return

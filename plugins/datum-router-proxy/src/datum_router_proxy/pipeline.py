@@ -51,6 +51,7 @@ from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, curren
 from datum_router_proxy.pump import Pump
 from datum_router_proxy.relay import Relay
 from datum_router_proxy.replies import (
+    LISTENER_GONE,
     NOT_ADMITTED,
     TOO_LARGE,
     admits,
@@ -208,17 +209,34 @@ class Pipeline:
         downstream.settle()
         raw_id = (begun.request_id if begun is not None else b"") or template.kept_id or self._ids.make()
         request = template.request(raw_id)
-        await self._serve(downstream, request, begun)
+        await self._serve(downstream, request, begun, self._holder.current)
+
+    async def serve_departed(self, downstream: Downstream, template: Template, snapshot: Snapshot | None) -> None:
+        """Answer one request of a connection whose listener has gone; see `server.departed`.
+
+        Args:
+            snapshot: The last one with the listener; None if that is too long ago.
+        """
+        downstream.settle()
+        request = template.request(template.kept_id or self._ids.make())
+        if snapshot is None:
+            await self._serve(downstream, request, None, self._holder.current, LISTENER_GONE)
+        else:
+            await self._serve(downstream, request, None, snapshot)
 
     async def turn_away(self, downstream: Downstream, template: Template) -> None:
         """Answer one request that there is no time for; it has been put off already (see `admission`)."""
         downstream.settle()
-        await self._serve(
-            downstream, template.request(template.kept_id or self._ids.make()), None, self.admission.reply
-        )
+        request = template.request(template.kept_id or self._ids.make())
+        await self._serve(downstream, request, None, self._holder.current, self.admission.reply)
 
     async def _serve(
-        self, downstream: Downstream, request: Request, begun: Begun | None, refusal: LocalReply | None = None
+        self,
+        downstream: Downstream,
+        request: Request,
+        begun: Begun | None,
+        snapshot: Snapshot,
+        refusal: LocalReply | None = None,
     ) -> None:
         template = request.template
         body = RequestBody(
@@ -233,7 +251,7 @@ class Pipeline:
         try:
             reply: LocalReply | None
             try:
-                reply = refusal or await self._forward(downstream, request, trace, begun)
+                reply = refusal or await self._forward(downstream, request, trace, begun, snapshot)
                 if reply is self.admission.reply and refusal is None:
                     await self.admission.hold(current_task())
             except DeadlineExpired as error:
@@ -265,7 +283,7 @@ class Pipeline:
             self.accounts.ended(downstream.protocol, request, trace, self.loop.now)
 
     async def _forward(
-        self, downstream: Downstream, request: Request, trace: Trace, begun: Begun | None
+        self, downstream: Downstream, request: Request, trace: Trace, begun: Begun | None, snapshot: Snapshot
     ) -> LocalReply | None:
         """Get the response from an upstream to the client; return what to say instead if there is none."""
         head = request.head
@@ -276,7 +294,6 @@ class Pipeline:
         else:
             if (unwilling := self.unwilling()) is not None:
                 return unwilling
-            snapshot = self._holder.current
             most_bytes = self._listener_limits.get(request.template.listener, 0)
             refusal = refuse(snapshot, request.template, most_bytes=most_bytes, max_via_hops=self.settings.max_via_hops)
             if refusal is not None:

@@ -32,6 +32,14 @@ OVERLOADED = LocalReply(
     status=503, reason=Reason.OVERLOADED, detail="the router is short of memory", headers=((b"retry-after", b"5"),)
 )
 """For every new request while memory is short (threat E8)."""
+LISTENER_GONE = LocalReply(
+    status=503,
+    reason=Reason.DRAINING,
+    detail="the listener of this connection has been removed",
+    headers=((b"retry-after", b"1"),),
+)
+"""For a request on a connection whose listener went so long ago that its routes are forgotten; never 404, which clients
+may keep as the truth about the resource."""
 TOO_LARGE = LocalReply(status=413, reason=Reason.BODY_TOO_LARGE, detail="the request body is too large")
 NOT_ADMITTED = LocalReply(
     status=421,

@@ -33,6 +33,7 @@ from datum_router_proxy.egress.tunnel import ByteTunnel
 from datum_router_proxy.loop import DeadlineExpired, TaskCancelled, current_task
 from datum_router_proxy.pipeline import Pipeline
 from datum_router_proxy.replies import for_upstream_error
+from datum_router_proxy.server.drain import NEWCOMER_S
 from datum_router_proxy.server.h1 import H1Connection
 from datum_router_proxy.server.h2 import H2Connection
 from datum_router_proxy.wire import client_hello, connect
@@ -317,11 +318,15 @@ class EgressConnection:
             self._serving.begin_drain()
 
     def finish_drain(self) -> None:
-        """Take no further request; close now if nothing is under way. A tunnel goes on until it is cut."""
+        """Take no request but a first one; close now if nothing is under way. A tunnel goes on until it is cut."""
         if self._serving is not None:
             self._serving.finish_drain()
-        elif not self._is_busy and self._task is not None and not self._channel.readable:
+        elif not self._is_busy and self._task is not None and not self._channel.readable and not self._is_new:
             self._task.cancel(Reason.DRAINING)
+
+    @property
+    def _is_new(self) -> bool:
+        return self._pipeline.loop.now - self._channel.last_progress < NEWCOMER_S
 
     def cut(self) -> None:
         """End everything."""

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Final
 
 from datum_router.model.listener import Listener
 from datum_router.reasons import Reason
 from datum_router_proxy.channel import Channel, ChannelError, wait_readable
 from datum_router_proxy.loop import DeadlineExpired, TaskCancelled, current_task
 from datum_router_proxy.server.base import Server
+from datum_router_proxy.server.drain import NEWCOMER_S
 from datum_router_proxy.server.h1 import H1Connection
 from datum_router_proxy.server.h2 import H2Connection
 from datum_router_proxy.wire.http2 import PREFACE, ErrorCode
 from datum_router_proxy.wire.http2.frames import goaway_frame
-
-NEWCOMER_S: Final = 1.0
-"""Time (seconds) that a client which has just connected has for its first byte while idle connections are closed."""
 
 
 class Unknown:
@@ -24,9 +21,10 @@ class Unknown:
 
     Attributes:
         serving: The connection of its protocol, once that is known.
+        has_departed: Its listener has gone; see `depart`.
     """
 
-    __slots__ = ("_channel", "_first", "_listener", "_plane", "_task", "serving")
+    __slots__ = ("_channel", "_first", "_is_ending", "_listener", "_plane", "_task", "has_departed", "serving")
 
     def __init__(self, plane: Server, channel: Channel, listener: Listener) -> None:
         self._plane = plane
@@ -35,6 +33,8 @@ class Unknown:
         self.serving: H1Connection | H2Connection | None = None
         self._first = b""
         self._task = channel.task
+        self._is_ending = False
+        self.has_departed = False
 
     async def find_out(self) -> None:
         """Find out what it speaks and set `serving`; None is left there if it has ended before that."""
@@ -65,6 +65,8 @@ class Unknown:
         serving = (H2Connection if is_h2 else H1Connection)(self._plane, channel, self._listener)
         self._first = first
         self.serving = serving
+        if self._is_ending:
+            serving.finish_drain()
 
     def take_first(self) -> bytes:
         """Return and forget the bytes that were read to find out; they are held by nobody while it is served."""
@@ -110,11 +112,6 @@ class Unknown:
         """True while no request is under way."""
         return self.serving is None or self.serving.is_idle
 
-    @property
-    def is_new(self) -> bool:
-        """True for a moment after it was accepted, while nothing has come: a request is likely to be on its way."""
-        return self.serving is None and self._plane.loop.now - self._channel.last_progress < NEWCOMER_S
-
     def rest(self, before: float) -> None:
         """Give up what only speeds up the next request, if nothing has come or gone since `before`."""
         if self.serving is not None and self._channel.last_progress < before:
@@ -126,11 +123,23 @@ class Unknown:
             self.serving.begin_drain()
 
     def finish_drain(self) -> None:
-        """Take no further request; close now if none is under way."""
+        """Take no request but a first one; close now if none is under way. To be called until it has ended."""
+        self._is_ending = True
         if self.serving is not None:
             self.serving.finish_drain()
-        elif self._task is not None and not self._channel.readable:
+        elif self._task is not None and not self._channel.readable and not self._is_new:
             self._task.cancel(Reason.DRAINING)
+
+    def depart(self, server: Server) -> None:
+        """Have what is asked from now on served by `server`: the listener has gone."""
+        self._plane = server
+        self.has_departed = True
+        if self.serving is not None:
+            self.serving.depart(server)
+
+    @property
+    def _is_new(self) -> bool:
+        return self._plane.loop.now - self._channel.last_progress < NEWCOMER_S
 
     def cut(self) -> None:
         """End everything."""

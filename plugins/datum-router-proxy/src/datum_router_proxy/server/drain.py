@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import enum
+from typing import Final
 
 import msgspec
+
+NEWCOMER_S: Final = 1.0
+"""Time (seconds) that a client which has just connected, handshake included, has for its first byte while idle
+connections are closed: it has been told nothing yet, and its request is likely to be on its way."""
 
 
 class Phase(enum.IntEnum):

@@ -4,79 +4,54 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
 from typing import Final
 
 from datum_router.errors import LocalProtocolError, RemoteProtocolError
 from datum_router.model.listener import Listener
 from datum_router.reasons import Reason
-from datum_router_proxy.answers import Answer, DateField
 from datum_router_proxy.channel import Channel, ChannelError
-from datum_router_proxy.exchange import ClientGone, Field, FieldTuple
+from datum_router_proxy.exchange import ClientGone
 from datum_router_proxy.express import Begun
 from datum_router_proxy.loop import DeadlineExpired, Task, TaskCancelled, current_task, park
 from datum_router_proxy.request import Template, from_h1
-from datum_router_proxy.server.base import Server, client_hop, refusal, tunnel_data
-from datum_router_proxy.server.known_head import KnownHead
-from datum_router_proxy.wire import hygiene, websocket
+from datum_router_proxy.server.base import Server, client_hop, refusal
+from datum_router_proxy.server.drain import NEWCOMER_S
+from datum_router_proxy.server.h1_exchange import H1Exchange
+from datum_router_proxy.wire import hygiene
 from datum_router_proxy.wire.http1 import (
-    FRAMING_CHUNKED,
-    FRAMING_NONE,
     NEED_DATA,
-    DataReceived,
     Event,
-    Framing,
-    FramingKind,
     H1RequestHead,
-    Http1Connection,
-    MessageComplete,
     RequestReceived,
-    Role,
     Signal,
     State,
     TargetForm,
 )
 
-_LENGTH: Final = FramingKind.LENGTH
 _VIA: Final = {0: b"1.0", 1: b"1.1"}
 
 
-class H1Connection:
+class H1Connection(H1Exchange):
     """One connection, which is its own `exchange.Downstream`: one request at a time (threat A19)."""
 
     __slots__ = (
-        "_begun", "_body_ended", "_channel", "_engine", "_expects_continue", "_flying", "_given", "_hop", "_is_closing",
-        "_is_ending", "_is_idle", "_is_late", "_is_tunnel", "_known", "_last_with_body", "_listener", "_may_fly",
-        "_out", "_out_bytes", "_plane", "_task", "_trailers", "_unread", "_whole_body", "has_started", "is_deferred",
-        "protocol", "request_websocket_key", "unserved",
+        "_begun", "_flying", "_given", "_has_asked", "_hop", "_is_idle", "_is_late", "_last_with_body", "_listener",
+        "_may_fly", "is_deferred", "unserved",
     )  # fmt: skip
 
     def __init__(self, plane: Server, channel: Channel, listener: Listener) -> None:
-        self._plane = plane
-        self._channel = channel
+        super().__init__(plane, channel)
         self._listener = listener
-        self._engine = Http1Connection(Role.SERVER, plane.h1_limits, plane.h1_cache)
         self._hop: hygiene.Hop | None = None  # made for the version of HTTP that the last head had
-        self._known = KnownHead(plane.h1_limits)
         self._last_with_body: tuple[H1RequestHead, Template] | None = None
-        self._whole_body = b""  # read by the express lane, and to be read again
-        self._unread = b""  # a head that was recognised by its bytes: the engine has not seen it
         self._may_fly = False  # the task sleeps between two requests, and the engine has read nothing of the next one
         self._given: bytes | None = None  # what was read for the task, which is to look at it
         self._flying: Template | None = None  # what was begun without the task, and how it stands
         self._begun: Begun | None = None
-        self._task: Task | None = None
-        self._out: list[bytes] = []
-        self._out_bytes = 0
-        self._trailers: FieldTuple = ()
-        self._body_ended = self._expects_continue = self._is_tunnel = False
-        self._is_closing = self._is_ending = False
         self._is_idle = True
+        self._has_asked = False  # its first request has come, which is always read by the task
         self.is_deferred = False  # see `loop.Deferrable`
         self._is_late = False  # it was put off for so long that its request is turned away
-        self.protocol = "h1"
-        self.has_started = False
-        self.request_websocket_key: bytes | None = None
         self.unserved = b""  # begins with a CONNECT: whoever takes it has the channel, which is left open
 
     # --- the connection's life --------------------------------------------------------------------------------
@@ -91,20 +66,19 @@ class H1Connection:
         if first:
             engine.receive_data(first)
             first = b""
-        is_first = True
         try:
             while True:
-                template = await self._next_request(is_first=is_first)
+                template = await self._next_request()
                 if template is None:
                     break
-                is_first = False
+                self._has_asked = True
                 channel.deferrable = None  # what more comes of it is part of what is under way
                 begun, self._begun = self._begun, None
                 if self._is_late:
                     self._is_late = False
                     await plane.turn_away(self, template)
                 else:
-                    await plane.serve(self, template, begun)
+                    await self._plane.serve(self, template, begun)  # not `plane`: see `depart`
                 template = begun = None  # an idle connection is to hold nothing but what `rest` can forget
                 self._task.deadline = math.inf
                 channel.deferrable = self
@@ -140,7 +114,7 @@ class H1Connection:
         else:
             self._channel.linger(self._plane.settings.linger_bytes, self._plane.settings.linger_s)
 
-    async def _next_request(self, *, is_first: bool) -> Template | None:
+    async def _next_request(self) -> Template | None:
         """Wait for a request; None if the connection is to be closed."""
         engine, channel = self._engine, self._channel
         plane, task = self._plane, self._task
@@ -148,7 +122,7 @@ class H1Connection:
         assert task is not None
         loop = plane.loop
         self._is_idle = True
-        wait_s = settings.first_byte_timeout_s if is_first else settings.keep_alive_timeout_s
+        wait_s = settings.keep_alive_timeout_s if self._has_asked else settings.first_byte_timeout_s
         task.deadline, task.deadline_reason = loop.now + wait_s, Reason.IDLE_TIMEOUT
         block = b""
         try:
@@ -344,18 +318,6 @@ class H1Connection:
         self._reset(template)
         return template
 
-    def _reset(self, template: Template) -> None:
-        self._trailers = ()
-        self._body_ended = False
-        self._whole_body = b""
-        self._expects_continue = template.expects_continue
-        self._is_tunnel = self.has_started = False
-        self.protocol = "h1"
-        self.request_websocket_key = template.websocket_key
-        if not template.has_body:
-            self._engine.next_event()  # the end of the message: nothing is on the wire for it
-            self._body_ended = True
-
     @property
     def is_idle(self) -> bool:
         """True between requests."""
@@ -372,229 +334,22 @@ class H1Connection:
         """Do nothing: while the gateway ends, each answer says that it is the last one."""
 
     def finish_drain(self) -> None:
-        """Close now if nothing is under way, else after that; its answer says so if it has not begun."""
+        """Close now if nothing is under way, else after that; its answer says so if it has not begun.
+
+        Who has just connected is waited for: to be called until the connection has ended.
+        """
         self._is_ending = True
-        if self._is_idle and self._given is None and not self._channel.readable:
+        if not self._is_idle or self._given is not None or self._channel.readable:
+            return
+        if self._has_asked or self._plane.loop.now - self._channel.last_progress >= NEWCOMER_S:
             self.cut()
+
+    def depart(self, server: Server) -> None:
+        """Have what is asked from now on served by `server`."""
+        self._plane = server
 
     def cut(self) -> None:
         """End everything."""
         if self._task is not None:
             self._may_fly = False  # what comes before its step is not to be sent any more
             self._task.cancel(Reason.DRAINING)
-
-    # --- Downstream: the request --------------------------------------------------------------------------------
-
-    @property
-    def body_ended(self) -> bool:
-        """True once the request has been read to its end."""
-        return self._body_ended
-
-    @property
-    def trailers(self) -> FieldTuple:
-        """The request's trailers."""
-        return self._trailers
-
-    @property
-    def is_gone(self) -> bool:
-        """True once the client has closed or reset; a half close counts too: nearly always it has left."""
-        return self._channel.is_closed or (self._channel.hangup and self._body_ended and not self._is_tunnel)
-
-    def watch(self) -> None:
-        """Let a client that hangs up, or has done so, cancel the task; see `exchange.Downstream`."""
-        self._channel.watcher = self._task
-        if self._channel.hangup and self._task is not None:
-            self._task.cancel(Reason.DOWNSTREAM_RESET)
-
-    def unwatch(self) -> None:
-        """Let it only show in `is_gone`."""
-        self._channel.watcher = None
-
-    @property
-    def last_progress(self) -> float:
-        """When bytes last moved."""
-        return self._channel.last_progress
-
-    def settle(self) -> None:
-        """Let the engine read a head that was recognised by its bytes."""
-        data = self._unread
-        if data:
-            self._unread = b""
-            self._engine.receive_data(data)
-            self._engine.next_event()
-            assert self._known.template is not None
-            self._reset(self._known.template)
-
-    def read_body(self) -> bytes | None:
-        """Return the next piece of the body; see `exchange.Body`."""
-        if self._is_tunnel:
-            return self._read_tunnel()
-        if self._body_ended:
-            whole, self._whole_body = self._whole_body, b""
-            return whole
-        engine = self._engine
-        channel = self._channel
-        if self._expects_continue:
-            self._expects_continue = False
-            if not engine.buffered_bytes and not channel.readable:
-                # We answer it ourselves, once an upstream is there to take the body (threat A15).
-                self._queue(engine.send_informational(100))
-                self.flush()
-        try:
-            event = engine.next_event()
-            while event is NEED_DATA:
-                if not channel.readable:
-                    return None
-                data = channel.recv()
-                if data is None:
-                    return None
-                engine.receive_data(data)
-                event = engine.next_event()
-        except ChannelError as error:
-            raise ClientGone from error
-        except RemoteProtocolError as error:
-            if error.reason is Reason.TRUNCATED:
-                raise ClientGone from error
-            raise
-        if isinstance(event, DataReceived):
-            return event.data
-        if isinstance(event, MessageComplete):
-            self._trailers = event.trailers
-        self._body_ended = True
-        return b""
-
-    def _read_tunnel(self) -> bytes | None:
-        if self._body_ended:
-            return b""
-        data = tunnel_data(self._engine, self._channel)
-        self._body_ended = data == b""
-        return data
-
-    # --- Downstream: the response -------------------------------------------------------------------------------
-
-    @property
-    def is_writable(self) -> bool:
-        """True if another piece may be queued."""
-        return self._out_bytes < self._plane.settings.buffer_bytes and not self._channel.buffered
-
-    @property
-    def is_flushed(self) -> bool:
-        """True once the kernel has taken everything."""
-        return not self._out and not self._channel.buffered
-
-    @property
-    def has_unread(self) -> bool:
-        """Return False: what has come can be read at once."""
-        return False
-
-    def whole_body(self) -> bytes | None:
-        """Return the whole body if it has come and its length was stated; see `exchange.Downstream`."""
-        engine = self._engine
-        body = engine.whole_body()
-        if body is None and self._channel.readable:  # many clients send head and body by two calls
-            try:
-                data = self._channel.recv()
-            except ChannelError as error:
-                raise ClientGone from error
-            if data is not None:
-                engine.receive_data(data)
-                body = engine.whole_body()
-        if body is not None:
-            self._whole_body = body
-            self._body_ended = True
-        return body
-
-    def send_answer(self, answer: Answer, date: DateField, body: bytes, trailers: bytes = b"") -> bool:
-        """Send a whole response past the engine; see `exchange.Downstream`."""
-        if answer.length != len(body) or trailers:
-            return False
-        if self._plane.is_draining or self._is_ending or not (self._unread or self._engine.skip_response()):
-            return False
-        head = answer.h1 if answer.has_date else answer.h1 + date.refresh(self._plane.loop.now).h1
-        try:
-            self._channel.send(b"%b\r\n%b" % (head, body))
-        except ChannelError as error:
-            raise ClientGone from error
-        self._whole_body = b""
-        return True
-
-    def send_informational(self, status: int, fields: Sequence[Field]) -> None:
-        """Queue a 1xx response."""
-        self._queue(self._engine.send_informational(status, fields))
-
-    def send_head(
-        self,
-        status: int,
-        fields: Sequence[Field],
-        *,
-        content_length: int | None,
-        is_bodyless: bool,
-        close: bool = False,
-    ) -> None:
-        """Queue a final head; see `exchange.Downstream`."""
-        engine = self._engine
-        if is_bodyless:
-            framing = FRAMING_NONE
-        elif content_length is not None:
-            framing = Framing(_LENGTH, content_length)
-        else:
-            framing = FRAMING_CHUNKED
-        close = close or self._plane.is_draining or self._is_ending or not self._body_ended
-        data = engine.send_response(
-            status, fields, framing=framing, content_length=content_length if is_bodyless else None, close=close
-        )
-        self.has_started = True
-        self._queue(data)
-
-    def accept_tunnel(self, fields: Sequence[Field]) -> None:
-        """Queue 101; the connection carries the tunnel's bytes from then on."""
-        key = self.request_websocket_key
-        assert key is not None
-        data = self._engine.send_switch(websocket.WEBSOCKET, websocket.switch_fields(fields, key=key))
-        self.has_started = True
-        self.protocol = "ws"
-        self._is_tunnel = True
-        self._is_closing = True
-        self._body_ended = False
-        self._queue(data)
-
-    def send_data(self, data: bytes) -> None:
-        """Queue body bytes."""
-        if self._is_tunnel:
-            self._queue(data)
-            return
-        for piece in self._engine.data_buffers(data):
-            self._queue(piece)
-
-    def send_end(self, trailers: Sequence[Field] = ()) -> None:
-        """Queue the end of the response; half close a tunnel."""
-        if self._is_tunnel:
-            self.flush()
-            self._channel.finish_writes()
-            return
-        data = self._engine.send_end(trailers)
-        if data:
-            self._queue(data)
-
-    def _queue(self, data: bytes) -> None:
-        self._out.append(data)
-        self._out_bytes += len(data)
-
-    def flush(self) -> None:
-        """Write what is queued in one call."""
-        out = self._out
-        if not out:
-            return
-        try:
-            self._channel.write(*out)
-        except ChannelError:
-            self._channel.close()
-        out.clear()
-        self._out_bytes = 0
-
-    def abort(self, reason: Reason) -> None:
-        """Cut the connection: without a last chunk or the stated length the answer cannot be taken for complete."""
-        self._out.clear()
-        self._out_bytes = 0
-        self._is_closing = True
-        self._channel.abort()

@@ -19,6 +19,7 @@ from datum_router_proxy.h2link import H2Link, Outbound
 from datum_router_proxy.loop import Task
 from datum_router_proxy.request import Template, from_h2
 from datum_router_proxy.server.base import Server, client_hop
+from datum_router_proxy.server.drain import NEWCOMER_S
 from datum_router_proxy.wire import websocket
 from datum_router_proxy.wire.http2 import (
     ConnectionTerminated,
@@ -102,9 +103,21 @@ class H2Connection(H2Link):
         self.wake()
 
     def finish_drain(self) -> None:
-        """Refuse new streams; the connection closes after the last open one."""
-        self.engine.finish_shutdown()
+        """Refuse new streams; the connection closes after the last open one.
+
+        Who has just connected is told of the end, and waited for: to be called until the connection has ended.
+        """
+        if self.engine.has_peer_streams or self._loop.now - self._idle_since >= NEWCOMER_S:
+            self.engine.finish_shutdown()
+        else:
+            self.engine.begin_shutdown()
         self.wake()
+
+    def depart(self, server: Server) -> None:
+        """Have what is asked from now on served by `server`, and what has been asked but not begun."""
+        self._plane = server
+        for stream in self._streams.values():
+            stream.depart(server)
 
     def cut(self) -> None:
         """End everything."""
@@ -287,6 +300,10 @@ class H2Stream:
         code = ErrorCode.NO_ERROR if self._outbound.is_done else ErrorCode.INTERNAL_ERROR
         self._connection.engine.reset_stream(self.stream_id, code)
         self._connection.forget(self)
+
+    def depart(self, server: Server) -> None:
+        """Be served by `server` unless that has begun."""
+        self._plane = server
 
     def wake(self) -> None:
         """Let the task look again."""

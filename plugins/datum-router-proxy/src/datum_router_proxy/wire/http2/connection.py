@@ -116,6 +116,11 @@ class Http2Connection:
         return len(self._state.streams) + len(self._state.held)
 
     @property
+    def has_peer_streams(self) -> bool:
+        """Say whether the peer has ever opened a stream."""
+        return self._state.peer_last_id > 0
+
+    @property
     def is_terminated(self) -> bool:
         """Say whether ConnectionTerminated was reported."""
         return self._state.terminated
