@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 import socket
+import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 pytestmark = pytest.mark.e2e
 
@@ -25,6 +29,7 @@ spec:
   policy: Allow
   log: true
 """
+DAYS = (("soon", 3), ("late", 300))
 LISTEN = ("--listen", "127.0.0.1:0", "--egress", "127.0.0.1:0", "--egress-source", "default/prod-vpc")
 
 
@@ -114,6 +119,48 @@ def test_a_gateway_without_an_egress_listener_says_that_policies_have_no_effect(
     assert found["NoEgressListener"] == "warning"
     snapshot = gateway.page("/snapshot")
     assert snapshot["egress"]["rules"][0]["name"] == "default/out", json.dumps(snapshot)[:500]
+
+
+def test_f5_certificates_of_destinations_that_run_out_are_told_on_pages_by_a_metric_and_by_check(
+    directory: Path, start_gateway: Any
+) -> None:
+    ca, now = trustme.CA(), datetime.datetime.now(datetime.UTC).replace(microsecond=0)
+    own = {name: ca.issue_cert(f"{name}.test", not_after=now + datetime.timedelta(days=days)) for name, days in DAYS}
+    documents = []
+    for name, pair in own.items():
+        data = {"tls.crt": pair.cert_chain_pems[0].bytes().decode(), "tls.key": pair.private_key_pem.bytes().decode()}
+        # Any certificate will do as a CA that runs out.
+        documents.append(_document("v1", "Secret", name, {"stringData": {**data, "ca.crt": data["tls.crt"]}}))
+    shown = {"enabled": True, "clientCertificateSecretName": "soon", "caSecretName": "late"}
+    trusted = {"enabled": True, "clientCertificateSecretName": "late", "caSecretName": "soon"}
+    destinations = [{"endpoint": f"{at}.test", "port": 80, "tls": tls} for at, tls in enumerate((shown, trusted))]
+    spec = {"spec": {"destinations": destinations}}
+    documents.append(_document("router.datum.net/v1alpha1", "VPCEgress", "out", spec))
+    (directory / "egress.yaml").write_text("\n---\n".join(documents))
+    gateway = start_gateway(*LISTEN)
+    found = [one for one in gateway.page("/diagnostics") if one["reason"].startswith("Certificate")]
+    whats = ((0, "clientCertificateSecretName", "our certificate"), (1, "caSecretName", "the last CA"))
+    until = (now + datetime.timedelta(days=3)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    assert [(one["object"], one["path"], one["reason"], one["severity"], one["message"]) for one in found] == [
+        (
+            "vpcegress default/out", f"spec.destinations[{at}].tls.{name}", "CertificateExpiresSoon", "warning",
+            f"{what} for {at}.test expires at {until}",
+        )
+        for at, name, what in whats
+    ]  # fmt: skip
+    ends = _value(_page(gateway), "datum_router_identity_expiry_timestamp_seconds", kind="VPCEgress")
+    assert ends == (now + datetime.timedelta(days=3)).timestamp()
+    checked = subprocess.run(
+        [sys.executable, "-m", "datum_router_cli", "check", str(directory)], capture_output=True, text=True, check=False
+    )
+    said = checked.stdout + checked.stderr
+    assert checked.returncode == 0, said
+    assert f"our certificate for 0.test expires at {until}" in said
+    assert "egress.yaml:" in next(line for line in said.splitlines() if "our certificate for 0.test" in line)
+
+
+def _document(version: str, kind: str, name: str, rest: dict[str, object]) -> str:
+    return json.dumps({"apiVersion": version, "kind": kind, "metadata": {"name": name}, **rest})
 
 
 def _page(gateway: Any) -> str:

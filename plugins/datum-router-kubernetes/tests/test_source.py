@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,6 +22,7 @@ from datum_router.plugins.protocols import CountingSource, SourceEvent
 from datum_router.reasons import Reason
 from datum_router_kubernetes import budget, follow, listwatch
 from datum_router_kubernetes import source as source_module
+from datum_router_kubernetes.listwatch import ListWatch
 from datum_router_kubernetes.plugin import datum_router_sources
 from datum_router_kubernetes.source import KubernetesSource, create_source
 from datum_router_kubernetes.testing import (
@@ -512,6 +513,29 @@ def test_a_secret_is_read_by_name_and_comes_before_the_ingress_that_names_it(api
         assert asked.path == SECRETS
         running.wait(lambda: named(api, "tls", is_watch=True), "it is watched by name")
         assert not [one for one in api.asked if one.path == SECRETS and "fieldSelector" not in one.query]
+
+
+def test_a_page_is_decoded_in_parts_and_is_still_emitted_whole(
+    api: ScriptedApi, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts: list[int] = []
+    note_named = source_module._Run._note_named
+
+    def note(run: source_module._Run, thread: ListWatch, events: Sequence[SourceEvent]) -> None:
+        parts.append(len(events))
+        note_named(run, thread, events)
+
+    monkeypatch.setattr(source_module._Run, "_note_named", note)
+    monkeypatch.setattr(source_module, "DECODED_AT_ONCE", 2)
+    names = [f"in-{at}" for at in range(5)]
+    api.lists(INGRESSES, page([ingress(name, f"tls-{name}") for name in names]))
+    api.lists(SECRETS, lambda asked: page([item(asked.query["fieldSelector"].partition("=")[2])]))
+    with stage.run(INGRESS, SECRET) as running:
+        running.wait_synced()
+        told = [word for word in running.told() if "@" not in word]
+    assert parts == [2, 2, 1]
+    assert sorted(told[:5]) == [f"+tls-{name}" for name in names], "what each part names comes before all of them"
+    assert told[5:] == [*(f"+{name}" for name in names), "synced"]
 
 
 def test_a_secret_that_is_not_there_is_no_problem_and_is_found_when_it_comes(api: ScriptedApi, stage: Stage) -> None:

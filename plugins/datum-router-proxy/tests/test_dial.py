@@ -21,6 +21,7 @@ from datum_router.model.service import UpstreamTls
 from datum_router.reasons import Reason
 from datum_router_proxy.channel import Channel, wait_readable
 from datum_router_proxy.loop import DeadlineExpired, Loop, TaskCancelled, current_task
+from datum_router_proxy.testing_peers import full_queue
 from datum_router_proxy.upstream.connect import dial
 from datum_router_proxy.upstream.trust import client_context
 
@@ -205,27 +206,10 @@ def test_no_descriptor_left_is_a_failed_connect(loop: Loop, monkeypatch: pytest.
     assert "too many open files" in str(dialled.upstream_error())
 
 
-def full_queue() -> tuple[socket.socket, list[socket.socket]]:
-    """Return a listening socket whose queue is full, so that further connects get no answer."""
-    sock = socket.socket()
-    sock.bind(("127.0.0.1", 0))
-    sock.listen(0)
-    fillers = []
-    for _ in range(4):
-        filler = socket.socket()
-        filler.setblocking(False)
-        filler.connect_ex(sock.getsockname())
-        fillers.append(filler)
-    return sock, fillers
-
-
 @pytest.fixture
 def blackhole() -> Iterator[tuple[str, int]]:
-    sock, fillers = full_queue()
-    yield sock.getsockname()
-    sock.close()
-    for filler in fillers:
-        filler.close()
+    with full_queue() as port:
+        yield "127.0.0.1", port
 
 
 def test_a_connect_without_answer_ends_at_the_timeout(

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from unittest import mock
 
+import h2.config
+import h2.connection
+import h2.events
 import pytest
 import trio
 import trustme
 
+from datum_router.model.egress import EgressMode
 from datum_router.policy.bucket import TokenBucket
-from datum_router_proxy.egress import desk
+from datum_router.reasons import Reason
+from datum_router_proxy.egress import connection, desk, dialing
 from datum_router_proxy.testing_egress import NAME, Handler, Rig, everything, http, in_trio, reply, rig, until
 from datum_router_proxy.testing_manifests import Manifest, manifest
+from datum_router_proxy.testing_peers import full_queue
 
 SERVER = "real.example.test"
 TLS = "spec.destinations[0].tls"
@@ -63,7 +70,27 @@ async def connect(made: Rig) -> tuple[int, bytes]:
     async with await made.connect() as stream:
         await stream.send_all(f"CONNECT {NAME}:{made.upstream} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
         head = await until(stream, b"\n")
+        if not head.startswith(b"HTTP/1.1 200 "):
+            head += await everything(stream)
     return int(head[9:12]), head.lower()
+
+
+async def connect_h2(made: Rig) -> tuple[int, bytes]:
+    """Do the same over HTTP/2 and return the status and what comes with it."""
+    engine = h2.connection.H2Connection()
+    engine.initiate_connection()
+    engine.send_headers(1, [(":method", "CONNECT"), (":authority", f"{NAME}:{made.upstream}")])
+    status, body = 0, b""
+    async with await made.connect() as stream:
+        await stream.send_all(engine.data_to_send())
+        while True:
+            for event in engine.receive_data(await stream.receive_some(65_536)):
+                if isinstance(event, h2.events.ResponseReceived):
+                    status = int(dict(event.headers)[b":status"])
+                elif isinstance(event, h2.events.DataReceived):
+                    body += event.data
+                elif isinstance(event, h2.events.StreamEnded):
+                    return status, body
 
 
 def over_tls(context: ssl.SSLContext, shown: list[str]) -> Handler:
@@ -198,6 +225,57 @@ async def test_a_request_is_given_up_after_the_time_of_its_vpcegress() -> None:
     async with rig(handler=silent) as made:
         assert made.apply(egress(made, timeouts={"request": "50ms"})) == []
         assert (await get(made))[0] == 504
+
+
+@pytest.mark.parametrize("ask", [get, connect, connect_h2])
+@in_trio
+async def test_a_destination_that_does_not_answer_is_given_up_after_the_connect_timeout(
+    ask: Ask, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, dialing.__name__)
+    async with rig() as made:
+        with full_queue() as made.upstream:
+            assert made.apply(egress(made, timeouts={"connect": "60ms"}, retries={"maxRetries": 0})) == []
+            status, said = await ask(made)
+    assert status == 504
+    assert b"connect_timeout: the upstream did not accept a connection in time" in said
+    assert [reason for _, reason in made.recorder.reasons] == [Reason.CONNECT_TIMEOUT]
+    assert ("allow", "allowed_by_rule") in made.decisions(), "it was the destination, not the policy"
+    if ask is get:
+        assert [one.reason for one in made.recorder.outcomes] == [Reason.CONNECT_TIMEOUT]
+        assert [(one.status, one.reason) for one in made.recorder.events] == [(504, Reason.CONNECT_TIMEOUT)]
+    else:
+        assert [vars(one)["error"].partition(": ")[2] for one in caplog.records] == ["not connected within 0.06 s"]
+
+
+@in_trio
+async def test_a_redirected_handshake_is_refused_after_the_connect_timeout(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, dialing.__name__)
+    async with rig() as made:
+        with full_queue() as port:
+            monkeypatch.setattr(connection, "original_destination", lambda _channel: ("127.0.0.1", port))
+            match = {"hostnames": [NAME], "destinationCidrs": ["127.0.0.0/8"]}
+            made.apply(manifest("VPCEgress", "out", {"match": match, "timeouts": {"connect": "60ms"}}))
+            stream = trio.SSLStream(
+                await made.connect(EgressMode.TLS), ssl.create_default_context(), server_hostname=NAME
+            )
+            with pytest.raises(trio.BrokenResourceError) as caught:
+                await stream.do_handshake()
+        assert ("allow", "allowed_by_rule") in made.decisions()
+    assert "ACCESS_DENIED" in str(caught.value.__cause__)
+    assert [vars(one)["error"].partition(": ")[2] for one in caplog.records] == ["not connected within 0.06 s"]
+
+
+@pytest.mark.parametrize("ask", [get, connect])
+@in_trio
+async def test_the_next_address_is_tried_after_the_connect_timeout_of_one(ask: Ask) -> None:
+    async with rig(handler=http, addresses=("127.0.0.9", "127.0.0.1")) as made:
+        with full_queue("127.0.0.9", made.upstream):
+            assert made.apply(egress(made, timeouts={"connect": "60ms"})) == []
+            assert [(await ask(made))[0] for _ in range(2)] == [200, 200]
+    assert made.recorder.reasons == []
 
 
 @pytest.mark.parametrize(("most", "failures"), [(0, 1), (1, 0)])

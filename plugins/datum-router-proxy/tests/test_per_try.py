@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import socket
 from collections.abc import Iterator, Mapping
 
 import pytest
@@ -19,7 +18,7 @@ from datum_router_proxy.alarm import LEAST_KEPT, WITHIN_S, Alarms
 from datum_router_proxy.loop import Loop, Task, park
 from datum_router_proxy.testing_clients import client
 from datum_router_proxy.testing_manifests import compile_route
-from datum_router_proxy.testing_peers import Exchange, bounded, gateway, make_rule, make_service, upstream
+from datum_router_proxy.testing_peers import Exchange, bounded, full_queue, gateway, make_rule, make_service, upstream
 from datum_router_proxy.testing_roads import RETRY, Forwarded, H1Server, World
 from datum_router_proxy.testing_roads import H1Client as RoadClient
 
@@ -51,15 +50,8 @@ async def half(exchange: Exchange) -> None:
 
 @pytest.fixture
 def blackhole() -> Iterator[int]:
-    """Give a port that answers no SYN: its queue is full."""
-    sock = socket.create_server(("127.0.0.1", 0), backlog=0)
-    fillers = [socket.socket() for _ in range(4)]
-    for filler in fillers:
-        filler.setblocking(False)
-        filler.connect_ex(sock.getsockname())
-    yield sock.getsockname()[1]
-    for one in (sock, *fillers):
-        one.close()
+    with full_queue() as port:
+        yield port
 
 
 PER_TRY: Spec = {"retries": {"perTryTimeout": "60ms", **QUICK}}

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -21,6 +20,7 @@ from datum_router_proxy.testing_peers import (
     Exchange,
     Gateway,
     bounded,
+    full_queue,
     gateway,
     make_rule,
     make_service,
@@ -32,21 +32,6 @@ LONG_S = 60.0
 PATIENT = ProxySettings(pool_wait_s=LONG_S)
 HEAD = b"GET / HTTP/1.1\r\nhost: a.test\r\n\r\n"
 BEGUN_BODY = b"POST / HTTP/1.1\r\nhost: a.test\r\ncontent-length: 5\r\n\r\nab"
-
-
-@asynccontextmanager
-async def full_queue() -> AsyncIterator[int]:
-    """Give a port whose listener's queue is full: a dial there gets no answer."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        sock.listen(0)
-        fillers = [socket.socket() for _ in range(4)]
-        for filler in fillers:
-            filler.setblocking(False)
-            filler.connect_ex(sock.getsockname())
-        yield sock.getsockname()[1]
-        for filler in fillers:
-            filler.close()
 
 
 @asynccontextmanager
@@ -85,26 +70,28 @@ async def asks(running: Gateway, message: bytes = HEAD) -> trio.SocketStream:
 @pytest.mark.parametrize("message", [HEAD, BEGUN_BODY], ids=["head", "body"])
 def test_while_we_dial(message: bytes) -> None:
     async def main() -> None:
-        async with full_queue() as port, serving(make_service([port], connect_timeout_s=LONG_S)) as running:
-            stream = await asks(running, message)
-            assert running.plane.stats()["upstream_connections"] == 1, "dials are counted"
-            await leaves(running, stream)
-            assert running.plane.stats()["upstream_connections"] == 0
-            assert [one.reason for one in running.recorder.outcomes] == [Reason.DOWNSTREAM_RESET]
+        with full_queue() as port:
+            async with serving(make_service([port], connect_timeout_s=LONG_S)) as running:
+                stream = await asks(running, message)
+                assert running.plane.stats()["upstream_connections"] == 1, "dials are counted"
+                await leaves(running, stream)
+                assert running.plane.stats()["upstream_connections"] == 0
+                assert [one.reason for one in running.recorder.outcomes] == [Reason.DOWNSTREAM_RESET]
 
     bounded(main)
 
 
 def test_before_we_dial() -> None:
     async def main() -> None:
-        async with full_queue() as port, serving(make_service([port], connect_timeout_s=LONG_S)) as running:
-            stream = await trio.open_tcp_stream("127.0.0.1", running.port)
-            await stream.send_all(HEAD)
-            await stream.send_eof()  # the gateway may see this and the request at once
-            await running.recorder.until(lambda: len(running.recorder.events) == 1)
-            assert running.recorder.events[0].reason is Reason.DOWNSTREAM_RESET
-            assert running.plane.stats()["upstream_connections"] == 0
-            await stream.aclose()
+        with full_queue() as port:
+            async with serving(make_service([port], connect_timeout_s=LONG_S)) as running:
+                stream = await trio.open_tcp_stream("127.0.0.1", running.port)
+                await stream.send_all(HEAD)
+                await stream.send_eof()  # the gateway may see this and the request at once
+                await running.recorder.until(lambda: len(running.recorder.events) == 1)
+                assert running.recorder.events[0].reason is Reason.DOWNSTREAM_RESET
+                assert running.plane.stats()["upstream_connections"] == 0
+                await stream.aclose()
 
     bounded(main)
 

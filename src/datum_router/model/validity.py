@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import datetime
+from collections.abc import Iterator
 
 import msgspec
 
@@ -29,12 +30,28 @@ class Validity(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
 def read_validity(pem: str) -> Validity | None:
     """Return the validity of the first certificate of a chain, the one of the server; None if it cannot be read."""
-    start = pem.find(_BEGIN)
-    end = pem.find(_END, start)
-    if start < 0 or end < 0:
+    return next(_validities(pem), None)
+
+
+def read_bundle_validity(pem: str) -> Validity | None:
+    """Return from when until when one certificate of a bundle is valid at least; None if none of them can be read."""
+    found = [one for one in _validities(pem) if one is not None]
+    if not found:
         return None
+    return Validity(not_before=min(one.not_before for one in found), not_after=max(one.not_after for one in found))
+
+
+def _validities(pem: str) -> Iterator[Validity | None]:
+    """Yield the validity of each certificate in a text, None for one that cannot be read."""
+    at = 0
+    while (start := pem.find(_BEGIN, at)) >= 0 and (end := pem.find(_END, start)) >= 0:
+        yield _read(pem[start + len(_BEGIN) : end])
+        at = end + len(_END)
+
+
+def _read(text: str) -> Validity | None:
     try:
-        der = base64.b64decode("".join(pem[start + len(_BEGIN) : end].split()), validate=True)
+        der = base64.b64decode("".join(text.split()), validate=True)
         certificate, _ = _enter(der, 0, _SEQUENCE)
         at, _ = _enter(der, certificate, _SEQUENCE)
         if der[at] == _VERSION:

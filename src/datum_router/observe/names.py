@@ -205,7 +205,9 @@ CERTIFICATE_END = _gauge(
 )  # fmt: skip
 IDENTITY_END = _gauge(
     "datum_router_identity_expiry_timestamp_seconds", "seconds",
-    "When the first of the certificates that are shown to upstreams ends, as Unix time; 0 if there is none.",
+    "When the first of the certificates ends that are shown to upstreams of VPCServices, and to destinations of "
+    "VPCEgresses, as Unix time; 0 if there is none.",
+    KIND,
 )  # fmt: skip
 
 # --- outbound traffic ------------------------------------------------------------------------------------------------

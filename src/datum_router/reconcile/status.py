@@ -14,7 +14,7 @@ import msgspec
 from datum_router.compiler.ingress import join, wanted_listeners
 from datum_router.manifests.meta import MAX_STATUS_ENDPOINTS, Condition, StatusPart
 from datum_router.manifests.servicebinding import ServiceBindingStatus
-from datum_router.manifests.vpcegress import VPCEgressStatus
+from datum_router.manifests.vpcegress import EgressTls, VPCEgress, VPCEgressStatus
 from datum_router.manifests.vpcingress import ListenerStatus, VPCIngress, VPCIngressStatus
 from datum_router.manifests.vpcroute import ParentStatus, VPCRoute, VPCRouteStatus
 from datum_router.manifests.vpcservice import EndpointStatus, VPCServiceStatus
@@ -232,12 +232,19 @@ def _listeners(subject: Subject, facts: Facts, conditions: Sequence[Condition], 
 def _egress(subject: Subject, facts: Facts, now: str) -> VPCEgressStatus:
     found = sort_findings(subject.findings, has_conflicts=False)
     conditions = [accepted(subject, found), resolved(subject, found), programmed(subject)]
+    manifest = subject.manifest
+    if isinstance(manifest, VPCEgress) and any(_names_certificates(one.tls) for one in manifest.spec.destinations):
+        conditions.append(certificate_valid(subject))
     return VPCEgressStatus(
         observed_generation=subject.metadata.generation,
         active=is_true(conditions, ConditionType.ACCEPTED, ConditionType.RESOLVED_REFS, ConditionType.PROGRAMMED),
         connection_count=subject.connections,
         conditions=merged(subject, conditions, now=now),
     )
+
+
+def _names_certificates(tls: EgressTls | None) -> bool:
+    return tls is not None and tls.enabled and (tls.client_certificate_secret_name or tls.ca_secret_name) is not None
 
 
 _BY_KIND: Mapping[str, Callable[[Subject, Facts, str], StatusPart]] = {

@@ -213,7 +213,10 @@ def conflicted(subject: Subject, found: Sorted) -> Condition:
 
 
 def certificate_valid(subject: Subject) -> Condition:
-    """Return whether clients take the certificate in force, as gateways say, who alone may read it."""
+    """Return whether peers take the certificate in force, as gateways say, who alone may read it.
+
+    Of a VPCEgress, those that its destinations are shown, and whether the CAs that it names still vouch for anybody.
+    """
     kind, generation = ConditionType.CERTIFICATE_VALID, subject.generation_in_force or subject.metadata.generation
     if subject.notes:
         reason = subject.notes[0][1].reason

@@ -6,9 +6,13 @@ import datetime
 
 import pytest
 
-from datum_router.compiler.expiry import Expiry, ExpiryBook, expiry_diagnostics
+from datum_router.compiler.expiry import Expiry, ExpiryBook, expiry_diagnostics, owner_of
+from datum_router.manifests.meta import ObjectKey
+from datum_router.model.egress import EgressPolicy, EgressRule, EgressTarget
 from datum_router.model.listener import Listener, TlsBinding
-from datum_router.model.validity import EXPIRY_WARNING_S, Validity, read_validity
+from datum_router.model.service import UNRESOLVED, UpstreamTls
+from datum_router.model.snapshot import SnapshotData
+from datum_router.model.validity import EXPIRY_WARNING_S, Validity, read_bundle_validity, read_validity
 from datum_router.reasons import Reason
 
 trustme = pytest.importorskip("trustme", reason="the core alone makes no certificates; the whole run does")
@@ -19,6 +23,12 @@ DAY_S = 86_400.0
 
 def pem(until: datetime.datetime, since: datetime.datetime | None = None) -> str:
     return CA.issue_cert("a.test", not_after=until, not_before=since).cert_chain_pems[0].bytes().decode()
+
+
+def ends(text: str) -> float:
+    validity = read_validity(text)
+    assert validity is not None
+    return validity.not_after
 
 
 @pytest.mark.parametrize("year", [2049, 2051], ids=["UTCTime", "GeneralizedTime"])
@@ -50,11 +60,56 @@ def test_one_certificate_of_each_ingress_is_looked_at_the_first_to_run_out_first
         TlsBinding(cert_pem="broken", owner="default/broken"),
         TlsBinding(cert_pem=soon),
     ]
-    listeners = [Listener(name="a", tls=tuple(bindings)), Listener(name="b", tls=tuple(bindings[:1]))]
+    listeners = (Listener(name="a", tls=tuple(bindings)), Listener(name="b", tls=tuple(bindings[:1])))
+    data = SnapshotData(listeners=listeners)
     book = ExpiryBook()
-    assert [one.owner for one in book.look(listeners)] == ["default/soon", "default/late"]
-    assert book.look(listeners) == book.look(listeners)
-    assert book.look([]) == []
+    assert [one.owner for one in book.look(data)] == ["default/soon", "default/late"]
+    assert book.look(data) == book.look(data)
+    assert book.look(SnapshotData()) == book.look(None) == []
+
+
+def test_what_a_destination_is_shown_and_verified_by_is_looked_at_by_its_place() -> None:
+    soon, late = (pem(datetime.datetime(year, 1, 1, tzinfo=datetime.UTC)) for year in (2030, 2040))
+    tls = [
+        UpstreamTls(cert_pem=late, ca_pem=soon),
+        None,
+        UpstreamTls(cert_pem=soon, ca_pem=soon + "between" + late),
+        UpstreamTls(cert_pem=UNRESOLVED, ca_pem=UNRESOLVED),
+        UpstreamTls(ca_pem=soon, is_verified=False),
+    ]
+    targets = tuple(EgressTarget(host=f"{at}.test", port=443, tls=one) for at, one in enumerate(tls))
+    rules = (
+        EgressRule(name="default/out", namespace="default", targets=targets),
+        EgressRule(name="default/not", namespace="default", targets=targets, is_allow=False),
+    )
+    found = ExpiryBook().look(SnapshotData(egress=EgressPolicy(rules=rules)))
+    assert [(one.path, one.what, one.validity.not_after) for one in found] == [
+        ("spec.destinations[0].tls.caSecretName", "the last CA for 0.test", ends(soon)),
+        ("spec.destinations[2].tls.clientCertificateSecretName", "our certificate for 2.test", ends(soon)),
+        ("spec.destinations[0].tls.clientCertificateSecretName", "our certificate for 0.test", ends(late)),
+        ("spec.destinations[2].tls.caSecretName", "the last CA for 2.test", ends(late)),
+    ]
+    first = next(iter(expiry_diagnostics(found, now=ends(soon) + 1)))
+    assert (first.object, first.path) == ("vpcegress default/out", "spec.destinations[0].tls.caSecretName")
+    assert first.message == "the last CA for 0.test has expired at 2030-01-01T00:00:00Z"
+    assert owner_of(first) == ObjectKey(kind="VPCEgress", namespace="default", name="out")
+
+
+def test_a_bundle_holds_as_long_as_one_of_its_certificates() -> None:
+    years = (2031, 2039, 2035)
+    texts = [
+        pem(datetime.datetime(year, 1, 1, tzinfo=datetime.UTC), datetime.datetime(year - 10, 1, 1, tzinfo=datetime.UTC))
+        for year in years
+    ]
+    broken = "-----BEGIN CERTIFICATE-----\nQUJD\n-----END CERTIFICATE-----\n"
+    found = read_bundle_validity(broken + "".join(texts) + "-----BEGIN CERTIFICATE-----")
+    first, last = read_validity(texts[0]), read_validity(texts[1])
+    assert found is not None
+    assert first is not None
+    assert last is not None
+    assert (found.not_before, found.not_after) == (first.not_before, last.not_after)
+    assert read_bundle_validity(broken) is read_bundle_validity("") is None
+    assert read_validity(broken + texts[0]) is None, "the first one counts, and it cannot be read"
 
 
 @pytest.mark.parametrize(

@@ -591,6 +591,41 @@ def test_what_gateways_say_of_a_certificate_is_a_condition_of_its_ingress(desk: 
     assert all(one.type != C.CERTIFICATE_VALID for one in status.conditions), "it has no certificate"
 
 
+@pytest.mark.parametrize(
+    ("tls", "is_told"),
+    [
+        ({"enabled": True, "clientCertificateSecretName": "c"}, True),
+        ({"enabled": True, "caSecretName": "c"}, True),
+        ({"enabled": True}, False),
+        ({"enabled": False, "caSecretName": "c"}, False),
+        (None, False),
+    ],
+)
+def test_what_gateways_say_of_a_certificate_is_a_condition_of_its_egress(
+    desk: Desk, condition_of: Of, tls: dict[str, object] | None, is_told: bool
+) -> None:
+    destinations = [
+        {"endpoint": "a.test", "port": 80},
+        {"endpoint": "b.test", "port": 80, **({"tls": tls} if tls else {})},
+    ]
+    key = desk.put("VPCEgress", "out", {"destinations": destinations})
+    desk.compile()
+    reason = Reason.CERTIFICATE_EXPIRED.value
+    note = Refusal(kind="VPCEgress", namespace="default", name="out", reason=reason, message="our certificate is gone")
+    for notes, expected in (
+        ((), ("True", "CertificateValid", "")),
+        ((("gw-0", note),), ("False", reason, "gateway gw-0: our certificate is gone")),
+    ):
+        subject = desk.index.subject(key, status=None, verdict=IN_FORCE, notes=notes)
+        assert subject is not None
+        status = desired_status(subject, desk.index.facts(key), now=LATER)
+        assert isinstance(status, VPCEgressStatus)
+        assert any(one.type == C.CERTIFICATE_VALID for one in status.conditions) is is_told
+        if is_told:
+            one = condition_of(status, C.CERTIFICATE_VALID)
+            assert (one.status, one.reason, one.message) == expected
+
+
 def test_an_egress_tells_its_open_connections_and_a_change_of_them_is_written(desk: Desk) -> None:
     key = desk.put("VPCEgress", "out", {"policy": "Deny"})
     desk.compile()

@@ -11,8 +11,7 @@ import trio
 
 from datum_router.compiler.compiler import Compiler
 from datum_router.compiler.diagnostics import Diagnostic, Severity
-from datum_router.compiler.expiry import ExpiryBook, expiry_diagnostics
-from datum_router.manifests.meta import ObjectKey
+from datum_router.compiler.expiry import ExpiryBook, expiry_diagnostics, owner_of
 from datum_router.model.snapshot import SnapshotData
 from datum_router.plugins.manager import PluginSet
 from datum_router.plugins.protocols import Source, SourceEvent, Synced, Upsert
@@ -72,7 +71,7 @@ def load_directory(path: str, *, plugins: PluginSet | None = None, listen: Addre
         compile_options(settings), gateway_labels=settings.labels or None, egress_listeners=None
     )
     result = Compiler(plugins, options).compile(view)
-    expiring = expiry_diagnostics(ExpiryBook().look(result.data.listeners), now=time.time())
+    expiring = expiry_diagnostics(ExpiryBook().look(result.data), now=time.time())
     return Loaded(
         view=view,
         data=result.data,
@@ -99,9 +98,8 @@ async def _read_once(source: Source) -> list[SourceEvent]:
 
 
 def _located(diagnostic: Diagnostic, view: StoreView) -> Diagnostic:
-    """Return what is said of a VPCIngress with file and line."""
-    namespace, _, name = diagnostic.object.removeprefix("vpcingress ").partition("/")
-    origin = view.origin(ObjectKey(kind="VPCIngress", namespace=namespace, name=name))
+    """Return what is said of a certificate with file and line of who names it."""
+    origin = view.origin(owner_of(diagnostic))
     if origin is None:
         return diagnostic
     return msgspec.structs.replace(diagnostic, file=origin.file, line=origin.locate(diagnostic.path))

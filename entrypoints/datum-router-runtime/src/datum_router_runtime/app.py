@@ -303,7 +303,7 @@ class Gateway:
             await changed.wait()
 
     def _publish(self, result: CompileResult) -> None:
-        expiries = self._expiries.look(result.data.listeners)
+        expiries = self._expiries.look(result.data)
         self._diagnostic_log.take((*result.diagnostics, *expiry_diagnostics(expiries, now=time.time())))
         self.supervisor.publish(result)
 
@@ -367,7 +367,7 @@ class Gateway:
 
     def _diagnostics(self) -> Sequence[Diagnostic]:
         problem, data = self.supervisor.link_problem, self.supervisor.data
-        expiries = self._expiries.look(data.listeners if data is not None else ())
+        expiries = self._expiries.look(data)
         return (
             *self.supervisor.diagnostics,
             *self.supervisor.listener_problems.values(),

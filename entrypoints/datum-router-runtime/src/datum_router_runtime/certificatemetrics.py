@@ -29,7 +29,7 @@ class CertificateEnds:
         self._known: dict[str, float | None] = {}
 
     def values(self, data: SnapshotData | None) -> Iterator[tuple[CellKey, float]]:
-        """Yield when the certificate of each VPCIngress ends, and the first of those that upstreams are shown."""
+        """Yield when the certificate of each VPCIngress ends, and by kind the first of those for upstreams."""
         seen: dict[str, float | None] = {}
         shown: dict[str, float] = {}
         for listener in () if data is None else data.listeners:
@@ -40,15 +40,27 @@ class CertificateEnds:
                     shown[owner] = min(end, shown.get(owner, end))
         for owner, end in sorted(shown.items(), key=lambda one: (one[1], one[0]))[:MAX_OWN]:
             yield (names.CERTIFICATE_END.name, (owner,)), end
-        identities = [] if data is None else [one.tls.cert_pem for one in data.services.values() if one.tls is not None]
-        found = [end for pem in identities if pem and (end := self._end(pem, seen)) is not None]
-        yield (names.IDENTITY_END.name, ()), min(found, default=0)
+        for kind, identities in _identities(data).items():
+            found = [end for pem in identities if pem and (end := self._end(pem, seen)) is not None]
+            yield (names.IDENTITY_END.name, (kind,)), min(found, default=0)
         self._known = seen
 
     def _end(self, pem: str, seen: dict[str, float | None]) -> float | None:
         if pem not in seen:
             seen[pem] = self._known[pem] if pem in self._known else read_end(pem)
         return seen[pem]
+
+
+def _identities(data: SnapshotData | None) -> dict[str, list[str]]:
+    """Return what upstreams are shown, as PEM text, by the kind of object that says so."""
+    services = () if data is None else data.services.values()
+    rules = () if data is None or data.egress is None else data.egress.rules
+    return {
+        "VPCService": [one.tls.cert_pem for one in services if one.tls is not None],
+        "VPCEgress": [
+            one.tls.cert_pem for rule in rules if rule.is_allow for one in rule.targets if one.tls is not None
+        ],
+    }
 
 
 def read_end(pem: str) -> float | None:

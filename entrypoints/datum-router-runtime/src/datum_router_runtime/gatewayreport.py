@@ -18,7 +18,7 @@ import msgspec
 import trio
 
 from datum_router.compiler.diagnostics import Diagnostic, Severity
-from datum_router.compiler.expiry import ExpiryBook, expiry_diagnostics
+from datum_router.compiler.expiry import ExpiryBook, expiry_diagnostics, owner_of
 from datum_router.compiler.ingress import Attached
 from datum_router.errors import ClusterConflict, ClusterError
 from datum_router.manifests.credentials import CREDENTIAL_KINDS, REFERRING_KINDS, references
@@ -97,10 +97,12 @@ def refusals_from(diagnostics: Iterable[Diagnostic], kinds: KindTable) -> Iterab
 
 
 def refusals_from_notes(diagnostics: Iterable[Diagnostic]) -> Iterator[Refusal]:
-    """Yield what is noted on VPCIngresses that are in force."""
+    """Yield what is noted on VPCIngresses and VPCEgresses that are in force."""
     for one in diagnostics:
-        namespace, _, name = one.object.removeprefix("vpcingress ").partition("/")
-        yield Refusal(kind="VPCIngress", namespace=namespace, name=name, reason=one.reason.value, message=one.message)
+        key = owner_of(one)
+        yield Refusal(
+            kind=key.kind, namespace=key.namespace, name=key.name, reason=one.reason.value, message=one.message
+        )
 
 
 def refusals_of_ports(ingresses: Iterable[Attached], closed: Mapping[str, Diagnostic]) -> Iterable[Refusal]:
@@ -205,7 +207,7 @@ class GatewayReporter:
         if data is None or not self._feed.synced or (is_lagging and not problems) or is_changing_hands:
             return None
         refused, is_cut = make_refusals(self._refusals())
-        expiries = self._expiries.look(data.listeners)
+        expiries = self._expiries.look(data)
         notes, _ = make_refusals(refusals_from_notes(expiry_diagnostics(expiries, now=self._wall_clock())))
         last = self._last
         # With no port open nothing is in force here, whatever the workers hold.

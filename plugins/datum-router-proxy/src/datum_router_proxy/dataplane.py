@@ -27,7 +27,7 @@ from datum_router_proxy.memory import MemoryGauge, needed_descriptors, raise_des
 from datum_router_proxy.overload import Pressure, pressure
 from datum_router_proxy.pipeline import Pipeline
 from datum_router_proxy.replies import OVERLOADED
-from datum_router_proxy.server.clients import ClientDates, end_outdated
+from datum_router_proxy.server.clients import ClientDates
 from datum_router_proxy.server.connection import Unknown
 from datum_router_proxy.server.departed import DepartedServer
 from datum_router_proxy.server.drain import DrainPlan, Phase
@@ -166,7 +166,8 @@ class ProxyDataPlane:
         task.update(listener)
         if not (asked or (task.tls is not None and task.tls.asks_clients)):
             return
-        ended = end_outdated([one for one in self._connections if isinstance(one, Unknown)], listener.name, task.tls)
+        clients = [one for one in self._connections if isinstance(one, Unknown)]
+        ended = self._dates.end_outdated(clients, listener.name, task.tls)
         if ended:
             log.info("clients are asked for other certificates", extra={"listener": listener.name, "ended": ended})
 

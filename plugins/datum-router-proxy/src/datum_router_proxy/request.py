@@ -423,7 +423,10 @@ class Template:
         self.client_ip = hygiene.client_address(
             fields, peer_ip=hop.peer_ip.decode("ascii"), trusted_hops=hop.trusted_hops
         )
-        self.client_scheme = hygiene.client_scheme(fields, scheme=self.scheme, trusted_hops=hop.trusted_hops)
+        proto: bytes | None = None
+        if hop.trusted_hops > 0:
+            proto = hygiene.forwarded_proto(fields, hop)
+            self.client_scheme = hygiene.scheme_of(proto)
         parsed = _parse_authority(authority)
         if isinstance(parsed, BadHost):
             self._refuse(400, parsed.reason, parsed.detail)
@@ -463,6 +466,7 @@ class Template:
             request_id=_PLACEHOLDER,
             nominations=nominations,
             keep_te_trailers=keep_te_trailers,
+            proto=proto,
         )
         at = len(made) - (2 if keep_te_trailers else 1)  # the id comes last, but for `te`
         self._before, self._after = tuple(made[:at]), tuple(made[at + 1 :])

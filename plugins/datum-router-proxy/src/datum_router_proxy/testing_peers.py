@@ -9,8 +9,8 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import h2.events
 import h2.exceptions
@@ -196,6 +196,21 @@ async def gateway(
             yield running
         finally:
             nursery.cancel_scope.cancel()
+
+
+@contextmanager
+def full_queue(address: str = "127.0.0.1", port: int = 0) -> Iterator[int]:
+    """Give a port that answers no SYN, since its listener's queue is full: a dial there ends by its time alone."""
+    fillers = [socket.socket() for _ in range(4)]
+    with socket.create_server((address, port), backlog=0) as sock:
+        try:
+            for filler in fillers:
+                filler.setblocking(False)
+                filler.connect_ex(sock.getsockname())
+            yield sock.getsockname()[1]
+        finally:
+            for filler in fillers:
+                filler.close()
 
 
 # --- applications --------------------------------------------------------------------------------------------------

@@ -243,9 +243,8 @@ class World:
         self.holder = Holder(self._linker.link(SnapshotData()))
         self.edit(rules or [make_rule(retry=RETRY)])
         settings = ProxySettings()
-        self.pipeline = Pipeline(
-            self.loop, self.holder, self.observer, settings, transport.Transport(self.loop, settings)
-        )
+        self.transport = transport.Transport(self.loop, settings)
+        self.pipeline = Pipeline(self.loop, self.holder, self.observer, settings, self.transport)
 
     def edit(self, rules: Iterable[Rule], service: Service | None = None) -> None:
         """Put another configuration in force."""

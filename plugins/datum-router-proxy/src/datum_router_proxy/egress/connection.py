@@ -159,6 +159,7 @@ class EgressConnection:
         try:
             upstream = await self._dial(decision, "")
         except UpstreamError as error:
+            self._book.desk.unreached("h1", error.reason)
             self._say(for_upstream_error(error))
             return
         is_over = False

@@ -188,6 +188,10 @@ class EgressDesk:
         """Count that it has ended."""
         self._open[policy] -= 1
 
+    def unreached(self, protocol: str, reason: Reason) -> None:
+        """Count a request for a tunnel that was allowed, and to whose destination there is no way."""
+        self._observer.request_reason(protocol, reason)
+
     def tunnel_ended(
         self, decision: Decision, listener: Listener, protocol: str, carried: Carried, reason: Reason
     ) -> None:

@@ -75,17 +75,20 @@ class ClientDesk:
 
 
 class ClientDates:
-    """End connections gracefully whose client's certificate has ended since the handshake.
+    """End connections gracefully whose client's certificate is not believed any more, or has ended.
+
+    One whose client has only just come is not ended at once (see `Unknown.finish_drain`): it is told again every look.
 
     Args:
         clock: Unix seconds.
     """
 
-    __slots__ = ("_clock", "_counts", "_first_end_at", "_watched")
+    __slots__ = ("_clock", "_counts", "_ending", "_first_end_at", "_watched")
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._watched: set[Unknown] = set()
+        self._ending: set[Unknown] = set()
         self._first_end_at = math.inf  # or earlier: of a connection that is gone
         self._counts: dict[str, int] = {}
 
@@ -99,9 +102,33 @@ class ClientDates:
     def forget(self, connection: Unknown) -> None:
         """Note that a connection has ended."""
         self._watched.discard(connection)
+        self._ending.discard(connection)
+
+    def end(self, connection: Unknown) -> None:
+        """Have a connection end."""
+        self._watched.discard(connection)
+        self._ending.add(connection)
+        connection.begin_drain()
+        connection.finish_drain()
+
+    def end_outdated(self, connections: Iterable[Unknown], listener: str, tls: ServerTls | None) -> int:
+        """End connections of a listener whose clients were held to what is not asked any more; return how many.
+
+        What was verified by a CA, a list or an allow-list that has changed is not to be believed. Until such a
+        connection has ended, its requests are answered with 421, see `routing.client_guard`.
+        """
+        count = 0
+        for connection in connections:
+            channel = connection.channel
+            if connection.listener.name == listener and channel.is_tls and _is_outdated(channel, tls):
+                self.end(connection)
+                count += 1
+        return count
 
     async def end_expired(self) -> None:
-        """Tell those to end whose certificate has ended: each once, logged and counted; others run in between."""
+        """Have those end whose certificate has ended: each logged and counted once; others run in between."""
+        for connection in tuple(self._ending):
+            connection.finish_drain()
         now = self._clock()
         if now <= self._first_end_at:
             return
@@ -112,9 +139,7 @@ class ClientDates:
                 await trio.lowlevel.checkpoint()
             if connection not in self._watched:
                 continue  # it has ended meanwhile
-            self._watched.discard(connection)
-            connection.begin_drain()
-            connection.finish_drain()
+            self.end(connection)
             listener = connection.listener.name
             self._counts[listener] = self._counts.get(listener, 0) + 1
             log.info(
@@ -133,22 +158,6 @@ class ClientDates:
 def _ends_at(connection: Unknown) -> float:
     client = connection.channel.client
     return math.inf if client is None else client.ends_at
-
-
-def end_outdated(connections: Iterable[Unknown], listener: str, tls: ServerTls | None) -> int:
-    """End connections of a listener gracefully whose clients were held to what is not asked any more; return how many.
-
-    What was verified by a CA, a list or an allow-list that has changed is not to be believed. Until such a connection
-    has ended, its requests are answered with 421, see `routing.client_guard`.
-    """
-    count = 0
-    for connection in connections:
-        channel = connection.channel
-        if connection.listener.name == listener and channel.is_tls and _is_outdated(channel, tls):
-            connection.begin_drain()
-            connection.finish_drain()
-            count += 1
-    return count
 
 
 def _is_outdated(channel: Channel, tls: ServerTls | None) -> bool:

@@ -247,21 +247,20 @@ def client_address(fields: Iterable[Field], *, peer_ip: str, trusted_hops: int) 
     return client
 
 
-def client_scheme(fields: Iterable[Field], *, scheme: str, trusted_hops: int) -> str:
-    """Return `http` or `https`, as the client used it: what trusted peers say, else what our own connection is.
+def forwarded_proto(fields: Iterable[Field], hop: Hop) -> bytes:
+    """Return what upstreams are told in X-Forwarded-Proto: what trusted peers say, else what our own connection is.
 
-    A proxy may end TLS in front of us. The last valid X-Forwarded-Proto counts, which is what is passed on, too; `ws`
-    and `wss` are what some proxies say of a WebSocket.
-
-    Args:
-        scheme: Of our connection.
+    A proxy may end TLS in front of us. The last valid field counts; `ws` and `wss` are what some say of a WebSocket.
     """
-    if trusted_hops <= 0:
-        return scheme
+    if hop.trusted_hops <= 0:
+        return hop.scheme
     said = [value for name, value in fields if name == b"x-forwarded-proto" and grammar.SCHEME.fullmatch(value)]
-    if not said:
-        return scheme
-    return "https" if said[-1] in (b"https", b"wss") else "http"
+    return said[-1] if said else hop.scheme
+
+
+def scheme_of(proto: bytes) -> str:
+    """Return `http` or `https`, as the client used it by a value of X-Forwarded-Proto."""
+    return "https" if proto in (b"https", b"wss") else "http"
 
 
 def request_id_from_peer(fields: Iterable[Field], *, trusted_hops: int) -> bytes | None:
@@ -287,6 +286,7 @@ def request_fields_for_upstream(
     request_id: bytes,
     nominations: frozenset[bytes] = frozenset(),
     keep_te_trailers: bool = False,
+    proto: bytes | None = None,
 ) -> list[Field]:
     """Return the end-to-end fields of a request plus what a proxy adds.
 
@@ -296,6 +296,7 @@ def request_fields_for_upstream(
         host: Canonical authority of the request.
         request_id: What the upstream gets as X-Request-Id (see `request_id_from_peer`).
         nominations: Lower-case names that Connection listed.
+        proto: What `forwarded_proto` has found, if it was asked already.
         keep_te_trailers: State `te: trailers` to the upstream (gRPC needs it, RFC 9110 section 10.1.4).
 
     Dropped as well: Content-Length (whoever sends the message states it from the framing), Host, Expect, and what holds
@@ -307,7 +308,6 @@ def request_fields_for_upstream(
     vias: list[bytes] = []
     chain: list[bytes] = []
     forwarded: list[bytes] = []
-    proto: bytes | None = None
     forwarded_host: bytes | None = None
     real_ip = False
     if len(out) != len(fields):
@@ -326,8 +326,6 @@ def request_fields_for_upstream(
                     chain.append(value)
                 elif name == b"forwarded":
                     forwarded.append(value)
-                elif name == b"x-forwarded-proto" and grammar.SCHEME.fullmatch(value):
-                    proto = value
                 elif name == b"x-forwarded-host" and grammar.AUTHORITY.fullmatch(value):
                     forwarded_host = value
             elif name.startswith(_INBOUND_PREFIXES if trusted else _UNTRUSTED_PREFIXES):
@@ -341,7 +339,7 @@ def request_fields_for_upstream(
         forwarded.append(hop.forwarded_element(host))
         out += (
             (b"x-forwarded-for", b", ".join(chain)),
-            (b"x-forwarded-proto", proto or hop.scheme),
+            (b"x-forwarded-proto", proto or forwarded_proto(fields, hop)),
             (b"x-forwarded-host", forwarded_host or host),
             (b"forwarded", b", ".join(forwarded)),
         )
