@@ -36,15 +36,6 @@ def remaining_s(deadline: float, *, now: float) -> float:
     return max(0.0, deadline - now)
 
 
-def connect_deadline(policy: TimeoutPolicy, *, now: float, deadline: float, service_connect_timeout_s: float) -> float:
-    """Return when a dial that begins now must be over: by the route's own limit if set, else the service's.
-
-    Never after `deadline`; a limit of 0 is no limit.
-    """
-    limit = policy.connect_s if policy.connect_s is not None else service_connect_timeout_s
-    return min(deadline, now + limit) if limit > 0 else deadline
-
-
 def upstream_grpc_timeout_s(deadline: float, *, now: float) -> float | None:
     """Return the `grpc-timeout` to tell the upstream: the time left, None without a deadline.
 

@@ -5,7 +5,6 @@ import pytest
 from datum_router.model.policy import TimeoutPolicy
 from datum_router.policy.timeout import (
     NO_DEADLINE,
-    connect_deadline,
     first_limit,
     has_try_limits,
     is_clients_choice,
@@ -35,23 +34,6 @@ def test_the_earlier_of_route_and_client_decides(route_s: float, grpc_s: float |
 def test_time_left_is_never_negative() -> None:
     assert [remaining_s(deadline, now=100.0) for deadline in (101.5, 100.0, 99.0)] == [1.5, 0.0, 0.0]
     assert remaining_s(NO_DEADLINE, now=100.0) == NO_DEADLINE
-
-
-@pytest.mark.parametrize(
-    ("route_s", "service_s", "deadline", "expected"),
-    [
-        (None, 10.0, NO_DEADLINE, 110.0),
-        (1.0, 10.0, NO_DEADLINE, 101.0),
-        (None, 10.0, 105.0, 105.0),
-        (0.0, 10.0, 105.0, 105.0),
-    ],
-)
-def test_a_dial_ends_with_its_own_limit_or_with_the_request(
-    route_s: float | None, service_s: float, deadline: float, expected: float
-) -> None:
-    policy = TimeoutPolicy(connect_s=route_s)
-    found = connect_deadline(policy, now=100.0, deadline=deadline, service_connect_timeout_s=service_s)
-    assert found == expected
 
 
 def test_the_upstream_is_told_the_time_left() -> None:
