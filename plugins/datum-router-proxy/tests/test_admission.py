@@ -326,6 +326,7 @@ def test_a_request_whose_turn_comes_too_late_is_turned_away_unseen(pieces: list[
             assert isinstance(peer, H1Client)
             # The first request of a connection is not one that it is known of how long it has waited.
             assert (await peer.request("GET", "/first")).status == 200
+            await next_request_is_awaited(running)
             for piece in pieces:
                 await peer.stream.send_all(piece)
             peer.connection.send(h11.Request(method="GET", target="/late", headers=[(b"host", b"shop.example")]))
@@ -342,6 +343,7 @@ def test_a_request_whose_turn_comes_too_late_is_turned_away_unseen(pieces: list[
 async def be_put_off(peer: H1Client | H2Client, running: Gateway) -> None:
     """Send a request whose turn comes too late, and wait until it has been put off."""
     assert (await peer.request("GET", "/first")).status == 200
+    await next_request_is_awaited(running)
     await peer.send("GET", "/late")
     await until(lambda: running.plane.admission._shed == 1)
 
@@ -352,6 +354,12 @@ def only_connection(running: Gateway) -> tuple[Channel, H1Connection]:
     assert isinstance(connection, Unknown)
     assert isinstance(connection.serving, H1Connection)
     return connection.channel, connection.serving
+
+
+async def next_request_is_awaited(running: Gateway) -> None:
+    """Wait until the gateway has done with a client's request: what came before that would have no turn of its own."""
+    channel, serving = only_connection(running)
+    await until(lambda: channel.deferrable is serving)
 
 
 @pytest.mark.usefixtures("late")
@@ -403,8 +411,7 @@ def test_what_comes_of_a_request_that_is_under_way_waits_for_no_turn() -> None:
             client(running.port, "h1") as peer,
         ):
             assert (await peer.request("POST", "/", body=b"x" * 40_000)).status == 200
-            channel, serving = only_connection(running)
-            await until(lambda: channel.deferrable is serving)  # for its next request
+            await next_request_is_awaited(running)
             assert waiting == [None]
 
     bounded(main)
@@ -465,6 +472,7 @@ def test_half_a_record_of_tls_that_is_put_off_leaves_an_idle_connection_that_end
             answer = await step(lambda: tls.read(65_536))
             assert isinstance(answer, bytes)
             assert answer.startswith(b"HTTP/1.1 200 ")
+            await next_request_is_awaited(running)
             tls.write(b"GET / HTTP/1.1\r\nhost: shop.example\r\n\r\n")
             await stream.send_all(outgoing.read()[:20])
             await until(lambda: running.plane.admission._shed == 1)

@@ -105,7 +105,7 @@ def test_who_is_hedged(
     async def main() -> None:
         async with upstream(never) as one, upstream(never) as two, upstream(never) as three:
             ends = (one, two, three)
-            compiled = compile_route([end.port for end in ends], {**route, "timeouts": {"request": "200ms"}})
+            compiled = compile_route([end.port for end in ends], {**route, "timeouts": {"request": "1s"}})
             listener = Listener(name="test", trusted_hops=1)
             async with (
                 gateway(compiled.services, compiled.rules, listener=listener) as running,

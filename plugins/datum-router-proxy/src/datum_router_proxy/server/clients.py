@@ -127,8 +127,11 @@ class ClientDates:
 
     async def end_expired(self) -> None:
         """Have those end whose certificate has ended: each logged and counted once; others run in between."""
-        for connection in tuple(self._ending):
-            connection.finish_drain()
+        for index, connection in enumerate(tuple(self._ending)):
+            if index and index % EXPIRED_SLICE == 0:
+                await trio.lowlevel.checkpoint()
+            if connection in self._ending:
+                connection.finish_drain()
         now = self._clock()
         if now <= self._first_end_at:
             return
