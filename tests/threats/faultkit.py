@@ -15,6 +15,7 @@ import socket
 import struct
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -299,7 +300,8 @@ class Arena:
         self.port = port or gateway.port
         self.pids: list[int] = gateway.worker_pids()
         eventually(lambda: self.gauge("tasks") == self._listeners(), "every worker has every listener")
-        self.fds = self.open_fds()
+        self.fds = 0
+        eventually(self._count, "nothing is opened or closed")
         self.bystander = Bystander(self.connect, may_reconnect=may_reconnect)
 
     def _listeners(self) -> int:
@@ -308,6 +310,13 @@ class Arena:
     def open_fds(self) -> int:
         """Return the descriptors of all workers."""
         return sum(open_fds(pid) for pid in self.pids)
+
+    def _count(self) -> bool:
+        """Count what is open without kept upstream connections; True if nothing was opened or closed meanwhile."""
+        before = self.open_fds()
+        with urllib.request.urlopen(f"{self.gateway.admin}/metrics", timeout=PATIENCE_S):
+            self.fds = before - self.gauge("upstream_connections")  # workers have told them for that page
+        return self.open_fds() == before
 
     def connect(self, source: str = "127.0.0.1", *, port: int = 0, receive_buffer: int = 0) -> socket.socket:
         """Connect, from another loopback address if asked."""

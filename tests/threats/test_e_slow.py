@@ -91,7 +91,6 @@ def slow(ground: tuple[object, Sink]) -> Iterator[tuple[kit.Arena, Sink]]:
     gateway, sink = ground
     sink.reply = kit.OK
     arena = kit.Arena(gateway)
-    arena.fds -= arena.gauge("upstream_connections")
     yield arena, sink
     arena.end()
 

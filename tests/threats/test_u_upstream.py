@@ -132,7 +132,6 @@ def scene(ground: tuple[kit.Gateway, Script]) -> Iterator[tuple[kit.Arena, Scrip
     script.faults.clear()
     script.requests.clear()
     arena = kit.Arena(gateway)
-    arena.fds -= arena.gauge("upstream_connections")
     yield arena, script
     arena.end()
 

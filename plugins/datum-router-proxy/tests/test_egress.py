@@ -516,6 +516,12 @@ async def test_one_http2_connection_carries_tunnels_and_requests() -> None:
         assert made.gauge() == {"default/api": 0}
 
 
+def extended(protocol: str) -> tuple[tuple[str, str], ...]:
+    """Return the head of an extended CONNECT (RFC 8441)."""
+    pseudo = ((":protocol", protocol), (":scheme", "http"), (":authority", f"{NAME}:1"), (":path", "/"))
+    return ((":method", "CONNECT"), *pseudo)
+
+
 @pytest.mark.parametrize(
     ("fields", "status"),
     [
@@ -527,6 +533,9 @@ async def test_one_http2_connection_carries_tunnels_and_requests() -> None:
         (((":method", "CONNECT"), (":authority", f"{NAME}.:443")), b"502"),
         (((":method", "CONNECT"), (":authority", f"{NAME}:1")), b"502"),
         (((":method", "GET"), (":scheme", "https"), (":authority", NAME), (":path", "/")), b"400"),
+        (extended("foo"), b"501"),
+        (extended("connect-udp"), b"501"),
+        (extended("websocket"), b"501"),  # of no version
         (((":method", "GET"), (":scheme", "http"), (":authority", "other.example.test"), (":path", "/")), b"403"),
     ],
 )

@@ -251,6 +251,24 @@ async def test_a_websocket_through_the_proxy_is_a_tunnel_too() -> None:
 
 
 @in_trio
+async def test_a_websocket_stays_if_the_address_that_it_leads_to_is_still_allowed() -> None:
+    addresses = ("127.0.0.9", "127.0.0.1")  # nobody listens at the first one
+    async with rig(handler=websocket, addresses=addresses) as made:
+        stream = await made.connect()
+        await stream.send_all(
+            f"GET http://{NAME}:{made.upstream}/ HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n"
+            f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+            f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\n\r\n".encode()
+        )
+        assert (await until(stream, b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        made.use(allow(networks=("127.0.0.1/32",)))
+        await judged(made)
+        assert await still_works(stream)
+        made.use(allow(networks=("127.0.0.9/32",)))
+        assert await is_reset(stream)
+
+
+@in_trio
 async def test_who_was_on_the_way_in_when_the_policy_changed_does_not_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     async with rig() as made:
 
@@ -279,7 +297,7 @@ class Many:
         self.desk = EgressDesk(
             self.loop, self.holder, ProxySettings(), NameResolver(self.loop, ProxySettings()), Recorder()
         )
-        self.tunnels = OpenTunnels(self.loop, self.desk, self._clock)
+        self.tunnels = OpenTunnels(self.loop, self.desk, {}, self._clock)
         self.now = 0.0
         self.ended: list[Reason] = []
         self.use(allow())

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import select
 import socket
 import ssl
@@ -14,7 +15,7 @@ import trio.testing
 import trustme
 
 from datum_router.compiler.linker import Linker
-from datum_router.model.listener import Listener, TlsBinding
+from datum_router.model.listener import ClientAuth, Listener, TlsBinding
 from datum_router.model.route import Rule
 from datum_router.model.snapshot import SnapshotData
 from datum_router.reasons import Reason
@@ -67,21 +68,27 @@ def patience(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "NEWCOMER_S", 60.0)
 
 
-async def connect(running: Gateway, listener: Listener, protocol: str = "http/1.1") -> trio.abc.Stream:
+async def connect(
+    running: Gateway, listener: Listener, protocol: str = "http/1.1", *, is_known: bool = False
+) -> trio.abc.Stream:
     """Connect, over TLS if the listener wants that, and wait until the gateway has taken the connection over."""
     before = len(running.plane._connections)
     raw = await trio.open_tcp_stream("127.0.0.1", running.port)
     stream: trio.abc.Stream = raw
     if listener.tls:
-        stream = await shake_hands(raw, protocol)
+        stream = await shake_hands(raw, protocol, is_known=is_known)
     while len(running.plane._connections) == before:
         await trio.testing.wait_all_tasks_blocked()
     return stream
 
 
-async def shake_hands(raw: trio.SocketStream, protocol: str) -> trio.SSLStream[trio.SocketStream]:
+async def shake_hands(
+    raw: trio.SocketStream, protocol: str, *, is_known: bool = False
+) -> trio.SSLStream[trio.SocketStream]:
     context = ssl.create_default_context()
     CA.configure_trust(context)
+    if is_known:
+        CA.issue_cert("client.example").configure_cert(context)
     context.set_alpn_protocols([protocol])
     stream = trio.SSLStream(raw, context, server_hostname="shop.example", https_compatible=True)
     await stream.do_handshake()
@@ -194,6 +201,29 @@ def test_who_stays_silent_after_a_handshake_does_not_hold_up_a_drain(protocol: s
             running.plane.begin_drain(lameduck_s=0.0, grace_s=3600.0)
             await read_all(stream)
             await running.drained()
+
+    bounded(main)
+
+
+def test_who_sends_a_record_of_tls_byte_by_byte_does_not_hold_up_a_drain() -> None:
+    async def main() -> None:
+        async with gateway(listener=SECURE) as running, trio.open_nursery() as nursery:
+            stream = await connect(running, SECURE)
+            assert isinstance(stream, trio.SSLStream)
+            raw = stream.transport_stream
+
+            async def drip() -> None:
+                await raw.send_all(b"\x17\x03\x03\x40\x00")  # the head of a record of 16 KiB
+                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                    while True:
+                        await raw.send_all(b"x")
+                        await trio.sleep(0.05)
+
+            nursery.start_soon(drip)
+            running.plane.begin_drain(lameduck_s=0.0, grace_s=3600.0)
+            await running.drained()
+            assert running.recorder.rejections == [], "no timeout of the first byte has ended it"
+            await trio.aclose_forcefully(stream)
 
     bounded(main)
 
@@ -316,6 +346,32 @@ def test_a_service_that_went_with_the_listener_has_nobody_to_serve() -> None:
             assert b"\r\nconnection: close\r\n" in answer
             assert b"no_healthy_endpoint" in answer
             assert not server.requests
+
+    bounded(main)
+
+
+@pytest.mark.usefixtures("patience")
+@pytest.mark.parametrize("is_required", [True, False])
+def test_who_was_asked_for_a_certificate_is_not_served_once_the_listener_has_gone(is_required: bool) -> None:
+    ca = CA.cert_pem.bytes().decode()
+    asking = msgspec.structs.replace(BINDING, client_auth=ClientAuth(is_required=is_required, ca_pem=ca))
+    listener = msgspec.structs.replace(SECURE, tls=(asking,))
+
+    async def main() -> None:
+        async with upstream(hello) as server:
+            async with gateway([make_service([server.port])], [BOUND], listener=listener) as running:
+                late = await connect(running, listener, is_known=is_required)
+                raw = await trio.open_tcp_stream("127.0.0.1", running.port)
+                while not running.plane._counts.handshakes:
+                    await trio.testing.wait_all_tasks_blocked()
+                take_away(running)
+                for stream in (late, await shake_hands(raw, "http/1.1", is_known=is_required)):
+                    await stream.send_all(GET)
+                    answer = await read_all(stream)
+                    assert answer.startswith(b"HTTP/1.1 503 ")
+                    assert b"\r\nconnection: close\r\n" in answer
+                assert [event.reason for event in running.recorder.events] == [Reason.DRAINING] * 2
+                assert not server.requests
 
     bounded(main)
 

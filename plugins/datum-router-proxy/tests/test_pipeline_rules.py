@@ -238,6 +238,56 @@ def test_deadline_in_the_body_cuts_the_answer(down: str) -> None:
     bounded(main)
 
 
+SLOW_HEADS = {
+    "a body that stops": [(b"content-length", b"100")],
+    "a body that is asked for": [(b"content-length", b"100"), (b"expect", b"100-continue")],
+}
+
+
+@both
+@pytest.mark.parametrize("fields", SLOW_HEADS.values(), ids=list(SLOW_HEADS))
+def test_a_client_that_keeps_its_body_back_says_nothing_of_the_endpoint(
+    down: str, fields: list[tuple[bytes, bytes]]
+) -> None:
+    async def main() -> None:
+        rule = make_rule(timeouts=TimeoutPolicy(request_s=0.3))
+        async with upstream(hello) as server, gateway([make_service([server.port])], [rule]) as running:
+            async with client(running.port, down) as peer:
+                if isinstance(peer, H2Client):
+                    await peer.open("POST", "/", fields, end=False)
+                else:
+                    await peer.send("POST", "/", fields, end=False)
+                await running.recorder.until(lambda: bool(running.recorder.events))
+                assert running.recorder.events[0].reason is Reason.REQUEST_TIMEOUT
+                assert len(server.requests) == 1, "it has been asked"
+            assert [one.reason for one in running.recorder.outcomes] == [Reason.DOWNSTREAM_RESET]
+
+    bounded(main)
+
+
+@both
+def test_a_client_that_does_not_read_says_nothing_of_the_endpoint(down: str) -> None:
+    async def large(exchange: Exchange) -> None:
+        await exchange.head(200, [(b"content-length", b"100000000")])
+        for _ in range(1000):
+            await exchange.data(bytes(100_000))
+
+    async def main() -> None:
+        rule = make_rule(timeouts=TimeoutPolicy(request_s=0.5))
+        async with upstream(large) as server, gateway([make_service([server.port])], [rule]) as running:
+            async with client(running.port, down) as peer:
+                if isinstance(peer, H2Client):
+                    peer.auto_acknowledge = False
+                    await peer.open("GET", "/", end=True)
+                else:
+                    await peer.send("GET", "/")
+                await running.recorder.until(lambda: bool(running.recorder.events))
+                assert running.recorder.events[0].reason is Reason.REQUEST_TIMEOUT
+            assert [one.reason for one in running.recorder.outcomes] == [Reason.DOWNSTREAM_RESET]
+
+    bounded(main)
+
+
 @both
 @pytest.mark.parametrize(
     ("method", "path", "headers", "status", "reason"),

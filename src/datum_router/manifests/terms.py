@@ -46,6 +46,7 @@ FIELD_TERMS: Final[Mapping[str, tuple[str, ...]]] = {
     "certificateRefs": ("secretName",),
     "certificateRef": ("secretName",),
     "ip": ("address",),
+    "action": ("policy",),
 }
 """Field names, and ours in order of preference; a hint names the first that the object has."""
 

@@ -79,7 +79,7 @@ def first_limit(policy: TimeoutPolicy) -> tuple[float, Reason]:
 
 CHOSEN_SHARE = 0.5
 """A gateway before us passes on what is left of its own limit: only if that is less than this share of ours, it is not
-our limit that has shown the endpoint to be slow."""
+our limit that has shown the endpoint to be slow. Nor is it if the client has used up this share of it."""
 
 
 def is_clients_choice(policy: TimeoutPolicy, client_timeout_s: float | None, *, is_gateway: bool) -> bool:
@@ -91,3 +91,16 @@ def is_clients_choice(policy: TimeoutPolicy, client_timeout_s: float | None, *, 
     if client_timeout_s is None:
         return False
     return policy.request_s <= 0 or client_timeout_s < policy.request_s * (CHOSEN_SHARE if is_gateway else 1.0)
+
+
+def has_waited_for_client(policy: TimeoutPolicy, waited_s: float, *, is_clients_turn: bool) -> bool:
+    """Tell whether a request's own limit says nothing of the endpoint: it was the client that it was spent on.
+
+    A body that does not come, or an answer that nobody reads, must not make an endpoint look slow: whoever may ask
+    could have all of them ejected.
+
+    Args:
+        waited_s: How long in all the client's body, or its reading, was waited for.
+        is_clients_turn: Either is waited for now.
+    """
+    return is_clients_turn or (policy.request_s > 0 and waited_s >= policy.request_s * CHOSEN_SHARE)

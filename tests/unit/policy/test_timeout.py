@@ -7,6 +7,7 @@ from datum_router.policy.timeout import (
     NO_DEADLINE,
     first_limit,
     has_try_limits,
+    has_waited_for_client,
     is_clients_choice,
     remaining_s,
     request_deadline,
@@ -100,3 +101,21 @@ def test_a_deadline_of_the_clients_own_says_nothing_of_the_endpoint(
     request_s: float, asked_s: float | None, is_gateway: bool, expected: bool
 ) -> None:
     assert is_clients_choice(TimeoutPolicy(request_s=request_s), asked_s, is_gateway=is_gateway) is expected
+
+
+@pytest.mark.parametrize(
+    ("request_s", "waited_s", "is_clients_turn", "expected"),
+    [
+        (30.0, 0.0, False, False),
+        (30.0, 14.9, False, False),
+        (30.0, 15.0, False, True),
+        (30.0, 0.1, True, True),
+        (0.0, 100.0, False, False),
+        (0.0, 100.0, True, True),
+    ],
+)
+def test_a_limit_that_was_spent_on_the_client_says_nothing_of_the_endpoint(
+    request_s: float, waited_s: float, is_clients_turn: bool, expected: bool
+) -> None:
+    policy = TimeoutPolicy(request_s=request_s)
+    assert has_waited_for_client(policy, waited_s, is_clients_turn=is_clients_turn) is expected

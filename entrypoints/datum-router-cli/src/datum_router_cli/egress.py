@@ -188,7 +188,8 @@ def ask_about_egress(method: str, url: str) -> EgressRequest:
 def _good(found: Destination | BadDestination, text: str) -> Destination:
     if isinstance(found, BadDestination):
         raise ConfigError(
-            f"URL: found {found.detail} in {text!r}; a gateway refuses it ({EgressReason.BAD_DESTINATION})",
+            f"URL: found {found.detail} in {text!r}, expected HOST:PORT with one plain reading; a gateway refuses it "
+            f"({EgressReason.BAD_DESTINATION})",
             reason=Reason.INVALID_VALUE,
         )
     return found

@@ -18,7 +18,7 @@ from datum_router.model.request import LocalReply, RequestHead
 from datum_router.plugins.protocols import DataPlaneObserver
 from datum_router.policy.retry import IDEMPOTENT, RetryDecision, decide
 from datum_router.policy.retry_after import retry_after_s
-from datum_router.policy.timeout import is_clients_choice, remaining_s
+from datum_router.policy.timeout import has_waited_for_client, is_clients_choice, remaining_s
 from datum_router.reasons import Reason
 from datum_router_proxy.accounts import Accounts
 from datum_router_proxy.body import BodyTooLarge
@@ -202,7 +202,7 @@ class Attempts:
             elif caught.reason is Reason.PER_TRY_TIMEOUT and trace.stalled_at is None:
                 broken = try_timed_out(is_unprocessed=upstream is None or not upstream.is_sent)
             else:
-                ended = _blame(caught, request, rule)
+                ended = _blame(caught, request, rule, trace)
                 raise
             ended = broken.reason
             is_unprocessed = broken.is_unprocessed
@@ -218,7 +218,7 @@ class Attempts:
             ended = Reason.DOWNSTREAM_RESET
             raise
         except TaskCancelled as cancelled:
-            ended = _blame(cancelled, request, rule)
+            ended = _blame(cancelled, request, rule, trace)
             raise
         except (RemoteProtocolError, BodyTooLarge):
             ended = Reason.DOWNSTREAM_RESET
@@ -308,7 +308,7 @@ def _retriable(response: UpstreamHead, request: Request, rule: LinkedRule) -> in
     return code if response.status in policy.retry_on_status else None
 
 
-def _blame(error: TaskCancelled | DeadlineExpired, request: Request, rule: LinkedRule) -> Reason:
+def _blame(error: TaskCancelled | DeadlineExpired, request: Request, rule: LinkedRule, trace: Trace) -> Reason:
     """Return how an attempt ended that a deadline of the whole request or a cancellation has ended.
 
     A deadline counts against the endpoint, unless the client chose it or kept us waiting.
@@ -317,6 +317,9 @@ def _blame(error: TaskCancelled | DeadlineExpired, request: Request, rule: Linke
         error.reason is Reason.REQUEST_TIMEOUT
         and not is_clients_choice(
             rule.timeouts, request.template.client_timeout_s, is_gateway=not request.template.is_grpc
+        )
+        and not has_waited_for_client(
+            rule.timeouts, trace.body.waited_s + trace.stalled_s, is_clients_turn=trace.is_clients_turn
         )
     )
     return Reason.RESPONSE_TIMEOUT if is_ours else Reason.DOWNSTREAM_RESET

@@ -55,6 +55,7 @@ class ProxyDataPlane:
     __slots__ = (
         "_accept_limits",
         "_attachments",
+        "_barring",
         "_connections",
         "_counts",
         "_dates",
@@ -99,12 +100,13 @@ class ProxyDataPlane:
         self._pipeline = Pipeline(self._loop, holder, observer, settings, self._transport)
         self._listeners: dict[str, ListenerTask] = {}
         self._departed: dict[str, DepartedServer] = {}  # by listener, while somebody may come in by it
+        self._barring = DepartedServer(self._pipeline)  # never has routes
         self._removed: list[ListenerTask] = []  # until their last connection is closed, for telemetry
         self._streams = Streams(self._loop, holder, observer, settings, self._transport)
         self._secrets: tuple[bytes, ...] = ()
         self._connections: set[Unknown | Stream | EgressConnection] = set()
         desk = EgressDesk(self._loop, holder, settings, NameResolver(self._loop, settings, ask), observer)
-        self._egress = RuleBook(desk, OpenTunnels(self._loop, desk))
+        self._egress = RuleBook(desk, OpenTunnels(self._loop, desk, self._pipeline.tunnels))
         self._wall_clock = wall_clock
         self._dates = ClientDates(wall_clock)
         self._counts = AcceptCounts()
@@ -190,8 +192,15 @@ class ProxyDataPlane:
             departed.serve_by(self._holder.current)
             for one in self._connections:
                 if isinstance(one, Unknown) and one.listener.name == name and not one.has_departed:
-                    one.depart(departed)
+                    one.depart(self._served_by(departed, one))
             self._end_those_of_removed()
+
+    def _served_by(self, departed: DepartedServer, connection: Unknown) -> DepartedServer:
+        """Return whom a connection asks whose listener has gone.
+
+        What a client's certificate was verified by may have gone with it: nobody is let in by that any more.
+        """
+        return departed if connection.channel.client is None else self._barring
 
     def begin_drain(self, *, lameduck_s: float, grace_s: float) -> None:
         """Finish gracefully; see `server.drain`. A second call may only shorten what is left."""
@@ -245,7 +254,7 @@ class ProxyDataPlane:
         connection = Unknown(self._pipeline, channel, listener)
         departed = None if listener.name in self._listeners else self._departed.get(listener.name)
         if departed is not None:  # it was on its way in when its listener went
-            connection.depart(departed)
+            connection.depart(self._served_by(departed, connection))
             connection.finish_drain()
         self._connections.add(connection)
         self._dates.watch(connection)

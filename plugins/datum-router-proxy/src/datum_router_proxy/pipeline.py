@@ -91,7 +91,7 @@ class Pipeline:
         admission: Keeps requests out while there is more to do than can be done.
         gate: Asked for requests that limits hold for.
         extras: What rules have beside plain filters, and the templates of our own answers.
-        tunnels, accounts: WebSockets that are open and the task of each; what requests tell telemetry.
+        tunnels, accounts: WebSockets that are open, by the task of each; what requests tell telemetry.
     """
 
     __slots__ = (
@@ -163,7 +163,7 @@ class Pipeline:
 
     def close_tunnels(self) -> None:
         """Begin the closing handshake of every WebSocket (threat P9)."""
-        for tunnel, task in self.tunnels.items():
+        for task, tunnel in self.tunnels.items():
             tunnel.must_close = True
             task.wake()
 

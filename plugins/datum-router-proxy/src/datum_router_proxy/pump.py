@@ -54,7 +54,9 @@ class Pump:
             parked_at = self._loop.now
             await park()
             if trace.stalled_at is not None:
-                upstream.note_stall(self._loop.now - parked_at)
+                slept_s = self._loop.now - parked_at
+                trace.stalled_s += slept_s
+                upstream.note_stall(slept_s)
 
     def _arm(self, task: Task, downstream: Downstream, trace: Trace) -> None:
         """Set the task's deadline to whatever comes first."""

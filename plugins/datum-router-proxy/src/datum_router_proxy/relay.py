@@ -28,7 +28,7 @@ class Relay:
     """Relays responses; one per pipeline.
 
     Attributes:
-        tunnels: WebSockets that are open and the task of each.
+        tunnels: WebSockets that are open, by the task of each.
     """
 
     __slots__ = ("_date", "_gate", "_loop", "_pump", "_settings", "tunnels")
@@ -39,7 +39,7 @@ class Relay:
         self._pump = pump
         self._date = date
         self._gate = gate
-        self.tunnels: dict[Tunnel, Task] = {}
+        self.tunnels: dict[Task, Tunnel] = {}
 
     async def run(
         self,
@@ -128,14 +128,14 @@ class Relay:
     ) -> None:
         downstream.accept_tunnel(head.headers.fields)
         trace.status = 101
-        tunnel = Tunnel(self._loop, self._settings, downstream, upstream, idle_s)
+        tunnel = Tunnel(self._loop, self._settings, downstream, upstream, idle_s, trace.endpoint)
         task = current_task()
-        self.tunnels[tunnel] = task
+        self.tunnels[task] = tunnel
         try:
             await tunnel.run()
             upstream.finish()
         finally:
-            del self.tunnels[tunnel]
+            del self.tunnels[task]
             task.deadline = math.inf
             trace.body.bytes_in = tunnel.bytes_in
             trace.bytes_out = tunnel.bytes_out

@@ -21,6 +21,7 @@ class Trace:
     Attributes:
         idle: The clock of silence; None if silence has no limit.
         stalled_at: Since when the client takes nothing.
+        stalled_s: How long in all we slept while it took nothing.
         tries: The clock of the present attempt; None if attempts have no limits of their own.
         filters: Of the destination that was last tried.
         added: Fields of ours for the upstream's response, before filters see it.
@@ -42,6 +43,7 @@ class Trace:
         "service",
         "session",
         "stalled_at",
+        "stalled_s",
         "started_at",
         "status",
         "tries",
@@ -54,6 +56,7 @@ class Trace:
         self.started_at = started_at
         self.deadline = math.inf
         self.stalled_at: float | None = None
+        self.stalled_s = 0.0
         self.tries: TryClock | None = None
         self.idle: IdleClock | None = None
         self.status = 0
@@ -70,6 +73,11 @@ class Trace:
     def moved(self) -> int:
         """What grows whenever something moves: bytes both ways, and attempts."""
         return self.body.bytes_in + self.bytes_out + self.attempts
+
+    @property
+    def is_clients_turn(self) -> bool:
+        """True while the client's body is waited for, or its reading."""
+        return self.stalled_at is not None or (self.body.waiting_since is not None and not self.body.is_done)
 
     def event(self, protocol: str, request: Request, now: float) -> RequestEnded:
         """Return the access-log record."""

@@ -65,7 +65,7 @@ class Tunnel:
 
     __slots__ = (
         "_downstream", "_idle_reason", "_idle_s", "_is_client_done", "_is_closing", "_is_upstream_done", "_loop",
-        "_settings", "_tracker", "_upstream", "bytes_in", "bytes_out", "must_close",
+        "_settings", "_tracker", "_upstream", "bytes_in", "bytes_out", "endpoint", "must_close",
     )  # fmt: skip
 
     def __init__(
@@ -75,10 +75,12 @@ class Tunnel:
         downstream: Downstream,
         upstream: Upstream,
         idle_s: float | None = None,
+        endpoint: str = "",
     ) -> None:
         """Begin between two sides.
 
         Args:
+            endpoint: Key of the endpoint that it leads to.
             idle_s: How long both may be silent, 0 = for ever; None: `tunnel_idle_timeout_s`.
         """
         self._loop = loop
@@ -91,6 +93,7 @@ class Tunnel:
         self._is_client_done = False
         self._is_upstream_done = False
         self._is_closing = False
+        self.endpoint = endpoint
         self.must_close = False
         self.bytes_in = 0
         self.bytes_out = 0

@@ -47,7 +47,7 @@ TLS_PORT = 443
 class EgressConnection:
     """One connection; see `server.connection.Unknown`, in whose place it stands."""
 
-    __slots__ = ("_book", "_channel", "_is_busy", "_listener", "_pipeline", "_serving", "_task")
+    __slots__ = ("_book", "_came_at", "_channel", "_is_busy", "_listener", "_pipeline", "_serving", "_task")
 
     def __init__(self, pipeline: Pipeline, book: RuleBook, channel: Channel, listener: Listener) -> None:
         self._pipeline = pipeline
@@ -56,6 +56,7 @@ class EgressConnection:
         self._listener = listener
         self._serving: H1Connection | H2Connection | None = None
         self._is_busy = False
+        self._came_at = pipeline.loop.now
         self._task = channel.task
 
     @property
@@ -327,7 +328,7 @@ class EgressConnection:
 
     @property
     def _is_new(self) -> bool:
-        return self._pipeline.loop.now - self._channel.last_progress < NEWCOMER_S
+        return self._pipeline.loop.now - self._came_at < NEWCOMER_S
 
     def cut(self) -> None:
         """End everything."""

@@ -151,7 +151,7 @@ class EgressServer:
     async def serve(self, downstream: Downstream, template: Template, begun: Begun | None = None) -> None:
         """Decide about one request, and have it answered."""
         downstream.settle()
-        if template.method == "CONNECT":
+        if template.method == "CONNECT" and not _is_extended(template):
             await self._connect(downstream, template)
             return
         rule: LinkedRule = self._book.refused
@@ -313,6 +313,11 @@ class EgressServer:
             )
         finally:
             downstream.unwatch()
+
+
+def _is_extended(template: Template) -> bool:
+    """Tell whether this is an extended CONNECT (RFC 8441) that is no WebSocket: it asks for more than a tunnel."""
+    return template.refusal is not None and template.refusal.reason is Reason.BAD_UPGRADE
 
 
 def _authority(template: Template, default_port: int | None) -> Destination | BadDestination:

@@ -19,17 +19,19 @@ ClientHello awaited in between) is judged at the next look as well.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
 
 from datum_router.egress.decide import EgressRequest, EgressTable, Verdict, denied
 from datum_router.model.egress import EgressPolicy, EgressReason, EgressSource
+from datum_router.model.endpoint import endpoint_key
 from datum_router.model.listener import Listener
 from datum_router.reasons import Reason
 from datum_router_proxy.egress.desk import Decision, EgressDesk
 from datum_router_proxy.loop import Loop, Task, current_task, park
+from datum_router_proxy.tunnel import Tunnel
 
 SLICE_S: Final = 0.001
 """How long (seconds) tunnels are judged before others get the loop."""
@@ -40,7 +42,7 @@ class OpenTunnel:
 
     Attributes:
         decision: The last one: that which let it begin, or by another policy since.
-        addresses: Of which one was dialled; all of them have to stay allowed.
+        addresses: Of which one was dialled.
         asked: What is judged; `is_tls` in it: the first bytes were seen to be a ClientHello for the destination.
         task: Cancelled when it has to end.
     """
@@ -65,14 +67,22 @@ class OpenTunnels:
     """All tunnels of a process.
 
     Args:
+        websockets: Those that the pipeline has open, by task; they know which address was dialled.
         clock: Seconds that never go back, for the length of a step.
     """
 
-    __slots__ = ("_clock", "_desk", "_has_late", "_is_judging", "_judged_by", "_loop", "_open")
+    __slots__ = ("_clock", "_desk", "_has_late", "_is_judging", "_judged_by", "_loop", "_open", "_websockets")
 
-    def __init__(self, loop: Loop, desk: EgressDesk, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        desk: EgressDesk,
+        websockets: Mapping[Task, Tunnel],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._loop = loop
         self._desk = desk
+        self._websockets = websockets
         self._clock = clock
         self._open: dict[OpenTunnel, None] = {}  # the oldest first
         self._judged_by: EgressPolicy | None = None
@@ -146,11 +156,12 @@ class OpenTunnels:
             address=before.source.address,
             configured=egress.source if egress is not None else "",
         )
+        addresses = self._dialled(tunnel)
         # Labels are those of the first attachment, and nothing is decided by the address of a client.
-        key = (source.attachments, source.namespaces, tunnel.asked, tunnel.addresses)
+        key = (source.attachments, source.namespaces, tunnel.asked, addresses)
         verdict = found.get(key)
         if verdict is None:
-            verdict = found[key] = _judge_pinned(table, source, tunnel)
+            verdict = found[key] = _judge_pinned(table, source, tunnel.asked, addresses)
         after = msgspec.structs.replace(before, verdict=verdict, source=source, judged_by=policy)
         if verdict.is_allowed:
             self._desk.closed(before.verdict.policy)
@@ -161,12 +172,23 @@ class OpenTunnels:
         self._desk.revoke(after, listener, tunnel.asked.method, tunnel.asked.path)
         tunnel.task.cancel(Reason.POLICY_CHANGED)
 
+    def _dialled(self, tunnel: OpenTunnel) -> tuple[str, ...]:
+        """Return the address that a tunnel leads to; all that it may come to lead to while it is made."""
+        websocket = self._websockets.get(tunnel.task)
+        if websocket is None:
+            return tunnel.addresses
+        port = tunnel.asked.destination.port
+        dialled = tuple(one for one in tunnel.addresses if endpoint_key(one, port) == websocket.endpoint)
+        return dialled or tunnel.addresses
 
-def _judge_pinned(table: EgressTable, source: EgressSource, tunnel: OpenTunnel) -> Verdict:
+
+def _judge_pinned(
+    table: EgressTable, source: EgressSource, asked: EgressRequest, addresses: tuple[str, ...]
+) -> Verdict:
     """Return the first verdict on an address of a tunnel that denies, else that on the last one."""
     verdict = denied(EgressReason.NAME_NOT_FOUND, "the tunnel has no address")
-    for address in tunnel.addresses:
-        verdict = table.judge_addresses(source, tunnel.asked, (address,))
+    for address in addresses:
+        verdict = table.judge_addresses(source, asked, (address,))
         if verdict.is_allowed and verdict.must_be_tls:
             verdict = denied(EgressReason.NOT_TLS, "allowed as TLS alone, and nobody has looked", verdict.rule)
         if not verdict.is_allowed:

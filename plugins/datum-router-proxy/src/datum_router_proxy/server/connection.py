@@ -24,7 +24,17 @@ class Unknown:
         has_departed: Its listener has gone; see `depart`.
     """
 
-    __slots__ = ("_channel", "_first", "_is_ending", "_listener", "_plane", "_task", "has_departed", "serving")
+    __slots__ = (
+        "_came_at",
+        "_channel",
+        "_first",
+        "_is_ending",
+        "_listener",
+        "_plane",
+        "_task",
+        "has_departed",
+        "serving",
+    )
 
     def __init__(self, plane: Server, channel: Channel, listener: Listener) -> None:
         self._plane = plane
@@ -33,6 +43,7 @@ class Unknown:
         self.serving: H1Connection | H2Connection | None = None
         self._first = b""
         self._task = channel.task
+        self._came_at = plane.loop.now
         self._is_ending = False
         self.has_departed = False
 
@@ -139,7 +150,7 @@ class Unknown:
 
     @property
     def _is_new(self) -> bool:
-        return self._plane.loop.now - self._channel.last_progress < NEWCOMER_S
+        return self._plane.loop.now - self._came_at < NEWCOMER_S
 
     def cut(self) -> None:
         """End everything."""

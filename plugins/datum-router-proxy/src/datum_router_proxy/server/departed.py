@@ -3,7 +3,8 @@
 Theory of operation. A snapshot without a listener says nothing true of what comes in by it: no route is bound to it, no
 host is held to a client certificate. So when a listener goes, its connections are given a `DepartedServer` in place of
 the pipeline. It has the pipeline serve by the last snapshot with that listener, as long as one of its connections may
-still be on its way to its first request; later ones, of which there should be none, are told 503.
+still be on its way to its first request; later ones, of which there should be none, are told 503, and so is at once who
+was asked for a certificate.
 Nothing takes the fast lanes, whose plans are made for the snapshot in force; what is in the air already lands there.
 """
 

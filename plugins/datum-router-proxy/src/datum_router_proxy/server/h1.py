@@ -35,8 +35,8 @@ class H1Connection(H1Exchange):
     """One connection, which is its own `exchange.Downstream`: one request at a time (threat A19)."""
 
     __slots__ = (
-        "_begun", "_flying", "_given", "_has_asked", "_hop", "_is_idle", "_is_late", "_last_with_body", "_listener",
-        "_may_fly", "is_deferred", "unserved",
+        "_begun", "_came_at", "_flying", "_given", "_has_asked", "_hop", "_is_idle", "_is_late", "_last_with_body",
+        "_listener", "_may_fly", "is_deferred", "unserved",
     )  # fmt: skip
 
     def __init__(self, plane: Server, channel: Channel, listener: Listener) -> None:
@@ -49,6 +49,7 @@ class H1Connection(H1Exchange):
         self._flying: Template | None = None  # what was begun without the task, and how it stands
         self._begun: Begun | None = None
         self._is_idle = True
+        self._came_at = plane.loop.now
         self._has_asked = False  # its first request has come, which is always read by the task
         self.is_deferred = False  # see `loop.Deferrable`
         self._is_late = False  # it was put off for so long that its request is turned away
@@ -341,7 +342,7 @@ class H1Connection(H1Exchange):
         self._is_ending = True
         if not self._is_idle or self._given is not None or self._channel.readable:
             return
-        if self._has_asked or self._plane.loop.now - self._channel.last_progress >= NEWCOMER_S:
+        if self._has_asked or self._plane.loop.now - self._came_at >= NEWCOMER_S:
             self.cut()
 
     def depart(self, server: Server) -> None:
