@@ -80,7 +80,9 @@ $(CLUSTER_CACHE)/.ready:
 	mkdir -p .run && ln -sfn $(CLUSTER_CACHE) .run/cluster
 
 test-cluster: .venv/.ready .run/cluster ## All that needs a Kubernetes API: a real etcd and kube-apiserver, or DATUM_ROUTER_TEST_KUBECONFIG
-	$(BIN)/pytest -q tests/cluster
+	$(BIN)/pytest -q tests/cluster || { \
+	  echo "test-cluster: the tests named above have failed; once more, alone:"; \
+	  $(BIN)/pytest -q --last-failed --last-failed-no-failures none tests/cluster; }
 
 # nghttp2's and curl's programs; without apt-get or the right to use it their tests say what is missing.
 .run/tools/.peers:
