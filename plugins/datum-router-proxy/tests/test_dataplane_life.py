@@ -24,7 +24,7 @@ from datum_router_proxy.plugin import datum_router_data_planes, datum_router_hea
 from datum_router_proxy.server.connection import Unknown
 from datum_router_proxy.server.drain import DrainPlan, Phase
 from datum_router_proxy.settings import ProxySettings, from_text
-from datum_router_proxy.testing_clients import H1Client, H2Client, client
+from datum_router_proxy.testing_clients import H1Client, H2Client, client, read_all
 from datum_router_proxy.testing_peers import (
     Exchange,
     bounded,
@@ -48,16 +48,6 @@ def issue(name: str) -> tuple[trustme.CA, TlsBinding]:
         cert_pem=b"".join(blob.bytes() for blob in issued.cert_chain_pems).decode(),
         key_pem=issued.private_key_pem.bytes().decode(),
     )
-
-
-async def read_all(stream: trio.abc.Stream) -> bytes:
-    got = b""
-    try:
-        while data := await stream.receive_some(65536):
-            got += data
-    finally:
-        await trio.aclose_forcefully(stream)
-    return got
 
 
 # --- time limits ---------------------------------------------------------------------------------------------------

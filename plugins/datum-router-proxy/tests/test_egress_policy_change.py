@@ -229,16 +229,22 @@ async def websocket(stream: trio.SocketStream) -> None:
     await echo(stream)
 
 
+async def open_websocket(made: Rig, path: str) -> trio.SocketStream:
+    """Have a WebSocket to the destination made through the proxy."""
+    stream = await made.connect()
+    await stream.send_all(
+        f"GET http://{NAME}:{made.upstream}{path} HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n"
+        f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\n\r\n".encode()
+    )
+    assert (await until(stream, b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+    return stream
+
+
 @in_trio
 async def test_a_websocket_through_the_proxy_is_a_tunnel_too() -> None:
     async with rig(allow(methods=("GET",), paths=("/chat",)), handler=websocket) as made:
-        stream = await made.connect()
-        await stream.send_all(
-            f"GET http://{NAME}:{made.upstream}/chat/1 HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\n\r\n".encode()
-        )
-        assert (await until(stream, b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        stream = await open_websocket(made, "/chat/1")
         made.use(allow(methods=("GET",), paths=("/chat/1",)))
         await judged(made)
         assert await still_works(stream)
@@ -254,13 +260,7 @@ async def test_a_websocket_through_the_proxy_is_a_tunnel_too() -> None:
 async def test_a_websocket_stays_if_the_address_that_it_leads_to_is_still_allowed() -> None:
     addresses = ("127.0.0.9", "127.0.0.1")  # nobody listens at the first one
     async with rig(handler=websocket, addresses=addresses) as made:
-        stream = await made.connect()
-        await stream.send_all(
-            f"GET http://{NAME}:{made.upstream}/ HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\n"
-            f"Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
-            f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}\r\n\r\n".encode()
-        )
-        assert (await until(stream, b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        stream = await open_websocket(made, "/")
         made.use(allow(networks=("127.0.0.1/32",)))
         await judged(made)
         assert await still_works(stream)

@@ -26,7 +26,7 @@ from datum_router_proxy.egress import connection as egress_connection
 from datum_router_proxy.server import connection, departed, h1, h2
 from datum_router_proxy.server.connection import Unknown
 from datum_router_proxy.settings import ProxySettings
-from datum_router_proxy.testing_clients import H1Client, client
+from datum_router_proxy.testing_clients import H1Client, client, read_all
 from datum_router_proxy.testing_manifests import load
 from datum_router_proxy.testing_peers import (
     Exchange,
@@ -93,16 +93,6 @@ async def shake_hands(
     stream = trio.SSLStream(raw, context, server_hostname="shop.example", https_compatible=True)
     await stream.do_handshake()
     return stream
-
-
-async def read_all(stream: trio.abc.Stream) -> bytes:
-    got = b""
-    try:
-        while data := await stream.receive_some(65536):
-            got += data
-    finally:
-        await trio.aclose_forcefully(stream)
-    return got
 
 
 def assert_served_and_closed(answer: bytes) -> None:

@@ -74,6 +74,11 @@ class RequestBody:
         self.is_done = not has_body
         self.is_replayable = True
 
+    @property
+    def is_awaited(self) -> bool:
+        """True while it is the client's turn to send more."""
+        return self.waiting_since is not None and not self.is_done
+
     def limit(self, most_bytes: int) -> None:
         """Hold the body to a limit beside the one it has."""
         self._most = min(self._most or most_bytes, most_bytes)

@@ -29,7 +29,7 @@ class TryClock:
     def ends_at(self) -> float:
         """When the attempt is over; infinity while we wait for the client's body."""
         body = self._body
-        if body.waiting_since is not None and not body.is_done:
+        if body.is_awaited:
             return NO_DEADLINE
         waited_s = body.waited_s - self._waited_before_s
         return try_deadline(self._policy, begun_at=self._begun_at, waited_s=waited_s, is_answered=self.is_answered)

@@ -236,6 +236,17 @@ class H2Client(H2Peer):
         return await self.receive(stream_id)
 
 
+async def read_all(stream: trio.abc.Stream) -> bytes:
+    """Return everything up to the end of a stream, and close it."""
+    got = b""
+    try:
+        while data := await stream.receive_some(65536):
+            got += data
+    finally:
+        await trio.aclose_forcefully(stream)
+    return got
+
+
 @asynccontextmanager
 async def client(port: int, protocol: str) -> AsyncIterator[H1Client | H2Client]:
     """Connect to the gateway with HTTP/1.1 (`h1`) or HTTP/2 with prior knowledge (`h2`)."""

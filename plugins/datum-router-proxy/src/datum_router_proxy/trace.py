@@ -77,7 +77,7 @@ class Trace:
     @property
     def is_clients_turn(self) -> bool:
         """True while the client's body is waited for, or its reading."""
-        return self.stalled_at is not None or (self.body.waiting_since is not None and not self.body.is_done)
+        return self.stalled_at is not None or self.body.is_awaited
 
     def event(self, protocol: str, request: Request, now: float) -> RequestEnded:
         """Return the access-log record."""
